@@ -1,0 +1,1 @@
+"""Runs trained localization CNNs on camera boards."""

@@ -1,0 +1,217 @@
+"""The model's contract: what goes in, what comes out and in which units; it reads and writes no model file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_type_hints
+
+from edgeloc.errors import ContractError
+
+__all__ = ["SCHEMA_VERSION", "BoxEncoding", "Contract", "InputSpec", "OutputSpec", "Thresholds"]
+
+SCHEMA_VERSION = 1
+
+Color = Literal["rgb", "bgr", "gray"]
+Resize = Literal["letterbox", "stretch", "center-crop"]
+Interpolation = Literal["linear", "area", "nearest", "cubic"]
+Activation = Literal["none", "sigmoid", "softmax"]
+Role = Literal[
+    "presence", "class", "box", "vector",
+    "box-bins", "grid-weights", "grid-distances",
+    "ssd-boxes", "ssd-classes", "ssd-scores", "ssd-count", "yolo",
+]  # fmt: skip
+BoxForm = Literal["cxcywh", "xyxy", "yxyx", "xywh", "cxcyhw", "distribution", "grid"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """How a BGR frame becomes the model's input: one resize, then `(pixel - mean) / std`.
+
+    `width` and `height` are in pixels; `mean` and `std` hold one number, or one for each channel in
+    the order of `color`. `pad_value` (0 to 255) fills what a letterbox leaves free.
+    """
+
+    tensor: str
+    width: int
+    height: int
+    color: Color = "rgb"
+    mean: tuple[float, ...] = (127.5,)
+    std: tuple[float, ...] = (127.5,)
+    resize: Resize = "letterbox"
+    pad_value: int = 114
+    interpolation: Interpolation = "linear"
+
+    def __post_init__(self) -> None:
+        _positive("input.width", self.width)
+        _positive("input.height", self.height)
+        _one_of("input.color", self.color, get_args(Color))
+        _one_of("input.resize", self.resize, get_args(Resize))
+        _one_of("input.interpolation", self.interpolation, get_args(Interpolation))
+        if not 0 <= self.pad_value <= 255:
+            raise ContractError(f"input.pad_value is {self.pad_value}: it must be 0 to 255")
+        channels = 1 if self.color == "gray" else 3
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, channels):
+                raise ContractError(f"input.{name} needs 1 or {channels} numbers, not {list(getattr(self, name))}")
+        if any(value <= 0 for value in self.std):
+            raise ContractError(f"input.std is {list(self.std)}: every number must be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """One output tensor, by its name in the model's signature, and the role it plays.
+
+    `activation` is what the host still has to apply to the values (after dequantizing them). In a
+    `vector`, `slots` names each number: `presence`, the parts of the box (`x1 y1 x2 y2 cx cy w h`)
+    and `class:0` ... `class:K-1`; there `activation` applies to presence and box, and
+    `class_activation` to the classes.
+    """
+
+    tensor: str
+    role: Role
+    activation: Activation = "none"
+    slots: tuple[str, ...] = ()
+    class_activation: Activation = "none"
+
+    def __post_init__(self) -> None:
+        _one_of(f"outputs[{self.tensor}].role", self.role, get_args(Role))
+        _one_of(f"outputs[{self.tensor}].activation", self.activation, get_args(Activation))
+        _one_of(f"outputs[{self.tensor}].class_activation", self.class_activation, get_args(Activation))
+        if (self.role == "vector") != bool(self.slots):
+            raise ContractError(f"outputs[{self.tensor}].slots must be given for the role vector, and only for it")
+
+
+@dataclass(frozen=True, slots=True)
+class BoxEncoding:
+    """What the numbers of a box mean.
+
+    `form` is the order of four numbers, or `distribution` (four groups of bins over [0, 1] in the
+    order x1, y1, x2, y2, logits), or `grid` (over the cells of a feature map: a weight logit and
+    the distances from the cell's centre to the left, top, right and bottom edge, as softplus
+    logits in units of the input's side). `units` says whether coordinates are fractions of the
+    model's input or its pixels. `objects` is how many objects the model was made for.
+    """
+
+    form: BoxForm = "cxcywh"
+    units: Literal["fraction", "pixels"] = "fraction"
+    objects: int = 1
+
+    def __post_init__(self) -> None:
+        _one_of("box.form", self.form, get_args(BoxForm))
+        _one_of("box.units", self.units, ("fraction", "pixels"))
+        _positive("box.objects", self.objects)
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """From which probability, 0 to 1, an object counts as present and its class as known."""
+
+    presence: float = 0.5
+    label: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("presence", "label"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ContractError(f"thresholds.{name} is {getattr(self, name)}: it must be 0 to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """Everything that a user of the model file must know and that its tensors do not say.
+
+    `recipe`, `tools`, `hashes` and `measured` tell where the file came from: the quantization
+    recipe by name, tool versions, SHA-256 of the float model and of the calibration manifest, and
+    figures measured on which data.
+    """
+
+    input: InputSpec
+    outputs: tuple[OutputSpec, ...]
+    box: BoxEncoding = field(default_factory=BoxEncoding)
+    labels: tuple[str, ...] = ()
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    recipe: str = ""
+    tools: dict[str, str] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        roles = [output.role for output in self.outputs]
+        repeated = sorted({role for role in roles if roles.count(role) > 1})
+        if repeated:
+            raise ContractError(f"outputs: the role {repeated[0]} is given to more than one tensor")
+        if not roles:
+            raise ContractError("outputs: a contract needs at least one output")
+
+    def output(self, role: Role) -> OutputSpec | None:
+        """The output that plays `role`, or None."""
+        return next((output for output in self.outputs if output.role == role), None)
+
+    def to_json(self) -> str:
+        """The contract as JSON text, keys in the order of the fields."""
+        return json.dumps({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Contract:
+        """Read a contract from JSON text; an unknown, missing or wrong field raises ContractError."""
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ContractError(f"the contract is no JSON: {error}") from error
+        if not isinstance(data, dict):
+            raise ContractError("the contract must be a JSON object")
+        version = data.pop("schema_version", None)
+        if version != SCHEMA_VERSION:
+            raise ContractError(f"schema_version is {version!r}: this release reads version {SCHEMA_VERSION}")
+        return _build(cls, data, "")
+
+
+def _build(kind: Any, data: Any, where: str) -> Any:
+    """Make the dataclass `kind` out of JSON data, naming the field that does not fit."""
+    if not isinstance(data, dict):
+        raise ContractError(f"{where or 'the contract'} must be an object, not {data!r}")
+    hints = get_type_hints(kind)
+    unknown = sorted(set(data) - set(hints))
+    if unknown:
+        raise ContractError(f"{where}{unknown[0]} is not a field of the contract; known are {', '.join(hints)}")
+    values = {name: _value(hints[name], value, where + name) for name, value in data.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        missing = [f.name for f in dataclasses.fields(kind) if f.name not in data and _required(f)]
+        raise ContractError(f"{where}{missing[0] if missing else ''} is missing from the contract") from error
+
+
+def _required(spec: dataclasses.Field[Any]) -> bool:
+    return spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where + ".")
+    arguments = get_args(hint)
+    if getattr(hint, "__origin__", None) is tuple:
+        if not isinstance(value, list):
+            raise ContractError(f"{where} must be a list, not {value!r}")
+        return tuple(_value(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if getattr(hint, "__origin__", None) is dict:
+        if not isinstance(value, dict):
+            raise ContractError(f"{where} must be an object, not {value!r}")
+        return value
+    if getattr(hint, "__origin__", None) is Literal:
+        return value
+    accepted = (int, float) if hint is float else hint
+    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+        raise ContractError(f"{where} must be {hint.__name__}, not {value!r}")
+    return value
+
+
+def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise ContractError(f"{name} is {value!r}: it must be one of {', '.join(map(str, allowed))}")
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ContractError(f"{name} is {value}: it must be at least 1")

@@ -1,0 +1,91 @@
+"""Every error this package raises on purpose, each with the exit status the command line ends with.
+
+    EdgelocError                  exit status 2
+    +-- UsageError                2  a wrong flag, argument or URI            (also ValueError)
+    +-- DataError                 2  a labelled data set or image is bad      (also ValueError)
+    +-- ModelError                2  a model file or its contract is bad      (also ValueError)
+    |   +-- ContractError         2  the contract contradicts itself or the model
+    +-- MissingExtra              2  a package of an extra is not installed   (also ImportError)
+    +-- OutputError               2  a result cannot be written               (also OSError)
+    +-- GateFailed                1  a measured figure is worse than allowed
+    +-- DeviceError               3  hardware or a runtime failed             (also RuntimeError)
+        +-- EngineError           3  an inference engine is missing or failed
+        +-- CameraError           3  a camera is missing, busy, gone or sends what it should not
+            +-- CameraTimeout     3  no new frame came in time                (also TimeoutError)
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CameraError",
+    "CameraTimeout",
+    "ContractError",
+    "DataError",
+    "DeviceError",
+    "EdgelocError",
+    "EngineError",
+    "GateFailed",
+    "MissingExtra",
+    "ModelError",
+    "OutputError",
+    "UsageError",
+]
+
+
+class EdgelocError(Exception):
+    """Base of all errors here; its text is one sentence that names the thing and the mend."""
+
+    exit_status = 2
+
+
+class UsageError(EdgelocError, ValueError):
+    """A flag, an argument or a URI that cannot be used as given."""
+
+
+class DataError(EdgelocError, ValueError):
+    """A labelled data set, one of its rows or one of its images is bad."""
+
+
+class ModelError(EdgelocError, ValueError):
+    """A model file is damaged, is not what it claims to be, or cannot be converted."""
+
+
+class ContractError(ModelError):
+    """A model's contract is absent, contradicts itself or names what the model does not have."""
+
+
+class MissingExtra(EdgelocError, ImportError):
+    """A package that an optional extra brings is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package}: pip install 'edgeloc[{extra}]'", name=package
+        )
+
+
+class OutputError(EdgelocError, OSError):
+    """A file or a sink cannot be written."""
+
+
+class GateFailed(EdgelocError):
+    """A measured figure is worse than the limit that was asked for."""
+
+    exit_status = 1
+
+
+class DeviceError(EdgelocError, RuntimeError):
+    """Hardware or a runtime library failed."""
+
+    exit_status = 3
+
+
+class EngineError(DeviceError):
+    """An inference engine is not installed, does not load the model, or failed while running it."""
+
+
+class CameraError(DeviceError):
+    """A camera is not there, is busy, went away, or sends a format that cannot be used."""
+
+
+class CameraTimeout(CameraError, TimeoutError):
+    """A camera sent no new frame in the time allowed."""
