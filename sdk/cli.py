@@ -1,0 +1,231 @@
+"""The `edgeloc` command: finds sub-commands, runs one, turns errors into sentences; it does no work of its own.
+
+A sub-command is a module named by an entry point of the group `edgeloc.commands`. It holds `HELP`
+(one line), `EXTRA` (the extra that brings what it needs, or None), `NEEDS` (import names without
+which it cannot run), `configure(parser)` and `run(args) -> exit status`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType, ModuleType
+
+from edgeloc._version import __version__
+from edgeloc.errors import EdgelocError, MissingExtra, UsageError
+
+__all__ = ["COMMAND_GROUP", "Terminated", "main"]
+
+COMMAND_GROUP = "edgeloc.commands"
+EXIT_USAGE = 2
+EXIT_INTERNAL = 3
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+EXIT_TERMINATED = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: handled wherever Ctrl-C is, so that long work saves what it has."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: the process's) and return its exit status.
+
+    0 fine, 1 a gate failed, 2 usage or bad input, 3 the device, an engine or this program failed,
+    130 after Ctrl-C, 141 when the reader of a pipe went away, 143 after SIGTERM.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbose = _wants_verbose(arguments)
+    _quieten_libraries(verbose)
+    try:
+        with _sigterm_as_interrupt():
+            status = _dispatch(arguments)
+            sys.stdout.flush()
+            return status
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_USAGE if stop.code else 0
+    except KeyboardInterrupt as error:
+        print("edgeloc: interrupted", file=sys.stderr)
+        return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return _after_broken_pipe()
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        return _report(error, verbose)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    """Split the line at the sub-command's name, and run that command."""
+    entries = _entry_points()
+    position = next((i for i, word in enumerate(arguments) if not word.startswith("-")), len(arguments))
+    top = _top_parser(entries)
+    top.parse_args(arguments[:position])
+    if position == len(arguments):
+        top.print_help(sys.stderr)
+        return EXIT_USAGE
+    name = arguments[position]
+    if name not in entries:
+        raise UsageError(_unknown_command(name, entries))
+    command: ModuleType = entries[name].load()
+    parser = argparse.ArgumentParser(prog=f"edgeloc {name}", description=command.HELP, allow_abbrev=False)
+    _add_verbose(parser)
+    command.configure(parser)
+    args = parser.parse_args(arguments[position + 1 :])
+    missing = _missing(command.NEEDS)
+    if missing:
+        raise _missing_error(name, command, missing[0])
+    status = command.run(args)
+    return int(status)
+
+
+def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    """Every registered sub-command by name; this package's own win over others of the same name."""
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    for entry in importlib.metadata.entry_points(group=COMMAND_GROUP):
+        if entry.name not in found or entry.value.startswith("edgeloc."):
+            found[entry.name] = entry
+    return found
+
+
+class _TopParser(argparse.ArgumentParser):
+    """Lists the sub-commands below its options; only then are their modules imported."""
+
+    entries: dict[str, importlib.metadata.EntryPoint]
+
+    def format_help(self) -> str:
+        rows = [(name, _one_line(name, entry)) for name, entry in self.entries.items()]
+        width = max((len(name) for name, _ in rows), default=0)
+        table = "\n".join(f"  {name:<{width}}  {line}" for name, line in rows)
+        return f"{super().format_help()}\ncommands:\n{table}\n\n`edgeloc COMMAND --help` shows a command's options.\n"
+
+
+def _top_parser(entries: dict[str, importlib.metadata.EntryPoint]) -> _TopParser:
+    parser = _TopParser(
+        prog="edgeloc",
+        usage="edgeloc [-h] [--version] [-v] COMMAND ...",
+        description="Turn a trained localization CNN into one int8 .tflite, run it on a camera, measure what it cost.",
+        allow_abbrev=False,
+    )
+    parser.entries = entries
+    parser.add_argument("--version", action="version", version=f"edgeloc {__version__}")
+    _add_verbose(parser)
+    return parser
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-v", "--verbose", action="store_true", help="show tracebacks and the libraries' own messages")
+
+
+def _one_line(name: str, entry: importlib.metadata.EntryPoint) -> str:
+    """A command's help line, and what it lacks; a command that does not even load says so and harms no other."""
+    try:
+        command = entry.load()
+        missing = _missing(command.NEEDS)
+        help_line = str(command.HELP)
+    except Exception as error:
+        return f"(does not load: {_first_line(error)})"
+    if not missing:
+        return help_line
+    return f"{help_line} [needs pip install '{_requirement(command)}']"
+
+
+def _missing(needs: Sequence[str]) -> list[str]:
+    """Which of the import names are not installed; looked up, not imported."""
+    return [name for name in needs if not _importable(name)]
+
+
+def _importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _missing_error(name: str, command: ModuleType, package: str) -> EdgelocError:
+    if command.EXTRA:
+        return MissingExtra(package, command.EXTRA, f"edgeloc {name}")
+    return UsageError(f"edgeloc {name} needs the package {package}: pip install '{_requirement(command)}'")
+
+
+def _requirement(command: ModuleType) -> str:
+    return f"edgeloc[{command.EXTRA}]" if command.EXTRA else "edgeloc"
+
+
+def _unknown_command(name: str, entries: dict[str, importlib.metadata.EntryPoint]) -> str:
+    if not entries:
+        return "no commands are registered: install the package (pip install edgeloc) instead of running its sources"
+    close = difflib.get_close_matches(name, entries, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"commands are {', '.join(entries)}"
+    return f"'{name}' is not a command: {hint}"
+
+
+def _wants_verbose(arguments: list[str]) -> bool:
+    """Whether -v was given before or after the command; read by hand so that usage errors honour it too."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "-v" in options or "--verbose" in options
+
+
+def _quieten_libraries(verbose: bool) -> None:
+    """Keep TensorFlow's start-up lines off the user's terminal, unless asked for; a level already set stays."""
+    if not verbose:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("GLOG_minloglevel", "3")
+    logging.getLogger("edgeloc").setLevel(logging.DEBUG if verbose else logging.WARNING)
+    if verbose:
+        logging.basicConfig(format="edgeloc: %(levelname)s: %(message)s")
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Inside, SIGTERM raises Terminated in the main thread; other threads cannot set handlers and need none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _report(error: Exception, verbose: bool) -> int:
+    """Say in a line or two what went wrong, and return the exit status that goes with it."""
+    if isinstance(error, EdgelocError):
+        message, status = str(error), error.exit_status
+    elif isinstance(error, OSError) and error.filename is not None:
+        message, status = f"{error.filename}: {error.strerror}", EXIT_USAGE
+    else:
+        hint = "" if verbose else "; run again with --verbose and report what it shows"
+        message, status = f"internal error: {type(error).__name__}: {_first_line(error)}{hint}", EXIT_INTERNAL
+    print(f"edgeloc: error: {message}", file=sys.stderr)
+    return status
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _after_broken_pipe() -> int:
+    """Point stdout at nothing, so that the interpreter's last flush does not complain again."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_BROKEN_PIPE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""The command's roof: help, exit statuses, missing extras, signals; each command is tested beside its own part."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from edgeloc import cli
+from edgeloc.errors import DataError, DeviceError, GateFailed
+
+
+class FakeEntry:
+    """An entry point whose module is made on the spot, and which remembers whether it was loaded."""
+
+    def __init__(self, name: str, run: Callable[[argparse.Namespace], int], **attributes: Any) -> None:
+        self.name = name
+        self.value = attributes.pop("value", f"elsewhere.{name}")
+        self.loaded = False
+        self._module: Any = types.SimpleNamespace(
+            HELP=f"the {name} command", EXTRA=None, NEEDS=(), configure=lambda parser: None, run=run
+        )
+        vars(self._module).update(attributes)
+
+    def load(self) -> Any:
+        self.loaded = True
+        return self._module
+
+
+class BrokenEntry(FakeEntry):
+    """An entry point of a package that does not import."""
+
+    def load(self) -> Any:
+        raise ImportError("no module named broken\nsecond line")
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def install(*entries: FakeEntry) -> None:
+        monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: entries)
+
+    return install
+
+
+def raising(error: BaseException) -> Callable[[argparse.Namespace], int]:
+    def run(args: argparse.Namespace) -> int:
+        raise error
+
+    return run
+
+
+def test_help_lists_every_command_and_what_it_lacks(register: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    register(
+        FakeEntry("run", lambda args: 0),
+        FakeEntry("convert", lambda args: 0, NEEDS=("no_such_package",), EXTRA="convert"),
+        BrokenEntry("other", lambda args: 0),
+    )
+    assert cli.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("run" in line and "the run command" in line for line in lines)
+    assert any("convert" in line and "pip install 'edgeloc[convert]'" in line for line in lines)
+    assert any("other" in line and "does not load: no module named broken" in line for line in lines)
+
+
+def test_only_the_chosen_command_is_loaded(register: Any) -> None:
+    chosen, other = FakeEntry("run", lambda args: 0), FakeEntry("bench", lambda args: 0)
+    register(chosen, other)
+    assert cli.main(["run"]) == 0
+    assert chosen.loaded
+    assert not other.loaded
+
+
+def test_a_command_without_its_packages_names_the_extra(register: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    register(FakeEntry("convert", lambda args: 0, NEEDS=("no_such_package.part",), EXTRA="convert"))
+    assert cli.main(["convert"]) == 2
+    assert "needs the package no_such_package.part: pip install 'edgeloc[convert]'" in capsys.readouterr().err
+
+
+def test_its_help_is_shown_all_the_same(register: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    register(FakeEntry("convert", lambda args: 0, NEEDS=("no_such_package",), EXTRA="convert"))
+    assert cli.main(["convert", "--help"]) == 0
+    assert "the convert command" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (DataError("row 3 of boxes.csv has no x1"), 2, "edgeloc: error: row 3 of boxes.csv has no x1"),
+        (GateFailed("drop 0.02 is over 0.005"), 1, "drop 0.02 is over 0.005"),
+        (DeviceError("camera gone"), 3, "camera gone"),
+        (PermissionError(13, "Permission denied", "out.json"), 2, "out.json: Permission denied"),
+        (ZeroDivisionError("division by zero"), 3, "internal error: ZeroDivisionError: division by zero; run again"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (cli.Terminated(), 143, "interrupted"),
+    ],
+)
+def test_an_error_becomes_a_sentence_and_a_status(
+    register: Any, capsys: pytest.CaptureFixture[str], error: BaseException, status: int, words: str
+) -> None:
+    register(FakeEntry("run", raising(error)))
+    assert cli.main(["run"]) == status
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert "Traceback" not in shown
+    assert len(shown.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("line", [["-v", "run"], ["run", "--verbose"]])
+def test_verbose_before_or_after_the_command_shows_the_traceback(
+    register: Any, capsys: pytest.CaptureFixture[str], line: list[str]
+) -> None:
+    register(FakeEntry("run", raising(DataError("bad row"))))
+    assert cli.main(line) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("edgeloc ")
+
+
+def test_no_command_shows_the_help_as_a_usage_error(register: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    register(FakeEntry("run", lambda args: 0))
+    assert cli.main([]) == 2
+    assert "the run command" in capsys.readouterr().err
+
+
+def test_a_misspelt_command_gets_a_suggestion(register: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    register(FakeEntry("inspect", lambda args: 0))
+    assert cli.main(["inspekt", "m.tflite"]) == 2
+    assert "did you mean 'inspect'?" in capsys.readouterr().err
+
+
+def test_an_unknown_flag_is_a_usage_error(register: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    register(FakeEntry("run", lambda args: 0))
+    assert cli.main(["run", "--nonsense"]) == 2
+    assert "edgeloc run: error: unrecognized arguments: --nonsense" in capsys.readouterr().err
+
+
+def test_own_commands_win_over_others_of_the_same_name(register: Any) -> None:
+    own = FakeEntry("run", lambda args: 0, value="edgeloc.commands.run")
+    register(own, FakeEntry("run", lambda args: 1))
+    assert cli.main(["run"]) == 0
+    assert own.loaded
+
+
+def test_status_of_the_command_is_returned(register: Any) -> None:
+    register(FakeEntry("compare", lambda args: 1))
+    assert cli.main(["compare"]) == 1
+
+
+CHILD = """
+import importlib.metadata, signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def run(args):
+    {body}
+module = types.SimpleNamespace(HELP="h", EXTRA=None, NEEDS=(), configure=lambda parser: None, run=run)
+entry = types.SimpleNamespace(name="run", value="x", load=lambda: module)
+importlib.metadata.entry_points = lambda group: [entry]
+from edgeloc.cli import main
+sys.exit(main(["run"]))
+"""
+
+
+def child(body: str) -> subprocess.Popen[str]:
+    code = CHILD.format(body=textwrap.indent(textwrap.dedent(body), "    ").strip())
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_the_command_cleanly(number: signal.Signals, status: int) -> None:
+    with child("print('ready', flush=True); time.sleep(60)") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == status
+    assert errors == "edgeloc: interrupted\n"
+
+
+def test_a_closed_pipe_is_no_error_message() -> None:
+    body = """
+    for line in range(200_000):
+        print("a line of a long answer", line)
+    return 0
+    """
+    with child(body) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert process.returncode == 141
+    assert errors == ""
