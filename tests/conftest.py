@@ -1,0 +1,160 @@
+"""What many tests share: real data where it lies beside the repository, and tiny models of every precision."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the source tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the repository; the test is skipped where it is not there."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the folder of real data is not beside the repository")
+    return folder
+
+
+def _subfolder(root: Path, name: str) -> Path:
+    if not (root / name).is_dir():
+        pytest.skip(f"the real data has no folder {name}")
+    return root / name
+
+
+@pytest.fixture(scope="session")
+def fod_a(shared_data: Path) -> Path:
+    """Photos with one boxed object each, and their manifest.jsonl."""
+    return _subfolder(shared_data, "fod-a")
+
+
+@pytest.fixture(scope="session")
+def conformance(shared_data: Path) -> Path:
+    """Models, images and reference outputs that others wrote."""
+    return _subfolder(shared_data, "conformance")
+
+
+@pytest.fixture(scope="session")
+def videos(shared_data: Path) -> Path:
+    """Video clips, some with a box for each frame."""
+    return _subfolder(shared_data, "videos")
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of tiny localizers (32x32 RGB in; `presence` and `box` out), one for each way to convert them.
+
+    float32, float16, dynamic, int8 (uint8 in, int8 out), int8-float-io, int16, island (a sine
+    that has no integer kernel, amid int8) and constant (`presence` ignores the image), each with
+    the suffix .tflite; none carries a contract.
+    """
+    pytest.importorskip("tensorflow")
+    folder = tmp_path_factory.mktemp("tiny-models")
+    plain = _save_network(folder / "saved-plain")
+    for name, settings in _recipes().items():
+        (folder / f"{name}.tflite").write_bytes(_convert(plain, settings))
+    island = _save_network(folder / "saved-island", sine=True)
+    (folder / "island.tflite").write_bytes(_convert(island, _int8))
+    constant = _save_network(folder / "saved-constant", constant=True)
+    (folder / "constant.tflite").write_bytes(_convert(constant, _int8))
+    yield folder
+
+
+def _save_network(folder: Path, *, sine: bool = False, constant: bool = False) -> str:
+    import numpy as np
+    import tensorflow as tf
+
+    rng = np.random.default_rng(7)
+
+    def weights(*shape: int) -> Any:
+        fan_in = int(np.prod(shape[:-1]))
+        return tf.constant(rng.normal(0, (2 / fan_in) ** 0.5, shape).astype(np.float32))
+
+    stem, depth, point = weights(3, 3, 3, 16), weights(3, 3, 16, 1), weights(1, 1, 16, 80)
+    presence, box = weights(80, 1), weights(80, 4)
+
+    def network(image: Any) -> dict[str, Any]:
+        x = tf.nn.relu6(tf.nn.conv2d(image, stem, 2, "SAME"))
+        x = tf.sin(x) if sine else x
+        x = tf.nn.relu6(tf.nn.depthwise_conv2d(x, depth, [1, 1, 1, 1], "SAME"))
+        x = tf.nn.relu6(tf.nn.conv2d(x, point, 1, "SAME"))
+        x = tf.reduce_mean(x, [1, 2])
+        logit = tf.constant([[0.25]]) if constant else tf.matmul(x, presence)
+        return {"presence": logit, "box": tf.sigmoid(tf.matmul(x, box))}
+
+    module = tf.Module()
+    module.call = tf.function(network, input_signature=[tf.TensorSpec((1, 32, 32, 3), tf.float32, "image")])
+    tf.saved_model.save(module, str(folder), signatures=module.call)
+    return str(folder)
+
+
+def _convert(saved: str, settings: Callable[[Any], None]) -> bytes:
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(saved)
+    settings(converter)
+    data: bytes = converter.convert()
+    return data
+
+
+def _recipes() -> dict[str, Callable[[Any], None]]:
+    return {
+        "float32": lambda converter: None,
+        "float16": _float16,
+        "dynamic": _dynamic,
+        "int8": _int8,
+        "int8-float-io": _int8_float_io,
+        "int16": _int16,
+    }
+
+
+def _dynamic(converter: Any) -> None:
+    import tensorflow as tf
+
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+
+
+def _float16(converter: Any) -> None:
+    import tensorflow as tf
+
+    _dynamic(converter)
+    converter.target_spec.supported_types = [tf.float16]
+
+
+def _int8_float_io(converter: Any) -> None:
+    import numpy as np
+
+    rng = np.random.default_rng(3)
+    images = [rng.uniform(-1, 1, (1, 32, 32, 3)).astype(np.float32) for _ in range(8)]
+    _dynamic(converter)
+    converter.representative_dataset = lambda: ([image] for image in images)
+
+
+def _int8(converter: Any) -> None:
+    import tensorflow as tf
+
+    _int8_float_io(converter)
+    converter.inference_input_type = tf.uint8
+    converter.inference_output_type = tf.int8
+
+
+def _int16(converter: Any) -> None:
+    import tensorflow as tf
+
+    _int8_float_io(converter)
+    ops = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+    converter.target_spec.supported_ops = [ops]
