@@ -79,7 +79,7 @@ def constant_outputs(model: TfliteModel) -> tuple[int, ...]:
 
 
 def runtime_tensors(graph: Graph) -> tuple[Tensor, ...]:
-    """The tensors computed while the graph runs, its inputs among them; what follows from constants alone is left out."""
+    """The tensors computed while the graph runs, inputs among them; what follows from constants alone is left out."""
     reached = _reached(graph)
     return tuple(tensor for index, tensor in enumerate(graph.tensors) if index in reached)
 
@@ -98,7 +98,7 @@ def _multiplies_by_zero(graph: Graph, operator: Operator) -> bool:
     if operator.name not in WEIGHTED or len(operator.inputs) < 2:
         return False
     weights = graph.tensors[operator.inputs[1]]
-    if not weights.is_constant or weights.data is None or any(weights.zero_points) and weights.dtype != "uint8":
+    if weights.data is None or (any(weights.zero_points) and weights.dtype != "uint8"):
         return False
     zero = weights.zero_points[0] if weights.zero_points else 0
     return bool(np.all(weights.data == zero))

@@ -1,0 +1,123 @@
+"""`edgeloc inspect`: prints what is really in a model file; the reading itself is in edgeloc.inspection."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeloc.inspection import GoldenCheck, ModelReport, PortReport
+
+__all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run"]
+
+HELP = "what is really in a .tflite: precision, operators, contract, self-test"
+EXTRA = None
+NEEDS = ()
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("model", metavar="MODEL.tflite", help="the file to look into")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument(
+        "--no-golden", action="store_true", help="do not run the file's self-test (a stranger's model is only read)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; exit status 1 when the file's own self-test fails."""
+    import json
+
+    from edgeloc.inspection import GoldenCheck, check_golden, inspect_model
+
+    report = inspect_model(args.model)
+    golden = GoldenCheck("not present")
+    if report.has_golden:
+        golden = GoldenCheck("not run", "--no-golden") if args.no_golden else check_golden(args.model)
+    if args.json:
+        check = {"status": golden.status, "detail": golden.detail}
+        print(json.dumps({**report.to_dict(), "golden_check": check}, indent=2))
+    else:
+        for name, text in _rows(report, golden):
+            print(f"{name:<13} {text}")
+    return 1 if golden.status == "failed" else 0
+
+
+def _rows(report: ModelReport, golden: GoldenCheck) -> Iterator[tuple[str, str]]:
+    """The report as lines, each with its name where a new thing begins."""
+    yield "file", f"{report.path}: {report.file_bytes:,} bytes ({report.flatbuffer_bytes:,} without what it carries)"
+    yield "precision", report.precision
+    yield from _continued("", report.reasons)
+    yield from _continued("inputs", [_port(port) for port in report.inputs])
+    yield from _continued("outputs", [_port(port) for port in report.outputs])
+    for name in report.constant_outputs:
+        yield "warning", f"the output {name} does not depend on the input"
+    yield from _continued("weights", [_weights(weights) for weights in report.weights])
+    yield "activations", _counts(report.activations)
+    yield "operators", f"{_counts(report.operators)} ({sum(report.operators.values())} in all)"
+    if report.custom_operators:
+        yield "custom", ", ".join(report.custom_operators)
+    without = f" without {', '.join(report.macs_uncounted)}" if report.macs_uncounted else ""
+    yield "MACs", f"{report.macs:,}{without}"
+    yield "parameters", f"{report.parameters:,}"
+    yield from _continued("contract", list(_contract(report.contract)))
+    yield "labels", f"{len(report.labels)}: {', '.join(report.labels)}" if report.labels else "none"
+    yield "calibration", "none" if report.calibration is None else _calibration(report.calibration)
+    yield "golden check", f"{golden.status} ({golden.detail})" if golden.detail else golden.status
+
+
+def _continued(name: str, lines: list[str] | tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for position, line in enumerate(lines):
+        yield (name if position == 0 else "", line)
+
+
+def _port(port: PortReport) -> str:
+    name = f"{port.name} ({port.tensor})" if port.name and port.name != port.tensor else port.tensor
+    shape = "x".join("?" if size < 0 else str(size) for size in port.shape) or "scalar"
+    scale = "" if port.scale is None else f"  scale {port.scale:.6g}, zero point {port.zero_point}"
+    return f"{name}  {shape}  {port.dtype}{scale}"
+
+
+def _weights(weights: Any) -> str:
+    kinds = [(weights.per_channel, "per channel"), (weights.per_tensor, "per tensor")]
+    scaled = [f"{count} {kind}" for count, kind in kinds if count]
+    return f"{weights.dtype}: {weights.elements:,} in {weights.tensors} tensors" + "".join(f", {s}" for s in scaled)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+
+
+def _contract(contract: dict[str, Any] | None) -> Iterator[str]:
+    if contract is None:
+        yield "none: the file does not say how its input is made and its outputs are read"
+        return
+    given = contract["input"]
+    yield (
+        f"input {given['width']}x{given['height']} {given['color']}, {given['resize']} ({given['interpolation']}), "
+        f"(pixel - {_numbers(given['mean'])}) / {_numbers(given['std'])}"
+    )
+    for output in contract["outputs"]:
+        activation = "" if output["activation"] == "none" else f", then {output['activation']}"
+        yield f"output {output['tensor']}: {output['role']}{activation}"
+    yield f"box {contract['box']['form']} in {contract['box']['units']}s, thresholds {_scalars(contract['thresholds'])}"
+    if contract["recipe"]:
+        yield f"recipe {contract['recipe']}"
+
+
+def _numbers(values: list[float]) -> str:
+    return "/".join(f"{value:g}" for value in values)
+
+
+def _scalars(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _calibration(manifest: dict[str, Any]) -> str:
+    """The manifest's own words: numbers and strings as they are, lists by their length."""
+    return ", ".join(
+        f"{len(value)} {name}" if isinstance(value, list) else f"{name} {value}"
+        for name, value in manifest.items()
+        if not isinstance(value, dict)
+    )
