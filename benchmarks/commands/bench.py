@@ -1,0 +1,70 @@
+"""The command `edgeloc bench`: its flags and its closing table; the measuring is in `edgeloc.benchmarks.bench`."""
+
+from __future__ import annotations
+
+import argparse
+
+from edgeloc.errors import UsageError
+
+__all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run"]
+
+HELP = "measure latency of each stage and what quantization cost, into result.json"
+EXTRA: str | None = None
+NEEDS: tuple[str, ...] = ()
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add = parser.add_argument
+    add("model", help="the quantized .tflite")
+    add("--against", metavar="FLOAT", help="the float model to compare with, .tflite or .keras")
+    add("--data", metavar="DATA", help="labelled images: a folder, an annotation file, or 'synthetic'")
+    add("--split", help="which split of the data, such as val")
+    add("--out", default="result.json", help="where the result goes (default: %(default)s)")
+    add("--frames", type=_count, default=200, help="frames to time (default: %(default)s)")
+    add("--warmup", type=_count, default=20, help="frames before them, kept apart (default: %(default)s)")
+    add("--camera", metavar="URI", help="take the timed frames from a camera (default: the data's images, or synthetic scenes)")
+    add("--limit", type=_count, metavar="N", help="compare on N images, spread evenly over the groups")
+    add("--threads", type=_count, help="threads of the engine")
+    add("--engine", default="auto", help="auto, litert, tflite-runtime, tensorflow (default: %(default)s)")
+    add("--no-negatives", action="store_true", help="no background crops for the presence figures")
+    add("--skip-bad", action="store_true", help="leave out images and rows that cannot be read, and count them")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, save and print; 0 when done."""
+    if arguments.against and not arguments.data:
+        raise UsageError("--against compares the two models on labelled images: name them with --data")
+    if arguments.frames < 1:
+        raise UsageError("--frames must be at least 1")
+    from edgeloc.benchmarks.bench import BenchOptions, bench, closing_table
+
+    result = bench(
+        BenchOptions(
+            model=arguments.model,
+            out=arguments.out,
+            against=arguments.against,
+            data=arguments.data,
+            split=arguments.split,
+            camera=arguments.camera,
+            frames=arguments.frames,
+            warmup=arguments.warmup,
+            limit=arguments.limit,
+            threads=arguments.threads,
+            engine=arguments.engine,
+            negatives=not arguments.no_negatives,
+            skip_bad=arguments.skip_bad,
+        )
+    )
+    print(closing_table(result, arguments.out))
+    return 0
+
+
+def _count(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
+    return value

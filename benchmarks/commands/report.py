@@ -1,0 +1,29 @@
+"""The command `edgeloc report`: a result of `edgeloc bench` as one HTML page."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run"]
+
+HELP = "turn a result of edgeloc bench into one HTML page with plots"
+EXTRA: str | None = "bench"
+NEEDS: tuple[str, ...] = ("matplotlib", "jinja2")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("result", help="the result.json that edgeloc bench wrote")
+    parser.add_argument("--out", default="report.html", help="where the page goes (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read, render and write; 0 when done."""
+    from edgeloc.benchmarks.report import write_report
+    from edgeloc.benchmarks.result import read_result, require_writable
+
+    result = read_result(arguments.result)
+    require_writable(arguments.out)
+    write_report(arguments.out, result)
+    print(f"report  {arguments.out}")
+    return 0

@@ -1,0 +1,123 @@
+"""The figures of a regression, computed from its rows alone; it runs no model and draws nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from edgeloc.benchmarks.result import ClassFigures, PresenceFigures, Regression, Row, SizeFigures, Worst
+from edgeloc.benchmarks.statistics import bootstrap_drop, mean, share
+from edgeloc.types import Box
+
+__all__ = ["SIZES", "WORST", "regression_figures", "size_of"]
+
+# Side of the object over side of the image, sqrt(box area / image area): from, and below.
+SIZES: dict[str, tuple[float, float]] = {"small": (0.0, 0.15), "medium": (0.15, 0.4), "large": (0.4, math.inf)}
+WORST = 12
+
+
+def size_of(box: Box, width: int, height: int) -> str:
+    """The name in SIZES of a box in an image of `width` x `height` pixels."""
+    side = math.sqrt(box.area / (width * height))
+    return next(name for name, (low, high) in SIZES.items() if low <= side < high)
+
+
+def regression_figures(
+    rows: Sequence[Row],
+    *,
+    threshold_float: float,
+    threshold_quantized: float,
+    labels: Sequence[str] = (),
+    seed: int = 0,
+) -> Regression:
+    """All figures of `rows`; `labels` are those that the quantized model knows, thresholds those of presence."""
+    objects = [row for row in rows if row.kind == "object"]
+    before = [row.iou_float or 0.0 for row in objects]
+    after = [row.iou_quantized or 0.0 for row in objects]
+    interval = bootstrap_drop(before, after, [row.group for row in objects], seed=seed) if objects else None
+    whole = _size_figures(objects)
+    return Regression(
+        images=whole.images,
+        mean_iou_float=whole.mean_iou_float,
+        mean_iou_quantized=whole.mean_iou_quantized,
+        mean_iou_drop=whole.mean_iou_drop,
+        drop_ci95=(interval.low, interval.high) if interval else None,
+        ci_by=interval.by if interval else None,
+        ci_groups=interval.groups if interval else 0,
+        mean_iou_float_to_quantized=whole.mean_iou_float_to_quantized,
+        iou50_float=share([iou >= 0.5 for iou in before]),
+        iou50_quantized=share([iou >= 0.5 for iou in after]),
+        iou75_float=share([iou >= 0.75 for iou in before]),
+        iou75_quantized=share([iou >= 0.75 for iou in after]),
+        presence=_presence(rows, threshold_float, threshold_quantized),
+        classes=_classes(objects, labels),
+        by_size={name: _size_figures([row for row in objects if row.size == name]) for name in SIZES},
+        worst=_worst(objects),
+        rows=tuple(rows),
+    )
+
+
+def _size_figures(objects: Sequence[Row]) -> SizeFigures:
+    before = mean([row.iou_float or 0.0 for row in objects])
+    after = mean([row.iou_quantized or 0.0 for row in objects])
+    return SizeFigures(
+        images=len(objects),
+        mean_iou_float=before,
+        mean_iou_quantized=after,
+        mean_iou_drop=None if before is None or after is None else before - after,
+        mean_iou_float_to_quantized=mean([row.iou_float_to_quantized or 0.0 for row in objects]),
+    )
+
+
+def _presence(rows: Sequence[Row], threshold_float: float, threshold_quantized: float) -> PresenceFigures:
+    found = [(row.presence_float >= threshold_float, row.presence_quantized >= threshold_quantized) for row in rows]
+    objects = [pair for row, pair in zip(rows, found, strict=True) if row.kind == "object"]
+    negatives = [pair for row, pair in zip(rows, found, strict=True) if row.kind != "object"]
+    return PresenceFigures(
+        threshold_float=threshold_float,
+        threshold_quantized=threshold_quantized,
+        objects=len(objects),
+        empty_images=sum(row.kind == "empty" for row in rows),
+        background_crops=sum(row.kind == "background" for row in rows),
+        recall_float=share([by_float for by_float, _ in objects]),
+        recall_quantized=share([by_quantized for _, by_quantized in objects]),
+        false_alarms_float=share([by_float for by_float, _ in negatives]),
+        false_alarms_quantized=share([by_quantized for _, by_quantized in negatives]),
+        agreement=share([by_float == by_quantized for by_float, by_quantized in found]),
+    )
+
+
+def _classes(objects: Sequence[Row], labels: Sequence[str]) -> ClassFigures:
+    labelled = [row for row in objects if row.label is not None] if labels else []
+    known = [row for row in objects if row.label_float is not None and row.label_quantized is not None]
+    return ClassFigures(
+        images=len(labelled),
+        unknown_labels=sum(row.label not in labels for row in labelled),
+        top1_float=share([row.label_float == row.label for row in labelled]),
+        top1_quantized=share([row.label_quantized == row.label for row in labelled]),
+        agreement=share([row.label_float == row.label_quantized for row in known]),
+    )
+
+
+def _worst(objects: Sequence[Row]) -> tuple[Worst, ...]:
+    """The images on which quantization took most IoU with the truth; among equals those whose box moved most."""
+
+    def order(row: Row) -> tuple[float, float, str]:
+        drop = (row.iou_float or 0.0) - (row.iou_quantized or 0.0)
+        return -drop, row.iou_float_to_quantized or 0.0, row.name
+
+    return tuple(
+        Worst(
+            name=row.name,
+            group=row.group,
+            label=row.label,
+            truth=row.truth,
+            box_float=row.box_float,
+            box_quantized=row.box_quantized,
+            iou_float=row.iou_float or 0.0,
+            iou_quantized=row.iou_quantized or 0.0,
+            iou_float_to_quantized=row.iou_float_to_quantized or 0.0,
+        )
+        for row in sorted(objects, key=order)[:WORST]
+        if row.truth is not None
+    )
