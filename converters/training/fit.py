@@ -1,0 +1,138 @@
+"""One training run from labelled samples to a saved network: schedule, checkpoints, resuming, early stopping."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+from edgeloc.contract import Contract
+from edgeloc.converters.keras_file import save_network
+from edgeloc.converters.training.batches import TrainingBatches, ValidationBatches
+from edgeloc.converters.training.batchnorm import MOMENTUM, REESTIMATION_BATCHES, reestimate_batch_norm
+from edgeloc.converters.training.curves import plot_curves
+from edgeloc.converters.training.losses import parse_box_loss
+from edgeloc.converters.training.model import TrainableLocalizer
+from edgeloc.converters.training.network import (
+    NetworkConfig,
+    build_network,
+    network_contract,
+    set_batch_norm_momentum,
+)
+from edgeloc.data import Sample
+
+__all__ = ["TrainingConfig", "train"]
+
+_MONITOR = "val_box_iou"
+_WARMUP_EPOCHS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """How to train: epochs, batch size, peak learning rate of Adam's cosine, box loss by name, patience, seed.
+
+    `validation_images` bounds how many images are looked at after each epoch; `patience` is after
+    how many epochs without a better mean IoU on them training stops.
+    """
+
+    epochs: int = 40
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    box_loss: str = "huber+giou"
+    patience: int = 12
+    validation_images: int = 1000
+    seed: int = 0
+
+
+def train(
+    out: Path,
+    training: list[Sample],
+    validation: list[Sample],
+    labels: tuple[str, ...],
+    network_config: NetworkConfig,
+    config: TrainingConfig,
+    resume: bool = False,
+) -> dict[str, float]:
+    """Train and write `out` (.keras), with history and curves in the folder `<out's stem>.training` beside it.
+
+    The epoch with the best validation IoU is kept, its batch-norm statistics re-estimated. Returns
+    the final validation metrics. An interrupted run goes on from its last epoch with `resume`.
+    """
+    keras.utils.set_random_seed(config.seed)
+    folder = out.with_suffix(".training")
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    contract = network_contract(network_config, labels)
+    network = build_network(network_config, len(labels))
+    set_batch_norm_momentum(network, MOMENTUM)
+    batches = TrainingBatches(training, labels, contract.input, config.batch_size, config.seed)
+    checks = ValidationBatches(validation, labels, contract.input, config.batch_size, config.validation_images)
+    model = TrainableLocalizer(network, parse_box_loss(config.box_loss))
+    model.compile(optimizer=_optimizer(config, len(batches)), jit_compile=False)
+    model.build((None, contract.input.height, contract.input.width, 3))
+    _fit(model, batches, checks, config, folder)
+    return _finish(out, model, batches, checks, contract, config, folder)
+
+
+def _optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        decay_steps=max(1, int((config.epochs - _WARMUP_EPOCHS) * steps)),
+        warmup_target=config.learning_rate,
+        warmup_steps=int(_WARMUP_EPOCHS * steps),
+        alpha=0.01,
+    )
+    return keras.optimizers.AdamW(schedule, weight_decay=1e-4, global_clipnorm=5.0)
+
+
+def _fit(model: Any, batches: TrainingBatches, checks: ValidationBatches, config: TrainingConfig, folder: Path) -> None:
+    history = folder / "history.csv"
+    best = max((float(row[_MONITOR]) for row in _rows(history)), default=None)
+    callbacks = [
+        # Before the batches of an epoch are drawn, so that a resumed run draws the ones it would have drawn.
+        keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(batches, "epoch", epoch)),
+        keras.callbacks.CSVLogger(history, append=True),
+        keras.callbacks.ModelCheckpoint(
+            folder / "best.weights.h5", _MONITOR, mode="max", save_best_only=True, save_weights_only=True,
+            initial_value_threshold=best,
+        ),
+        keras.callbacks.EarlyStopping(_MONITOR, mode="max", patience=config.patience),
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: plot_curves(history, folder / "curves.png")),
+        keras.callbacks.BackupAndRestore(folder / "resume", delete_checkpoint=False),
+    ]  # fmt: skip
+    verbose = 1 if sys.stdout.isatty() else 0
+    model.fit(batches, validation_data=checks, epochs=config.epochs, callbacks=callbacks, verbose=verbose)
+
+
+def _rows(history: Path) -> list[dict[str, str]]:
+    if not history.is_file():
+        return []
+    with history.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _finish(
+    out: Path,
+    model: Any,
+    batches: TrainingBatches,
+    checks: ValidationBatches,
+    contract: Contract,
+    config: TrainingConfig,
+    folder: Path,
+) -> dict[str, float]:
+    """Take the best epoch, bring its batch-norm statistics up to date, measure it and save it."""
+    model.load_weights(folder / "best.weights.h5")
+    numbers = itertools.islice(itertools.cycle(range(len(batches))), REESTIMATION_BATCHES)
+    reestimate_batch_norm(model.network, (batches[i][0] for i in numbers))
+    metrics = {name: float(value) for name, value in model.evaluate(checks, verbose=0, return_dict=True).items()}
+    measured = {"training": {"settings": dataclasses.asdict(config), "validation": metrics}}
+    save_network(out, model.network, dataclasses.replace(contract, measured=measured))
+    shutil.rmtree(folder / "resume", ignore_errors=True)
+    return metrics

@@ -1,0 +1,82 @@
+"""The network together with its losses and metrics, ready for Keras's fit; only the network inside it is ever saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from edgeloc.converters.training.losses import box_loss, cell_loss, decode_boxes, iou
+from keras import ops
+
+__all__ = ["TrainableLocalizer"]
+
+_WEIGHTS = {"box": 1.0, "cell": 0.25, "presence": 0.5, "class": 0.5}
+_LABEL_SMOOTHING = 0.1
+
+
+class TrainableLocalizer(keras.Model):  # type: ignore[misc]
+    """Wraps a network; targets are `box`, `present` and `label` as the batches give them.
+
+    Metrics: `box_iou`, the mean IoU over images with an object; `presence_accuracy`;
+    `label_accuracy` over images with a label.
+    """
+
+    def __init__(self, network: keras.Model, loss_parts: tuple[str, ...]) -> None:
+        super().__init__(name="training")
+        self.network = network
+        self._loss_parts = loss_parts
+        self._means = {
+            name: keras.metrics.Mean(name=name)
+            for name in (
+                "box_loss", "presence_loss", "class_loss",
+                "box_iou", "presence_accuracy", "label_accuracy",
+            )
+        }  # fmt: skip
+
+    def call(self, image: Any, training: bool | None = None) -> dict[str, Any]:
+        outputs: dict[str, Any] = self.network(image, training=training)
+        return outputs
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """The weighted sum; box and class count only where an object is, each as the mean over those images."""
+        present, labelled = y["present"], ops.cast(y["label"] >= 0, "float32")
+        boxes = decode_boxes(y_pred)
+        box = self._masked("box_loss", box_loss(y["box"], boxes, self._loss_parts), present)
+        cell = ops.sum(cell_loss(y["box"], y_pred) * present) / ops.maximum(ops.sum(present), 1.0)
+        presence = keras.losses.binary_crossentropy(present[:, None], y_pred["presence"], from_logits=True)
+        presence = self._masked("presence_loss", presence, ops.ones_like(present))
+        self._masked("box_iou", iou(y["box"], boxes), present)
+        right = ops.equal(y_pred["presence"][:, 0] > 0, present > 0.5)
+        self._masked("presence_accuracy", ops.cast(right, "float32"), ops.ones_like(present))
+        total = _WEIGHTS["box"] * box + _WEIGHTS["cell"] * cell + _WEIGHTS["presence"] * presence
+        if "class" in y_pred:
+            total = total + _WEIGHTS["class"] * self._class_loss(y["label"], y_pred["class"], labelled)
+        return total + sum(self.losses)
+
+    def _class_loss(self, label: Any, logits: Any, labelled: Any) -> Any:
+        target = ops.one_hot(ops.maximum(label, 0), logits.shape[-1])
+        loss = keras.losses.categorical_crossentropy(
+            target, logits, from_logits=True, label_smoothing=_LABEL_SMOOTHING
+        )
+        right = ops.cast(ops.equal(ops.argmax(logits, axis=-1), ops.cast(label, "int64")), "float32")
+        self._masked("label_accuracy", right, labelled)
+        return self._masked("class_loss", loss, labelled)
+
+    def _masked(self, name: str, values: Any, mask: Any) -> Any:
+        """The mean of `values` where `mask` is 1, also put on the metric `name`."""
+        self._means[name].update_state(values, sample_weight=mask)
+        return ops.sum(values * mask) / ops.maximum(ops.sum(mask), 1.0)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        return self.get_metrics_result()
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [self._loss_tracker, *self._means.values()]

@@ -1,0 +1,221 @@
+"""The reference localizer as a Keras network: a keras.applications backbone under presence, class and box heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec
+from edgeloc.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import keras
+
+__all__ = ["BINS", "HEADS", "NetworkConfig", "build_network", "network_contract", "set_batch_norm_momentum"]
+
+HEADS = ("grid", "distribution", "vector")
+BINS = 32
+_GRID_CHANNELS = 96
+# A softplus of this is 0.15 of the input's side: a plausible distance to an edge to start from.
+_DISTANCE_BIAS = -1.82
+
+# Which pixel scale each family of keras.applications was trained with; longest prefix wins.
+_TF = ("rgb", (127.5,), (127.5,))
+_CAFFE = ("bgr", (103.939, 116.779, 123.68), (1.0,))
+_TORCH = ("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+_RAW = ("rgb", (0.0,), (1.0,))
+_PIXEL_SCALES = {
+    "ResNet": _CAFFE, "VGG": _CAFFE, "DenseNet": _TORCH,
+    "EfficientNet": _RAW, "ConvNeXt": _RAW, "MobileNetV3": _RAW,
+    "MobileNet": _TF, "Inception": _TF, "Xception": _TF, "NASNet": _TF,
+    "ResNet50V2": _TF, "ResNet101V2": _TF, "ResNet152V2": _TF,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """What to build: the backbone by its keras.applications name, its width, the input's side and the box head.
+
+    `alpha` is the width multiplier of the MobileNet families and ignored by no other: giving one
+    for a backbone that has none raises UsageError. `weights` is "imagenet", "none" or a path to
+    `.npz` (keys `layer/variable`) or `.weights.h5`.
+    """
+
+    backbone: str = "MobileNetV2"
+    alpha: float | None = 0.35
+    input_size: int = 224
+    head: str = "grid"
+    weights: str = "imagenet"
+
+    def __post_init__(self) -> None:
+        if self.head not in HEADS:
+            raise UsageError(f"--head is {self.head!r}: choose one of {', '.join(HEADS)}")
+        if self.input_size % 32 or self.input_size < 64:
+            raise UsageError(f"--input-size is {self.input_size}: it must be a multiple of 32, at least 64")
+        if _pixel_scale(self.backbone) is None:
+            raise UsageError(
+                f"--backbone is {self.backbone!r}: give a name of keras.applications, such as MobileNetV2 or ResNet50"
+            )
+
+
+def _pixel_scale(backbone: str) -> tuple[Any, tuple[float, ...], tuple[float, ...]] | None:
+    known = [prefix for prefix in _PIXEL_SCALES if backbone.startswith(prefix)]
+    return _PIXEL_SCALES[max(known, key=len)] if known else None
+
+
+def network_contract(config: NetworkConfig, labels: tuple[str, ...]) -> Contract:
+    """The contract of a network that `build_network` makes: preprocessing, outputs by role, labels."""
+    scale = _pixel_scale(config.backbone)
+    assert scale is not None  # NetworkConfig refuses other backbones
+    color, mean, std = scale
+    boxes = {
+        "grid": (OutputSpec("weights", "grid-weights"), OutputSpec("distances", "grid-distances")),
+        "distribution": (OutputSpec("bins", "box-bins"),),
+        "vector": (OutputSpec("box", "box", "sigmoid"),),
+    }
+    forms: dict[str, Any] = {"grid": "grid", "distribution": "distribution", "vector": "cxcywh"}
+    classes = (OutputSpec("class", "class", "softmax"),) if labels else ()
+    return Contract(
+        input=InputSpec("image", config.input_size, config.input_size, color=color, mean=mean, std=std),
+        outputs=(OutputSpec("presence", "presence", "sigmoid"), *classes, *boxes[config.head]),
+        box=BoxEncoding(forms[config.head]),
+        labels=labels,
+    )
+
+
+def build_network(config: NetworkConfig, classes: int) -> keras.Model:
+    """Build the float network.
+
+    Input `image`: float32 (batch, size, size, 3), normalized as the contract says. Outputs, all
+    logits: `presence` (batch, 1), `class` (batch, classes) when there are classes, and by head
+    `weights` (batch, h, w, 1) and `distances` (batch, h, w, 4); `bins` (batch, 4, 32); or `box`
+    (batch, 4). Raises UsageError for a backbone that cannot be built, DataError for weights that
+    do not fit it.
+    """
+    import keras
+
+    backbone = _backbone(config)
+    deep = backbone.output
+    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(deep)
+    boxes, fine = _box_head(config, backbone, deep, pooled)
+    outputs = {"presence": _logits("presence", 1, pooled, fine, dropout=0.0)}
+    if classes:
+        outputs["class"] = _logits("class", classes, pooled, fine, dropout=0.3)
+    return keras.Model(backbone.input, {**outputs, **boxes}, name="localizer")
+
+
+def _backbone(config: NetworkConfig) -> keras.Model:
+    import keras
+
+    maker = getattr(keras.applications, config.backbone, None)
+    if maker is None:
+        raise UsageError(f"--backbone {config.backbone}: keras.applications has none of this name")
+    width = {} if config.alpha is None else {"alpha": config.alpha}
+    image = keras.Input((config.input_size, config.input_size, 3), name="image")
+    pretrained = "imagenet" if config.weights == "imagenet" else None
+    try:
+        backbone = maker(include_top=False, weights=pretrained, input_tensor=image, **width)
+    except TypeError as error:
+        raise UsageError(f"--backbone {config.backbone} has no --alpha: leave it out") from error
+    except OSError as error:
+        raise DataError(
+            f"--weights imagenet: Keras could not download them ({error}); give a file, or --weights none"
+        ) from error
+    if config.weights not in ("imagenet", "none"):
+        _load_weights(backbone, Path(config.weights))
+    return backbone
+
+
+def _load_weights(backbone: keras.Model, path: Path) -> None:
+    """Load backbone weights from an `.npz` of `layer/variable` arrays or from Keras's `.weights.h5`."""
+    if not path.is_file():
+        raise DataError(f"--weights {path}: no such file; give an .npz or .weights.h5 file, imagenet or none")
+    if path.name.endswith(".weights.h5"):
+        backbone.load_weights(path)
+        return
+    try:
+        with np.load(path) as arrays:
+            known = {name.replace("depthwise_kernel", "kernel"): arrays[name] for name in arrays.files}
+    except (ValueError, OSError) as error:
+        raise DataError(f"--weights {path}: not a readable .npz file") from error
+    for layer in backbone.layers:
+        for variable in layer.weights:
+            name = f"{layer.name}/{variable.name}"
+            value = known.get(name)
+            if value is None or value.shape != tuple(variable.shape):
+                found = "is missing" if value is None else f"has the shape {value.shape}"
+                raise DataError(f"--weights {path}: {name} {found}, the backbone needs {tuple(variable.shape)}")
+            variable.assign(value)
+
+
+def _logits(name: str, units: int, pooled: Any, fine: Any | None, dropout: float) -> Any:
+    """A dense head over the pooled deep features and, where there are any, the strongest fine ones.
+
+    The two are added after their own dense layers instead of being concatenated before one, so
+    that after quantization each keeps a scale of its own.
+    """
+    from keras import layers
+
+    def dense(features: Any, title: str) -> Any:
+        kept = layers.Dropout(dropout)(features) if dropout else features
+        return layers.Dense(units, name=title)(kept)
+
+    if fine is None:
+        return dense(pooled, name)
+    return layers.Add(name=name)([dense(pooled, f"{name}_pooled"), dense(fine, f"{name}_fine")])
+
+
+def _box_head(config: NetworkConfig, backbone: Any, deep: Any, pooled: Any) -> tuple[dict[str, Any], Any | None]:
+    import keras
+
+    layers = keras.layers
+    if config.head == "vector":
+        hidden = layers.Dense(128, activation="relu", name="box_hidden")(pooled)
+        return {"box": layers.Dense(4, name="box")(hidden)}, None
+    if config.head == "distribution":
+        reduced = layers.Flatten(name="box_flat")(_conv(deep, 64, "box_reduce"))
+        hidden = layers.Dense(128, activation="relu", name="box_hidden")(reduced)
+        bins = layers.Dense(4 * BINS, name="box_bins")(hidden)
+        return {"bins": layers.Reshape((4, BINS), name="bins")(bins)}, None
+    tap = _last_layer_of_side(backbone, config.input_size // 16)
+    up = layers.UpSampling2D(2, interpolation="bilinear", name="box_up")(_conv(deep, _GRID_CHANNELS, "box_deep"))
+    merged = layers.Add(name="box_merge")([_conv(tap, _GRID_CHANNELS, "box_tap"), up])
+    for block in ("box_block_1", "box_block_2"):
+        merged = _conv(_conv(merged, None, f"{block}_depthwise"), _GRID_CHANNELS, f"{block}_project")
+    weights = layers.Conv2D(1, 1, name="weights")(merged)
+    start = keras.initializers.Constant(_DISTANCE_BIAS)
+    distances = layers.Conv2D(4, 1, bias_initializer=start, name="distances")(merged)
+    side = config.input_size // 16
+    strongest = layers.Flatten(name="fine")(layers.MaxPooling2D(side, name="fine_max")(merged))
+    return {"weights": weights, "distances": distances}, strongest
+
+
+def _last_layer_of_side(backbone: Any, side: int) -> Any:
+    """The deepest feature map with `side` rows, which is the one at stride 16."""
+    for layer in reversed(backbone.layers):
+        shape = layer.output.shape
+        if len(shape) == 4 and shape[1] == side:
+            return layer.output
+    raise UsageError(f"--backbone {backbone.name} has no feature map at stride 16: use --head distribution or vector")
+
+
+def _conv(features: Any, channels: int | None, name: str) -> Any:
+    """A 1x1 convolution to `channels`, or a 3x3 depthwise one for None, with batch norm and ReLU6."""
+    from keras import layers
+
+    if channels is None:
+        features = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name=name)(features)
+    else:
+        features = layers.Conv2D(channels, 1, use_bias=False, name=name)(features)
+    return layers.ReLU(6.0, name=f"{name}_relu")(layers.BatchNormalization(name=f"{name}_bn")(features))
+
+
+def set_batch_norm_momentum(network: keras.Model, momentum: float) -> None:
+    """Set the momentum of every batch norm: MobileNetV2's 0.999 leaves the moving statistics behind."""
+    import keras
+
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
