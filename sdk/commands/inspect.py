@@ -101,7 +101,8 @@ def _contract(contract: dict[str, Any] | None) -> Iterator[str]:
     for output in contract["outputs"]:
         activation = "" if output["activation"] == "none" else f", then {output['activation']}"
         yield f"output {output['tensor']}: {output['role']}{activation}"
-    yield f"box {contract['box']['form']} in {contract['box']['units']}s, thresholds {_scalars(contract['thresholds'])}"
+    units = "fractions of" if contract["box"]["units"] == "fraction" else "pixels of"
+    yield f"box {contract['box']['form']} in {units} the input, thresholds {_scalars(contract['thresholds'])}"
     if contract["recipe"]:
         yield f"recipe {contract['recipe']}"
 
