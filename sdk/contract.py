@@ -164,7 +164,8 @@ class Contract:
         version = data.pop("schema_version", None)
         if version != SCHEMA_VERSION:
             raise ContractError(f"schema_version is {version!r}: this release reads version {SCHEMA_VERSION}")
-        return _build(cls, data, "")
+        contract: Contract = _build(cls, data, "")
+        return contract
 
 
 def _build(kind: Any, data: Any, where: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ _INTERPOLATION = {
     # INTER_NEAREST takes the top-left neighbour, which shifts the image by half a pixel.
     "nearest": cv2.INTER_NEAREST_EXACT,
 }
+_AS_IT_IS = -1
 _INTEGERS = (np.uint8, np.int8, np.int16)
 
 
@@ -98,11 +100,11 @@ class Preprocessor:
     Raises ContractError when the contract's normalization does not go with the dtype.
     """
 
-    def __init__(self, spec: InputSpec, dtype: np.dtype, scale: float | None, zero_point: int | None) -> None:
+    def __init__(self, spec: InputSpec, dtype: np.dtype[Any], scale: float | None, zero_point: int | None) -> None:
         self.spec = spec
         channels = 1 if spec.color == "gray" else 3
         self._interpolation = _INTERPOLATION[spec.interpolation]
-        self._color = {"rgb": cv2.COLOR_BGR2RGB, "gray": cv2.COLOR_BGR2GRAY}.get(spec.color)
+        self._color = {"rgb": cv2.COLOR_BGR2RGB, "gray": cv2.COLOR_BGR2GRAY, "bgr": _AS_IT_IS}[spec.color]
         # What the letterbox leaves free is filled once; the image is then written into its middle.
         self._canvas = np.full((spec.height, spec.width, channels), spec.pad_value, np.uint8)
         self._table = _table(spec, np.dtype(dtype), scale, zero_point)
@@ -115,7 +117,7 @@ class Preprocessor:
         """Whether the resized pixels are the tensor, without any conversion of values."""
         return self._table is None
 
-    def __call__(self, pixels: Pixels) -> tuple[NDArray[np.generic], Placement]:
+    def __call__(self, pixels: Pixels) -> tuple[NDArray[Any], Placement]:
         """The tensor (1, height, width, channels) for a BGR uint8 frame (height, width, 3), and its placement.
 
         The tensor's memory is used again by the next call: copy it to keep it. Raises UsageError
@@ -131,7 +133,8 @@ class Preprocessor:
             cv2.resize(pixels, self._size, dst=self._view, interpolation=self._interpolation)
         else:
             if pixels.shape != self._small.shape:
-                pixels = cv2.resize(pixels, self._size, dst=self._small, interpolation=self._interpolation)
+                cv2.resize(pixels, self._size, dst=self._small, interpolation=self._interpolation)
+                pixels = self._small
             cv2.cvtColor(pixels, self._color, dst=self._view)
         if self._flip_sign:
             np.bitwise_xor(self._canvas, 0x80, out=self._tensor.view(np.uint8)[0])
@@ -156,12 +159,12 @@ class Preprocessor:
         self._view = self._canvas[y : y + h, x : x + w]
         self._size = (w, h)
         # Colours are swapped behind the resize, where there are fewer pixels.
-        self._small = None if self._color is None else np.empty((h, w, 3), np.uint8)
+        self._small = None if self._color == _AS_IT_IS else np.empty((h, w, 3), np.uint8)
         self._placement = geometry.placement
         self._frame_size = (height, width)
 
 
-def _table(spec: InputSpec, dtype: np.dtype, scale: float | None, zero_point: int | None) -> NDArray[np.generic] | None:
+def _table(spec: InputSpec, dtype: np.dtype[Any], scale: float | None, zero_point: int | None) -> NDArray[Any] | None:
     """What each pixel value becomes in each channel, (256, 1, channels); None where it stays as it is."""
     mean, std = np.array(spec.mean, np.float64), np.array(spec.std, np.float64)
     pixels = np.arange(256, dtype=np.float64).reshape(256, 1, 1)
@@ -172,28 +175,34 @@ def _table(spec: InputSpec, dtype: np.dtype, scale: float | None, zero_point: in
         raise ContractError(f"the model's input is {dtype}: it must be float32, uint8, int8 or int16")
     if not scale and (np.any(mean != 0) or np.any(std != 1)):
         raise ContractError(
-            f"the model's input is {dtype} without a scale, so it takes raw pixels: input.mean must be 0 and input.std 1"
+            f"the model's input is {dtype} without a scale, so it takes raw pixels: "
+            f"input.mean must be 0 and input.std 1, not {list(spec.mean)} and {list(spec.std)}"
         )
     exact = values / (scale or 1.0) + (zero_point or 0)
-    # Half a step is what rounding may cost anyway; the last bit is for a scale that was stored as float32.
-    if dtype == np.uint8 and np.abs(exact - pixels).max() <= 0.5 + 1e-3:
+    if dtype == np.uint8 and _within_half_a_step(exact, pixels):
         return None
+    if dtype == np.int8 and _within_half_a_step(exact, pixels - 128):
+        return np.arange(-128, 128, dtype=np.int8)
     limits = np.iinfo(dtype)
-    return _shaped(np.clip(np.rint(exact), limits.min, limits.max).astype(dtype))
+    # Not rint: it rounds halves to even, which would make one value of two neighbouring pixels.
+    return _shaped(np.clip(np.floor(exact + 0.5), limits.min, limits.max).astype(dtype))
 
 
-def _shaped(table: NDArray[np.generic]) -> NDArray[np.generic]:
+def _within_half_a_step(exact: NDArray[np.float64], pixels: NDArray[np.float64]) -> bool:
+    """Whether whole pixels are as good as rounding; the last bit is for a scale that was stored as float32."""
+    return bool(np.abs(exact - pixels).max() <= 0.5 + 1e-3)
+
+
+def _shaped(table: NDArray[Any]) -> NDArray[Any]:
     if table.shape[2] == 1:
         return table.reshape(256)  # one table for all channels is the quicker form
     return table
 
 
-def _empty_like(canvas: Pixels, table: NDArray[np.generic]) -> NDArray[np.generic]:
+def _empty_like(canvas: Pixels, table: NDArray[Any]) -> NDArray[Any]:
     return np.empty((1, *canvas.shape), table.dtype)
 
 
-def _is_sign_flip(table: NDArray[np.generic] | None) -> bool:
+def _is_sign_flip(table: NDArray[Any] | None) -> bool:
     """Whether the table is pixel - 128 in int8, which is one bit flipped: far quicker than a table."""
-    if table is None or table.dtype != np.int8:
-        return False
-    return bool(np.all(table.reshape(256, -1).T == np.arange(-128, 128)))
+    return table is not None and table.dtype == np.int8 and np.array_equal(table, np.arange(-128, 128))
