@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _rows(report: ModelReport, golden: GoldenCheck) -> Iterator[tuple[str, str]]:
     """The report as lines, each with its name where a new thing begins."""
-    yield "file", f"{report.path}: {report.file_bytes:,} bytes ({report.flatbuffer_bytes:,} without what it carries)"
+    carried = report.file_bytes - report.flatbuffer_bytes
+    behind = f", {carried:,} of them behind the model" if carried else ""
+    yield "file", f"{report.path}: {report.file_bytes:,} bytes{behind}"
     yield "precision", report.precision
     yield from _continued("", report.reasons)
     yield from _continued("inputs", [_port(port) for port in report.inputs])
