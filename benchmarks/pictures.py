@@ -12,15 +12,12 @@ import numpy as np
 
 from edgeloc.benchmarks.result import Worst
 from edgeloc.data import Sample
-from edgeloc.draw import draw_boxes
+from edgeloc.draw import FLOAT_COLOR, QUANTIZED_COLOR, TRUTH_COLOR, draw_boxes
 from edgeloc.errors import DataError
 from edgeloc.types import Box, Pixels
 
-__all__ = ["FLOAT_BGR", "QUANTIZED_BGR", "TRUTH_BGR", "jpeg_uri", "side_by_side", "with_previews"]
+__all__ = ["jpeg_uri", "side_by_side", "with_previews"]
 
-TRUTH_BGR = (80, 200, 40)
-FLOAT_BGR = (217, 143, 59)
-QUANTIZED_BGR = (57, 123, 224)
 _STORED_SIDE = 320  # pixels of the longer side of what is stored
 _DRAWN_SIDE = 480  # and of what is drawn on, so that lines stay fine beside a small object
 _PREFIX = "data:image/jpeg;base64,"
@@ -65,12 +62,12 @@ def side_by_side(image: Worst) -> tuple[str, str] | None:
     scale = grow * image.preview_scale
     pictures = []
     for box, title, color in (
-        (image.box_float, f"float {image.iou_float:.2f}", FLOAT_BGR),
-        (image.box_quantized, f"quantized {image.iou_quantized:.2f}", QUANTIZED_BGR),
+        (image.box_float, f"float {image.iou_float:.2f}", FLOAT_COLOR),
+        (image.box_quantized, f"quantized {image.iou_quantized:.2f}", QUANTIZED_COLOR),
     ):
-        boxes = [(_scaled(image.truth, scale), "truth", TRUTH_BGR)]
+        boxes = [(_scaled(image.truth, scale), "truth", TRUTH_COLOR)]
         boxes += [(_scaled(box, scale), title, color)] if box else []
-        pictures.append(jpeg_uri(draw_boxes(large.copy(), boxes), 85))
+        pictures.append(jpeg_uri(draw_boxes(large, boxes), 85))
     return pictures[0], pictures[1]
 
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["drop_curve", "iou_scatter", "latency_bars", "latency_course", "size_bars"]
 
-# Mid-tones that stand out on white and on near-black alike; text and lines take the page's colour.
-FLOAT_COLOR = "#3b8fd9"
-QUANTIZED_COLOR = "#e07b39"
-MARK_COLOR = "#c2408f"
+# Okabe and Ito, as in edgeloc.draw: told apart by the colour-blind, on white and near-black; text takes the page's colour.
+FLOAT_COLOR = "#56b4e9"
+QUANTIZED_COLOR = "#e69f00"
+MARK_COLOR = "#cc79a7"
 _INK = "#123456"  # replaced by currentColor in the SVG
 _POINTS = 2500  # above, a scatter is drawn as pixels
 

@@ -20,10 +20,14 @@ _SCENES = 32
 
 
 class FrameSource(ABC):
-    """Gives frames without end; `capture` says in words what `grab` spends its time on."""
+    """Gives frames without end; `capture` says in words what `grab` spends its time on.
+
+    `skipped` names what could not be read and was left out.
+    """
 
     name: str
     capture: str
+    skipped: Sequence[str] = ()
 
     @abstractmethod
     def grab(self) -> Pixels:
@@ -34,10 +38,13 @@ class FrameSource(ABC):
 
 
 class CameraSource(FrameSource):
-    """A camera by URI; a finite one (a video, a folder) starts again at its end."""
+    """A camera by URI; a finite one (a video, a folder) starts again at its end.
 
-    def __init__(self, uri: str) -> None:
-        self.name = uri
+    `size` is the model's input (width, height), for cameras that scale by themselves.
+    """
+
+    def __init__(self, uri: str, size: tuple[int, int] | None = None) -> None:
+        self.name, self._size = uri, size
         self._camera = self._open()
         self.capture = (
             "waiting for the camera's next frame" if self._camera.live else "reading and decoding the next frame"
@@ -46,7 +53,7 @@ class CameraSource(FrameSource):
     def _open(self) -> Camera:
         from edgeloc.cameras import open_camera
 
-        return open_camera(self.name)
+        return open_camera(self.name, size=self._size)
 
     def grab(self) -> Pixels:
         frame = self._camera.read()
@@ -65,17 +72,28 @@ class CameraSource(FrameSource):
 class ImageSource(FrameSource):
     """Up to 64 images spread over a data set, in turn; each is read once before, so that none comes from a cold disk.
 
-    A corrupt image raises DataError, or is left out with `skip_bad`.
+    A corrupt image raises DataError, or with `skip_bad` is left out and listed in `skipped`.
     """
 
     capture = "reading and decoding an image file that the system holds in memory"
 
     def __init__(self, name: str, samples: Sequence[Sample], *, skip_bad: bool = False) -> None:
         self.name = name
-        self._samples = [sample for sample in spread(samples, _IMAGES) if _loads(sample, skip_bad)]
+        self.skipped: list[str] = []
+        self._samples = [sample for sample in spread(samples, _IMAGES) if self._loads(sample, skip_bad)]
         if not self._samples:
             raise DataError(f"{name} holds no image that can be read")
         self._next = 0
+
+    def _loads(self, sample: Sample, skip_bad: bool) -> bool:
+        try:
+            sample.load()
+        except DataError:
+            if not skip_bad:
+                raise
+            self.skipped.append(sample.name)
+            return False
+        return True
 
     def grab(self) -> Pixels:
         sample = self._samples[self._next % len(self._samples)]
@@ -128,13 +146,3 @@ def _shares(groups: list[list[int]], limit: int) -> list[tuple[list[int], int]]:
 def _evenly(items: list[int], count: int) -> list[int]:
     """`count` of `items`, each from the middle of its share of the list."""
     return [items[(2 * index + 1) * len(items) // (2 * count)] for index in range(count)]
-
-
-def _loads(sample: Sample, skip_bad: bool) -> bool:
-    try:
-        sample.load()
-    except DataError:
-        if not skip_bad:
-            raise
-        return False
-    return True

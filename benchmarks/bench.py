@@ -1,0 +1,227 @@
+"""One benchmark from its options to its saved result; timing, pairing and figures are modules of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from edgeloc.benchmarks.environment import Environment, read_environment
+from edgeloc.benchmarks.figures import regression_figures
+from edgeloc.benchmarks.latency import LatencyRecorder
+from edgeloc.benchmarks.pictures import with_previews
+from edgeloc.benchmarks.regression import RegressionRecorder
+from edgeloc.benchmarks.result import BenchResult, DataInfo, ModelInfo, Regression, require_writable, write_result
+from edgeloc.benchmarks.sides import Side, float_side, quantized_side
+from edgeloc.benchmarks.sources import CameraSource, FrameSource, ImageSource, SceneSource, spread
+from edgeloc.data import Dataset, Sample, open_dataset
+from edgeloc.errors import DataError
+from edgeloc.localizer import Localizer
+from edgeloc.progress import progress
+
+__all__ = ["BenchOptions", "bench", "closing_table"]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What to measure, and where the result goes; see `edgeloc bench --help` for each."""
+
+    model: str | Path
+    out: str | Path
+    against: str | Path | None = None
+    data: str | Path | None = None
+    split: str | None = None
+    camera: str | None = None
+    frames: int = 200
+    warmup: int = 20
+    limit: int | None = None
+    threads: int | None = None
+    engine: str = "auto"
+    negatives: bool = True
+    skip_bad: bool = False
+
+
+def bench(options: BenchOptions) -> BenchResult:
+    """Measure, write the result to `options.out`, and return it.
+
+    Whatever can be refused is refused before the first measurement. After KeyboardInterrupt what
+    was measured so far is written with `complete` false, and the interrupt goes on.
+    """
+    require_writable(options.out)
+    measurement = _Measurement(options)
+    try:
+        measurement.run()
+    except KeyboardInterrupt:
+        if measurement.has_figures:
+            write_result(options.out, measurement.result(complete=False))
+        raise
+    finally:
+        measurement.close()
+    result = measurement.result(complete=True)
+    write_result(options.out, result)
+    return result
+
+
+class _Measurement:
+    """Everything one benchmark has open, and what it has measured so far."""
+
+    def __init__(self, options: BenchOptions) -> None:
+        self.options = options
+        self.environment = read_environment()
+        self.localizer = Localizer(options.model, engine=options.engine, threads=options.threads)
+        self.data = open_dataset(options.data, split=options.split, skip_bad=options.skip_bad) if options.data else None
+        self.samples = _labelled(self.data, options.limit) if self.data is not None else []
+        self.float_side, self.quantized_side = self._sides()
+        self.source = self._source()
+        self.latency = LatencyRecorder(self.localizer, self.source, options.warmup, options.threads)
+        self.regression: RegressionRecorder | None = None
+        if self.float_side is not None and self.quantized_side is not None:
+            self.regression = RegressionRecorder(
+                self.float_side, self.quantized_side, negatives=options.negatives, skip_bad=options.skip_bad
+            )
+
+    def _sides(self) -> tuple[Side | None, Side | None]:
+        options = self.options
+        if options.against is None or self.data is None:
+            return None, None
+        quantized = quantized_side(options.model, options.engine, options.threads)
+        return float_side(options.against, self.localizer.contract, options.engine, options.threads), quantized
+
+    def _source(self) -> FrameSource:
+        if self.options.camera:
+            wanted = self.localizer.contract.input
+            return CameraSource(self.options.camera, (wanted.width, wanted.height))
+        if self.data is not None:
+            return ImageSource(str(self.options.data), self.samples, skip_bad=self.options.skip_bad)
+        return SceneSource()
+
+    def run(self) -> None:
+        """Latency first, while the machine is as cool as it was found; then the comparison."""
+        self.latency.record(progress(range(self.options.warmup + self.options.frames), label="latency"))
+        if self.regression is not None:
+            self.regression.record(progress(self.samples, label="float against quantized"))
+
+    def close(self) -> None:
+        self.source.close()
+
+    @property
+    def has_figures(self) -> bool:
+        return bool(self.latency.frames or (self.regression and self.regression.rows))
+
+    def result(self, *, complete: bool) -> BenchResult:
+        """All figures of what was measured so far."""
+        model = _model_info(self.options.model, self.localizer.engine.name, self.localizer.engine.version)
+        against = self._against()
+        regression = self._regression()
+        return BenchResult(
+            created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            complete=complete,
+            environment=self.environment,
+            model=model,
+            against=against,
+            size_ratio=round(against.bytes / model.bytes, 3) if against else None,
+            data=self._data_info(),
+            latency=self.latency.stages(),
+            latency_run=self.latency.run() if self.latency.frames else None,
+            regression=regression,
+            notes=_notes(self.environment, against, regression),
+        )
+
+    def _against(self) -> ModelInfo | None:
+        side = self.float_side
+        if side is None or self.options.against is None:
+            return None
+        return _model_info(self.options.against, side.engine.name, side.engine.version)
+
+    def _regression(self) -> Regression | None:
+        if self.regression is None or self.float_side is None or self.quantized_side is None:
+            return None
+        figures = regression_figures(
+            self.regression.rows,
+            threshold_float=self.float_side.threshold,
+            threshold_quantized=self.quantized_side.threshold,
+            labels=self.localizer.contract.labels,
+        )
+        return dataclasses.replace(figures, worst=with_previews(figures.worst, self.samples))
+
+    def _data_info(self) -> DataInfo | None:
+        if self.data is None:
+            return None
+        in_regression = self.regression.skipped if self.regression else []
+        skipped = list(dict.fromkeys([*self.source.skipped, *in_regression]))
+        return DataInfo(
+            uri=str(self.options.data),
+            name=self.data.name,
+            split=self.data.split,
+            labels=self.data.labels,
+            notes=self.data.notes,
+            images=len(self.data),
+            used=len(self.samples) - len(skipped),
+            skipped=len(skipped),
+            skipped_names=tuple(skipped),
+        )
+
+
+def _labelled(data: Dataset, limit: int | None) -> list[Sample]:
+    """The samples of which something is known, spread evenly where there are more than `limit`."""
+    samples = [sample for sample in data if sample.labelled]
+    if not samples:
+        raise DataError(f"{data.root} holds no labelled image: a comparison with the truth needs some")
+    return spread(samples, limit)
+
+
+def _model_info(path: str | Path, engine: str, version: str) -> ModelInfo:
+    data = Path(path).read_bytes()
+    return ModelInfo(
+        path=str(path),
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=len(data),
+        precision=_precision(path),
+        engine=engine,
+        engine_version=version,
+    )
+
+
+def _precision(path: str | Path) -> str:
+    """As read out of the file; a Keras file computes in float32."""
+    from edgeloc.inspection import inspect_model
+
+    return "float32 (Keras)" if Path(path).suffix == ".keras" else inspect_model(path).precision
+
+
+def _notes(environment: Environment, against: ModelInfo | None, regression: Regression | None) -> tuple[str, ...]:
+    notes = [*environment.warnings()]
+    if against and "float32" not in against.precision:
+        notes.append(f"the model compared against is itself {against.precision}, not float32: {against.path}")
+    if regression and regression.ci_by == "image" and len({row.group for row in regression.rows}) == 1:
+        notes.append(
+            "the data names no groups, or only one: if images are frames of one clip, the interval is too narrow"
+        )
+    return tuple(notes)
+
+
+def closing_table(result: BenchResult, out: str | Path) -> str:
+    """The numbers that matter, one a line."""
+    rows: list[tuple[str, str]] = []
+    figures = result.regression
+    if figures and figures.mean_iou_drop is not None and figures.drop_ci95 is not None:
+        low, high = figures.drop_ci95
+        means = f"float {figures.mean_iou_float:.4f}, quantized {figures.mean_iou_quantized:.4f}, {figures.images} images"
+        rows.append(("IoU drop", f"{figures.mean_iou_drop:.4f}  [{low:.4f}, {high:.4f}] by {figures.ci_by}  ({means})"))
+    if result.latency:
+        total, invoke = result.latency["total"].p50_ms, result.latency["invoke"].p50_ms
+        rows.append(("latency", f"p50 {total:.1f} ms a frame, {1000 / total:.0f} a second  (invoke {invoke:.1f} ms)"))
+    ratio = f"  (float is {result.size_ratio:.1f} times as large)" if result.size_ratio else ""
+    rows.append(("size", f"{result.model.bytes / 1e6:.2f} MB, {result.model.precision}{ratio}"))
+    if result.data and result.data.skipped:
+        rows.append(("skipped", f"{result.data.skipped} images that cannot be read: {_some(result.data.skipped_names)}"))
+    rows += [("note", note) for note in result.notes]
+    rows.append(("result", str(out)))
+    return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
