@@ -1,0 +1,1 @@
+"""What touches hardware on the device: cameras, and later boards, power, heat, accelerators and services."""

@@ -1,0 +1,58 @@
+"""Cameras by URI: finds the one that a URI names and opens it; each camera lives in a module of its own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+from edgeloc.cameras.base import Camera
+from edgeloc.cameras.uri import IMAGE_SUFFIXES, Uri, parse_uri
+from edgeloc.errors import CameraError, UsageError
+
+__all__ = ["CAMERAS", "Camera", "open_camera"]
+
+CAMERAS = {
+    "video": "edgeloc.cameras.video:VideoCamera",
+    "images": "edgeloc.cameras.images:ImageCamera",
+    "synthetic": "edgeloc.cameras.synthetic:SyntheticCamera",
+    "v4l2": "edgeloc.device.cameras.v4l2:V4l2Camera",
+}
+_EXAMPLES = "v4l2:///dev/video0, synthetic://?seed=1, a video file, a folder of images"
+
+
+def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = None) -> Camera:
+    """Open the camera that `uri` names; the caller closes it, best by a `with`.
+
+    A URI with a scheme (`v4l2:///dev/video0?size=640x480&fps=30&format=MJPG`,
+    `synthetic://?seed=1&fps=30&frames=300&live=0`), or the path of a video, an image or a folder
+    of images. `size` is the (width, height) in pixels that the model takes: a camera that scales
+    by itself delivers no more than it needs to cover it, others ignore it; a size in the URI wins.
+
+    Raises UsageError for an unknown scheme, an unknown option or a path that is not there,
+    DataError for a file that cannot be read, CameraError for a device that fails.
+    """
+    parts = parse_uri(os.fspath(uri))
+    entry = CAMERAS[_kind(parts)]
+    module, _, name = entry.partition(":")
+    try:
+        kind: type[Camera] = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise CameraError(f"camera {parts.text}: its module does not load: {error}") from error
+    camera = kind.from_uri(parts, size)
+    camera.open()
+    return camera
+
+
+def _kind(uri: Uri) -> str:
+    """Which entry of CAMERAS a URI or a path means."""
+    if uri.scheme not in ("", "file"):
+        if uri.scheme not in CAMERAS:
+            raise UsageError(f"camera {uri.text}: there is no scheme {uri.scheme}://; known are: {_EXAMPLES}")
+        return uri.scheme
+    if uri.path.startswith("/dev/video"):
+        return "v4l2"
+    if not os.path.exists(uri.path):
+        raise UsageError(f"camera {uri.text} is not there: give one of {_EXAMPLES}")
+    if os.path.isdir(uri.path) or uri.path.lower().endswith(IMAGE_SUFFIXES):
+        return "images"
+    return "video"

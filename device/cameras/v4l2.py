@@ -1,0 +1,145 @@
+"""V4L2 cameras (USB webcams and the like) through OpenCV; finding out why one does not open is in v4l2_probe."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edgeloc.cameras.base import Camera
+from edgeloc.cameras.uri import Uri, rate
+from edgeloc.cameras.uri import size as parse_size
+from edgeloc.device.cameras.v4l2_probe import probe
+from edgeloc.errors import CameraError, CameraTimeout, UsageError
+from edgeloc.types import Frame
+
+__all__ = ["FORMATS", "V4l2Camera", "sensor_time"]
+
+FORMATS = ("MJPG", "YUYV")
+DEFAULT_SIZE = (640, 480)
+# A driver's time further back than this is no time of the monotonic clock.
+OLDEST_S = 10.0
+
+
+class V4l2Camera(Camera):
+    """`v4l2:///dev/video0?size=640x480&fps=30&format=MJPG`, or `v4l2://0`.
+
+    Without a size, 640x480; a size or format that is asked for and not granted raises CameraError,
+    a frame rate may come out lower (dim light), and `fps` says what the driver promised.
+    `captured_at` is the driver's time for the buffer (V4L2 drivers use the monotonic clock; UVC
+    takes the start of the exposure), or, where the driver gives none, the time of the grab.
+    """
+
+    live = True
+
+    def __init__(
+        self,
+        device: str = "/dev/video0",
+        *,
+        size: tuple[int, int] | None = None,
+        fps: float | None = None,
+        format: str | None = None,
+    ) -> None:
+        if format is not None and format not in FORMATS:
+            raise UsageError(f"camera {device}: format is {format!r}: it must be one of {', '.join(FORMATS)}")
+        self.device = device
+        self._asked_size, self._asked_fps, self._asked_format = size, fps, format
+        self._capture: cv2.VideoCapture | None = None
+        self._next = 0
+        self._last_time = 0.0
+
+    @classmethod
+    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> V4l2Camera:
+        """The camera of a v4l2:// URI, or of a path such as /dev/video0.
+
+        A webcam has no scaler, and its small modes are often cropped: so `size` only makes the
+        default larger where the model takes more than 640x480.
+        """
+        options = uri.options({"size": parse_size, "fps": rate, "format": str.upper})
+        device = f"/dev/video{uri.path}" if uri.path.isdecimal() else uri.path or "/dev/video0"
+        return cls(device, **options)
+
+    @property
+    def name(self) -> str:
+        """The device's path."""
+        return self.device
+
+    def _open(self) -> None:
+        probe(self.device)
+        self._capture = cv2.VideoCapture(self.device, cv2.CAP_V4L2)
+        if not self._capture.isOpened():
+            raise CameraError(_busy(self.device))
+        self._configure(self._capture)
+        self._next, self._last_time = 0, 0.0
+
+    def _configure(self, capture: cv2.VideoCapture) -> None:
+        """Ask for format, size, rate and one buffer, so that no queue of old frames builds up."""
+        if self._asked_format and not capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*self._asked_format)):
+            raise CameraError(f"camera {self.device} does not send {self._asked_format}: {_modes(self.device)}")
+        width, height = self._asked_size or DEFAULT_SIZE
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
+        if self._asked_fps:
+            capture.set(cv2.CAP_PROP_FPS, self._asked_fps)
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        if not capture.isOpened():
+            raise CameraError(_busy(self.device))
+        self.size = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
+        if self._asked_size and self.size != self._asked_size:
+            given, asked = ("x".join(map(str, size)) for size in (self.size, self._asked_size))
+            raise CameraError(f"camera {self.device} gives {given} instead of {asked}: {_modes(self.device)}")
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if fps > 0 else None
+
+    def _read(self, timeout_s: float) -> Frame | None:
+        assert self._capture is not None
+        deadline = time.monotonic() + timeout_s
+        undecodable = 0
+        while self._grab(self._capture, deadline):
+            grabbed_at = time.monotonic()
+            found, pixels = self._capture.retrieve()
+            number, self._next = self._next, self._next + 1
+            if found and pixels.ndim == 3:
+                captured_at = sensor_time(self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, grabbed_at)
+                self._last_time = max(captured_at, self._last_time)
+                return Frame(np.asarray(pixels, np.uint8), self._last_time, number)
+            undecodable += 1
+        if undecodable:
+            raise CameraError(f"camera {self.device} sent {undecodable} frames that cannot be decoded: try format=YUYV")
+        raise CameraTimeout(f"camera {self.device} sent no frame for {timeout_s:g} s: check its cable and its USB port")
+
+    def _grab(self, capture: cv2.VideoCapture, deadline: float) -> bool:
+        """Wait for a frame until `deadline`; False when none came."""
+        # A signal ends the wait early and looks like a timeout: hence the loop.
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                if cv2.VideoCapture.waitAny([capture], max(1_000_000, int(left * 1e9)))[0]:
+                    return True
+            except cv2.error as error:
+                if Path(self.device).exists():
+                    raise CameraError(_busy(self.device)) from error
+            if not Path(self.device).exists():
+                raise CameraError(f"camera {self.device} is gone: it was unplugged or its driver stopped")
+        return False
+
+    def _close(self) -> None:
+        if self._capture is not None:
+            self._capture.release()
+        self._capture = None
+
+
+def sensor_time(driver_s: float, grabbed_at: float) -> float:
+    """The driver's time of a buffer where it is one of the monotonic clock, else the time of the grab; seconds."""
+    return driver_s if grabbed_at - OLDEST_S < driver_s <= grabbed_at else grabbed_at
+
+
+def _busy(device: str) -> str:
+    return (
+        f"camera {device} does not start: another program holds it (`fuser -v {device}` names it) or its driver failed"
+    )
+
+
+def _modes(device: str) -> str:
+    return f"`v4l2-ctl -d {device} --list-formats-ext` shows what it can do"

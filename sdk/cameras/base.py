@@ -1,0 +1,102 @@
+"""What every camera does and promises; no camera lives here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import TracebackType
+
+from edgeloc.cameras.uri import Uri
+from edgeloc.errors import CameraError
+from edgeloc.types import Frame
+
+__all__ = ["READ_TIMEOUT_S", "Camera"]
+
+READ_TIMEOUT_S = 2.0
+
+
+class Camera(ABC):
+    """A source of frames: `open()`, `read()` again and again, `close()`; or `with` and `for`.
+
+    The contract, which one test suite holds every camera to:
+
+    - Pixels are uint8, (height, width, 3), BGR, and belong to the caller: no later frame is written
+      into the same memory.
+    - `sequence` starts at 0 with `open()` and grows with every frame, those included that the
+      camera knows it dropped. `captured_at` never goes back, and is never in the future.
+    - `read()` returns None once a finite source has ended, and then always. It raises
+      CameraTimeout when no new frame came in `timeout_s` seconds, CameraError when the camera is
+      closed or gone. No frame is ever handed out twice, repeated or made up.
+    - `open()` cleans up behind a failure; `close()` may be called at any time, and more than once.
+      An opened camera is read from one thread at a time, and is not closed while it is read.
+    - `live`: frames come by themselves and are lost when nobody takes them. Else the source waits.
+    - `fps` is the camera's frame rate, None where there is none. `size` is (width, height) in
+      pixels, None before `open()` and where frames differ in size.
+    """
+
+    live: bool = False
+    fps: float | None = None
+    size: tuple[int, int] | None = None
+    _opened: bool = False
+
+    @classmethod
+    @abstractmethod
+    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> Camera:
+        """The camera a URI asks for, not opened; `size` is what the model would like to get."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What messages call the camera: its path, device or URI."""
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Get the camera ready; set `fps` and `size`. What was begun before a failure goes in `_close`."""
+
+    @abstractmethod
+    def _read(self, timeout_s: float) -> Frame | None:
+        """The next frame, None at the end."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Give everything back; called also when `_open` failed half-way."""
+
+    def open(self) -> None:
+        """Get the camera ready to read; an opened camera stays as it is.
+
+        Raises CameraError when the camera is absent, busy, forbidden or refuses the format,
+        UsageError when a path is not there, DataError when a file cannot be read.
+        """
+        if self._opened:
+            return
+        try:
+            self._open()
+        except BaseException:
+            self._close()
+            raise
+        self._opened = True
+
+    def read(self, timeout_s: float = READ_TIMEOUT_S) -> Frame | None:
+        """The next frame, or None when a finite source has ended; see the class for the promises."""
+        if not self._opened:
+            raise CameraError(f"camera {self.name} is not open: call open() first, or use it in a `with`")
+        return self._read(timeout_s)
+
+    def close(self) -> None:
+        """Give the camera back; a closed camera may be opened again, from its beginning."""
+        if self._opened:
+            self._opened = False
+            self._close()
+
+    def __enter__(self) -> Camera:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        while (frame := self.read()) is not None:
+            yield frame

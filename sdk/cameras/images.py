@@ -1,0 +1,77 @@
+"""A folder of images, or one image, as a camera; labels beside the images are not read here."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edgeloc.cameras.base import Camera
+from edgeloc.cameras.uri import IMAGE_SUFFIXES, Uri
+from edgeloc.errors import DataError, UsageError
+from edgeloc.types import Frame, Pixels
+
+__all__ = ["ImageCamera", "images_in", "load_image"]
+
+
+class ImageCamera(Camera):
+    """Every image of a folder in the order of the names, or one image; `captured_at` is when it was decoded.
+
+    Folders within the folder are left out. Images may differ in size. An image that cannot be
+    read raises DataError with its name.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._files: list[Path] = []
+        self._next = 0
+
+    @classmethod
+    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> ImageCamera:
+        """A path, or file:// or images:// and a path; there are no options."""
+        uri.options({})
+        return cls(uri.path)
+
+    @property
+    def name(self) -> str:
+        """The path of the folder or image."""
+        return str(self.path)
+
+    def _open(self) -> None:
+        if not self.path.exists():
+            raise UsageError(f"image or folder {self.path} is not there")
+        self._files = [self.path] if self.path.is_file() else images_in(self.path)
+        if not self._files:
+            raise DataError(f"folder {self.path} holds no image: known are {', '.join(IMAGE_SUFFIXES)}")
+        self._next = 0
+
+    def _read(self, timeout_s: float) -> Frame | None:
+        if self._next >= len(self._files):
+            return None
+        pixels = load_image(self._files[self._next])
+        frame = Frame(pixels, time.monotonic(), self._next)
+        self._next += 1
+        return frame
+
+    def _close(self) -> None:
+        self._files = []
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images directly in `folder`, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def load_image(path: Path) -> Pixels:
+    """The image as (height, width, 3) uint8 BGR, turned as its EXIF data say; DataError names a bad file."""
+    try:
+        data = np.fromfile(path, np.uint8)
+        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except (OSError, cv2.error) as error:
+        raise DataError(f"image {path} cannot be read: {error}") from error
+    if pixels is None:
+        raise DataError(f"image {path} cannot be read: it is damaged or no image")
+    return np.asarray(pixels, np.uint8)

@@ -1,0 +1,94 @@
+"""`edgeloc run`: the command line of the run loop; what a run does is in edgeloc.loop."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from edgeloc.errors import UsageError
+
+HELP = "find the object in what a camera sees, live, and show or record it"
+EXTRA: str | None = None
+NEEDS = ("cv2", "numpy")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("model", metavar="MODEL", help="a .tflite that carries its contract")
+    parser.add_argument(
+        "--camera",
+        metavar="URI",
+        required=True,
+        help="v4l2:///dev/video0?size=640x480&fps=30&format=MJPG, a video file, a folder of images, or synthetic://?seed=1",
+    )
+    parser.add_argument(
+        "--sink",
+        metavar="URI",
+        action="append",
+        default=[],
+        help="window, a path ending in .mp4 or one ending in .jsonl; may be given more than once",
+    )
+    parser.add_argument(
+        "--engine", default="auto", metavar="NAME", help="auto (default), litert, tflite-runtime, tensorflow"
+    )
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", help="threads of the engine (default: its own choice)"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("newest", "fresh"),
+        default="newest",
+        help="live cameras: the newest frame there is (default), or one exposed after the last result",
+    )
+    parser.add_argument(
+        "--budget-ms", type=_above_zero, metavar="MS", help="mark results as stale above this frame age"
+    )
+    parser.add_argument("--frames", type=_positive, metavar="N", help="end after this many results")
+    parser.add_argument("--contract", metavar="JSON", help="the contract of a model that carries none")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until the source, the user or --frames ends it, and print one paragraph."""
+    from edgeloc.cameras import open_camera
+    from edgeloc.localizer import Localizer
+    from edgeloc.loop import run as run_loop
+    from edgeloc.sinks import open_sink
+
+    _keep_apart(args.camera, args.sink)
+    sinks = [open_sink(uri) for uri in args.sink]
+    localizer = Localizer(args.model, engine=args.engine, threads=args.threads, contract=args.contract)
+    wanted = localizer.contract.input
+    with open_camera(args.camera, size=(wanted.width, wanted.height)) as camera:
+        summary = run_loop(camera, localizer, *sinks, mode=args.mode, budget_ms=args.budget_ms, frames=args.frames)
+    print(summary)
+    # A video without a frame is not kept.
+    written = [sink.name for sink in sinks if os.path.exists(sink.name)]
+    if written:
+        print(f"Wrote {', '.join(written)}.")
+    return 0
+
+
+def _keep_apart(camera: str, sinks: list[str]) -> None:
+    """Refuse to write over the camera's own file, and to write one file twice."""
+    paths = [os.path.realpath(path) for path in (camera, *sinks)]
+    for position, path in enumerate(paths[1:]):
+        if path == paths[0]:
+            raise UsageError(f"sink {sinks[position]} is the file the frames come from: give another name")
+        if path in paths[1 : position + 1]:
+            raise UsageError(f"sink {sinks[position]} is given twice")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of 1 or more")
+    return int(text)
+
+
+def _above_zero(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
+    return value

@@ -1,0 +1,71 @@
+"""Shows annotated frames in a window; keys other than those that end the run are not handled here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import cv2
+
+from edgeloc.errors import DeviceError
+from edgeloc.sinks.base import Sink
+from edgeloc.types import Frame, Pixels, Result
+
+__all__ = ["WindowSink"]
+
+TITLE = "edgeloc (q ends)"
+_END_KEYS = (ord("q"), ord("Q"), 27)
+_PROBE = "import cv2; cv2.namedWindow('edgeloc'); cv2.waitKey(1)"
+_PROBE_TIMEOUT_S = 20.0
+
+
+class WindowSink(Sink):
+    """A window on the screen; q, Esc or closing it ends the run. To be used from the main thread."""
+
+    def __init__(self, uri: str = "window") -> None:
+        self._shown = False
+
+    @property
+    def name(self) -> str:
+        """Always `window`."""
+        return "window"
+
+    def open(self, *, fps: float | None = None, live: bool = False) -> None:
+        """Find out whether a window can be shown; DeviceError when not."""
+        _require_screen()
+        self.ended = self._shown = False
+
+    def write(self, frame: Frame, drawn: Callable[[], Pixels], result: Result) -> None:
+        """Show the annotated frame and look for a key."""
+        if not self._shown:
+            cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+            cv2.resizeWindow(TITLE, frame.pixels.shape[1], frame.pixels.shape[0])
+            self._shown = True
+        cv2.imshow(TITLE, drawn())
+        key = cv2.waitKey(1) & 0xFF
+        self.ended = key in _END_KEYS or cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1
+
+    def close(self) -> None:
+        """Take the window away."""
+        if self._shown:
+            self._shown = False
+            cv2.destroyWindow(TITLE)
+
+
+def _require_screen() -> None:
+    """Open a window in a process of its own: Qt aborts the whole process where there is no screen."""
+    try:
+        probe = subprocess.run(
+            [sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise DeviceError("window: the screen does not answer; write to a file instead, such as out.mp4") from None
+    if probe.returncode == 0:
+        return
+    if "not implemented" in probe.stderr:
+        raise DeviceError(
+            "window: this OpenCV has no windows: pip uninstall opencv-python-headless,"
+            " pip install opencv-python, or write to a file such as out.mp4"
+        )
+    raise DeviceError("window: there is no screen here (is DISPLAY set?); write to a file instead, such as out.mp4")
