@@ -18,11 +18,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType, ModuleType
 
 from edgeloc._version import __version__
 from edgeloc.errors import EdgelocError, MissingExtra, UsageError
+from edgeloc.quiet import quiet_import
 
 __all__ = ["COMMAND_GROUP", "Terminated", "main"]
 
@@ -85,8 +86,8 @@ def _dispatch(arguments: list[str]) -> int:
     missing = _missing(command.NEEDS)
     if missing:
         raise _missing_error(name, command, missing[0])
-    status = command.run(args)
-    return int(status)
+    with nullcontext() if _wants_verbose(arguments) else quiet_import("tensorflow"):
+        return int(command.run(args))
 
 
 def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
@@ -180,7 +181,6 @@ def _quieten_libraries(verbose: bool) -> None:
     """Keep TensorFlow's start-up lines off the user's terminal, unless asked for; a level already set stays."""
     if not verbose:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("GLOG_minloglevel", "3")
     logging.getLogger("edgeloc").setLevel(logging.DEBUG if verbose else logging.WARNING)
     if verbose:
         logging.basicConfig(format="edgeloc: %(levelname)s: %(message)s")
