@@ -29,8 +29,8 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.cfg pyproject.toml
-	@command -v $(PYTHON) >/dev/null || \
-		{ echo "make: $(PYTHON) is not found; name a Python of 3.10 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) --version >/dev/null 2>&1 || \
+		{ echo "make: $(PYTHON) does not run; name a Python of 3.10 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "make: $(PYTHON) is older than Python 3.10; name a newer one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
