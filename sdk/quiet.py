@@ -75,7 +75,7 @@ class _QuietFinder(importlib.abc.MetaPathFinder):
         finally:
             self._searching = False
         if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = _in_silence(spec.loader.exec_module)  # type: ignore[method-assign]
+            spec.loader.exec_module = _in_silence(spec.loader.exec_module)  # type: ignore[assignment, method-assign]
         return spec
 
 
