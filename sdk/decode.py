@@ -92,7 +92,7 @@ class Decoder:
         return Box(left, top, right, bottom)
 
 
-def _span(first: float, last: float, limit: int) -> tuple[float, float]:
+def _span(first: float, last: float, limit: float) -> tuple[float, float]:
     """Two edges in order, within 0 and `limit`; independent edges can come out inverted."""
     low, high = (first, last) if first <= last else (last, first)
     return min(max(low, 0.0), limit), min(max(high, 0.0), limit)

@@ -1,0 +1,70 @@
+"""Inference engines by name: finds the one asked for and loads a model into it; each lives in its own module."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from edgeloc.engines.base import Engine, TensorInfo
+from edgeloc.errors import EngineError, UsageError
+from edgeloc.modelfile import ModelFile, read_model
+
+__all__ = ["AUTO", "ENGINES", "Engine", "TensorInfo", "engine_class", "open_engine"]
+
+ENGINES = {
+    "litert": "edgeloc.engines.tflite:LiteRtEngine",
+    "tflite-runtime": "edgeloc.engines.tflite:TfliteRuntimeEngine",
+    "tensorflow": "edgeloc.engines.tflite:TensorFlowEngine",
+    "standin": "edgeloc.engines.standin:StandinEngine",
+}
+# In which order "auto" looks for a runtime: the smaller and newer first.
+AUTO = ("litert", "tflite-runtime", "tensorflow")
+
+
+def open_engine(name: str, model: bytes | str | Path | ModelFile, threads: int | None = None) -> Engine:
+    """Load a model into the engine called `name`, or into the first of `AUTO` that is installed and works.
+
+    Bytes are loaded as they are. A file, or a ModelFile, whose flatbuffer is not known to be the
+    one its contract was written for is tried in a process of its own first, since a damaged model
+    can end the process that loads it. `threads` None leaves their number to the runtime.
+
+    Raises UsageError for an unknown name or a bad number of threads, EngineError when no engine
+    is installed or it fails, ModelError when the model is damaged.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is {threads}: it must be at least 1")
+    file = _as_file(model)
+    if name != "auto":
+        return _load(engine_class(name), file, threads)
+    failures = []
+    for kind in map(engine_class, AUTO):
+        if not kind.available():
+            continue
+        try:
+            return _load(kind, file, threads)
+        except EngineError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    raise EngineError("no inference engine is installed: pip install ai-edge-litert (or tflite-runtime with 'numpy<2')")
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The class of the engine called `name`; UsageError when there is none of this name."""
+    if name not in ENGINES:
+        raise UsageError(f"engine is {name!r}: it must be one of auto, {', '.join(ENGINES)}")
+    module, _, attribute = ENGINES[name].partition(":")
+    kind: type[Engine] = getattr(importlib.import_module(module), attribute)
+    return kind
+
+
+def _as_file(model: bytes | str | Path | ModelFile) -> ModelFile:
+    if isinstance(model, bytes):
+        return ModelFile(Path("model"), model, verified=True)
+    return model if isinstance(model, ModelFile) else read_model(model)
+
+
+def _load(kind: type[Engine], model: ModelFile, threads: int | None) -> Engine:
+    if not model.verified:
+        kind.vet(model)
+    return kind.load(model, threads)

@@ -1,0 +1,66 @@
+"""What every inference engine does and promises; no engine lives here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloc.modelfile import ModelFile
+
+__all__ = ["Engine", "TensorInfo"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """An input or output of a model: real = (q - zero_point) * scale, and `scale` is None for plain numbers.
+
+    `name` is the signature's where the model has a signature, else the tensor's own.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+class Engine(ABC):
+    """One loaded model, ready to run; not for use from two threads at once.
+
+    `name` is the one that `open_engine` knows it by, `version` its runtime's.
+    """
+
+    name: str = ""
+    version: str = ""
+    inputs: Mapping[str, TensorInfo]
+    outputs: Mapping[str, TensorInfo]
+
+    @classmethod
+    @abstractmethod
+    def load(cls, model: ModelFile, threads: int | None) -> Engine:
+        """Load a model; `threads` None leaves their number to the runtime.
+
+        Raises EngineError when the runtime is missing, broken or too old for the model, ModelError
+        when it refuses the model.
+        """
+
+    @abstractmethod
+    def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Run the model on its one input; raw output arrays by name, which later calls leave alone.
+
+        `tensor` has the input's shape and dtype. Raises EngineError when the runtime fails.
+        """
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether the runtime is installed; it may still turn out broken when it loads."""
+        return True
+
+    @classmethod
+    def vet(cls, model: ModelFile) -> None:  # noqa: B027 - most engines have nothing to fear
+        """Make sure, in a process of its own, that the model does not end the one that runs it; else ModelError."""

@@ -1,0 +1,202 @@
+"""The three packages that bring TensorFlow Lite's Interpreter, behind one engine; no delegate is chosen here."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloc.engines.base import Engine, TensorInfo
+from edgeloc.engines.vetting import vet_model
+from edgeloc.errors import EngineError, ModelError
+from edgeloc.modelfile import ModelFile
+
+__all__ = ["LiteRtEngine", "TensorFlowEngine", "TfliteEngine", "TfliteRuntimeEngine"]
+
+_MAIN_SIGNATURE = "serving_default"
+_TRIAL = """
+import importlib, sys
+{load}
+interpreter = Interpreter(model_content=sys.stdin.buffer.read())
+interpreter.allocate_tensors()
+interpreter.invoke()
+"""
+
+
+class TfliteEngine(Engine):
+    """A model in an Interpreter; subclasses say which package it comes from."""
+
+    package = ""
+    module = ""
+    attribute = "Interpreter"
+
+    def __init__(self, model: ModelFile, threads: int | None = None, delegates: Sequence[Any] = ()) -> None:
+        self.version = _version(self.package)
+        self._interpreter = self._open(model, threads, delegates)
+        inputs, outputs = self._details()
+        self.inputs = {name: _info(name, detail) for name, detail in inputs.items()}
+        self.outputs = {name: _info(name, detail) for name, detail in outputs.items()}
+        if len(inputs) != 1:
+            raise ModelError(
+                f"{model.path} has {len(inputs)} inputs ({', '.join(inputs)}): it must have one, the image"
+            )
+        self._input = next(iter(inputs.values()))["index"]
+        # Read once: get_output_details() costs more than the rest of this engine's own work.
+        self._outputs = [(name, detail["index"]) for name, detail in outputs.items()]
+
+    @classmethod
+    def load(cls, model: ModelFile, threads: int | None) -> TfliteEngine:
+        """Load a model into this package's interpreter."""
+        return cls(model, threads)
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether the package is installed."""
+        try:
+            return importlib.util.find_spec(cls.module) is not None
+        except (ImportError, ValueError):
+            return False
+
+    @classmethod
+    def vet(cls, model: ModelFile) -> None:
+        """Load the model and run it once in a process of its own."""
+        first, *rest = cls.attribute.split(".")
+        path = "".join(f".{name}" for name in (first, *rest))
+        load = f"Interpreter = importlib.import_module({cls.module!r}){path}"
+        vet_model(model, _TRIAL.format(load=load), f"{cls.package} {_version(cls.package)}")
+
+    def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Run the model; raw output arrays by name, copied out of the interpreter."""
+        interpreter = self._interpreter
+        try:
+            interpreter.set_tensor(self._input, tensor)
+            interpreter.invoke()
+            get = interpreter.get_tensor
+            return {name: get(index) for name, index in self._outputs}
+        except (ValueError, RuntimeError) as error:
+            raise EngineError(f"{self.name} {self.version} failed to run the model: {_first_line(error)}") from error
+
+    def _open(self, model: ModelFile, threads: int | None, delegates: Sequence[Any]) -> Any:
+        kind = self._interpreter_class()
+        options = {"experimental_delegates": list(delegates)} if delegates else {}
+        try:
+            with warnings.catch_warnings():
+                # TensorFlow says that its interpreter moves to ai-edge-litert, which is looked for first.
+                warnings.simplefilter("ignore")
+                interpreter = kind(model_content=model.flatbuffer, num_threads=threads, **options)
+            interpreter.allocate_tensors()
+        except (SystemError, AttributeError, ImportError) as error:
+            raise self._broken(error) from error
+        except (ValueError, RuntimeError) as error:
+            raise self._refused(model, error) from error
+        return interpreter
+
+    def _interpreter_class(self) -> Any:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        try:
+            found: Any = importlib.import_module(self.module)
+            for name in self.attribute.split("."):
+                found = getattr(found, name)
+        except ModuleNotFoundError as error:
+            if not self.available():
+                raise EngineError(f"the engine {self.name} is not installed: pip install {self._pip_name()}") from error
+            raise self._broken(error) from error
+        except (ImportError, AttributeError, SystemError, OSError) as error:
+            raise self._broken(error) from error
+        return found
+
+    def _pip_name(self) -> str:
+        return f"{self.package} 'numpy<2'" if self.package == "tflite-runtime" else self.package
+
+    def _broken(self, error: BaseException) -> EngineError:
+        """The package is there but does not work; most often it was built for another NumPy."""
+        about = f"{self.package} {self.version} does not work here"
+        if self.package == "tflite-runtime" and int(np.__version__.split(".")[0]) >= 2:
+            return EngineError(f"{about} with NumPy {np.__version__}: pip install 'numpy<2', or ai-edge-litert instead")
+        return EngineError(f"{about} ({_first_line(error)}): pip install --force-reinstall {self._pip_name()}")
+
+    def _refused(self, model: ModelFile, error: BaseException) -> EngineError | ModelError:
+        text = str(error)
+        if "edgetpu-custom-op" in text:
+            return EngineError(
+                f"{model.path} is compiled for the Edge TPU, which the engine {self.name} cannot use; "
+                "give the model from before edgetpu_compiler"
+            )
+        if "Didn't find op for builtin opcode" in text:
+            return EngineError(
+                f"{model.path} needs a newer runtime than {self.package} {self.version} ({_first_line(error)}): "
+                f"pip install --upgrade {self.package}, or pip install ai-edge-litert"
+            )
+        return ModelError(f"{model.path}: {self.name} {self.version} does not load it: {_first_line(error)}")
+
+    def _details(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Tensor details by name; the signature's names where it speaks of the tensors that invoke() computes."""
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        signatures = self._interpreter.get_signature_list()
+        for key in sorted(signatures, key=lambda key: key != _MAIN_SIGNATURE):
+            named = self._signature_details(key)
+            fits = _indices(named[0].values()) == _indices(inputs)
+            if fits and _indices(named[1].values()) <= _indices(outputs):
+                return named
+        return {detail["name"]: detail for detail in inputs}, {detail["name"]: detail for detail in outputs}
+
+    def _signature_details(self, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        # The runner must be gone before the interpreter's own invoke(), which refuses beside a living one.
+        runner = self._interpreter.get_signature_runner(key)
+        return runner.get_input_details(), runner.get_output_details()
+
+
+class LiteRtEngine(TfliteEngine):
+    """LiteRT, TensorFlow Lite's successor: the package ai-edge-litert."""
+
+    name = "litert"
+    package = "ai-edge-litert"
+    module = "ai_edge_litert.interpreter"
+
+
+class TfliteRuntimeEngine(TfliteEngine):
+    """The interpreter alone, for older systems: the package tflite-runtime, which needs NumPy 1."""
+
+    name = "tflite-runtime"
+    package = "tflite-runtime"
+    module = "tflite_runtime.interpreter"
+
+
+class TensorFlowEngine(TfliteEngine):
+    """The interpreter within TensorFlow: large and slow to start, there wherever models are converted."""
+
+    name = "tensorflow"
+    package = "tensorflow"
+    module = "tensorflow"
+    attribute = "lite.Interpreter"
+
+
+def _info(name: str, detail: dict[str, Any]) -> TensorInfo:
+    scale, zero_point = detail["quantization"]
+    shape, dtype = tuple(int(size) for size in detail["shape"]), np.dtype(detail["dtype"])
+    if not scale:
+        return TensorInfo(name, shape, dtype)
+    return TensorInfo(name, shape, dtype, float(scale), int(zero_point))
+
+
+def _indices(details: Any) -> set[int]:
+    return {detail["index"] for detail in details}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown version"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,163 @@
+"""Finds the object in a frame: contract, preprocessing, engine and decoding in one call; no camera, no loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloc.compatibility import check_contract
+from edgeloc.contract import Contract
+from edgeloc.decode import Decoder
+from edgeloc.engines import Engine, open_engine
+from edgeloc.errors import ContractError, EngineError, ModelError
+from edgeloc.modelfile import Golden, ModelFile, read_model
+from edgeloc.preprocess import Placement, Preprocessor
+from edgeloc.types import Frame, Pixels, Result
+
+__all__ = ["Localizer"]
+
+
+class Localizer:
+    """A loaded model that answers, for each frame, whether the object is there, where and of which class.
+
+        localizer = Localizer("model.tflite")
+        result = localizer(cv2.imread("photo.jpg"))
+
+    `engine` is a name that `open_engine` knows, or an engine that is loaded already. The contract
+    is the one given, else the one inside the file, else that of a JSON file beside it with the
+    same name (`model.json`). Not for use from two threads at once.
+
+    Raises ModelError when the file cannot be used, ContractError when it has no contract or one
+    that does not fit it, EngineError when the engine is missing or fails.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | ModelFile,
+        engine: str | Engine = "auto",
+        threads: int | None = None,
+        contract: Contract | str | Path | None = None,
+    ) -> None:
+        self.model = model if isinstance(model, ModelFile) else read_model(model)
+        self.contract = _find_contract(self.model, contract)
+        self._decoder = Decoder(self.contract)
+        if isinstance(engine, str):
+            described = dataclasses.replace(self.model, contract=self.contract)
+            engine = open_engine(engine, described, threads)
+        self.engine = engine
+        check_contract(self.contract, engine.inputs, engine.outputs)
+        tensor = engine.inputs[self.contract.input.tensor]
+        self.preprocessor = Preprocessor(self.contract.input, tensor.dtype, tensor.scale, tensor.zero_point)
+        self._scales = _scales(self.contract, engine)
+
+    def __call__(self, frame: Frame | Pixels) -> Result:
+        """Localize in one frame, BGR uint8 (height, width, 3).
+
+        For a Frame the result carries its sequence number, its capture time and its age. Raises
+        UsageError when the array is no such image, EngineError when the engine fails.
+        """
+        pixels = frame.pixels if isinstance(frame, Frame) else frame
+        tensor, placement = self.preprocessor(pixels)
+        height, width = pixels.shape[:2]
+        result = self.decode(self.engine.invoke(tensor), placement, (width, height))
+        if not isinstance(frame, Frame):
+            return result
+        age_ms = (time.monotonic() - frame.captured_at) * 1000
+        return dataclasses.replace(result, sequence=frame.sequence, captured_at=frame.captured_at, age_ms=age_ms)
+
+    def preprocess(self, pixels: Pixels) -> tuple[NDArray[Any], Placement]:
+        """First stage: the input tensor of a frame, in memory that the next call uses again, and its placement."""
+        return self.preprocessor(pixels)
+
+    def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Second stage: raw output arrays by name."""
+        return self.engine.invoke(tensor)
+
+    def decode(self, raw: Mapping[str, NDArray[Any]], placement: Placement, frame_size: tuple[int, int]) -> Result:
+        """Third stage: raw outputs as a result in pixels of the frame, whose size is (width, height)."""
+        outputs = {}
+        for name, scale, zero_point in self._scales:
+            values = raw[name]
+            if scale is not None:
+                values = np.subtract(values, zero_point, dtype=np.float32)
+                values *= scale
+            outputs[name] = values
+        return self._decoder(outputs, placement, frame_size)
+
+    def self_test(self) -> None:
+        """Run the golden image that lies in the model file and hold the answer against the one expected.
+
+        Raises ModelError when the file has none, EngineError naming what differs: then this
+        engine, on this machine, does not compute what the converter's did.
+        """
+        golden = self.model.golden
+        if golden is None:
+            raise ModelError(f"{self.model.path} has no self-test: convert it with `edgeloc convert` to add one")
+        difference = _difference(golden, self(golden.image))
+        if difference:
+            raise EngineError(
+                f"{self.model.path} fails its self-test on {self.engine.name} {self.engine.version}: {difference}; "
+                "try another engine"
+            )
+
+
+def _find_contract(model: ModelFile, given: Contract | str | Path | None) -> Contract:
+    if isinstance(given, Contract):
+        return given
+    if given is not None:
+        return _read_contract(Path(given))
+    if model.contract is not None:
+        return model.contract
+    beside = model.path.with_suffix(".json")
+    if beside.is_file():
+        return _read_contract(beside)
+    raise ContractError(
+        f"{model.path} has no contract, so nobody knows what its numbers mean: write one as {beside.name} beside it, "
+        "give one with contract=, or convert the model with `edgeloc convert`"
+    )
+
+
+def _read_contract(path: Path) -> Contract:
+    try:
+        return Contract.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ContractError(f"{path}: no such file; give a contract as JSON") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ContractError(f"{path} cannot be read as a contract: {error}") from error
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}") from error
+
+
+def _scales(contract: Contract, engine: Engine) -> list[tuple[str, np.float32 | None, np.float32]]:
+    """For each output of the contract how its raw values become real ones; None where they are real already."""
+    scales: list[tuple[str, np.float32 | None, np.float32]] = []
+    for output in contract.outputs:
+        info = engine.outputs[output.tensor]
+        if info.scale is None:
+            # Integers without a scale still have to become float32; a scale of 1 does it.
+            scale = None if info.dtype == np.float32 else np.float32(1)
+            scales.append((output.tensor, scale, np.float32(0)))
+        else:
+            scales.append((output.tensor, np.float32(info.scale), np.float32(info.zero_point or 0)))
+    return scales
+
+
+def _difference(golden: Golden, result: Result) -> str:
+    """What the result has otherwise than the golden answer, in words; empty where it is within the tolerances."""
+    if abs(result.presence - golden.presence) > golden.presence_tolerance:
+        return f"presence is {result.presence:.3f}, expected {golden.presence:.3f} ± {golden.presence_tolerance:g}"
+    if (result.box is None) != (golden.box is None):
+        return f"box is {result.box}, expected {golden.box}"
+    if result.box is not None and golden.box is not None:
+        worst = max(abs(a - b) for a, b in zip(result.box, golden.box, strict=True))
+        if not worst <= golden.box_px:
+            return f"the box is off by {worst:.1f} pixels, {golden.box_px:g} are allowed"
+    if result.label != golden.label:
+        return f"label is {result.label!r}, expected {golden.label!r}"
+    return ""
