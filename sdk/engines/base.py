@@ -61,6 +61,6 @@ class Engine(ABC):
         """Whether the runtime is installed; it may still turn out broken when it loads."""
         return True
 
-    @classmethod
-    def vet(cls, model: ModelFile) -> None:  # noqa: B027 - most engines have nothing to fear
+    @classmethod  # noqa: B027 - most engines have nothing to fear
+    def vet(cls, model: ModelFile) -> None:
         """Make sure, in a process of its own, that the model does not end the one that runs it; else ModelError."""
