@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgeloc.errors import OutputError
 
-__all__ = ["atomic_path"]
+__all__ = ["atomic_path", "require_writable"]
 
 
 @contextmanager
@@ -55,3 +55,13 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def require_writable(path: str | Path) -> None:
+    """Raise OutputError now if `path` could not be written later; a missing folder is made."""
+    with suppress(_Unwanted), atomic_path(path):
+        raise _Unwanted
+
+
+class _Unwanted(Exception):
+    """Ends a trial write, so that nothing takes the target's place."""

@@ -17,7 +17,7 @@ __all__ = ["BINS", "HEADS", "NetworkConfig", "build_network", "network_contract"
 
 HEADS = ("grid", "distribution", "vector")
 BINS = 32
-_GRID_CHANNELS = 96
+_GRID_CHANNELS = 80
 # A softplus of this is 0.15 of the input's side: a plausible distance to an edge to start from.
 _DISTANCE_BIAS = -1.82
 
@@ -45,7 +45,7 @@ class NetworkConfig:
 
     backbone: str = "MobileNetV2"
     alpha: float | None = 0.35
-    input_size: int = 224
+    input_size: int = 256
     head: str = "grid"
     weights: str = "imagenet"
 
@@ -179,26 +179,41 @@ def _box_head(config: NetworkConfig, backbone: Any, deep: Any, pooled: Any) -> t
         hidden = layers.Dense(128, activation="relu", name="box_hidden")(reduced)
         bins = layers.Dense(4 * BINS, name="box_bins")(hidden)
         return {"bins": layers.Reshape((4, BINS), name="bins")(bins)}, None
-    tap = _last_layer_of_side(backbone, config.input_size // 16)
-    up = layers.UpSampling2D(2, interpolation="bilinear", name="box_up")(_conv(deep, _GRID_CHANNELS, "box_deep"))
-    merged = layers.Add(name="box_merge")([_conv(tap, _GRID_CHANNELS, "box_tap"), up])
-    for block in ("box_block_1", "box_block_2"):
-        merged = _conv(_conv(merged, None, f"{block}_depthwise"), _GRID_CHANNELS, f"{block}_project")
-    weights = layers.Conv2D(1, 1, name="weights")(merged)
+    fine, strongest = _pyramid(backbone, deep, config.input_size)
+    weights = layers.Conv2D(1, 1, name="weights")(fine)
     start = keras.initializers.Constant(_DISTANCE_BIAS)
-    distances = layers.Conv2D(4, 1, bias_initializer=start, name="distances")(merged)
-    side = config.input_size // 16
-    strongest = layers.Flatten(name="fine")(layers.MaxPooling2D(side, name="fine_max")(merged))
+    distances = layers.Conv2D(4, 1, bias_initializer=start, name="distances")(fine)
     return {"weights": weights, "distances": distances}, strongest
 
 
+def _pyramid(backbone: Any, deep: Any, input_size: int) -> tuple[Any, Any]:
+    """Features at stride 8 that know of the deep ones too, top-down, and their strongest value by channel.
+
+    Small objects need the fine cells: an object of 15 pixels does not fill one at stride 16.
+    """
+    from keras import layers
+
+    merged = _conv(deep, _GRID_CHANNELS, "box_deep")
+    for stride in (16, 8):
+        side = input_size // stride
+        lateral = _conv(_last_layer_of_side(backbone, side), _GRID_CHANNELS, f"box_lateral_{stride}")
+        up = layers.UpSampling2D(2, interpolation="bilinear", name=f"box_up_{stride}")(merged)
+        merged = _separable(layers.Add(name=f"box_merge_{stride}")([lateral, up]), f"box_block_{stride}")
+    merged = _separable(merged, "box_block_last")
+    return merged, layers.Flatten(name="fine")(layers.MaxPooling2D(input_size // 8, name="fine_max")(merged))
+
+
+def _separable(features: Any, name: str) -> Any:
+    return _conv(_conv(features, None, f"{name}_depthwise"), _GRID_CHANNELS, f"{name}_project")
+
+
 def _last_layer_of_side(backbone: Any, side: int) -> Any:
-    """The deepest feature map with `side` rows, which is the one at stride 16."""
+    """The deepest feature map with `side` rows."""
     for layer in reversed(backbone.layers):
         shape = layer.output.shape
         if len(shape) == 4 and shape[1] == side:
             return layer.output
-    raise UsageError(f"--backbone {backbone.name} has no feature map at stride 16: use --head distribution or vector")
+    raise UsageError(f"--backbone {backbone.name} has no feature map of {side}x{side} cells: use --head distribution or vector")
 
 
 def _conv(features: Any, channels: int | None, name: str) -> Any:

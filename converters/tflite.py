@@ -1,0 +1,112 @@
+"""A Keras network through TensorFlow's converter: one flatbuffer for each recipe, output names kept by the signature."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from edgeloc.contract import Contract
+from edgeloc.converters.recipes import Recipe
+from edgeloc.errors import ContractError, ModelError
+from numpy.typing import NDArray
+
+__all__ = ["check_outputs", "output_names", "to_flatbuffer"]
+
+
+def output_names(network: keras.Model) -> tuple[str, ...]:
+    """The names the network's outputs will have in the signature: its dict's keys, else its layers' names."""
+    structure = network.output
+    return tuple(structure) if isinstance(structure, dict) else tuple(network.output_names)
+
+
+def check_outputs(network: keras.Model, contract: Contract) -> None:
+    """Raise ContractError when the contract and the network do not speak of the same tensors."""
+    names = output_names(network)
+    for output in contract.outputs:
+        if output.tensor not in names:
+            raise ContractError(
+                f"the contract names the output {output.tensor!r}, which the model does not have; "
+                f"it has {', '.join(names)}"
+            )
+    shape = tuple(network.inputs[0].shape[1:])
+    channels = 1 if contract.input.color == "gray" else 3
+    wanted = (contract.input.height, contract.input.width, channels)
+    if len(network.inputs) != 1 or any(have not in (None, want) for have, want in zip(shape, wanted, strict=True)):
+        raise ContractError(f"the contract's input is {wanted} (height, width, channels), the model's is {shape}")
+
+
+def to_flatbuffer(
+    network: keras.Model, contract: Contract, recipe: Recipe, images: NDArray[np.float32] | None
+) -> bytes:
+    """Convert for batches of one image; `images` (normalized, float32) calibrate a recipe that wants it.
+
+    Raises ModelError with the converter's reason when it refuses the network.
+    """
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        _export(network, contract, folder)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        _set_recipe(converter, recipe, contract.input.tensor, images)
+        try:
+            flatbuffer: bytes = converter.convert()
+        except Exception as error:  # the converter raises bare Exceptions of several modules
+            reason = str(error).strip().splitlines()
+            raise ModelError(f"TensorFlow's converter refused the model: {reason[0] if reason else error!r}") from error
+    return flatbuffer
+
+
+def _export(network: keras.Model, contract: Contract, folder: str) -> None:
+    spec = contract.input
+    channels = 1 if spec.color == "gray" else 3
+    names = output_names(network)
+
+    def serve(image: Any) -> dict[str, Any]:
+        outputs = network(image, training=False)
+        if isinstance(outputs, dict):
+            return outputs
+        return dict(zip(names, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True))
+
+    image = tf.TensorSpec((1, spec.height, spec.width, channels), tf.float32, name=spec.tensor)
+    module = tf.Module()
+    module.network = network
+    module.serve = tf.function(serve, input_signature=[image])
+    tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
+
+
+def _set_recipe(converter: Any, recipe: Recipe, tensor: str, images: NDArray[np.float32] | None) -> None:
+    if recipe.name == "float32":
+        return
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if recipe.name == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if recipe.calibrated:
+        assert images is not None  # calibrated recipes are never called without images
+
+        def representative() -> Iterator[dict[str, Any]]:
+            for image in images:
+                yield {tensor: image[np.newaxis]}
+
+        converter.representative_dataset = representative
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.uint8
+        converter.inference_output_type = tf.int8
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the converter's native log off the terminal; it writes to the file descriptor, not to sys.stderr."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
