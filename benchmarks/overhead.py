@@ -1,0 +1,189 @@
+"""Measures what the Localizer costs a frame beyond the bare invoke, against the shortest loop written by hand.
+
+    python benchmarks/overhead.py model.tflite [--frames N]
+
+Both loops share one interpreter and take turns frame by frame, so that a change of the machine's
+speed meets both. The model is one with a grid head, uint8 RGB pixels and a letterbox, such as
+`edgeloc train` and `edgeloc convert` make.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloc.contract import Contract
+from edgeloc.engines.tflite import TfliteEngine
+from edgeloc.errors import EdgelocError, GateFailed, UsageError
+from edgeloc.localizer import Localizer
+from edgeloc.types import Box, Pixels
+
+__all__ = ["Overhead", "main", "measure"]
+
+MOST_BEYOND_INVOKE = 1.25
+MOST_WHOLE_FRAME = 1.05
+_FRAME_SIZE = (640, 480)
+_WARM_UP = 50
+_ROLES = ("presence", "class", "grid-weights", "grid-distances")
+
+ByHand = Callable[[Pixels], "tuple[float, int, Box]"]
+
+
+class Overhead(NamedTuple):
+    """Medians in microseconds a frame: everything but the invoke, and the whole, of both loops."""
+
+    beyond_us: float
+    beyond_by_hand_us: float
+    whole_us: float
+    whole_by_hand_us: float
+
+    @property
+    def beyond_ratio(self) -> float:
+        """The Localizer's cost beyond the invoke, as a multiple of the hand-written loop's."""
+        return self.beyond_us / self.beyond_by_hand_us
+
+    @property
+    def whole_ratio(self) -> float:
+        """The Localizer's whole frame, as a multiple of the hand-written loop's."""
+        return self.whole_us / self.whole_by_hand_us
+
+    def __str__(self) -> str:
+        rows = (
+            ("beyond invoke", self.beyond_us, self.beyond_by_hand_us, self.beyond_ratio, MOST_BEYOND_INVOKE),
+            ("whole frame", self.whole_us, self.whole_by_hand_us, self.whole_ratio, MOST_WHOLE_FRAME),
+        )
+        head = f"{'median, us':<14}{'edgeloc':>10}{'by hand':>10}{'ratio':>8}{'at most':>9}"
+        return "\n".join(
+            [head, *(f"{name:<14}{a:>10.1f}{b:>10.1f}{ratio:>8.3f}{most:>9}" for name, a, b, ratio, most in rows)]
+        )
+
+
+class _Stopwatch:
+    """An interpreter whose invoke() adds up the time it takes."""
+
+    def __init__(self, interpreter: Any) -> None:
+        self.set_tensor, self.get_tensor = interpreter.set_tensor, interpreter.get_tensor
+        self.get_input_details, self.get_output_details = interpreter.get_input_details, interpreter.get_output_details
+        self._invoke = interpreter.invoke
+        self.seconds = 0.0
+
+    def invoke(self) -> None:
+        start = time.perf_counter()
+        self._invoke()
+        self.seconds += time.perf_counter() - start
+
+
+def measure(localizer: Localizer, frames: int) -> Overhead:
+    """Run both loops on `frames` 640x480 frames of noise; UsageError for a model of another kind."""
+    engine = localizer.engine
+    if not isinstance(engine, TfliteEngine):
+        raise UsageError(f"the engine {engine.name} has no interpreter that a loop by hand could use")
+    watch = engine._interpreter = _Stopwatch(engine._interpreter)
+    loops: tuple[Callable[[Pixels], Any], ...] = (localizer, _loop_by_hand(localizer.contract, engine, watch))
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (_FRAME_SIZE[1], _FRAME_SIZE[0], 3), np.uint8) for _ in range(8)]
+    _compare(*(loop(images[0]) for loop in loops))
+    beyond: tuple[list[float], list[float]] = ([], [])
+    whole: tuple[list[float], list[float]] = ([], [])
+    for number in range(_WARM_UP + frames):
+        for which in (0, 1) if number % 2 else (1, 0):
+            watch.seconds = 0.0
+            start = time.perf_counter()
+            loops[which](images[number % len(images)])
+            seconds = time.perf_counter() - start
+            whole[which].append(seconds * 1e6)
+            beyond[which].append((seconds - watch.seconds) * 1e6)
+    return Overhead(*(float(np.median(times[_WARM_UP:])) for times in (*beyond, *whole)))
+
+
+def _compare(result: Any, by_hand: tuple[float, int, Box]) -> None:
+    """Both loops must do the same work, or their times mean nothing."""
+    presence, label, box = by_hand
+    same = abs(result.presence - presence) < 1e-3 and int(result.class_scores.argmax()) == label
+    if not same or (result.box is not None and max(abs(a - b) for a, b in zip(result.box, box, strict=True)) > 0.5):
+        raise GateFailed(f"the two loops disagree: {result} and {by_hand}")
+
+
+def _loop_by_hand(contract: Contract, engine: TfliteEngine, interpreter: _Stopwatch) -> ByHand:
+    """The loop that a careful user would write for this one model, with its constants at hand."""
+    spec, side = contract.input, contract.input.width
+    tensors = {output.role: output.tensor for output in contract.outputs}
+    if set(tensors) != set(_ROLES) or (spec.color, spec.resize, spec.interpolation) != ("rgb", "letterbox", "linear"):
+        raise UsageError(f"{engine.name}: the loop by hand knows models with the outputs {', '.join(_ROLES)} only")
+    if engine.inputs[spec.tensor].dtype != np.uint8:
+        raise UsageError("the loop by hand knows models with a uint8 input only")
+    indices = dict(engine._outputs)
+    outputs = [(indices[tensors[role]], engine.outputs[tensors[role]]) for role in _ROLES]
+    (presence_at, presence_q), (class_at, class_q), (weights_at, weights_q), (distances_at, distances_q) = outputs
+    image_at, (_, rows, columns, _) = engine._input, distances_q.shape
+    y, x = np.mgrid[:rows, :columns]
+    centres = np.stack([(x.ravel() + 0.5) / columns, (y.ravel() + 0.5) / rows] * 2, axis=1).astype(np.float32)
+    signs = np.array([-1, -1, 1, 1], np.float32)
+
+    def real(index: int, info: Any) -> NDArray[np.float32]:
+        raw = interpreter.get_tensor(index).astype(np.float32)
+        return raw if info.scale is None else (raw - np.float32(info.zero_point)) * np.float32(info.scale)
+
+    def localize(frame: Pixels) -> tuple[float, int, Box]:
+        height, width = frame.shape[:2]
+        scale = min(side / width, spec.height / height)
+        w, h = round(width * scale), round(height * scale)
+        left, top = (side - w) // 2, (spec.height - h) // 2
+        small = cv2.cvtColor(cv2.resize(frame, (w, h)), cv2.COLOR_BGR2RGB)
+        pad = (spec.pad_value,) * 3
+        image = cv2.copyMakeBorder(
+            small, top, spec.height - h - top, left, side - w - left, cv2.BORDER_CONSTANT, value=pad
+        )
+        interpreter.set_tensor(image_at, image[np.newaxis])
+        interpreter.invoke()
+        presence = 1 / (1 + np.exp(-real(presence_at, presence_q)[0, 0]))
+        scores = real(class_at, class_q)[0]
+        scores = np.exp(scores - scores.max())
+        scores /= scores.sum()
+        weights = real(weights_at, weights_q).ravel()
+        share = np.exp(weights - weights.max())
+        share /= share.sum()
+        edges = np.log1p(np.exp(real(distances_at, distances_q).reshape(-1, 4)))
+        box = share @ (centres + signs * edges) * side
+        x1, x2 = np.clip((box[[0, 2]] - left) / scale, 0, width)
+        y1, y2 = np.clip((box[[1, 3]] - top) / scale, 0, height)
+        return float(presence), int(scores.argmax()), Box(float(x1), float(y1), float(x2), float(y2))
+
+    return localize
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; the exit status is 1 when a ratio is over its limit."""
+    parser = argparse.ArgumentParser(description="Time the Localizer against the shortest hand-written loop.")
+    parser.add_argument("model", help="an int8 .tflite file with a grid head and its contract")
+    parser.add_argument("--frames", type=int, default=1000, help="frames for each loop (default: %(default)s)")
+    parser.add_argument("--engine", default="auto", help="inference engine (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="threads of the engine (default: the runtime's)")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.frames < 1:
+            raise UsageError(f"--frames is {arguments.frames}: it must be at least 1")
+        localizer = Localizer(arguments.model, arguments.engine, arguments.threads)
+        overhead = measure(localizer, arguments.frames)
+    except EdgelocError as error:
+        print(f"overhead: error: {error}", file=sys.stderr)
+        return error.exit_status
+    width, height = _FRAME_SIZE
+    print(f"{arguments.frames} frames of {width}x{height} on {localizer.engine.name} {localizer.engine.version}")
+    print(overhead)
+    over = overhead.beyond_ratio > MOST_BEYOND_INVOKE or overhead.whole_ratio > MOST_WHOLE_FRAME
+    return GateFailed.exit_status if over else 0
+
+
+if __name__ == "__main__":
+    if sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
+        sys.path.pop(0)  # run as a script: this folder's statistics.py must not hide Python's own
+    sys.exit(main())
