@@ -28,7 +28,14 @@ __all__ = [
 
 # Operators that multiply, and that the count of multiply-accumulates leaves out.
 UNCOUNTED = frozenset({"LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "RNN", "SVDF", "CONV_3D"})
-SELF_TEST = "import sys; from edgeloc.localizer import Localizer; Localizer(sys.argv[1]).self_test()"
+# Says when the model is loaded: what fails before may be for want of an engine, what fails after is the model's answer.
+SELF_TEST = """
+import sys
+from edgeloc.localizer import Localizer
+localizer = Localizer(sys.argv[1])
+print("loaded", flush=True)
+localizer.self_test()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +180,8 @@ def check_golden(path: str | Path, *, timeout_s: float = 60.0) -> GoldenCheck:
         return GoldenCheck("failed", f"the runtime was ended by signal {-done.returncode}")
     # The last line of a traceback: "package.ErrorName: the sentence".
     name, _, sentence = (done.stderr.strip().splitlines() or [""])[-1].partition(": ")
-    status = "failed" if name.endswith("ModelError") else "not run"
-    return GoldenCheck(status, sentence or name)
+    failed = done.stdout.startswith("loaded") or name.endswith(("ModelError", "ContractError"))
+    return GoldenCheck("failed" if failed else "not run", sentence or name)
 
 
 def _ports(model: TfliteModel, indices: tuple[int, ...], kind: str) -> tuple[PortReport, ...]:

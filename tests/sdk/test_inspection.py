@@ -22,7 +22,6 @@ CONTRACT = Contract(
     input=InputSpec(tensor="image", width=32, height=32),
     outputs=(OutputSpec("presence", "presence", "sigmoid"), OutputSpec("box", "box")),
     box=BoxEncoding("cxcywh"),
-    labels=("bolt", "nut"),
     recipe="int8",
 )
 
@@ -31,9 +30,10 @@ CONTRACT = Contract(
 def complete(tiny_models: Path, tmp_path: Path) -> Path:
     """A model file with everything behind it; its golden answer is wrong on purpose."""
     path = tmp_path / "complete.tflite"
-    golden = Golden(np.full((48, 64, 3), 90, np.uint8), 0.0, Box(1, 2, 3, 4), "bolt", 0.001, 1e-9)
+    golden = Golden(np.full((48, 64, 3), 90, np.uint8), 0.0, Box(1, 2, 3, 4), None, 0.001, 1e-9)
     manifest = {"images": ["a.jpg", "b.jpg"], "seed": 7, "sha256": "abc"}
-    write_model(path, (tiny_models / "int8.tflite").read_bytes(), CONTRACT, calibration=manifest, golden=golden)
+    flatbuffer, extra = (tiny_models / "int8.tflite").read_bytes(), {"labels.txt": b"bolt\nnut\n"}
+    write_model(path, flatbuffer, CONTRACT, calibration=manifest, golden=golden, extra=extra)
     return path
 
 
@@ -113,7 +113,9 @@ RAISE = "import edgeloc.errors; raise edgeloc.errors."
     [
         ("pass", "passed", ""),
         (RAISE + "ModelError('the box is 9 pixels off')", "failed", "the box is 9 pixels off"),
+        (RAISE + "ContractError('no output has the role class')", "failed", "no output has the role class"),
         (RAISE + "EngineError('no engine is installed')", "not run", "no engine is installed"),
+        ("print('loaded', flush=True); " + RAISE + "EngineError('presence is 0.5')", "failed", "presence is 0.5"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGABRT)", "failed", "signal 6"),
         ("import time; time.sleep(60)", "failed", "no answer within"),
     ],
