@@ -18,7 +18,7 @@ QUANTIZED_COLOR: Color = (0, 159, 230)
 FLOAT_COLOR: Color = (233, 180, 86)
 TRUTH_COLOR: Color = (115, 158, 0)
 STALE_COLOR: Color = (60, 60, 220)
-_PLATE: Color = (24, 24, 24)
+_DARK: Color = (24, 24, 24)
 _WHITE: Color = (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 # cv2.rectangle takes fixed-point corners: this many bits are the fraction of a pixel.
@@ -40,22 +40,32 @@ def draw(pixels: Pixels, result: Result, *, fps: float | None = None) -> Pixels:
         words.append(f"no object ({result.presence:.2f})")
     if result.stale:
         words.append("STALE")
-    _plate(image, "   ".join(words), 0.0, 0.0, STALE_COLOR if result.stale else _PLATE)
+    plate = _Plate(image, "   ".join(words))
+    plate.put(image, (0, image.shape[0] - plate.height), STALE_COLOR if result.stale else _DARK)
     return image
 
 
 def draw_boxes(pixels: Pixels, boxes: Iterable[tuple[Box, str, Color]]) -> Pixels:
-    """A copy of a BGR frame with each `(box in pixels, title, BGR colour)` drawn; an empty title draws none."""
+    """A copy of a BGR frame with each `(box in pixels, title, BGR colour)` drawn; an empty title draws none.
+
+    Titles are kept inside the image and, where there is room, off each other.
+    """
     image: Pixels = np.array(pixels, np.uint8, order="C")
     height, width = image.shape[:2]
-    line = max(1, round(min(width, height) / 240))
-    for box, title, color in boxes:
+    line = max(2, round(min(width, height) / 240))
+    drawn = list(boxes)
+    for box, _, color in drawn:
         limits = (width - 1, height - 1) * 2
         corners = [round(_clip(value, 0, limit) * 2**_SHIFT) for value, limit in zip(box, limits, strict=True)]
-        for thickness, ink in ((line + 2, _PLATE), (line, color)):
+        for thickness, ink in ((line + 2, _DARK), (line, color)):
             cv2.rectangle(image, corners[:2], corners[2:], ink, thickness, cv2.LINE_AA, _SHIFT)
+    taken: list[Box] = []
+    for box, title, color in drawn:
         if title:
-            _plate(image, title, _clip(box.x1, 0, width - 1), box.y1, color, above=True)
+            plate = _Plate(image, title)
+            place = plate.place(box, taken)
+            taken.append(place)
+            plate.put(image, (int(place.x1), int(place.y1)), color)
     return image
 
 
@@ -64,24 +74,46 @@ def _title(result: Result) -> str:
     return f"{result.label or 'object'} {score:.2f}"
 
 
-def _plate(image: Pixels, text: str, x: float, y: float, color: Color, *, above: bool = False) -> None:
-    """Text on a filled plate whose corner is at (x, y): below y, or above it where there is room; kept in the image."""
-    height, width = image.shape[:2]
-    scale = max(0.4, min(width, height) / 800)
-    thickness = max(1, round(scale * 1.4))
-    (text_width, text_height), base = cv2.getTextSize(text, _FONT, scale, thickness)
-    if text_width > width - 8:
-        scale *= max(0.25, (width - 8) / text_width)
-        (text_width, text_height), base = cv2.getTextSize(text, _FONT, scale, thickness)
-    margin = max(2, text_height // 3)
-    plate_width, plate_height = text_width + 2 * margin, text_height + base + 2 * margin
-    left = int(_clip(x, 0, max(0, width - plate_width)))
-    top = int(y) - plate_height if above and y >= plate_height else int(y)
-    top = int(_clip(top, 0, max(0, height - plate_height)))
-    cv2.rectangle(image, (left, top), (left + plate_width, top + plate_height), color, cv2.FILLED)
-    ink = _PLATE if _luminance(color) > 110 else _WHITE
-    origin = (left + margin, top + margin + text_height)
-    cv2.putText(image, text, origin, _FONT, scale, ink, thickness, cv2.LINE_AA)
+class _Plate:
+    """Text on a filled ground, in a size that fits the image."""
+
+    def __init__(self, image: Pixels, text: str) -> None:
+        self.text = text
+        self._limits = image.shape[1], image.shape[0]
+        self._scale = max(0.4, min(self._limits) / 800)
+        self._thickness = max(1, round(self._scale * 1.4))
+        room = self._limits[0] - 8
+        text_width = self._measure()
+        if text_width > room:
+            self._scale *= max(0.25, room / text_width)
+            text_width = self._measure()
+        self.width, self.height = text_width + 2 * self._margin, self._ascent + self._descent + 2 * self._margin
+
+    def _measure(self) -> int:
+        (width, self._ascent), self._descent = cv2.getTextSize(self.text, _FONT, self._scale, self._thickness)
+        self._margin = max(2, self._ascent // 3)
+        return width
+
+    def place(self, box: Box, taken: list[Box]) -> Box:
+        """Where the plate goes: above the box, else below, inside its top or bottom; the first that is free."""
+        places = [self._at(box.x1, y) for y in (box.y1 - self.height, box.y2, box.y1, box.y2 - self.height)]
+        # A place that had to be pushed into the image covers what it should stand beside.
+        within = [place for place, pushed in places if not pushed]
+        free = [place for place in within if not any(place.iou(other) for other in taken)]
+        return (free or within or [places[0][0]])[0]
+
+    def _at(self, x: float, y: float) -> tuple[Box, bool]:
+        left = float(int(_clip(x, 0, max(0, self._limits[0] - self.width))))
+        top = float(int(_clip(y, 0, max(0, self._limits[1] - self.height))))
+        return Box(left, top, left + self.width, top + self.height), abs(top - y) >= 1
+
+    def put(self, image: Pixels, corner: tuple[int, int], color: Color) -> None:
+        """Draw the plate with its top-left corner there."""
+        left, top = corner
+        cv2.rectangle(image, corner, (left + self.width, top + self.height), color, cv2.FILLED)
+        ink = _DARK if _luminance(color) > 110 else _WHITE
+        origin = (left + self._margin, top + self._margin + self._ascent)
+        cv2.putText(image, self.text, origin, _FONT, self._scale, ink, self._thickness, cv2.LINE_AA)
 
 
 def _luminance(color: Color) -> float:

@@ -13,6 +13,7 @@ from edgeloc.errors import UsageError
 __all__ = ["IMAGE_SUFFIXES", "Uri", "flag", "integer", "parse_uri", "positive", "rate", "size"]
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_LARGEST = 16384
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ def rate(text: str) -> float:
 def size(text: str) -> tuple[int, int]:
     """A size in pixels such as 640x480, as (width, height)."""
     width, cross, height = text.partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ValueError("a width and a height in pixels, such as 640x480")
+    numbers = cross and width.isdecimal() and height.isdecimal()
+    if not (numbers and 0 < int(width) <= _LARGEST and 0 < int(height) <= _LARGEST):
+        raise ValueError(f"a width and a height in pixels such as 640x480, at most {_LARGEST} each")
     return int(width), int(height)
 
 

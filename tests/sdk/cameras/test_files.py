@@ -1,0 +1,65 @@
+"""Videos and folders of images: every frame, in order, and bad files named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeloc.cameras import open_camera
+from edgeloc.errors import DataError
+
+
+def test_a_video_gives_every_frame_in_order(tiny_video: Path) -> None:
+    with open_camera(tiny_video) as camera:
+        frames = list(camera)
+        assert (camera.fps, camera.size, camera.live) == (25.0, (64, 48), False)
+    levels = [float(frame.pixels.mean()) for frame in frames]
+    assert levels == pytest.approx([20, 50, 80, 110, 140, 170], abs=6)
+    assert [frame.sequence for frame in frames] == list(range(6))
+
+
+def test_a_percent_sign_in_a_name_is_no_pattern(tiny_video: Path, tmp_path: Path) -> None:
+    path = tmp_path / "100%05d really.mp4"
+    path.write_bytes(tiny_video.read_bytes())
+    with open_camera(path) as camera:
+        assert len(list(camera)) == 6
+
+
+def test_a_folder_gives_its_images_by_name_whatever_their_size(tiny_folder: Path) -> None:
+    with open_camera(tiny_folder) as camera:
+        frames = list(camera)
+    assert [int(frame.pixels[0, 0, 0]) for frame in frames] == [20, 50, 80, 110, 140, 170]
+    assert frames[0].pixels.shape != frames[1].pixels.shape
+
+
+def test_grey_and_transparent_images_come_as_bgr(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((8, 8), 77, np.uint8))
+    cv2.imwrite(str(tmp_path / "b.png"), np.full((8, 8, 4), 77, np.uint8))
+    with open_camera(tmp_path) as camera:
+        assert [frame.pixels.shape for frame in camera] == [(8, 8, 3), (8, 8, 3)]
+
+
+def test_a_corrupt_image_in_the_middle_is_named(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes((tiny_folder / "00.png").read_bytes())
+    (tmp_path / "b.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    with open_camera(tmp_path) as camera:
+        assert camera.read() is not None
+        with pytest.raises(DataError, match=r"b\.jpg"):
+            camera.read()
+
+
+def test_a_folder_without_images_says_which_are_known(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"\.jpg"):
+        open_camera(tmp_path)
+
+
+def test_real_videos_give_as_many_frames_as_they_announce(videos: Path) -> None:
+    for name in ("drone/V_BIRD_014.mp4", "opencv/vtest.avi"):
+        path = videos / name
+        announced = int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT))
+        with open_camera(path) as camera:
+            assert sum(1 for _ in camera) == announced
+            assert camera.fps is not None and camera.size is not None

@@ -1,0 +1,113 @@
+"""Opening cameras by URI: what is found, and what a wrong URI is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeloc.cameras import CAMERAS, open_camera
+from edgeloc.cameras.images import ImageCamera
+from edgeloc.cameras.video import VideoCamera
+from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("webcam://0", ["webcam://", "v4l2:///dev/video0", "synthetic://"]),
+        ("", ["empty"]),
+        ("nothing/here.mp4", ["nothing/here.mp4", "not there"]),
+        ("file:///nothing/here.mp4", ["not there"]),
+        ("synthetic://?sed=1", ["sed", "seed, size, fps, frames, live"]),
+        ("synthetic://?seed=x", ["seed=x", "whole number"]),
+        ("synthetic://?seed=1&seed=2", ["twice"]),
+        ("synthetic://?size=640", ["size=640", "640x480"]),
+        ("synthetic://?size=0x480", ["640x480"]),
+        ("synthetic://?fps=0", ["above 0"]),
+        ("synthetic://?fps=nan", ["above 0"]),
+        ("synthetic://?frames=0", ["1 or more"]),
+        ("synthetic://?live=yes", ["1 or 0"]),
+        ("synthetic://?seed", ["seed"]),
+        ("synthetic://[", ["no URI"]),
+        ("v4l2:///dev/video0?brightness=3", ["brightness", "size, fps, format"]),
+        ("v4l2:///dev/video0?format=H264", ["H264", "MJPG, YUYV"]),
+    ],
+)
+def test_a_wrong_uri_is_told_what_is_known(uri: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_camera(uri)
+    for word in words:
+        assert word in str(caught.value)
+    assert caught.value.exit_status == 2
+
+
+def test_paths_and_file_uris_are_told_apart_by_what_they_are(tiny_video: Path, tiny_folder: Path) -> None:
+    kinds = {
+        str(tiny_video): VideoCamera,
+        f"file://{tiny_video}": VideoCamera,
+        str(tiny_folder): ImageCamera,
+        str(tiny_folder / "00.png"): ImageCamera,
+    }
+    for uri, kind in kinds.items():
+        with open_camera(uri) as camera:
+            assert type(camera) is kind
+
+
+def test_a_pathlike_opens_too(tiny_video: Path) -> None:
+    with open_camera(tiny_video) as camera:
+        assert camera.size == (64, 48)
+
+
+def test_a_device_that_is_not_there_is_a_device_failure() -> None:
+    for uri in ("v4l2:///dev/video987", "v4l2://987", "/dev/video987"):
+        with pytest.raises(CameraError, match="/dev/video987 is not there") as caught:
+            open_camera(uri)
+        assert caught.value.exit_status == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all", b"\0\0\0\x20ftypisom" + bytes(3000)])
+def test_a_file_that_is_no_video_is_bad_input(
+    tmp_path: Path, content: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"broken\.mp4"):
+        open_camera(path)
+
+
+def test_every_camera_in_the_table_loads() -> None:
+    import importlib
+
+    for entry in CAMERAS.values():
+        module, _, name = entry.partition(":")
+        assert isinstance(getattr(importlib.import_module(module), name), type)
+
+
+def test_a_live_synthetic_camera_loses_what_nobody_reads() -> None:
+    import time
+
+    with open_camera("synthetic://?size=64x48&fps=100") as camera:
+        assert camera.read() is not None
+        time.sleep(0.1)
+        late = camera.read()
+        assert late is not None and late.sequence >= 5
+
+
+def test_a_synthetic_camera_knows_the_truth_and_repeats_itself() -> None:
+    def scenes() -> list:
+        with open_camera("synthetic://?seed=7&size=64x48&frames=80&live=0") as camera:
+            return list(camera)
+
+    first, again = scenes(), scenes()
+    assert len(first) == 80
+    assert all((a.pixels == b.pixels).all() and a.truth == b.truth for a, b in zip(first, again, strict=True))
+    assert all(frame.has_truth for frame in first)
+    assert any(frame.truth is not None and frame.truth_label for frame in first)
+
+
+def test_a_slow_live_camera_times_out_instead_of_waiting_for_ever() -> None:
+    with open_camera("synthetic://?size=64x48&fps=0.1") as camera:
+        assert camera.read() is not None
+        with pytest.raises(CameraTimeout):
+            camera.read(0.01)

@@ -1,0 +1,265 @@
+"""What each sink writes, when it refuses, and what it leaves behind when a run ends early."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeloc.errors import DeviceError, OutputError, UsageError
+from edgeloc.sinks import SINKS, Sink, open_sink
+from edgeloc.sinks.video import VideoSink, fit
+from edgeloc.types import Box, Frame, Pixels, Result
+
+SIZE = (64, 48)
+
+
+def frame(sequence: int, captured_at: float = 0.0, size: tuple[int, int] = SIZE, **truth: Any) -> Frame:
+    pixels = np.full((size[1], size[0], 3), 20 + 10 * sequence, np.uint8)
+    return Frame(pixels, captured_at, sequence, **truth)
+
+
+def result(sequence: int, box: Box | None = None) -> Result:
+    scores = np.array([0.25, 0.75], np.float32)
+    return Result(0.9, box is not None, box, "nut" if box else None, scores, sequence=sequence, age_ms=12.5)
+
+
+def write(sink: Sink, frames: Iterable[Frame]) -> None:
+    for one in frames:
+        sink.write(one, _picture_of(one), result(one.sequence, Box(1, 2, 3.456, 4)))
+
+
+def _picture_of(one: Frame) -> Callable[[], Pixels]:
+    return lambda: one.pixels
+
+
+def pictures(path: Path) -> list[Pixels]:
+    capture = cv2.VideoCapture(str(path))
+    found = []
+    while (read := capture.read())[0]:
+        found.append(np.asarray(read[1], np.uint8))
+    return found
+
+
+@pytest.mark.parametrize("uri", ["", "out.avi", "gopher://x", "nosuffix", "out.mp4/"])
+def test_an_unknown_sink_is_told_what_is_known(uri: str) -> None:
+    with pytest.raises(UsageError, match=r"window.*\.mp4.*\.jsonl") as caught:
+        open_sink(f"{uri}x" if uri.endswith("/") else uri)
+    assert caught.value.exit_status == 2
+
+
+def test_every_sink_in_the_table_loads() -> None:
+    for kind in SINKS:
+        assert open_sink(kind if kind == "window" else f"a{kind}").name
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "jsonl"])
+class TestEveryFileSink:
+    """What every sink that writes a file promises."""
+
+    def test_nothing_bears_the_name_until_the_end(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"out.{suffix}"
+        sink = open_sink(str(path))
+        sink.open(fps=10)
+        write(sink, [frame(0)])
+        assert not path.exists()
+        sink.close()
+        assert path.stat().st_size > 0
+        assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+    def test_closing_twice_or_unopened_is_fine(self, tmp_path: Path, suffix: str) -> None:
+        sink = open_sink(str(tmp_path / f"out.{suffix}"))
+        sink.close()
+        sink.open()
+        write(sink, [frame(0)])
+        sink.close()
+        sink.close()
+
+    def test_a_place_that_cannot_be_written_shows_in_open(self, tmp_path: Path, suffix: str) -> None:
+        (tmp_path / "file").write_text("no folder")
+        sink = open_sink(str(tmp_path / "file" / f"out.{suffix}"))
+        with pytest.raises(OutputError, match="out"):
+            sink.open()
+
+    def test_a_folder_of_that_name_shows_in_open(self, tmp_path: Path, suffix: str) -> None:
+        (tmp_path / f"out.{suffix}").mkdir()
+        with pytest.raises(OutputError, match="folder"):
+            open_sink(str(tmp_path / f"out.{suffix}")).open()
+
+    def test_an_older_file_is_replaced(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"out.{suffix}"
+        path.write_text("old")
+        sink = open_sink(f"file://{path}")
+        sink.open()
+        write(sink, [frame(0), frame(1)])
+        sink.close()
+        assert b"old" not in path.read_bytes()
+
+
+def test_a_line_of_json_for_each_result(tmp_path: Path) -> None:
+    sink = open_sink(str(tmp_path / "out.jsonl"))
+    sink.open()
+    known = frame(4, 7.25, has_truth=True, truth=Box(0, 1, 2, 3), truth_label="nut")
+    sink.write(known, lambda: known.pixels, result(4, Box(1, 2, 3.456, 4)))
+    empty = frame(5, has_truth=True)
+    sink.write(empty, lambda: empty.pixels, result(5))
+    write(sink, [frame(6)])
+    sink.close()
+    first, second, third = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert (first["sequence"], first["age_ms"], first["presence"]) == (4, 12.5, 0.9)
+    assert (first["box"], first["label"], first["score"]) == ([1, 2, 3.46, 4], "nut", 0.75)
+    assert first["stale"] is False and first["dropped"] == 0
+    assert first["truth"] == {"box": [0, 1, 2, 3], "label": "nut"}
+    assert (second["box"], second["label"], second["score"]) == (None, None, None)
+    assert second["truth"] == {"box": None, "label": None}
+    assert "truth" not in third
+
+
+def test_lines_are_on_the_disk_as_they_come(tmp_path: Path) -> None:
+    sink = open_sink(str(tmp_path / "out.jsonl"))
+    sink.open()
+    write(sink, [frame(0), frame(1)])
+    (temporary,) = tmp_path.iterdir()
+    assert len(temporary.read_text().splitlines()) == 2
+    sink.close()
+
+
+def test_a_jsonl_sink_does_not_have_frames_drawn(tmp_path: Path) -> None:
+    sink = open_sink(str(tmp_path / "out.jsonl"))
+    sink.open()
+    sink.write(frame(0), lambda: pytest.fail("drawn for nothing"), result(0))
+    sink.close()
+
+
+FULL = """
+import resource, sys
+from edgeloc.errors import OutputError
+from edgeloc.sinks import open_sink
+from edgeloc.types import Frame, Result
+import numpy as np
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+sink = open_sink(sys.argv[1])
+sink.open()
+pixels, scores = np.zeros((8, 8, 3), np.uint8), np.zeros(0, np.float32)
+try:
+    for number in range(100):
+        sink.write(Frame(pixels, 0.0, number), lambda: pixels, Result(0.1, False, None, None, scores, sequence=number))
+except OutputError as error:
+    print(error)
+sink.close()
+"""
+
+
+def test_a_full_disk_keeps_the_whole_lines_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True)
+    assert "out.jsonl cannot be written on" in done.stdout
+    lines = path.read_text().splitlines()
+    assert [json.loads(line)["sequence"] for line in lines] == list(range(len(lines)))
+    assert len(lines) > 5
+
+
+def test_a_file_gives_a_video_with_each_frame_once(tmp_path: Path) -> None:
+    sink = open_sink(str(tmp_path / "out.mp4"))
+    sink.open(fps=12.5)
+    write(sink, [frame(number) for number in range(7)])
+    sink.close()
+    capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == 12.5
+    levels = [float(picture.mean()) for picture in pictures(tmp_path / "out.mp4")]
+    assert levels == pytest.approx([20 + 10 * number for number in range(7)], abs=6)
+
+
+def test_a_live_video_holds_pictures_so_that_time_stays_true(tmp_path: Path) -> None:
+    sink = open_sink(str(tmp_path / "out.mp4"))
+    sink.open(fps=10, live=True)
+    write(sink, [frame(0, 5.0), frame(10, 5.3), frame(20, 5.4)])
+    sink.close()
+    levels = [float(picture.mean()) for picture in pictures(tmp_path / "out.mp4")]
+    assert levels == pytest.approx([20, 20, 20, 120, 220], abs=6)
+
+
+def test_a_frame_of_another_size_is_fitted_in(tmp_path: Path) -> None:
+    sink = open_sink(str(tmp_path / "out.mp4"))
+    sink.open(fps=10)
+    write(sink, [frame(5), frame(6, size=(200, 100)), frame(7, size=(10, 90))])
+    sink.close()
+    assert [picture.shape for picture in pictures(tmp_path / "out.mp4")] == [(48, 64, 3)] * 3
+
+
+@pytest.mark.parametrize("size", [(33, 35), (1, 1), (640, 481)])
+def test_odd_sizes_are_filled_up(tmp_path: Path, size: tuple[int, int]) -> None:
+    sink = open_sink(str(tmp_path / "out.mp4"))
+    sink.open(fps=10)
+    write(sink, [frame(5, size=size)] * 2)
+    sink.close()
+    assert pictures(tmp_path / "out.mp4")[0].shape == (size[1] + size[1] % 2, size[0] + size[0] % 2, 3)
+
+
+def test_fitting_keeps_the_shape_and_adds_black() -> None:
+    fitted = fit(np.full((50, 100, 3), 200, np.uint8), (64, 48))
+    assert fitted.shape == (48, 64, 3)
+    assert (fitted[8:40] == 200).all() and not fitted[:8].any() and not fitted[40:].any()
+
+
+def test_a_video_without_a_frame_is_not_left(tmp_path: Path) -> None:
+    sink = open_sink(str(tmp_path / "out.mp4"))
+    sink.open(fps=10)
+    sink.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_ends_a_video_and_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeloc.sinks.video.CHECK_EVERY", 4)
+    sink = VideoSink(tmp_path / "out.mp4")
+    sink.open(fps=10)
+    write(sink, [frame(number) for number in range(4)])
+    monkeypatch.setattr("edgeloc.sinks.video.LEAST_FREE_BYTES", 2**80)
+    with pytest.raises(OutputError, match="disk is full"):
+        write(sink, [frame(4)])
+    sink.close()
+    assert len(pictures(tmp_path / "out.mp4")) == 4
+
+
+def test_a_video_that_cannot_be_read_back_is_told_and_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = VideoSink(tmp_path / "out.mp4")
+    sink.open(fps=10)
+    write(sink, [frame(0)])
+    monkeypatch.setattr("edgeloc.sinks.video._readable", lambda path: False)
+    with pytest.raises(OutputError, match="disk full"):
+        sink.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_window_without_a_screen_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("QT_QPA_PLATFORM", "xcb")
+    with pytest.raises(DeviceError, match=r"no screen here.*out\.mp4|no windows.*opencv-python") as caught:
+        open_sink("window").open()
+    assert caught.value.exit_status == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "visible", "ended"), [(255, 1.0, False), (ord("q"), 1.0, True), (27, 1.0, True), (255, 0.0, True)]
+)
+def test_keys_and_the_closed_window_end_the_run(
+    monkeypatch: pytest.MonkeyPatch, key: int, visible: float, ended: bool
+) -> None:
+    monkeypatch.setattr("edgeloc.sinks.window._require_screen", lambda: None)
+    for name in ("namedWindow", "resizeWindow", "imshow", "destroyWindow"):
+        monkeypatch.setattr(cv2, name, lambda *_: None)
+    monkeypatch.setattr(cv2, "waitKey", lambda _: key)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: visible)
+    sink = open_sink("window")
+    sink.open()
+    write(sink, [frame(0)])
+    assert sink.ended is ended
+    sink.close()

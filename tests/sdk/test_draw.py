@@ -1,0 +1,105 @@
+"""What is drawn on a frame, on every size of frame, and that the frame itself stays as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgeloc.draw import QUANTIZED_COLOR, STALE_COLOR, TRUTH_COLOR, draw, draw_boxes
+from edgeloc.types import Box, Pixels, Result
+
+SIZES = [(320, 240), (640, 480), (1920, 1080), (192, 192)]
+
+
+def ground(width: int, height: int, value: int = 90) -> Pixels:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def result(box: Box | None, *, stale: bool = False, label: str | None = "bolt") -> Result:
+    scores = np.array([0.1, 0.9], np.float32)
+    return Result(0.9 if box else 0.1, box is not None, box, label if box else None, scores, age_ms=45, stale=stale)
+
+
+def differs(image: Pixels, pixels: Pixels) -> Pixels:
+    return np.asarray((image != pixels).any(axis=2))
+
+
+def like(image: Pixels, x: float, y: float, color: tuple[int, int, int]) -> bool:
+    """Whether the pixel has the colour, but for the soft edge of a line."""
+    row, column = min(round(y), image.shape[0] - 1), min(round(x), image.shape[1] - 1)
+    return int(np.abs(image[row, column].astype(int) - color).max()) < 40
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_box_is_drawn_on_its_edges_and_not_inside(size: tuple[int, int]) -> None:
+    width, height = size
+    box = Box(0.3 * width, 0.4 * height, 0.7 * width, 0.9 * height)
+    image = draw(ground(*size), result(box))
+    middle = (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2
+    assert like(image, box.x1, middle[1], QUANTIZED_COLOR)
+    assert like(image, box.x2, middle[1], QUANTIZED_COLOR)
+    assert like(image, middle[0], box.y2, QUANTIZED_COLOR)
+    assert like(image, *middle, (90, 90, 90))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_text_grows_with_the_frame_and_stays_a_small_part_of_it(size: tuple[int, int]) -> None:
+    pixels = ground(*size)
+    rows = np.flatnonzero(differs(draw(pixels, result(None), fps=24.9), pixels).any(axis=1))
+    assert 10 <= rows.size <= 0.12 * size[1]
+
+
+def test_the_frame_is_not_modified_and_memory_is_not_shared() -> None:
+    pixels = ground(320, 240)
+    pixels.flags.writeable = False
+    image = draw(pixels, result(Box(10, 10, 100, 100)), fps=10.0)
+    assert (pixels == 90).all()
+    assert not np.shares_memory(image, pixels)
+
+
+def test_a_view_that_is_not_contiguous_can_be_drawn_on() -> None:
+    pixels = ground(640, 480)[:, ::-1]
+    assert draw(pixels, result(Box(10, 10, 100, 100))).shape == pixels.shape
+
+
+def test_staleness_changes_the_colour() -> None:
+    box = Box(100, 100, 200, 200)
+    assert like(draw(ground(320, 240), result(box, stale=True)), 200, 150, STALE_COLOR)
+
+
+@pytest.mark.parametrize("box", [Box(-50, -50, 2000, 2000), Box(0, 0, 0, 0), Box(319, 239, 320, 240)])
+def test_boxes_at_or_over_the_border_are_drawn_inside(box: Box) -> None:
+    image = draw(ground(320, 240), result(box))
+    assert image.shape == (240, 320, 3)
+    assert differs(image, ground(320, 240)).any()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (40, 300), (300, 12)])
+def test_tiny_and_narrow_frames_do_not_fail(size: tuple[int, int]) -> None:
+    assert draw(ground(*size), result(Box(1, 1, 6, 6)), fps=10).shape == (size[1], size[0], 3)
+
+
+def test_several_boxes_with_titles_in_their_colours() -> None:
+    boxes = [(Box(20, 60, 80, 120), "truth", TRUTH_COLOR), (Box(150, 60, 250, 160), "", QUANTIZED_COLOR)]
+    image = draw_boxes(ground(320, 240), boxes)
+    assert like(image, 20, 90, TRUTH_COLOR)
+    assert like(image, 250, 110, QUANTIZED_COLOR)
+    above_first, above_second = image[40:57, 20:80], image[40:57, 150:250]
+    assert differs(above_first, ground(60, 17)).any()
+    assert not differs(above_second, ground(100, 17)).any()
+
+
+def test_every_object_of_a_model_for_several_is_drawn() -> None:
+    second = result(Box(200, 100, 260, 160))
+    first = Result(0.9, True, Box(20, 100, 80, 160), "bolt", np.array([0.9], np.float32), others=(second,))
+    image = draw(ground(320, 240), first)
+    assert like(image, 80, 130, QUANTIZED_COLOR) and like(image, 260, 130, QUANTIZED_COLOR)
+
+
+def test_titles_of_boxes_that_nearly_coincide_do_not_cover_each_other() -> None:
+    box = Box(100, 100, 220, 200)
+    alone = [draw_boxes(ground(320, 240), [(box, title, TRUTH_COLOR)]) for title in ("truth", "")]
+    plate = differs(*alone)
+    both = draw_boxes(ground(320, 240), [(box, "truth", TRUTH_COLOR), (box, "float 0.81", QUANTIZED_COLOR)])
+    assert plate.any()
+    assert (both[plate] == alone[0][plate]).all()

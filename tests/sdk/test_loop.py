@@ -1,0 +1,296 @@
+"""The run loop: modes, ages, drops, and every way in which a run can end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeloc.cameras import Camera, open_camera
+from edgeloc.cameras.uri import Uri
+from edgeloc.errors import CameraError, CameraTimeout, EngineError, OutputError, UsageError
+from edgeloc.loop import run
+from edgeloc.sinks import Sink, open_sink
+from edgeloc.types import Box, Frame, Pixels, Result
+
+NO_SCORES = np.zeros(0, np.float32)
+
+
+class FakeCamera(Camera):
+    """Gives `count` frames, one every `period_s`, then ends or raises `failure`."""
+
+    def __init__(
+        self, count: int, *, failure: Exception | None = None, live: bool = False, period_s: float = 0.0
+    ) -> None:
+        self.count, self.failure, self.live, self.period_s = count, failure, live, period_s
+        self.next = 0
+        self.closed = False
+
+    @classmethod
+    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> FakeCamera:
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        return "fake"
+
+    def _open(self) -> None:
+        self.next, self.fps, self.size = 0, 30.0, (32, 24)
+
+    def _read(self, timeout_s: float) -> Frame | None:
+        if self.next >= self.count:
+            if self.failure:
+                raise self.failure
+            return None
+        time.sleep(self.period_s)
+        self.next += 1
+        return Frame(np.full((24, 32, 3), 90, np.uint8), time.monotonic(), self.next - 1)
+
+    def _close(self) -> None:
+        self.closed = True
+
+
+class Recorder(Sink):
+    """Keeps the results; ends the run after `ends_after` of them, or fails with `failure` at the second."""
+
+    def __init__(self, *, ends_after: int | None = None, failure: Exception | None = None, draws: bool = False) -> None:
+        self.results: list[Result] = []
+        self.ends_after, self.failure, self.draws = ends_after, failure, draws
+        self.opened_with: dict[str, Any] = {}
+        self.closed = 0
+        self.pictures: list[Pixels] = []
+
+    @property
+    def name(self) -> str:
+        return "recorder"
+
+    def open(self, *, fps: float | None = None, live: bool = False) -> None:
+        self.opened_with = {"fps": fps, "live": live}
+
+    def write(self, frame: Frame, drawn: Callable[[], Pixels], result: Result) -> None:
+        if self.failure and self.results:
+            raise self.failure
+        self.results.append(result)
+        if self.draws:
+            self.pictures.append(drawn())
+        self.ended = len(self.results) == self.ends_after
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def found(frame: Frame) -> Result:
+    return Result(0.9, True, Box(5, 5, 20, 20), None, NO_SCORES)
+
+
+def slowly(seconds: float) -> Callable[[Frame], Result]:
+    def localize(frame: Frame) -> Result:
+        time.sleep(seconds)
+        return found(frame)
+
+    return localize
+
+
+def capture_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "edgeloc-capture"]
+
+
+def test_a_file_gives_every_frame_in_order() -> None:
+    sink = Recorder()
+    summary = run(FakeCamera(5), found, sink)
+    assert [one.sequence for one in sink.results] == [0, 1, 2, 3, 4]
+    assert (summary.frames, summary.dropped, summary.present, summary.ended_by) == (5, 0, 5, "camera")
+    assert sink.opened_with == {"fps": 30.0, "live": False}
+    assert sink.closed == 1
+
+
+def test_results_carry_capture_time_and_age() -> None:
+    sink = Recorder()
+    before = time.monotonic()
+    summary = run(FakeCamera(3), slowly(0.01), sink)
+    for one in sink.results:
+        assert before <= one.captured_at <= time.monotonic()
+        assert one.age_ms >= 10
+        assert one.box == Box(5, 5, 20, 20)
+    assert summary.age_ms_p50 is not None and summary.age_ms_p99 is not None
+    assert 10 <= summary.age_ms_p50 <= summary.age_ms_p99
+
+
+def test_a_result_over_the_budget_is_stale() -> None:
+    sink = Recorder()
+    summary = run(FakeCamera(3), slowly(0.02), sink, budget_ms=5)
+    assert [one.stale for one in sink.results] == [True] * 3
+    assert summary.stale == 3 and "3 stale" in str(summary)
+
+
+def test_a_live_camera_drops_what_the_localizer_is_too_slow_for() -> None:
+    sink = Recorder()
+    summary = run(FakeCamera(40, live=True, period_s=0.002), slowly(0.02), sink)
+    numbers = [one.sequence for one in sink.results]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == 39
+    assert summary.frames + summary.dropped == 40
+    assert sum(one.dropped for one in sink.results) == summary.dropped > 0
+    assert sink.opened_with["live"] is True
+
+
+def test_fresh_mode_takes_only_frames_exposed_after_it_was_ready() -> None:
+    ready: list[float] = []
+
+    def localize(frame: Frame) -> Result:
+        assert not ready or frame.captured_at >= ready[-1]
+        time.sleep(0.01)
+        ready.append(time.monotonic())
+        return found(frame)
+
+    summary = run(FakeCamera(60, live=True, period_s=0.004), localize, mode="fresh")
+    assert summary.frames == len(ready) >= 2
+
+
+def test_as_many_frames_as_asked_for() -> None:
+    for live in (False, True):
+        sink = Recorder()
+        summary = run(FakeCamera(10**9, live=live, period_s=0.001), found, sink, frames=3)
+        assert (summary.frames, len(sink.results), summary.ended_by) == (3, 3, "frames")
+
+
+def test_a_sink_can_end_the_run() -> None:
+    summary = run(FakeCamera(10**9), found, Recorder(ends_after=2))
+    assert (summary.frames, summary.ended_by) == (2, "sink")
+
+
+def test_the_picture_is_drawn_once_for_all_sinks_and_the_frame_stays() -> None:
+    first, second = Recorder(draws=True), Recorder(draws=True)
+    run(FakeCamera(1), found, first, second)
+    assert first.pictures[0] is second.pictures[0]
+    assert (first.pictures[0] != 90).any()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_camera_lost_in_the_middle_leaves_what_was_written(tmp_path: Path, live: bool) -> None:
+    camera = FakeCamera(4, failure=CameraError("camera fake is gone"), live=live, period_s=0.01)
+    paths = [tmp_path / "out.jsonl", tmp_path / "out.mp4"]
+    with pytest.raises(CameraError, match=r"camera fake is gone \(4 results before that are kept\)") as caught:
+        run(camera, found, *map(str, paths))
+    assert caught.value.exit_status == 3
+    assert len(paths[0].read_text().splitlines()) == 4
+    assert cv2.VideoCapture(str(paths[1])).read()[0]
+
+
+def test_a_stalled_camera_is_a_timeout() -> None:
+    camera = FakeCamera(1, failure=CameraTimeout("camera fake sent no frame for 2 s"), live=True)
+    with pytest.raises(CameraTimeout, match="no frame"):
+        run(camera, found)
+
+
+def test_a_camera_that_never_returns_is_told_to_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeloc.loop._HANG_S", 0.05)
+    monkeypatch.setattr("edgeloc.loop._JOIN_S", 0.05)
+    with pytest.raises(CameraTimeout, match="hangs"):
+        run(FakeCamera(1, live=True, period_s=0.5), found)
+    for thread in capture_threads():
+        thread.join()
+
+
+def test_a_failing_sink_ends_the_run_and_the_others_are_kept(tmp_path: Path) -> None:
+    failing = Recorder(failure=OSError(28, "No space left on device"))
+    with pytest.raises(OutputError, match="recorder cannot be written on: No space left"):
+        run(FakeCamera(9), found, str(tmp_path / "out.jsonl"), failing)
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    assert failing.closed == 1
+
+
+def test_a_sink_that_does_not_open_ends_the_run_before_the_first_frame(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    camera, first = FakeCamera(3), Recorder()
+    with pytest.raises(OutputError):
+        run(camera, found, first, str(tmp_path / "file" / "out.mp4"))
+    assert camera.next == 0
+    assert first.closed == 1
+
+
+def test_a_failing_localizer_closes_the_sinks_and_the_capture_thread() -> None:
+    def localize(frame: Frame) -> Result:
+        raise EngineError("invoke failed")
+
+    sink = Recorder()
+    with pytest.raises(EngineError, match="invoke failed"):
+        run(FakeCamera(10**9, live=True, period_s=0.001), localize, sink)
+    assert sink.closed == 1
+    assert not capture_threads()
+
+
+def test_a_bug_in_a_camera_is_not_dressed_up() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(FakeCamera(1, failure=ZeroDivisionError("bug"), live=True), found)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_signal_ends_the_run_with_everything_kept(tmp_path: Path, number: signal.Signals, live: bool) -> None:
+    def localize(frame: Frame) -> Result:
+        if frame.sequence >= 3:
+            os.kill(os.getpid(), number)
+        return found(frame)
+
+    before = signal.getsignal(number)
+    paths = [tmp_path / "out.jsonl", tmp_path / "out.mp4"]
+    summary = run(FakeCamera(10**9, live=live, period_s=0.005), localize, *map(str, paths))
+    assert summary.ended_by == "interrupt"
+    assert "interrupted" in str(summary)
+    lines = paths[0].read_text().splitlines()
+    assert len(lines) == summary.frames
+    assert json.loads(lines[-1])["sequence"] >= 3
+    assert cv2.VideoCapture(str(paths[1])).read()[0]
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_ends_the_wait_for_a_camera_that_sends_nothing() -> None:
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    summary = run(FakeCamera(10**9, live=True, period_s=0.8), found)
+    timer.join()
+    assert (summary.frames, summary.ended_by) == (0, "interrupt")
+    assert str(summary).startswith("0 results")
+
+
+def test_an_interrupt_raised_inside_ends_the_run_too() -> None:
+    def localize(frame: Frame) -> Result:
+        raise KeyboardInterrupt
+
+    assert run(FakeCamera(3), localize).ended_by == "interrupt"
+
+
+def test_uris_do_for_camera_and_sinks(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    summary = run("synthetic://?seed=3&size=64x48&frames=5&live=0", found, str(path))
+    assert summary.frames == 5
+    assert all("truth" in json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_an_opened_camera_stays_open_for_its_owner() -> None:
+    with FakeCamera(3) as camera:
+        run(camera, found, frames=1)
+        assert camera.read() is not None
+
+
+@pytest.mark.parametrize("wrong", [{"mode": "latest"}, {"budget_ms": 0}, {"frames": 0}])
+def test_wrong_arguments_are_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        run(FakeCamera(1), found, **wrong)
+
+
+def test_a_real_video_becomes_a_video_of_as_many_frames(videos: Path, tmp_path: Path) -> None:
+    with open_camera(videos / "drone" / "IR_DRONE_069.mp4") as camera:
+        summary = run(camera, found, open_sink(str(tmp_path / "out.mp4")), frames=40)
+    capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == summary.frames > 10
