@@ -115,7 +115,7 @@ def _compare(result: Any, by_hand: tuple[float, int, Box]) -> None:
 def _loop_by_hand(contract: Contract, engine: TfliteEngine, interpreter: _Stopwatch) -> ByHand:
     """The loop that a careful user would write for this one model, with its constants at hand."""
     spec, side = contract.input, contract.input.width
-    tensors = {output.role: output.tensor for output in contract.outputs}
+    tensors: dict[str, str] = {output.role: output.tensor for output in contract.outputs}
     if set(tensors) != set(_ROLES) or (spec.color, spec.resize, spec.interpolation) != ("rgb", "letterbox", "linear"):
         raise UsageError(f"{engine.name}: the loop by hand knows models with the outputs {', '.join(_ROLES)} only")
     if engine.inputs[spec.tensor].dtype != np.uint8:
@@ -129,7 +129,7 @@ def _loop_by_hand(contract: Contract, engine: TfliteEngine, interpreter: _Stopwa
     signs = np.array([-1, -1, 1, 1], np.float32)
 
     def real(index: int, info: Any) -> NDArray[np.float32]:
-        raw = interpreter.get_tensor(index).astype(np.float32)
+        raw: NDArray[np.float32] = interpreter.get_tensor(index).astype(np.float32)
         return raw if info.scale is None else (raw - np.float32(info.zero_point)) * np.float32(info.scale)
 
     def localize(frame: Pixels) -> tuple[float, int, Box]:
