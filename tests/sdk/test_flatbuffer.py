@@ -67,5 +67,5 @@ def test_garbage_behind_the_right_mark_is_damaged() -> None:
 
 def test_without_the_format_description_the_extra_is_named(int8: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flatbuffer, "SCHEMAS", ("no_such_module",))
-    with pytest.raises(MissingExtra, match="ai-edge-litert or tensorflow"):
+    with pytest.raises(MissingExtra, match="package tflite"):
         parse_flatbuffer(int8, "x.tflite")

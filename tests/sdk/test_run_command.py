@@ -1,0 +1,145 @@
+"""`edgeloc run` from the command line: what it prints, leaves behind and exits with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+
+from edgeloc.cli import main
+from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec
+from edgeloc.modelfile import write_model
+
+SYNTHETIC = "synthetic://?seed=1&size=64x48&live=0"
+
+
+@pytest.fixture(scope="session")
+def bare_model(tiny_models: Path) -> Path:
+    """An int8 model without a contract."""
+    return tiny_models / "int8.tflite"
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    outputs = (OutputSpec("presence", "presence", "sigmoid"), OutputSpec("box", "box"))
+    return Contract(InputSpec("image", 32, 32), outputs, BoxEncoding("cxcywh"))
+
+
+@pytest.fixture(scope="session")
+def model(bare_model: Path, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("run") / "model.tflite"
+    write_model(path, bare_model.read_bytes(), contract, calibration=None, golden=None)
+    return str(path)
+
+
+def test_a_run_writes_its_sinks_and_tells_what_it_did(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines, video = tmp_path / "out.jsonl", tmp_path / "out.mp4"
+    uri = f"{SYNTHETIC}&frames=6"
+    assert main(["run", model, "--camera", uri, "--sink", str(lines), "--sink", str(video)]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("6 results in ")
+    assert "the source ended" in printed.out and f"Wrote {lines}, {video}." in printed.out
+    assert printed.err == ""
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [record["sequence"] for record in records] == list(range(6))
+    assert int(cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT)) == 6
+
+
+def test_frames_budget_mode_and_threads_are_obeyed(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "out.jsonl"
+    flags = ["--frames", "3", "--budget-ms", "0.0001", "--mode", "fresh", "--threads", "1"]
+    camera = "synthetic://?size=64x48&fps=100"
+    assert main(["run", model, "--camera", camera, "--sink", str(lines), *flags]) == 0
+    assert "as many frames as asked for" in capsys.readouterr().out
+    assert [json.loads(line)["stale"] for line in lines.read_text().splitlines()] == [True] * 3
+
+
+def test_a_contract_can_be_given_for_a_bare_model(
+    bare_model: Path, contract: Contract, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    beside = tmp_path / "contract.json"
+    beside.write_text(contract.to_json())
+    flags = ["--camera", f"{SYNTHETIC}&frames=2"]
+    assert main(["run", str(bare_model), *flags]) == 2
+    assert "contract" in capsys.readouterr().err
+    assert main(["run", str(bare_model), *flags, "--contract", str(beside)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--camera", "/dev/video987"], 3, "/dev/video987 is not there"),
+        (["--camera", "nothing.mp4"], 2, "nothing.mp4 is not there"),
+        (["--camera", "webcam://0"], 2, "known are"),
+        (["--camera", SYNTHETIC, "--sink", "out.gif"], 2, "known are"),
+        (["--camera", SYNTHETIC, "--sink", "a.jsonl", "--sink", "./a.jsonl"], 2, "given twice"),
+        (["--camera", SYNTHETIC, "--sink", "/dev/null/out.mp4"], 2, "/dev/null/out.mp4"),
+        (["--camera", SYNTHETIC, "--engine", "abacus"], 2, "abacus"),
+        (["--camera", SYNTHETIC, "--frames", "0"], 2, "--frames"),
+        (["--camera", SYNTHETIC, "--budget-ms", "-1"], 2, "--budget-ms"),
+        (["--camera", SYNTHETIC, "--mode", "latest"], 2, "--mode"),
+        ([], 2, "--camera"),
+    ],
+)
+def test_a_wrong_line_is_told_in_a_sentence(
+    model: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    status: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", model, *arguments]) == status
+    printed = capsys.readouterr()
+    assert words in printed.err and "Traceback" not in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_model_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "nothing.tflite", "--camera", SYNTHETIC]) == 2
+    assert "nothing.tflite" in capsys.readouterr().err
+
+
+def test_the_video_that_is_read_is_not_written_over(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "flight.mp4"
+    path.write_bytes(b"precious")
+    assert main(["run", model, "--camera", str(path), "--sink", str(tmp_path / "." / "flight.mp4")]) == 2
+    assert "give another name" in capsys.readouterr().err
+    assert path.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_well(model: str, tmp_path: Path, number: signal.Signals) -> None:
+    lines, video = tmp_path / "out.jsonl", tmp_path / "out.mp4"
+    command = [sys.executable, "-m", "edgeloc.cli", "run", model, "--camera", "synthetic://?size=64x48"]
+    process = subprocess.Popen(
+        [*command, "--sink", str(lines), "--sink", str(video)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # The temporary file's first line says that the run is under way.
+    while process.poll() is None and not any(one.stat().st_size for one in tmp_path.glob(".out-*.jsonl")):
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "error" not in err and "Traceback" not in err
+    assert "interrupted" in out
+    assert all(json.loads(line) for line in lines.read_text().splitlines())
+    assert cv2.VideoCapture(str(video)).read()[0]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out.jsonl", "out.mp4"]
