@@ -4,14 +4,21 @@ PYTHON ?= python3
 OUT ?= out
 BIN := .venv/bin
 STAMP := .venv/.installed
+OLD := .venv-numpy1
+OLD_STAMP := $(OLD)/.installed
 
-.PHONY: demo test lint typecheck clean
+.PHONY: demo test compat lint typecheck clean
 
 demo: $(STAMP)
 	$(BIN)/edgeloc demo --out $(OUT)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# The runtime's tests again on the oldest pair that boards still have: NumPy 1.26 and tflite-runtime 2.14.
+compat: $(OLD_STAMP)
+	$(OLD)/bin/python -c 'import numpy, tflite_runtime; print("NumPy", numpy.__version__, "tflite-runtime 2.14")'
+	$(OLD)/bin/python -m pytest tests/sdk tests/device $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -25,7 +32,7 @@ typecheck: $(STAMP)
 		--cache-dir ../../.mypy_cache -p edgeloc
 
 clean:
-	rm -rf build dist out edgeloc.egg-info .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist out edgeloc.egg-info .venv $(OLD) .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.cfg pyproject.toml
@@ -38,4 +45,13 @@ $(STAMP): setup.cfg pyproject.toml
 	@echo "Installing into .venv (TensorFlow among it: some minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[convert,bench,dev]'
+	@touch $@
+
+$(OLD_STAMP): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 12))' || \
+		{ echo "make: tflite-runtime 2.14 exists for Python 3.10 and 3.11 alone: make compat PYTHON=python3.11" >&2; exit 1; }
+	test -x $(OLD)/bin/python || $(PYTHON) -m venv $(OLD)
+	$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check \
+		'numpy==1.26.*' 'tflite-runtime==2.14.*' 'opencv-python<4.12' 'tflite>=2.18' 'pytest>=8'
+	$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@

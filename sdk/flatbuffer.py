@@ -17,8 +17,8 @@ from edgeloc.errors import MissingExtra, ModelError
 
 __all__ = ["Graph", "Operator", "Signature", "Tensor", "TfliteModel", "parse_flatbuffer"]
 
-# The reader generated from TensorFlow's schema; the runtime brings it, so that no copy of it lives here.
-SCHEMAS = ("ai_edge_litert.schema_py_generated", "tensorflow.lite.python.schema_py_generated")
+# The reader generated from TensorFlow's schema: the runtime brings it, or the small package tflite where it does not.
+SCHEMAS = ("ai_edge_litert.schema_py_generated", "tensorflow.lite.python.schema_py_generated", "tflite")
 FLOAT_DTYPES = frozenset({"float16", "bfloat16", "float32", "float64"})
 CUSTOM = "CUSTOM"
 
@@ -114,7 +114,7 @@ def parse_flatbuffer(data: bytes, name: str) -> TfliteModel:
     """Read a TFLite flatbuffer; `name` says in errors which file it is.
 
     Raises ModelError when the bytes are no such flatbuffer or end early, and MissingExtra when
-    neither ai-edge-litert nor TensorFlow, which bring the format's description, is installed.
+    no package that brings the format's description (ai-edge-litert, TensorFlow, tflite) is installed.
     """
     if len(data) < 8 or data[4:8] != b"TFL3":
         raise ModelError(f"{name} is no TFLite model: it does not begin with the mark TFL3")
@@ -133,7 +133,7 @@ def _schema() -> ModuleType:
             return importlib.import_module(module)
         except ImportError:
             continue
-    raise MissingExtra("ai-edge-litert or tensorflow", "convert", "looking inside a model")
+    raise MissingExtra("tflite", "inspect", "looking inside a model")
 
 
 def _names(enum: type) -> dict[int, str]:
