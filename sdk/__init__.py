@@ -79,7 +79,7 @@ __all__ = [
     "write_model",
 ]
 
-# Where each name lives; nothing is imported before it is asked for, so that `import edgeloc` loads no OpenCV, no runtime.
+# Where each name lives; nothing is imported before it is asked for, so that `import edgeloc` stays light.
 _HOMES = {
     "edgeloc._version": ("__version__",),
     "edgeloc.cameras": ("Camera", "open_camera"),

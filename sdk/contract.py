@@ -171,7 +171,7 @@ class Contract:
 def _build(kind: Any, data: Any, where: str) -> Any:
     """Make the dataclass `kind` out of JSON data, naming the field that does not fit."""
     if not isinstance(data, dict):
-        raise ContractError(f"{where or 'the contract'} must be an object, not {data!r}")
+        raise ContractError(f"{where.rstrip('.') or 'the contract'} must be an object, not {data!r}")
     hints = get_type_hints(kind)
     unknown = sorted(set(data) - set(hints))
     if unknown:
