@@ -125,10 +125,11 @@ def _svg(name: str, draw: Callable[[Axes], None], *, width: float = 7.0, height:
     with rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
+        figure.patch.set_alpha(0)
         axes.patch.set_alpha(0)
         draw(axes)
         text = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None}, transparent=True)
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     return _inline(text.getvalue(), name)
 
 

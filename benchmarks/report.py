@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from edgeloc.files import atomic_path
 
 __all__ = ["render_report", "write_report"]
 
-Table = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Rows of cells under an optional head; `text` rows are prose, not numbers."""
+
+    head: list[str]
+    rows: list[list[str]]
+    text: bool = False
 
 
 def write_report(path: str | Path, result: BenchResult) -> None:
@@ -97,19 +105,19 @@ def _regression_part(regression: Regression) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _regression_table(regression: Regression) -> Table:
-    return {
-        "head": ["", "float", "quantized", "drop"],
-        "rows": [
+def _regression_table(regression: Regression) -> _Table:
+    return _Table(
+        ["", "float", "quantized", "drop"],
+        [
             _pair("mean IoU", regression.mean_iou_float, regression.mean_iou_quantized),
             _pair("images with IoU >= 0.5", regression.iou50_float, regression.iou50_quantized),
             _pair("images with IoU >= 0.75", regression.iou75_float, regression.iou75_quantized),
             ["mean IoU between the two models' boxes", "", _number(regression.mean_iou_float_to_quantized), ""],
         ],
-    }
+    )
 
 
-def _size_table(regression: Regression) -> Table:
+def _size_table(regression: Regression) -> _Table:
     rows = [
         [
             name,
@@ -119,20 +127,20 @@ def _size_table(regression: Regression) -> Table:
         ]
         for name, figures in regression.by_size.items()
     ]
-    return {"head": ["size", "images", "float", "quantized", "drop", "between the boxes"], "rows": rows}
+    return _Table(["size", "images", "float", "quantized", "drop", "between the boxes"], rows)
 
 
-def _presence_table(regression: Regression) -> Table:
+def _presence_table(regression: Regression) -> _Table:
     presence, classes = regression.presence, regression.classes
-    return {
-        "head": ["", "float", "quantized", "both agree"],
-        "rows": [
+    return _Table(
+        ["", "float", "quantized", "both agree"],
+        [
             ["threshold", f"{presence.threshold_float:.2f}", f"{presence.threshold_quantized:.2f}", ""],
             ["objects found", _number(presence.recall_float), _number(presence.recall_quantized), _number(presence.agreement)],
             ["false alarms on negatives", _number(presence.false_alarms_float), _number(presence.false_alarms_quantized), ""],
             ["class right (top 1)", _number(classes.top1_float), _number(classes.top1_quantized), _number(classes.agreement)],
         ],
-    }  # fmt: skip
+    )  # fmt: skip
 
 
 def _worst(image: Worst) -> dict[str, Any]:
@@ -162,7 +170,7 @@ def _latency_part(result: BenchResult) -> dict[str, Any]:
     ]
     return {
         "latency_words": words,
-        "latency_table": {"head": ["stage (ms)", "p50", "p90", "p99", "mean", "min", "max"], "rows": rows},
+        "latency_table": _Table(["stage (ms)", "p50", "p90", "p99", "mean", "min", "max"], rows),
         "latency_plots": [
             {"svg": plots.latency_bars(stages), "caption": "Where a frame's time goes."},
             {"svg": plots.latency_course(stages), "caption": "Every frame in its order: warm-up, drift and outliers."},
@@ -170,7 +178,7 @@ def _latency_part(result: BenchResult) -> dict[str, Any]:
     }
 
 
-def _facts(result: BenchResult) -> Table:
+def _facts(result: BenchResult) -> _Table:
     rows = [["model", _model(result.model)]]
     if result.against:
         rows.append(["against", _model(result.against)])
@@ -185,7 +193,7 @@ def _facts(result: BenchResult) -> Table:
     rows.append(
         ["software", f"edgeloc {environment.edgeloc}, Python {environment.python}, NumPy {environment.numpy}, OpenCV {environment.opencv}"]
     )
-    return {"head": [], "rows": rows, "text": True}
+    return _Table([], rows, text=True)
 
 
 def _energy(result: BenchResult) -> str:

@@ -1,0 +1,95 @@
+"""A made-up result with every part filled, and the rows it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+from edgeloc.benchmarks.environment import Environment
+from edgeloc.benchmarks.figures import regression_figures, size_of
+from edgeloc.benchmarks.pictures import with_previews
+from edgeloc.benchmarks.result import STAGES, BenchResult, DataInfo, LatencyRun, ModelInfo, Row, StageLatency
+from edgeloc.benchmarks.statistics import summarize
+from edgeloc.data import Sample
+from edgeloc.types import Box
+
+
+def shifted(box: Box, by: float) -> Box:
+    return Box(box.x1 + by, box.y1, box.x2 + by, box.y2)
+
+
+def object_row(name: str, truth: Box, box_float: Box, box_quantized: Box, **changes: object) -> Row:
+    values: dict[str, object] = {
+        "name": name, "kind": "object", "width": 200, "height": 100, "group": None, "label": "bolt",
+        "size": size_of(truth, 200, 100), "truth": truth, "box_float": box_float, "box_quantized": box_quantized,
+        "iou_float": truth.iou(box_float), "iou_quantized": truth.iou(box_quantized),
+        "iou_float_to_quantized": box_float.iou(box_quantized), "presence_float": 0.9, "presence_quantized": 0.8,
+        "label_float": "bolt", "label_quantized": "bolt",
+    }  # fmt: skip
+    return Row(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def negative_row(name: str, presence_float: float, presence_quantized: float, kind: str = "background") -> Row:
+    return Row(
+        name, kind, 60, 60, None, None, None, None, None, None, None, None, None,
+        presence_float, presence_quantized, None, None,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    """Twelve objects of three clips, ever more harmed, and two background crops with one false alarm."""
+    truth = Box(40, 20, 90, 70)
+    objects = [
+        object_row(f"images/{i:02}.jpg", truth, shifted(truth, 1), shifted(truth, i), group=f"clip{i // 4}")
+        for i in range(12)
+    ]
+    return [*objects, negative_row("images/00.jpg", 0.1, 0.7), negative_row("images/01.jpg", 0.2, 0.3)]
+
+
+@pytest.fixture
+def bench_result(rows: list[Row]) -> BenchResult:
+    rng = np.random.default_rng(0)
+    regression = regression_figures(rows, threshold_float=0.5, threshold_quantized=0.5, labels=("bolt", "nut"))
+    samples = [Sample(row.name, row.truth, row.label, row.group, read=_picture) for row in rows if row.truth]
+    regression = type(regression)(
+        **{name: getattr(regression, name) for name in regression.__slots__ if name != "worst"},
+        worst=with_previews(regression.worst, samples),
+    )
+    latency = {stage: _stage(rng) for stage in STAGES}
+    return BenchResult(
+        created_at="2025-01-01T00:00:00+00:00",
+        complete=True,
+        environment=Environment("Board X", "CPU Y", 4, "aarch64", "Linux", "performance", 0.1, "3.11", "2", "5", "0.1"),
+        model=ModelInfo("m.tflite", "ab" * 32, 700_000, "int8", "litert", "2.3.0"),
+        against=ModelInfo("f.tflite", "cd" * 32, 2_500_000, "float32", "litert", "2.3.0"),
+        size_ratio=3.571,
+        data=DataInfo("data", "data", "val", ("bolt", "nut"), ("one row left out",), 12, 12, 0),
+        latency=latency,
+        latency_run=LatencyRun("scenes", "copying a frame", 30, 3, ((640, 480),), "litert", "2.3.0", None),
+        regression=regression,
+        notes=("the machine was busy",),
+    )
+
+
+def _stage(rng: np.random.Generator) -> StageLatency:
+    samples = [float(value) for value in rng.uniform(1, 2, 30)]
+    summary = summarize(samples)
+    return StageLatency(
+        **{name: getattr(summary, name) for name in summary.__slots__},
+        samples_ms=tuple(samples),
+        warmup_ms=(9.0, 8.0, 7.0),
+    )
+
+
+def _picture() -> np.ndarray:
+    pixels = np.full((100, 200, 3), 90, np.uint8)
+    cv2.rectangle(pixels, (40, 20), (90, 70), (0, 0, 200), -1)
+    return pixels
+
+
+@pytest.fixture
+def make_row() -> Callable[..., Row]:
+    return object_row

@@ -1,0 +1,104 @@
+"""The result file: what others read is there, it comes back as it was, and a bad one is refused by field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgeloc.benchmarks.result import STAGES, BenchResult, read_result, require_writable, write_result
+from edgeloc.errors import DataError, OutputError
+
+
+@pytest.fixture
+def written(tmp_path: Path, bench_result: BenchResult) -> Path:
+    path = tmp_path / "result.json"
+    write_result(path, bench_result)
+    return path
+
+
+def test_round_trip(written: Path, bench_result: BenchResult) -> None:
+    assert read_result(written) == bench_result
+
+
+def test_keys_that_others_read(written: Path) -> None:
+    data = json.loads(written.read_text())
+    names = ("images", "mean_iou_float", "mean_iou_quantized", "mean_iou_drop", "mean_iou_float_to_quantized")
+    assert all(isinstance(data["regression"][name], (int, float)) for name in names)
+    assert len(data["regression"]["drop_ci95"]) == 2
+    for stage in STAGES:
+        assert all(data["latency"][stage][name] > 0 for name in ("p50_ms", "p90_ms", "p99_ms"))
+    assert data["energy"]["status"] == "not measured"
+    assert len(data["latency"]["total"]["samples_ms"]) == 30
+
+
+def test_nothing_is_left_beside_the_file(written: Path) -> None:
+    assert [path.name for path in written.parent.iterdir()] == ["result.json"]
+
+
+def change(data: Any, path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for name in parents:
+        data = data[int(name)] if name.isdigit() else data[name]
+    if value is ...:
+        del data[last]
+    else:
+        data[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("regression.images", "many", r"regression\.images must be a whole number, not 'many'"),
+        ("regression.images", True, r"regression\.images must be a whole number"),
+        ("regression.images", ..., r"regression\.images is missing"),
+        ("regression.drop_ci95", [0.1], r"regression\.drop_ci95 must be a list of 2, not of 1"),
+        ("regression.rows.3.truth", [1, 2, 3], r"regression\.rows\[3\]\.truth must be a list of 4"),
+        ("regression.rows.0.kind", "thing", r"regression\.rows\[0\]: kind is 'thing'"),
+        ("latency.invoke.p50_ms", None, r"latency\.invoke\.p50_ms must be a number, not None"),
+        ("latency.invoke.samples_ms", 3, r"latency\.invoke\.samples_ms must be a list, not 3"),
+        ("model", [], r"model must be an object"),
+        ("schema_version", 99, r"schema_version is 99"),
+    ],
+)
+def test_a_bad_field_is_named(written: Path, path: str, value: Any, says: str) -> None:
+    data = json.loads(written.read_text())
+    change(data, path, value)
+    written.write_text(json.dumps(data))
+    with pytest.raises(DataError, match=says) as caught:
+        read_result(written)
+    assert str(written) in str(caught.value)
+
+
+def test_a_field_of_a_later_release_is_ignored(written: Path, bench_result: BenchResult) -> None:
+    data = json.loads(written.read_text())
+    data["regression"]["novelty"] = 1
+    written.write_text(json.dumps(data))
+    assert read_result(written) == bench_result
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "{}"])
+def test_what_is_no_result(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match="no result"):
+        read_result(path)
+
+
+def test_a_result_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_result(tmp_path / "none.json")
+
+
+def test_writable_is_checked_without_leaving_a_trace(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "result.json")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_unwritable_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        require_writable(tmp_path / "file" / "result.json")
+    with pytest.raises(OutputError, match="folder"):
+        require_writable(tmp_path)
