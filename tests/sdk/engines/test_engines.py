@@ -1,0 +1,185 @@
+"""What every engine promises, asked of each that is installed; and how engines are found and refuse."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeloc import engines
+from edgeloc.contract import Contract
+from edgeloc.engines import AUTO, ENGINES, Engine, engine_class, open_engine
+from edgeloc.engines.tflite import LiteRtEngine, TfliteEngine, TfliteRuntimeEngine
+from edgeloc.errors import EngineError, ModelError, UsageError
+from edgeloc.modelfile import ModelFile, read_model
+
+REAL = [pytest.param(name, id=name) for name in AUTO]
+# The runtimes announce their delegates on stderr, which is no error.
+
+
+@pytest.fixture(params=sorted(ENGINES))
+def engine(request: pytest.FixtureRequest, grid_model: Path) -> Engine:
+    """Every engine with the grid model loaded."""
+    return open_installed(request.param, grid_model)
+
+
+def open_installed(name: str, model: Path) -> Engine:
+    if not engine_class(name).available():
+        pytest.skip(f"{name} is not installed")
+    if name == "tflite-runtime" and int(np.__version__.split(".")[0]) >= 2:
+        pytest.skip("tflite-runtime does not work with this NumPy")
+    return open_engine(name, model)
+
+
+def blank(engine: Engine) -> np.ndarray[Any, Any]:
+    info = next(iter(engine.inputs.values()))
+    return np.zeros(info.shape, info.dtype)
+
+
+class TestEveryEngine:
+    def test_it_says_what_it_is(self, engine: Engine) -> None:
+        assert engine.name in ENGINES
+        assert engine.version
+
+    def test_tensors_are_known_by_the_signatures_names(self, engine: Engine, grid_contract: Contract) -> None:
+        assert list(engine.inputs) == ["image"]
+        assert set(engine.outputs) == {output.tensor for output in grid_contract.outputs}
+        for name, info in (*engine.inputs.items(), *engine.outputs.items()):
+            assert info.name == name
+            assert (info.scale is None) == (info.zero_point is None)
+
+    def test_invoke_gives_every_output_in_its_shape(self, engine: Engine) -> None:
+        raw = engine.invoke(blank(engine))
+        assert set(raw) == set(engine.outputs)
+        for name, values in raw.items():
+            assert values.shape == engine.outputs[name].shape
+            assert values.dtype == engine.outputs[name].dtype
+
+    def test_later_invokes_leave_earlier_outputs_alone(self, engine: Engine) -> None:
+        tensor = blank(engine)
+        first = engine.invoke(tensor)
+        kept = {name: values.copy() for name, values in first.items()}
+        engine.invoke(tensor + 200)
+        assert all(np.array_equal(first[name], kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_each_name_means_its_own_tensor(name: str, shuffled_model: Path) -> None:
+    engine = open_installed(name, shuffled_model)
+    image = np.full((1, 32, 32, 3), 0.5, np.float32)
+    raw = engine.invoke(image)
+    assert {key: float(values[0, 0]) for key, values in raw.items()} == pytest.approx(
+        {"a": 1.5, "b": 2.5, "c": 3.5, "d": 4.5}
+    )
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_threads_are_accepted(name: str, grid_model: Path) -> None:
+    open_installed(name, grid_model)
+    assert open_engine(name, grid_model, threads=2).invoke(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_tensor_of_the_wrong_kind_is_an_engine_error(name: str, grid_model: Path) -> None:
+    engine = open_installed(name, grid_model)
+    with pytest.raises(EngineError, match="failed to run the model"):
+        engine.invoke(np.zeros((1, 32, 32, 3), np.float32))
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_damaged_model_is_a_model_error(name: str, tiny_models: Path, shuffled_model: Path) -> None:
+    open_installed(name, shuffled_model)
+    whole = (tiny_models / "float32.tflite").read_bytes()
+    for keep in (64, len(whole) // 2):
+        with pytest.raises(ModelError, match="does not load it"):
+            open_engine(name, whole[:keep])
+
+
+def test_a_model_for_the_edge_tpu_says_what_it_needs(conformance: Path) -> None:
+    model = conformance / "coral" / "mobilenet_v1_0.25_128_quant_edgetpu.tflite"
+    with pytest.raises(EngineError, match="compiled for the Edge TPU"):
+        open_engine("auto", model)
+
+
+def test_models_without_a_signature_go_by_their_tensors_names(conformance: Path) -> None:
+    engine = open_engine("auto", conformance / "coral" / "tf2_mobilenet_v2_1.0_224_ptq.tflite")
+    assert (list(engine.inputs), list(engine.outputs)) == (["input"], ["Identity"])
+
+
+def test_auto_takes_the_first_that_is_installed(grid_model: Path) -> None:
+    installed = [name for name in AUTO if engine_class(name).available()]
+    assert open_engine("auto", grid_model).name == installed[0]
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    def load(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return load
+
+
+def test_auto_goes_on_when_a_runtime_is_broken_and_tells_the_first_reason(
+    grid_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LiteRtEngine, "load", failing(EngineError("litert is broken")))
+    monkeypatch.setattr(TfliteRuntimeEngine, "available", lambda: False)
+    tensorflow = engine_class("tensorflow")
+    monkeypatch.setattr(tensorflow, "load", classmethod(lambda cls, model, threads: "loaded"))
+    assert open_engine("auto", grid_model) == "loaded"  # type: ignore[comparison-overlap]
+    monkeypatch.setattr(tensorflow, "load", failing(EngineError("tensorflow is broken")))
+    with pytest.raises(EngineError, match="litert is broken"):
+        open_engine("auto", grid_model)
+
+
+def test_without_any_runtime_the_sentence_tells_what_to_install(
+    grid_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TfliteEngine, "available", lambda: False)
+    with pytest.raises(EngineError, match="pip install ai-edge-litert"):
+        open_engine("auto", grid_model)
+
+
+class _Absent(TfliteEngine):
+    name, package, module = "absent", "absent-runtime", "no_such_runtime.interpreter"
+
+
+def test_a_runtime_that_is_not_installed_says_what_to_install() -> None:
+    assert not _Absent.available()
+    with pytest.raises(EngineError, match="pip install absent-runtime"):
+        _Absent(ModelFile(Path("m"), b""))
+
+
+def test_a_runtime_built_for_another_numpy_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("tflite_runtime.interpreter")
+    module.Interpreter = failing(SystemError("_ARRAY_API not found"))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tflite_runtime", types.ModuleType("tflite_runtime"))
+    monkeypatch.setitem(sys.modules, "tflite_runtime.interpreter", module)
+    monkeypatch.setattr(np, "__version__", "2.1.0")
+    with pytest.raises(EngineError, match="numpy<2"):
+        TfliteRuntimeEngine(ModelFile(Path("m"), b""))
+
+
+def test_a_runtime_too_old_for_the_model_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ValueError("Didn't find op for builtin opcode 'CONV_2D' version '9'.\nRegistration failed.\n")
+    monkeypatch.setattr(LiteRtEngine, "_interpreter_class", lambda self: failing(error))
+    with pytest.raises(EngineError, match=r"needs a newer runtime .*version '9'"):
+        LiteRtEngine(ModelFile(Path("m"), b""))
+
+
+@pytest.mark.parametrize(("name", "threads"), [("gpu", None), ("auto", 0)])
+def test_an_unknown_name_and_no_threads_are_refused(name: str, threads: int | None) -> None:
+    with pytest.raises(UsageError, match=r"one of auto|at least 1"):
+        open_engine(name, b"", threads)
+
+
+def test_only_strangers_models_are_vetted(grid_model: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vetted: list[Path] = []
+    monkeypatch.setattr(LiteRtEngine, "vet", lambda model: vetted.append(model.path))
+    engines.open_engine("litert", grid_model)
+    engines.open_engine("litert", read_model(tiny_models / "int8.tflite"))
+    assert vetted == [tiny_models / "int8.tflite"]
