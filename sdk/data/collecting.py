@@ -75,7 +75,8 @@ class Collector:
         self._reduced += len(kept) > 1
         best = max(kept, key=lambda item: item.box.area, default=None)
         read = partial(read_image, path, size)
-        box, label = best if best else (None, None)
+        box = best.box if best else None
+        label = best.label if best else None
         self.samples.append(Sample(name, box, label, group, path=path, read=read))
         return None
 

@@ -18,9 +18,7 @@ class _Format(NamedTuple):
     wants: str  # how it is recognised, for the error
 
 
-_FORMATS = (
-    _Format("JSON lines", "edgeloc.data.jsonlines", "manifest.jsonl"),
-)
+_FORMATS = (_Format("JSON lines", "edgeloc.data.jsonlines", "manifest.jsonl"),)
 
 
 def open_dataset(uri: str | Path, *, split: str | None = None, skip_bad: bool = False) -> Dataset:

@@ -19,7 +19,7 @@ from edgeloc.types import Pixels
 __all__ = ["Clip"]
 
 _VISIT = 150  # frames from one object's arrival to the next one's
-_PASSING = 120  # of these the object may be seen in; then the ground is empty
+_PASSING = 130  # of these the object may be seen in; then the ground is empty
 _SEEN = 0.15  # a smaller share of an object, at the frame's edge, is not shown at all
 
 
@@ -97,17 +97,16 @@ class Clip:
     def _visit(self, number: int) -> _Visit:
         rng = np.random.default_rng((*self._key, 1, number))
         turn = rng.uniform(0, 2 * np.pi)
-        first = np.array([np.cos(turn), np.sin(turn)])
-        # Out on another side: at least a quarter turn on.
-        turn += rng.uniform(np.pi / 2, 3 * np.pi / 2)
-        last = np.array([np.cos(turn), np.sin(turn)])
-        middle = rng.uniform(0.2, 0.8, 2)
-        lengths = rng.uniform(0.18, 0.6, 2)
-        points = (0.5 + 0.85 * first, middle, 0.5 + 0.85 * last)
-        start, via, end = ((float(x), float(y)) for x, y in points)
+        # Out on about the other side, through a point near the middle.
+        turns = np.array([turn, turn + np.pi + rng.uniform(-0.9, 0.9)])
+        lengths = rng.uniform(0.2, 0.6, 2)
+        outside = 0.55 + lengths / 2
+        start, end = 0.5 + outside[:, None] * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+        bend = 2 * rng.uniform(0.35, 0.65, 2) - (start + end) / 2
+        first, via, last = ((float(x), float(y)) for x, y in (start, bend, end))
         return _Visit(
             label=SCENE_LABELS[int(rng.integers(len(SCENE_LABELS)))],
-            way=(start, via, end),
+            way=(first, via, last),
             angle=rng.uniform(0, 2 * np.pi),
             spin=rng.uniform(-1.5, 1.5),
             lengths=(float(lengths[0]), float(lengths[1])),

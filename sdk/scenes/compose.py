@@ -10,10 +10,12 @@ import numpy as np
 from edgeloc.scenes.light import Light, overlap
 from edgeloc.scenes.pen import Pen, Pose, Sprite
 from edgeloc.scenes.shapes import SHAPES
-from edgeloc.scenes.textures import grain_patch
+from edgeloc.scenes.textures import cloud_patch, grain_patch
 from edgeloc.types import Box, Pixels
 
 __all__ = ["Scene", "draw_object", "put"]
+
+_PATCH = (192, 192)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ def put(ground: Pixels, sprite: Sprite, light: Light, rng: np.random.Generator, 
     if spot is None:
         return
     rows, columns = spot
-    cut = (slice(rows.start - sprite.top, rows.stop - sprite.top), slice(columns.start - sprite.left, columns.stop - sprite.left))
+    y, x = rows.start - sprite.top, columns.start - sprite.left
+    cut = (slice(y, y + rows.stop - rows.start), slice(x, x + columns.stop - columns.start))
     lit = _worn(light.shade(sprite, length), sprite.alpha, rng)[cut]
     below = cv2.bitwise_not(cv2.merge([sprite.alpha[cut]] * 3))
     part = ground[rows, columns]
@@ -53,7 +56,9 @@ def put(ground: Pixels, sprite: Sprite, light: Light, rng: np.random.Generator, 
 
 def _worn(colour: Pixels, alpha: Pixels, rng: np.random.Generator) -> Pixels:
     """A surface that is not quite even; nothing is added where the object is not."""
-    size = (alpha.shape[1], alpha.shape[0])
-    grain = grain_patch(rng, size, (3.0, 1.5))
-    factors = cv2.convertScaleAbs(grain, alpha=0.22, beta=128 - 0.22 * 128)
+    # Always the same patch for the same object, so that it does not flicker when it grows in a clip.
+    gloss, grain = cloud_patch(rng, _PATCH, (2.0, 2.0)), grain_patch(rng, _PATCH, (3.0, 1.5))
+    roughness = rng.uniform(0.02, 0.16)
+    factors = cv2.addWeighted(gloss, 0.4, grain, roughness, 128 - 0.4 * float(np.mean(gloss)) - 128 * roughness)
+    factors = cv2.resize(factors, (alpha.shape[1], alpha.shape[0]), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.multiply(colour, cv2.merge([factors] * 3), scale=1 / 128), np.uint8)

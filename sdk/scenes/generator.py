@@ -17,7 +17,7 @@ from edgeloc.scenes.shapes import SCENE_LABELS
 __all__ = ["SceneGenerator"]
 
 _EMPTY = 0.12  # of all scenes
-_LENGTHS = (0.08, 0.85)  # of the frame's shorter side, each doubling as frequent as the next
+_LENGTHS = (0.1, 0.85)  # of the frame's shorter side, each doubling as frequent as the next
 _CUT_OFF = 0.15  # of all objects reach over the frame's edge
 _SEEN = 0.55  # of such an object's width and height, at least, stays inside
 _SMALLEST = 32  # pixels a frame's side must have
@@ -59,9 +59,12 @@ class SceneGenerator:
     def _object(self, rng: np.random.Generator, label: str) -> tuple[Sprite, float]:
         low, high = np.log(_LENGTHS)
         length = float(np.exp(rng.uniform(low, high))) * min(self.size)
+        # Where exactly within a pixel; which pixel is chosen once the drawing's size is known.
+        x, y = rng.uniform(0, 1, 2)
         pose = Pose(
-            *rng.uniform(0, 1, 2),
-            length=length,
+            x,
+            y,
+            length,
             angle=rng.uniform(0, 2 * np.pi),
             squash=rng.uniform(0.75, 1.0),
             mirrored=bool(rng.random() < 0.5),

@@ -1,4 +1,4 @@
-"""What lies under the object: asphalt, concrete, grass, wood, plain floors, painted lines; the light is not set here."""
+"""What lies under the object: asphalt, concrete, grass, wood, plain floors, painted lines; light comes later."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def _wood(rng: Rng, size: Size) -> Pixels:
     for top in range(int(rng.integers(plank)), size[1], plank):
         cv2.line(ground, (0, top), (size[0], top), (24, 30, 38), max(1, min(size) // 150))
         band = ground[top + 1 : top + plank]
-        np.copyto(band, cv2.convertScaleAbs(band, alpha=rng.uniform(0.82, 1.12)))
+        gain = rng.uniform(0.82, 1.12)
+        if band.size:  # a gap on the last row has no plank below it
+            np.copyto(band, cv2.convertScaleAbs(band, alpha=gain))
     return ground
 
 
@@ -76,12 +78,12 @@ def _plain(rng: Rng, size: Size) -> Pixels:
 
 def _painted(rng: Rng, size: Size) -> Pixels:
     ground = _asphalt(rng, size) if rng.random() < 0.6 else _concrete(rng, size)
-    mask = np.zeros((size[1], size[0]), np.uint8)
+    mask: Pixels = np.zeros((size[1], size[0]), np.uint8)
     width = int(min(size) * rng.uniform(0.06, 0.25))
     start, end = _across(rng, size)
     cv2.line(mask, start, end, 230, width, cv2.LINE_AA)
     wear = cv2.threshold(cloud_patch(rng, size, (0.8, 0.8)), int(rng.uniform(150, 230)), 255, cv2.THRESH_BINARY_INV)[1]
-    mask = cv2.GaussianBlur(cv2.bitwise_and(mask, wear), (0, 0), 0.7)
+    mask = np.asarray(cv2.GaussianBlur(cv2.bitwise_and(mask, wear), (0, 0), 0.7), np.uint8)
     paint = np.empty_like(ground)
     paint[:] = _choose(rng, _PAINTS)
     return _blend(ground, _textured(rng, paint, 0.12), mask)
@@ -113,8 +115,8 @@ def _stained(rng: Rng, ground: Pixels, chance: float) -> Pixels:
     size = (ground.shape[1], ground.shape[0])
     edge = int(rng.uniform(160, 200))
     mask = cv2.threshold(cloud_patch(rng, size, (3, 3)), edge, 255, cv2.THRESH_BINARY)[1]
-    mask = cv2.blur(mask, (5, 5))
-    return _blend(ground, cv2.convertScaleAbs(ground, alpha=rng.uniform(0.55, 0.85)), mask)
+    darker = np.asarray(cv2.convertScaleAbs(ground, alpha=rng.uniform(0.55, 0.85)), np.uint8)
+    return _blend(ground, darker, np.asarray(cv2.blur(mask, (5, 5)), np.uint8))
 
 
 def _cracked(rng: Rng, ground: Pixels, chance: float) -> Pixels:

@@ -1,4 +1,4 @@
-"""Draws an object's parts at its place, size and angle, larger than they will be shown; what is drawn, shapes.py says."""
+"""Draws an object's parts at its place, size and angle; which parts an object has, shapes.py says."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ __all__ = ["Pen", "Pose", "Sprite"]
 
 Point = tuple[float, float]
 Colour = tuple[float, float, float]
+Outline = Sequence[Point] | NDArray[np.float64]
 _BITS = 4  # OpenCV's fixed point: points are given in sixteenths of a pixel
 
 
@@ -63,8 +64,8 @@ class Sprite:
         if not opaque:
             return None, 0.0
         left, top, width, height = cv2.boundingRect(inside)
-        left, top = self.left + (x + left) / fine, self.top + (y + top) / fine
-        return Box(left, top, left + width / fine, top + height / fine), opaque / cv2.countNonZero(self.mask)
+        x1, y1 = self.left + (x + left) / fine, self.top + (y + top) / fine
+        return Box(x1, y1, x1 + width / fine, y1 + height / fine), opaque / cv2.countNonZero(self.mask)
 
 
 class Pen:
@@ -83,13 +84,13 @@ class Pen:
         self._matrix = self._scale * np.array([[cosine, -sine * across], [sine, cosine * across]])
         self._offset = np.array([pose.x - self._left, pose.y - self._top]) * self._fine - 0.5
 
-    def polygon(self, points: Sequence[Point] | NDArray[np.float64], colour: Colour, height: int = 150) -> None:
+    def polygon(self, points: Outline, colour: Colour, height: int = 150) -> None:
         """Fill a polygon; `height`, 1 to 255, is how high it stands over the ground."""
         fixed = [self._fixed(points)]
         cv2.fillPoly(self._picture, fixed, (*colour, 255), cv2.LINE_8, _BITS)
         cv2.fillPoly(self._relief, fixed, height, cv2.LINE_8, _BITS)
 
-    def stroke(self, points: Sequence[Point] | NDArray[np.float64], width: float, colour: Colour, height: int = 150) -> None:
+    def stroke(self, points: Outline, width: float, colour: Colour, height: int = 150) -> None:
         """A line with round ends through the points, `width` in object lengths."""
         fixed = [self._fixed(points)]
         thickness = max(1, round(width * self._scale))
@@ -100,7 +101,7 @@ class Pen:
         """Fill a circle, or an ellipse `flat` times as high as wide."""
         self.polygon(ellipse(centre, radius, flat), colour, height)
 
-    def hole(self, points: Sequence[Point] | NDArray[np.float64]) -> None:
+    def hole(self, points: Outline) -> None:
         """Cut a polygon out: the ground shows through."""
         fixed = [self._fixed(points)]
         cv2.fillPoly(self._picture, fixed, (0, 0, 0, 0), cv2.LINE_8, _BITS)
@@ -117,12 +118,13 @@ class Pen:
         size = (right - left, bottom - top)
         picture = cv2.resize(self._picture[cut], size, interpolation=cv2.INTER_AREA)
         relief = np.asarray(cv2.resize(self._relief[cut], size, interpolation=cv2.INTER_AREA), np.uint8)
-        colour, alpha = np.ascontiguousarray(picture[..., :3], np.uint8), np.ascontiguousarray(picture[..., 3], np.uint8)
+        colour = np.ascontiguousarray(picture[..., :3], np.uint8)
+        alpha = np.ascontiguousarray(picture[..., 3], np.uint8)
         return Sprite(colour, alpha, relief, self._relief[cut], fine, self._left + left, self._top + top)
 
-    def _fixed(self, points: Sequence[Point] | NDArray[np.float64]) -> NDArray[np.int32]:
+    def _fixed(self, points: Outline) -> NDArray[np.int32]:
         placed = np.asarray(points, np.float64) @ self._matrix.T + self._offset
-        return np.rint(placed * (1 << _BITS)).astype(np.int32)
+        return np.asarray(np.rint(placed * (1 << _BITS)), np.int32)
 
 
 def ellipse(centre: Point, radius: float, flat: float = 1.0) -> NDArray[np.float64]:

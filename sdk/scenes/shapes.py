@@ -1,4 +1,4 @@
-"""The objects: tools, fasteners and debris, each drawn from a few polygons; place, light and ground are others' work."""
+"""The objects: tools, fasteners and debris, each drawn from a few polygons; place, light and ground are elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STEELS: tuple[Colour, ...] = ((172, 170, 166), (138, 138, 136), (200, 200, 198)
 _BRASSES: tuple[Colour, ...] = ((70, 140, 176), (110, 170, 200))
 _GRIPS: tuple[Colour, ...] = ((36, 36, 200), (190, 80, 30), (40, 160, 220), (44, 44, 46), (60, 140, 40), (30, 110, 230))
 _DARKS: tuple[Colour, ...] = ((38, 36, 36), (52, 50, 50), (70, 64, 60), (30, 40, 56))
-_PLASTICS: tuple[Colour, ...] = ((200, 160, 120), (150, 110, 80), (190, 190, 190), (60, 60, 64), (90, 60, 180), (220, 214, 205))
+_PLASTICS: tuple[Colour, ...] = ((200, 160, 120), (150, 110, 80), (190, 190, 190), (60, 60, 64), (90, 60, 180))
 
 
 def _bolt(pen: Pen, rng: Rng) -> None:
@@ -68,8 +68,10 @@ def _wrench(pen: Pen, rng: Rng) -> None:
 
 def _hammer(pen: Pen, rng: Rng) -> None:
     steel, grip = _choose(rng, _STEELS), _choose(rng, _GRIPS)
-    pen.polygon([(-0.36, -0.028), (0.1, -0.03), (0.1, 0.03), (-0.36, 0.028)], _choose(rng, (grip, steel, (90, 150, 190))), 130)
-    pen.polygon([(0.02, -0.036), (0.48, -0.044), (0.5, -0.02), (0.5, 0.02), (0.48, 0.044), (0.02, 0.036)], _shade(grip, 0.7), 150)
+    shaft = _choose(rng, (grip, steel, (90, 150, 190)))
+    pen.polygon([(-0.36, -0.028), (0.1, -0.03), (0.1, 0.03), (-0.36, 0.028)], shaft, 130)
+    sleeve = [(0.02, -0.036), (0.48, -0.044), (0.5, -0.02), (0.5, 0.02), (0.48, 0.044), (0.02, 0.036)]
+    pen.polygon(sleeve, _shade(grip, 0.7), 150)
     pen.stroke([(0.05, -0.012), (0.46, -0.015)], 0.012, _shade(grip, 1.2), 170)
     pen.polygon([(-0.44, -0.05), (-0.34, -0.05), (-0.335, 0.07), (-0.445, 0.07)], steel, 180)
     pen.polygon([(-0.46, 0.06), (-0.32, 0.06), (-0.32, 0.15), (-0.46, 0.15)], _shade(steel, 1.1), 200)
@@ -81,11 +83,12 @@ def _pliers(pen: Pen, rng: Rng) -> None:
     steel, grip = _choose(rng, _STEELS), _choose(rng, _GRIPS)
     spread, nose = rng.uniform(0.08, 0.2), rng.uniform(0.0, 0.04)
     for side in (-1.0, 1.0):
-        handle = [(-0.14, -0.02 * side), (0.05, spread * 0.75 * side), (0.28, spread * side), (0.47, spread * 0.85 * side)]
+        wide = spread * side
+        handle = [(-0.14, -0.02 * side), (0.05, 0.75 * wide), (0.28, wide), (0.47, 0.85 * wide)]
         pen.stroke(handle, 0.06, _shade(grip, 0.75), 140)
         pen.stroke(handle[1:], 0.035, grip, 170)
-        jaw = [(-0.12, 0.06 * side), (-0.2, 0.075 * side), (-0.5, (nose + 0.02) * side), (-0.5, nose * side), (-0.2, 0.004 * side)]
-        pen.polygon(jaw, _shade(steel, 1.0 if side < 0 else 0.85), 150)
+        jaw = np.array([(-0.12, 0.06), (-0.2, 0.075), (-0.5, nose + 0.02), (-0.5, nose), (-0.2, 0.004)])
+        pen.polygon(jaw * (1.0, side), _shade(steel, 1.0 if side < 0 else 0.85), 150)
     pen.disc((-0.15, 0), 0.075, _shade(steel, 0.9), 170)
     pen.disc((-0.15, 0), 0.03, _shade(steel, 1.2), 200)
 
@@ -93,8 +96,10 @@ def _pliers(pen: Pen, rng: Rng) -> None:
 def _cutter(pen: Pen, rng: Rng) -> None:
     grip, dark = _choose(rng, ((40, 190, 235), (30, 110, 230), (36, 36, 200))), _choose(rng, _DARKS)
     half = rng.uniform(0.07, 0.1)
-    pen.polygon([(-0.5, half * 0.1), (-0.36, -half * 0.5), (-0.25, -half * 0.5), (-0.25, half * 0.6), (-0.42, half * 0.6)], (190, 190, 190), 90)
-    pen.polygon([(-0.32, -half * 0.8), (0.42, -half), (0.5, -half * 0.4), (0.5, half * 0.7), (0.4, half), (-0.32, half * 0.8)], grip, 150)
+    blade = np.array([(-0.5, 0.1), (-0.36, -0.5), (-0.25, -0.5), (-0.25, 0.6), (-0.42, 0.6)])
+    pen.polygon(blade * (1.0, half), (190, 190, 190), 90)
+    case = np.array([(-0.32, -0.8), (0.42, -1.0), (0.5, -0.4), (0.5, 0.7), (0.4, 1.0), (-0.32, 0.8)])
+    pen.polygon(case * (1.0, half), grip, 150)
     pen.polygon([(-0.05, half * 0.2), (0.45, half * 0.05), (0.46, half * 0.8), (0.0, half * 0.9)], dark, 170)
     pen.stroke([(-0.28, -half * 0.3), (0.3, -half * 0.35)], half * 0.4, _shade(dark, 0.8), 120)
     pen.stroke([(-0.1, -half * 0.3), (0.0, -half * 0.3)], half * 0.6, dark, 200)
@@ -128,7 +133,8 @@ def _clamp_part(pen: Pen, rng: Rng) -> None:
     half, waist = rng.uniform(0.24, 0.34), rng.uniform(0.7, 0.9)
     outline = [(-0.5, -half), (0, -half * waist), (0.5, -half), (0.46, half), (0, half * waist), (-0.46, half)]
     pen.polygon(outline, _shade(steel, 1.05), 160)
-    pen.polygon([(-0.44, -half * 0.4), (0.44, -half * 0.4), (0.42, half * 0.5), (-0.42, half * 0.5)], _shade(steel, 0.7), 110)
+    trough = [(-0.44, -half * 0.4), (0.44, -half * 0.4), (0.42, half * 0.5), (-0.42, half * 0.5)]
+    pen.polygon(trough, _shade(steel, 0.7), 110)
     pen.stroke([(-0.46, -half * 0.45), (0.46, -half * 0.45)], 0.03, _shade(steel, 1.3), 200)
     slot = np.array([0.12, 0.06]) * rng.uniform(0.8, 1.3)
     pen.disc((0, 0.02), slot[0] + 0.03, _shade(steel, 0.5), 100, flat=0.55)
@@ -181,7 +187,8 @@ def _label(pen: Pen, rng: Rng) -> None:
         if rng.random() < 0.75:
             top, bottom = middle[k] - half * 0.55, middle[k] + half * 0.55
             pen.stroke([(along[k], top), (along[k] + rng.uniform(-0.02, 0.03), bottom)], 0.022, (236, 236, 238), 125)
-    pen.stroke([(-0.5, middle[0] - 0.03), (-0.4, middle[0] - 0.02), (-0.4, middle[0] + 0.02), (-0.5, middle[0] + 0.03)], 0.02, (150, 150, 152), 170)
+    clasp = np.array([(-0.5, -0.03), (-0.4, -0.02), (-0.4, 0.02), (-0.5, 0.03)]) + np.array([0.0, middle[0]])
+    pen.stroke(clasp, 0.02, (150, 150, 152), 170)
 
 
 def _paint_chip(pen: Pen, rng: Rng) -> None:
@@ -248,4 +255,4 @@ def _rounded(half_width: float, half_height: float, radius: float) -> NDArray[np
     """A rectangle with round corners."""
     turn = np.linspace(0, 2 * np.pi, 32, endpoint=False) + np.pi / 32
     corner = np.sign(np.stack([np.cos(turn), np.sin(turn)], axis=1)) * (half_width - radius, half_height - radius)
-    return corner + radius * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    return np.asarray(corner + radius * np.stack([np.cos(turn), np.sin(turn)], axis=1), np.float64)

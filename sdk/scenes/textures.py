@@ -74,4 +74,4 @@ def _clouds() -> Pixels:
 
 def _levels(noise: NDArray[np.float32]) -> Pixels:
     scaled = 128 + 42 * (noise - noise.mean()) / noise.std()
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(scaled), 0, 255), np.uint8)
