@@ -125,7 +125,7 @@ class TfliteEngine(Engine):
     def _refused(self, model: ModelFile, error: BaseException) -> EngineError | ModelError:
         text = str(error)
         if "edgetpu-custom-op" in text:
-            return EngineError(
+            return ModelError(
                 f"{model.path} is compiled for the Edge TPU, which the engine {self.name} cannot use; "
                 "give the model from before edgetpu_compiler"
             )

@@ -48,7 +48,7 @@ def grid_flatbuffer(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         }
 
     rng = np.random.default_rng(3)
-    images = [_spot(rng) for _ in range(16)]
+    images = [*(_spot(rng) for _ in range(16)), np.full((1, SIDE, SIDE, 3), -1, np.float32)]
     return _convert(tf, network, tmp_path_factory.mktemp("grid"), images)
 
 

@@ -26,7 +26,7 @@ def scene(width: int = 128, height: int = 96, box: tuple[int, int, int, int] = (
 
 def test_it_finds_the_object_in_pixels_of_the_frame(grid_model: Path) -> None:
     localizer = Localizer(grid_model)
-    for size, box in (((128, 96), (40, 30, 64, 54)), ((300, 300), (200, 20, 250, 70)), ((64, 480), (10, 300, 50, 350))):
+    for size, box in (((128, 96), (40, 30, 64, 54)), ((300, 300), (200, 20, 250, 70)), ((96, 128), (40, 80, 72, 112))):
         result = localizer(scene(*size, box))
         assert result.present
         assert result.box is not None

@@ -102,7 +102,7 @@ def test_a_damaged_model_is_a_model_error(name: str, tiny_models: Path, shuffled
 
 def test_a_model_for_the_edge_tpu_says_what_it_needs(conformance: Path) -> None:
     model = conformance / "coral" / "mobilenet_v1_0.25_128_quant_edgetpu.tflite"
-    with pytest.raises(EngineError, match="compiled for the Edge TPU"):
+    with pytest.raises(ModelError, match="compiled for the Edge TPU"):
         open_engine("auto", model)
 
 
