@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from edgeloc.benchmarks import wording
 from edgeloc.benchmarks.environment import Environment, read_environment
 from edgeloc.benchmarks.figures import regression_figures
 from edgeloc.benchmarks.latency import LatencyRecorder
 from edgeloc.benchmarks.pictures import with_previews
 from edgeloc.benchmarks.regression import RegressionRecorder
-from edgeloc.benchmarks.result import BenchResult, DataInfo, ModelInfo, Regression, require_writable, write_result
-from edgeloc.benchmarks.sides import Side, float_side, quantized_side
+from edgeloc.benchmarks.result import BenchResult, DataInfo, ModelInfo, Regression, write_result
+from edgeloc.benchmarks.sides import Side, float_side
 from edgeloc.benchmarks.sources import CameraSource, FrameSource, ImageSource, SceneSource, spread
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.errors import DataError
+from edgeloc.files import require_writable
 from edgeloc.localizer import Localizer
 from edgeloc.progress import progress
 
@@ -87,8 +89,9 @@ class _Measurement:
         options = self.options
         if options.against is None or self.data is None:
             return None, None
-        quantized = quantized_side(options.model, options.engine, options.threads)
-        return float_side(options.against, self.localizer.contract, options.engine, options.threads), quantized
+        contract = self.localizer.contract
+        quantized = Side(self.localizer.model, contract, self.localizer.engine)
+        return float_side(options.against, contract, options.engine, options.threads), quantized
 
     def _source(self) -> FrameSource:
         if self.options.camera:
@@ -207,17 +210,19 @@ def closing_table(result: BenchResult, out: str | Path) -> str:
     """The numbers that matter, one a line."""
     rows: list[tuple[str, str]] = []
     figures = result.regression
-    if figures and figures.mean_iou_drop is not None and figures.drop_ci95 is not None:
-        low, high = figures.drop_ci95
-        means = f"float {figures.mean_iou_float:.4f}, quantized {figures.mean_iou_quantized:.4f}, {figures.images} images"
-        rows.append(("IoU drop", f"{figures.mean_iou_drop:.4f}  [{low:.4f}, {high:.4f}] by {figures.ci_by}  ({means})"))
+    if figures and figures.images:
+        before, after = figures.mean_iou_float, figures.mean_iou_quantized
+        means = f"float {wording.number(before)}, quantized {wording.number(after)}, {figures.images} images"
+        interval = f"95 % interval by {figures.ci_by} {wording.interval(figures)}"
+        rows.append(("IoU drop", f"{wording.drop(before, after)}, {interval}  ({means})"))
     if result.latency:
         total, invoke = result.latency["total"].p50_ms, result.latency["invoke"].p50_ms
         rows.append(("latency", f"p50 {total:.1f} ms a frame, {1000 / total:.0f} a second  (invoke {invoke:.1f} ms)"))
-    ratio = f"  (float is {result.size_ratio:.1f} times as large)" if result.size_ratio else ""
-    rows.append(("size", f"{result.model.bytes / 1e6:.2f} MB, {result.model.precision}{ratio}"))
+    ratio = f"  ({result.size_ratio:.1f} times smaller than float)" if result.size_ratio else ""
+    rows.append(("size", f"{wording.size(result.model.bytes)}, {result.model.precision}{ratio}"))
     if result.data and result.data.skipped:
-        rows.append(("skipped", f"{result.data.skipped} images that cannot be read: {_some(result.data.skipped_names)}"))
+        names = _some(result.data.skipped_names)
+        rows.append(("skipped", f"{result.data.skipped} images that cannot be read: {names}"))
     rows += [("note", note) for note in result.notes]
     rows.append(("result", str(out)))
     return "\n".join(f"{name:<9} {text}" for name, text in rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import pairwise
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,7 @@ def time_frame(localizer: Localizer, source: FrameSource) -> tuple[tuple[float, 
     draw(pixels, result)
     drawn = perf_counter_ns()
     marks = (began, captured, preprocessed, invoked, decoded, drawn)
-    stages = [(after - before) / 1e6 for before, after in zip(marks, marks[1:], strict=False)]
+    stages = [(after - before) / 1e6 for before, after in pairwise(marks)]
     return (*stages, (drawn - began) / 1e6), size
 
 

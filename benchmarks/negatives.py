@@ -13,9 +13,7 @@ LARGEST_SIDE = 1.0
 SMALLEST_TAKEN = 0.3  # what is still taken where nothing larger fits beside the box
 
 
-def background_crop(
-    box: Box, width: int, height: int, rng: np.random.Generator
-) -> tuple[int, int, int, int] | None:
+def background_crop(box: Box, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
     """A square of background as (x, y, w, h) in pixels of the image, or None where there is no room.
 
     `box` is the object in an image of `width` x `height` pixels; the crop never overlaps it. Its

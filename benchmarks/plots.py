@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["drop_curve", "iou_scatter", "latency_bars", "latency_course", "size_bars"]
 
-# Okabe and Ito, as in edgeloc.draw: told apart by the colour-blind, on white and near-black; text takes the page's colour.
+# As in edgeloc.draw; they stand out on white and on near-black alike. Text and lines take the page's colour.
 FLOAT_COLOR = "#56b4e9"
 QUANTIZED_COLOR = "#e69f00"
 MARK_COLOR = "#cc79a7"
@@ -33,8 +33,9 @@ def latency_bars(latency: dict[str, StageLatency]) -> str:
         stages = [stage for stage in STAGES if stage in latency]
         rows = np.arange(len(stages))
         axes.barh(rows, [latency[stage].p50_ms for stage in stages], color=FLOAT_COLOR, label="p50")
-        axes.plot([latency[stage].p90_ms for stage in stages], rows, "|", color=QUANTIZED_COLOR, ms=16, mew=2, label="p90")
-        axes.plot([latency[stage].p99_ms for stage in stages], rows, "|", color=MARK_COLOR, ms=16, mew=2, label="p99")
+        for name, color in (("p90", QUANTIZED_COLOR), ("p99", MARK_COLOR)):
+            values = [getattr(latency[stage], f"{name}_ms") for stage in stages]
+            axes.plot(values, rows, "|", color=color, ms=16, mew=2, label=name)
         axes.set_yticks(rows, stages)
         axes.invert_yaxis()
         axes.set_xlabel("ms")
@@ -72,7 +73,8 @@ def iou_scatter(regression: Regression) -> str:
             [row.iou_quantized or 0.0 for row in rows],
             s=9, alpha=0.5, color=FLOAT_COLOR, linewidths=0, rasterized=len(rows) > _POINTS,
         )  # fmt: skip
-        axes.set(xlabel="IoU of the float model", ylabel="IoU of the quantized model", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.set(xlabel="IoU of the float model", ylabel="IoU of the quantized model")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.set_aspect("equal")
 
     return _svg("iou-scatter", draw, width=4.2, height=4.0)
@@ -97,8 +99,10 @@ def size_bars(regression: Regression) -> str:
         names = [name for name in SIZES if regression.by_size.get(name) and regression.by_size[name].images]
         figures = [regression.by_size[name] for name in names]
         places = np.arange(len(names))
-        axes.bar(places - 0.2, [f.mean_iou_float or 0.0 for f in figures], 0.38, color=FLOAT_COLOR, label="float")
-        axes.bar(places + 0.2, [f.mean_iou_quantized or 0.0 for f in figures], 0.38, color=QUANTIZED_COLOR, label="quantized")
+        before = [f.mean_iou_float or 0.0 for f in figures]
+        after = [f.mean_iou_quantized or 0.0 for f in figures]
+        axes.bar(places - 0.2, before, 0.38, color=FLOAT_COLOR, label="float")
+        axes.bar(places + 0.2, after, 0.38, color=QUANTIZED_COLOR, label="quantized")
         axes.set_xticks(places, [f"{name} ({f.images})" for name, f in zip(names, figures, strict=True)])
         axes.set(ylabel="mean IoU", ylim=(0, 1))
         axes.legend(frameon=False, loc="lower right")
@@ -118,11 +122,7 @@ def _svg(name: str, draw: Callable[[Axes], None], *, width: float = 7.0, height:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtra("matplotlib", "bench", "the report") from error
-    style: dict[str, Any] = {
-        key: _INK for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    }
-    style |= {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
-    with rc_context(style):
+    with rc_context(_style(name)):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
         figure.patch.set_alpha(0)
@@ -131,6 +131,13 @@ def _svg(name: str, draw: Callable[[Axes], None], *, width: float = 7.0, height:
         text = io.StringIO()
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     return _inline(text.getvalue(), name)
+
+
+def _style(name: str) -> dict[str, Any]:
+    """Settings of matplotlib: ink for all that is text or line, real text, and names that only `name` decides."""
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    plain = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
+    return {**dict.fromkeys(inked, _INK), **plain, "svg.fonttype": "none", "svg.hashsalt": name}
 
 
 def _inline(svg: str, name: str) -> str:

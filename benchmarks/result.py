@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from edgeloc.benchmarks.environment import Environment
 from edgeloc.benchmarks.serialization import from_data, to_json
-from edgeloc.errors import DataError, OutputError
+from edgeloc.errors import DataError
 from edgeloc.files import atomic_path
 from edgeloc.types import Box
 
@@ -31,7 +30,6 @@ __all__ = [
     "StageLatency",
     "Worst",
     "read_result",
-    "require_writable",
     "write_result",
 ]
 
@@ -258,16 +256,3 @@ def read_result(path: str | Path) -> BenchResult:
     except DataError as error:
         raise DataError(f"{path} is no result of `edgeloc bench`: {error}") from error
     return result
-
-
-def require_writable(path: str | Path) -> None:
-    """Raise OutputError now if `path` could not be written later; a missing folder is created."""
-    path = Path(path)
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder: name a file in it")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}; choose another place with --out") from error

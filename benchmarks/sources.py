@@ -33,7 +33,7 @@ class FrameSource(ABC):
     def grab(self) -> Pixels:
         """The next frame, BGR uint8 (height, width, 3)."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most sources have nothing to let go of
         """Let go of the source; harmless when called again."""
 
 

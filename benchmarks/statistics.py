@@ -74,7 +74,7 @@ def bootstrap_drop(
     variant: Davison & Hinkley, Bootstrap Methods and their Application (1997), sec. 3.8.
     """
     if len(before) != len(after) or not before:
-        raise ValueError(f"{len(before)} values before and {len(after)} after: a paired bootstrap needs as many of both")
+        raise ValueError(f"{len(before)} values before and {len(after)} after: pairs need as many of both")
     drops = np.asarray(before, dtype=np.float64) - np.asarray(after, dtype=np.float64)
     members = _members(groups, len(drops))
     count = int(members.max()) + 1

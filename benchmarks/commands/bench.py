@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", default="result.json", help="where the result goes (default: %(default)s)")
     add("--frames", type=_count, default=200, help="frames to time (default: %(default)s)")
     add("--warmup", type=_count, default=20, help="frames before them, kept apart (default: %(default)s)")
-    add("--camera", metavar="URI", help="take the timed frames from a camera (default: the data's images, or synthetic scenes)")
+    add("--camera", metavar="URI", help="time frames of this camera (default: the data's images, or made scenes)")
     add("--limit", type=_count, metavar="N", help="compare on N images, spread evenly over the groups")
     add("--threads", type=_count, help="threads of the engine")
     add("--engine", default="auto", help="auto, litert, tflite-runtime, tensorflow (default: %(default)s)")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
+
 from edgeloc.benchmarks.environment import Environment
 from edgeloc.benchmarks.figures import regression_figures, size_of
 from edgeloc.benchmarks.pictures import with_previews

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from edgeloc.benchmarks.figures import regression_figures, size_of
 from edgeloc.benchmarks.result import Regression, Row
 from edgeloc.types import Box
@@ -56,7 +57,8 @@ def test_presence_uses_each_side_s_threshold(rows: list[Row]) -> None:
 
 def test_a_label_that_the_model_does_not_know_is_a_miss_and_is_told(make_row: Callable[..., Row]) -> None:
     truth = Box(0, 0, 40, 40)
-    rows = [make_row("a", truth, truth, truth, label="spoon"), make_row("b", truth, truth, truth, label_quantized="nut")]
+    spoon = make_row("a", truth, truth, truth, label="spoon")
+    rows = [spoon, make_row("b", truth, truth, truth, label_quantized="nut")]
     classes = figures(rows).classes
     assert (classes.images, classes.unknown_labels) == (2, 1)
     assert (classes.top1_float, classes.top1_quantized, classes.agreement) == (0.5, 0, 0.5)
@@ -75,7 +77,9 @@ def test_split_by_size_covers_every_object(rows: list[Row]) -> None:
     assert by_size["small"].mean_iou_drop is None
 
 
-@pytest.mark.parametrize(("side", "name"), [(14.9, "small"), (15, "medium"), (39, "medium"), (40, "large"), (120, "large")])
+@pytest.mark.parametrize(
+    ("side", "name"), [(14.9, "small"), (15, "medium"), (39, "medium"), (40, "large"), (120, "large")]
+)
 def test_sizes(side: float, name: str) -> None:
     assert size_of(Box(0, 0, side, side), 100, 100) == name
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from edgeloc.benchmarks.report import render_report, write_report
 from edgeloc.benchmarks.result import BenchResult
 from edgeloc.errors import DataError
@@ -34,7 +35,9 @@ def _unclosed(page: str) -> list[str]:
     void = {"meta", "img", "br", "path", "use", "image"}
 
     class Parser(html.parser.HTMLParser):
-        open: list[str] = []
+        def __init__(self) -> None:
+            super().__init__()
+            self.open: list[str] = []
 
         def handle_starttag(self, tag: str, attrs: object) -> None:
             if tag not in void:
@@ -48,7 +51,6 @@ def _unclosed(page: str) -> list[str]:
                 assert self.open.pop() == tag
 
     parser = Parser()
-    parser.open = []
     parser.feed(page)
     return parser.open
 
@@ -99,7 +101,7 @@ def test_a_damaged_preview_is_named(bench_result: BenchResult) -> None:
     assert regression is not None
     worst = (dataclasses.replace(regression.worst[0], preview="data:image/jpeg;base64,AAAA"),)
     broken = dataclasses.replace(bench_result, regression=dataclasses.replace(regression, worst=worst))
-    with pytest.raises(DataError, match="preview of images/11.jpg"):
+    with pytest.raises(DataError, match=r"preview of images/11\.jpg"):
         render_report(broken)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeloc.benchmarks.result import STAGES, BenchResult, read_result, require_writable, write_result
-from edgeloc.errors import DataError, OutputError
+
+from edgeloc.benchmarks.result import STAGES, BenchResult, read_result, write_result
+from edgeloc.errors import DataError
 
 
 @pytest.fixture
@@ -89,16 +90,3 @@ def test_what_is_no_result(tmp_path: Path, text: str) -> None:
 def test_a_result_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_result(tmp_path / "none.json")
-
-
-def test_writable_is_checked_without_leaving_a_trace(tmp_path: Path) -> None:
-    require_writable(tmp_path / "new" / "result.json")
-    assert list((tmp_path / "new").iterdir()) == []
-
-
-def test_unwritable_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
-        require_writable(tmp_path / "file" / "result.json")
-    with pytest.raises(OutputError, match="folder"):
-        require_writable(tmp_path)

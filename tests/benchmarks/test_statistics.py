@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+
 from edgeloc.benchmarks.statistics import bootstrap_drop, mean, share, summarize
 
 
@@ -101,5 +102,5 @@ def test_an_image_without_a_group_stands_alone() -> None:
 
 
 def test_unpaired_values_are_refused() -> None:
-    with pytest.raises(ValueError, match="paired"):
+    with pytest.raises(ValueError, match="as many of both"):
         bootstrap_drop([0.5], [0.5, 0.6])
