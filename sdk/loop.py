@@ -53,7 +53,7 @@ def run(
     _check(mode, budget_ms, frames)
     outlets = [open_sink(sink) if isinstance(sink, str) else sink for sink in sinks]
     if isinstance(camera, str):
-        with open_camera(camera) as opened:
+        with open_camera(camera, size=_input_size(localizer)) as opened:
             return run(opened, localizer, *outlets, mode=mode, budget_ms=budget_ms, frames=frames)
     camera.open()
     tally = Tally(budget_ms)
@@ -67,6 +67,12 @@ def run(
                 raise
             raise type(error)(f"{error} ({tally.frames} results before that are kept)") from error
     return tally.summary(camera.live, ended_by)
+
+
+def _input_size(localizer: Localize) -> tuple[int, int] | None:
+    """What the model takes, where the localizer is one with a contract and not a plain function."""
+    contract = getattr(localizer, "contract", None)
+    return (contract.input.width, contract.input.height) if contract is not None else None
 
 
 def _check(mode: str, budget_ms: float | None, frames: int | None) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,6 +24,7 @@ FORMATS = ("MJPG", "YUYV")
 DEFAULT_SIZE = (640, 480)
 # A driver's time further back than this is no time of the monotonic clock.
 OLDEST_S = 10.0
+_SILENT = 0  # of OpenCV's log levels
 
 
 class V4l2Camera(Camera):
@@ -68,16 +72,21 @@ class V4l2Camera(Camera):
 
     def _open(self) -> None:
         probe(self.device)
-        self._capture = cv2.VideoCapture(self.device, cv2.CAP_V4L2)
-        if not self._capture.isOpened():
-            raise CameraError(_busy(self.device))
-        self._configure(self._capture)
+        with _without_warnings():
+            self._capture = cv2.VideoCapture(self.device, cv2.CAP_V4L2)
+            if not self._capture.isOpened():
+                raise CameraError(_busy(self.device))
+            self._configure(self._capture)
         self._next, self._last_time = 0, 0.0
 
     def _configure(self, capture: cv2.VideoCapture) -> None:
         """Ask for format, size, rate and one buffer, so that no queue of old frames builds up."""
-        if self._asked_format and not capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*self._asked_format)):
-            raise CameraError(f"camera {self.device} does not send {self._asked_format}: {_modes(self.device)}")
+        if self._asked_format:
+            code = cv2.VideoWriter.fourcc(*self._asked_format)
+            capture.set(cv2.CAP_PROP_FOURCC, code)
+            # `set` also returns True when OpenCV fell back to another format.
+            if int(capture.get(cv2.CAP_PROP_FOURCC)) != code:
+                raise CameraError(f"camera {self.device} does not send {self._asked_format}: {_modes(self.device)}")
         width, height = self._asked_size or DEFAULT_SIZE
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
@@ -118,21 +127,38 @@ class V4l2Camera(Camera):
                 if cv2.VideoCapture.waitAny([capture], max(1_000_000, int(left * 1e9)))[0]:
                     return True
             except cv2.error as error:
-                if Path(self.device).exists():
-                    raise CameraError(_busy(self.device)) from error
+                raise CameraError(_gone(self.device) if self._next else _busy(self.device)) from error
             if not Path(self.device).exists():
-                raise CameraError(f"camera {self.device} is gone: it was unplugged or its driver stopped")
+                raise CameraError(_gone(self.device))
         return False
 
     def _close(self) -> None:
         if self._capture is not None:
-            self._capture.release()
+            with _without_warnings():
+                self._capture.release()
         self._capture = None
 
 
 def sensor_time(driver_s: float, grabbed_at: float) -> float:
     """The driver's time of a buffer where it is one of the monotonic clock, else the time of the grab; seconds."""
     return driver_s if grabbed_at - OLDEST_S < driver_s <= grabbed_at else grabbed_at
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep OpenCV's own lines about a device off the terminal: what failed is told by an error."""
+    # Debian's OpenCV 4 has these functions at the top, the wheels of pip in a module of their own.
+    logging: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
+    level = logging.getLogLevel()
+    logging.setLogLevel(_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)
+
+
+def _gone(device: str) -> str:
+    return f"camera {device} is gone: it was unplugged or its driver stopped"
 
 
 def _busy(device: str) -> str:

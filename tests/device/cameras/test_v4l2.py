@@ -32,6 +32,7 @@ class FakeCapture:
     def __init__(self, device: str, backend: int) -> None:
         assert backend == cv2.CAP_V4L2
         self.values = {cv2.CAP_PROP_FRAME_WIDTH: 640.0, cv2.CAP_PROP_FRAME_HEIGHT: 480.0, cv2.CAP_PROP_FPS: 30.0}
+        self.values[cv2.CAP_PROP_FOURCC] = 0.0
         self.released = False
 
     def isOpened(self) -> bool:
@@ -40,7 +41,8 @@ class FakeCapture:
     def set(self, name: int, value: float) -> bool:
         if self.grants:
             self.values[name] = value
-        return self.grants
+        # OpenCV says so too when it fell back to something else.
+        return True
 
     def get(self, name: int) -> float:
         if name == cv2.CAP_PROP_POS_MSEC:
@@ -127,6 +129,12 @@ def test_an_unplugged_camera_is_gone(mood: type[FakeCapture], device: Path, erro
         mood.ready, mood.error = False, error
         with pytest.raises(CameraError, match="unplugged"):
             camera.read(0.02)
+
+
+def test_a_camera_that_fails_at_its_first_frame_may_be_busy(mood: type[FakeCapture], device: Path) -> None:
+    mood.error = True
+    with V4l2Camera(str(device)) as camera, pytest.raises(CameraError, match="another program holds it"):
+        camera.read(0.02)
 
 
 def test_frames_that_cannot_be_decoded_are_not_made_up(mood: type[FakeCapture], device: Path) -> None:
