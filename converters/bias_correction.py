@@ -53,7 +53,7 @@ def _round_weights(layer: Any, norm: Any | None) -> None:
     """Put the kernel on the grid that it will have once the batch norm is folded into it."""
     kernel = np.asarray(layer.kernel)
     depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-    shape = kernel.shape[:2] + (-1,) if depthwise else kernel.shape
+    shape = (*kernel.shape[:2], -1) if depthwise else kernel.shape
     flat = kernel.reshape(shape)
     gain = np.ones(flat.shape[-1], np.float32)
     if norm is not None:

@@ -11,11 +11,12 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from edgeloc.contract import InputSpec
 from edgeloc.data import Dataset, Sample
 from edgeloc.errors import DataError
 from edgeloc.preprocess import Preprocessor
-from numpy.typing import NDArray
 
 __all__ = ["Calibration", "calibrate"]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from edgeloc._version import __version__
 from edgeloc.contract import Contract
 from edgeloc.converters.bias_correction import correct_biases
@@ -27,6 +28,7 @@ from edgeloc.scenes import SceneGenerator
 
 if TYPE_CHECKING:
     import keras
+
     from edgeloc.data import Dataset
 
 __all__ = ["convert"]
@@ -85,7 +87,9 @@ def _contract(model: str | Path, network: keras.Model, given: Contract | None) -
         raise UsageError(f"{model} carries its own contract: leave --contract out")
     contract = own or given
     if contract is None:
-        raise ContractError(f"{model} carries no contract: say what its input and outputs mean with --contract FILE.json")
+        raise ContractError(
+            f"{model} carries no contract: say what its input and outputs mean with --contract FILE.json"
+        )
     check_outputs(network, contract)
     return contract
 
@@ -137,7 +141,9 @@ def _golden(flatbuffer: bytes, contract: Contract) -> Golden:
         write_model(path, flatbuffer, contract)
         localizer = Localizer(path)
         scenes = SceneGenerator(seed=0, size=_GOLDEN_SIZE)
-        answers = [(localizer(pixels), pixels) for pixels in (scenes.scene(i).pixels for i in range(_GOLDEN_CANDIDATES))]
+        answers = [
+            (localizer(pixels), pixels) for pixels in (scenes.scene(i).pixels for i in range(_GOLDEN_CANDIDATES))
+        ]
     result, pixels = max(answers, key=lambda answer: answer[0].presence)
     if not np.isfinite(result.presence):
         raise ModelError("the converted model answers with numbers that are not finite")

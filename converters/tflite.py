@@ -1,10 +1,7 @@
-"""A Keras network through TensorFlow's converter: one flatbuffer for each recipe, output names kept by the signature."""
+"""A Keras network through TensorFlow's converter, by a recipe; the signature keeps the names of its outputs."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -12,10 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
+
 from edgeloc.contract import Contract
 from edgeloc.converters.recipes import Recipe
 from edgeloc.errors import ContractError, ModelError
-from numpy.typing import NDArray
+from edgeloc.quiet import quiet_stderr
 
 __all__ = ["check_outputs", "output_names", "to_flatbuffer"]
 
@@ -49,7 +48,7 @@ def to_flatbuffer(
 
     Raises ModelError with the converter's reason when it refuses the network.
     """
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet_stderr():
         _export(network, contract, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
         _set_recipe(converter, recipe, contract.input.tensor, images)
@@ -73,10 +72,10 @@ def _export(network: keras.Model, contract: Contract, folder: str) -> None:
         return dict(zip(names, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True))
 
     image = tf.TensorSpec((1, spec.height, spec.width, channels), tf.float32, name=spec.tensor)
-    module = tf.Module()
-    module.network = network
-    module.serve = tf.function(serve, input_signature=[image])
-    tf.saved_model.save(module, folder, signatures={"serving_default": module.serve})
+    archive = keras.export.ExportArchive()
+    archive.track(network)
+    archive.add_endpoint("serve", serve, input_signature=[image])
+    archive.write_out(folder, verbose=False)
 
 
 def _set_recipe(converter: Any, recipe: Recipe, tensor: str, images: NDArray[np.float32] | None) -> None:
@@ -96,17 +95,3 @@ def _set_recipe(converter: Any, recipe: Recipe, tensor: str, images: NDArray[np.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
         converter.inference_output_type = tf.int8
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the converter's native log off the terminal; it writes to the file descriptor, not to sys.stderr."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

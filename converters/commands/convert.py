@@ -52,5 +52,7 @@ def run(args: argparse.Namespace) -> int:
         skip_bad=args.skip_bad,
         tell=print,
     )
-    print(f"wrote {args.out}: {report.precision}, {report.file_bytes / 1e6:.2f} MB, {report.macs / 1e6:.0f} million MACs")
+    print(
+        f"wrote {args.out}: {report.precision}, {report.file_bytes / 1e6:.2f} MB, {report.macs / 1e6:.0f} million MACs"
+    )
     return 0

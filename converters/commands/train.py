@@ -26,8 +26,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="MODEL.keras", help="where the trained network goes")
     add("--backbone", default="MobileNetV2", help="a keras.applications name (default: MobileNetV2)")
     add("--alpha", type=float, help="width multiplier of a MobileNet (default: 0.35 for MobileNetV2)")
-    add("--weights", default="imagenet", help="imagenet, none, or a file with the backbone's weights (.npz, .weights.h5)")
-    add("--input-size", type=int, default=256, help="side of the square input in pixels (default: 256)")
+    add(
+        "--weights",
+        default="imagenet",
+        help="the backbone's: imagenet, none, or a file (.npz, .weights.h5)",
+    )
+    add("--input-size", type=int, default=224, help="side of the square input in pixels (default: 224)")
     add("--head", default="grid", help="box head: grid, distribution or vector (default: grid)")
     add("--box-loss", default="huber+giou", help="l1, l2, huber, giou, ciou, joined with + (default: huber+giou)")
     add("--epochs", type=int, default=40)

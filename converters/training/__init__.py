@@ -1,0 +1,1 @@
+"""Trains the reference localizer with Keras."""

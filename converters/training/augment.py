@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from edgeloc.types import Box, Pixels
 from numpy.typing import NDArray
+
+from edgeloc.types import Box, Pixels
 
 __all__ = ["Augmentation", "Augmented", "augment", "background_crop"]
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
+
 from edgeloc.contract import InputSpec
 from edgeloc.converters.training.augment import Augmentation, Augmented, augment, background_crop
 from edgeloc.data import Sample
 from edgeloc.preprocess import Preprocessor
 from edgeloc.types import Box, Pixels
-from numpy.typing import NDArray
 
 __all__ = ["TrainingBatches", "ValidationBatches"]
 
@@ -94,7 +95,6 @@ class ValidationBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
 def _fixed_view(pixels: Pixels, box: Box | None, spec: InputSpec) -> Augmented:
     """The input as the runtime would make it, still uint8 BGR, with the box in fractions of it."""
-
 
     plain = dataclasses.replace(spec, color="bgr", mean=(0.0,), std=(1.0,))
     tensor, placement = Preprocessor(plain, np.dtype(np.uint8), None, None)(pixels)

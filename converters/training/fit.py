@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+
 from edgeloc.contract import Contract
 from edgeloc.converters.keras_file import save_network
 from edgeloc.converters.training.batches import TrainingBatches, ValidationBatches
@@ -92,7 +93,12 @@ def _optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer
         alpha=0.01,
     )
     return keras.optimizers.AdamW(
-        schedule, weight_decay=1e-4, global_clipnorm=5.0, use_ema=True, ema_momentum=_AVERAGE, ema_overwrite_frequency=None
+        schedule,
+        weight_decay=1e-4,
+        global_clipnorm=5.0,
+        use_ema=True,
+        ema_momentum=_AVERAGE,
+        ema_overwrite_frequency=None,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from edgeloc.converters.training.losses import box_loss, cell_loss, decode_boxes, iou
 from keras import ops
+
+from edgeloc.converters.training.losses import box_loss, cell_loss, decode_boxes, iou
 
 __all__ = ["TrainableLocalizer"]
 
@@ -62,9 +63,7 @@ class TrainableLocalizer(keras.Model):  # type: ignore[misc]
 
     def _class_loss(self, label: Any, logits: Any, labelled: Any) -> Any:
         target = ops.one_hot(ops.maximum(label, 0), logits.shape[-1])
-        loss = keras.losses.categorical_crossentropy(
-            target, logits, from_logits=True, label_smoothing=_LABEL_SMOOTHING
-        )
+        loss = keras.losses.categorical_crossentropy(target, logits, from_logits=True, label_smoothing=_LABEL_SMOOTHING)
         right = ops.cast(ops.equal(ops.argmax(logits, axis=-1), ops.cast(label, "int64")), "float32")
         self._masked("label_accuracy", right, labelled)
         return self._masked("class_loss", loss, labelled)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.errors import DataError, UsageError
 
@@ -45,7 +46,7 @@ class NetworkConfig:
 
     backbone: str = "MobileNetV2"
     alpha: float | None = 0.35
-    input_size: int = 256
+    input_size: int = 224
     head: str = "grid"
     weights: str = "imagenet"
 
@@ -213,7 +214,9 @@ def _last_layer_of_side(backbone: Any, side: int) -> Any:
         shape = layer.output.shape
         if len(shape) == 4 and shape[1] == side:
             return layer.output
-    raise UsageError(f"--backbone {backbone.name} has no feature map of {side}x{side} cells: use --head distribution or vector")
+    raise UsageError(
+        f"--backbone {backbone.name} has no feature map of {side}x{side} cells: use --head distribution or vector"
+    )
 
 
 def _conv(features: Any, channels: int | None, name: str) -> Any:

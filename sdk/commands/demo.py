@@ -77,7 +77,8 @@ def _tell(out: object) -> None:
     regression, total = result["regression"], result["latency"]["total"]
     low, high = regression["drop_ci95"]
     print(
-        f"\nvideo   {out}/boxes.mp4\nmodel   {out}/model-int8.tflite\nresult  {out}/result.json\nreport  {out}/report.html\n\n"
+        f"\nvideo   {out}/boxes.mp4\nmodel   {out}/model-int8.tflite\n"
+        f"result  {out}/result.json\nreport  {out}/report.html\n\n"
         f"IoU     {regression['mean_iou_float']:.3f} float, {regression['mean_iou_quantized']:.3f} int8: "
         f"a drop of {regression['mean_iou_drop']:.4f} (95 % interval {low:.4f} to {high:.4f})\n"
         f"time    {total['p50_ms']:.1f} ms a frame at the median, {total['p99_ms']:.1f} ms at p99, on this machine\n"
