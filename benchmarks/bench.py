@@ -42,6 +42,7 @@ class BenchOptions:
     limit: int | None = None
     threads: int | None = None
     engine: str = "auto"
+    contract: str | Path | None = None
     negatives: bool = True
     skip_bad: bool = False
 
@@ -73,7 +74,7 @@ class _Measurement:
     def __init__(self, options: BenchOptions) -> None:
         self.options = options
         self.environment = read_environment()
-        self.localizer = Localizer(options.model, engine=options.engine, threads=options.threads)
+        self.localizer = Localizer(options.model, options.engine, options.threads, options.contract)
         self.data = open_dataset(options.data, split=options.split, skip_bad=options.skip_bad) if options.data else None
         self.samples = _labelled(self.data, options.limit) if self.data is not None else []
         self.float_side, self.quantized_side = self._sides()

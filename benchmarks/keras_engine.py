@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgeloc.contract import Contract, InputSpec
 from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import EngineError, MissingExtra, ModelError
+from edgeloc.modelfile import ModelFile
 
 __all__ = ["KerasEngine", "keras_contract"]
 
@@ -49,6 +50,13 @@ class KerasEngine(Engine):
             for name, value in self._named(self._run.structured_outputs).items()
         }
         self._constant = tf.constant
+
+    @classmethod
+    def load(cls, model: ModelFile, threads: int | None) -> KerasEngine:
+        """The model of a file with a contract; TensorFlow decides on the threads."""
+        if model.contract is None:
+            raise ModelError(f"{model.path} has no contract, so nobody knows what its input means")
+        return cls(model.path, model.contract.input)
 
     def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run the model on one image; float32 arrays by output name."""

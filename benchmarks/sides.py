@@ -34,11 +34,11 @@ class Side:
     `threshold` is the presence from which the model's contract counts an object as found.
     """
 
-    def __init__(self, model: ModelFile, contract: Contract, engine: str | Engine, threads: int | None = None) -> None:
+    def __init__(self, model: ModelFile, contract: Contract, engine: Engine) -> None:
         self.threshold = contract.thresholds.presence
         self._labels = contract.labels
         open_contract = dataclasses.replace(contract, thresholds=Thresholds(presence=0.0, label=0.0))
-        self._localizer = Localizer(model, engine, threads, open_contract)
+        self._localizer = Localizer(model, engine, contract=open_contract)
 
     @property
     def engine(self) -> Engine:
@@ -62,14 +62,12 @@ def float_side(path: str | Path, contract: Contract, engine: str = "auto", threa
     path = Path(path)
     if path.suffix == ".keras":
         own = keras_contract(path) or contract
-        return Side(ModelFile(path, b"", contract=own), own, KerasEngine(path, own.input))
+        model = ModelFile(path, b"", contract=own)
+        return Side(model, own, KerasEngine.load(model, threads))
     if path.suffix != ".tflite":
         raise UsageError(f"--against {path}: the float model must be a .tflite or a .keras file")
     model = read_model(path)
-    return Side(model, Localizer(model, engine, threads, _contract_for(model, contract)).contract, engine, threads)
-
-
-def _contract_for(model: ModelFile, contract: Contract) -> Contract | None:
-    """None lets the Localizer look for the model's own, in the file or beside it."""
-    has_own = model.contract is not None or model.path.with_suffix(".json").is_file()
-    return None if has_own else contract
+    # None lets the Localizer look for the model's own contract, in the file or beside it.
+    has_own = model.contract is not None or path.with_suffix(".json").is_file()
+    localizer = Localizer(model, engine, threads, None if has_own else contract)
+    return Side(model, localizer.contract, localizer.engine)

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeloc.errors import CameraError, DataError
 from edgeloc.types import Pixels
 
@@ -111,13 +113,13 @@ class SceneSource(FrameSource):
 
         self.name = f"synthetic scenes {size[0]}x{size[1]}"
         scenes = SceneGenerator(seed, size)
-        self._frames = [scenes.scene(index).pixels for index in range(_SCENES)]
+        self._frames: list[Pixels] = [scenes.scene(index).pixels for index in range(_SCENES)]
         self._next = 0
 
     def grab(self) -> Pixels:
         frame = self._frames[self._next % len(self._frames)]
         self._next += 1
-        return frame.copy()
+        return np.array(frame, copy=True)
 
 
 def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:

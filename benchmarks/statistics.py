@@ -81,7 +81,7 @@ def bootstrap_drop(
     by = "group" if 1 < count < len(drops) else "image"
     if by == "image":
         members, count = np.arange(len(drops)), len(drops)
-    sums = np.bincount(members, weights=drops, minlength=count)
+    sums = np.bincount(members, weights=drops, minlength=count).astype(np.float64)
     sizes = np.bincount(members, minlength=count).astype(np.float64)
     means = _resampled_means(sums, sizes, resamples, np.random.default_rng(seed))
     low, high = np.percentile(means, (2.5, 97.5))

@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=_count, metavar="N", help="compare on N images, spread evenly over the groups")
     add("--threads", type=_count, help="threads of the engine")
     add("--engine", default="auto", help="auto, litert, tflite-runtime, tensorflow (default: %(default)s)")
+    add("--contract", metavar="JSON", help="the contract of a model that carries none")
     add("--no-negatives", action="store_true", help="no background crops for the presence figures")
     add("--skip-bad", action="store_true", help="leave out images and rows that cannot be read, and count them")
 
@@ -52,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             limit=arguments.limit,
             threads=arguments.threads,
             engine=arguments.engine,
+            contract=arguments.contract,
             negatives=not arguments.no_negatives,
             skip_bad=arguments.skip_bad,
         )

@@ -1,0 +1,273 @@
+"""`edgeloc bench` and `edgeloc report` from the command line, on tiny models and images with known boxes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeloc.benchmarks.regression import RegressionRecorder
+from edgeloc.benchmarks.result import STAGES, read_result
+from edgeloc.cli import main
+from edgeloc.contract import Contract, InputSpec, OutputSpec
+from edgeloc.data import Sample
+from edgeloc.modelfile import write_model
+from edgeloc.scenes import SceneGenerator
+
+IMAGES, CLIPS = 12, 3
+
+
+@pytest.fixture(scope="module")
+def contract() -> Contract:
+    outputs = (OutputSpec("presence", "presence", "sigmoid"), OutputSpec("box", "box"))
+    return Contract(InputSpec("image", 32, 32, resize="stretch"), outputs)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path, contract: Contract) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("int8", "float32"):
+        write_model(folder / f"{name}.tflite", (tiny_models / f"{name}.tflite").read_bytes(), contract)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three clips of four scenes, one of them without an object where the generator has such."""
+    scenes = SceneGenerator(5, (120, 90))
+    rows = []
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for index in range(IMAGES):
+        scene = scenes.scene(index)
+        cv2.imwrite(str(folder / f"{index:02}.jpg"), scene.pixels)
+        box = list(scene.box) if scene.box else None
+        rows.append(
+            {"file": f"{index:02}.jpg", "box_xyxy": box, "cls": scene.label, "clip": index // 4, "split": "val"}
+        )
+    rows[0] |= {"box_xyxy": [10, 10, 40, 40], "cls": "thing"}
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def bench(*words: object, frames: int = 5) -> int:
+    return main(["bench", *map(str, words), "--frames", str(frames), "--warmup", "2"])
+
+
+def compare(models: Path, data: Path, out: Path, *words: object) -> int:
+    against = models / "float32.tflite"
+    return bench(models / "int8.tflite", "--against", against, "--data", data, "--split", "val", "--out", out, *words)
+
+
+def test_two_models_end_to_end(models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "result.json"
+    assert compare(models, data, out) == 0
+    result = read_result(out)
+    assert result.complete
+    assert result.model.precision.startswith("int8")
+    assert result.against is not None and result.against.precision == "float32"
+    assert result.size_ratio == pytest.approx(result.against.bytes / result.model.bytes, abs=1e-3)
+    regression = result.regression
+    assert regression is not None and regression.mean_iou_float_to_quantized is not None
+    objects = [row for row in regression.rows if row.kind == "object"]
+    assert len(objects) == regression.images
+    assert regression.images + regression.presence.empty_images == IMAGES
+    assert regression.presence.background_crops > 0
+    assert (regression.ci_by, regression.ci_groups) == ("group", CLIPS)
+    assert regression.mean_iou_float_to_quantized > 0.5
+    assert regression.mean_iou_float == pytest.approx(
+        np.mean([row.truth.iou(row.box_float) for row in objects if row.truth and row.box_float]), abs=1e-3
+    )
+    assert all(image.preview for image in regression.worst)
+    assert set(result.latency) == set(STAGES)
+    assert result.latency["invoke"].count == 5
+    assert len(result.latency["invoke"].warmup_ms) == 2
+    assert result.energy["status"] == "not measured"
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("IoU drop", "latency", "size", str(out)))
+
+
+def test_stages_add_up_to_no_more_than_the_total(models: Path, tmp_path: Path) -> None:
+    assert bench(models / "int8.tflite", "--out", tmp_path / "r.json") == 0
+    latency = read_result(tmp_path / "r.json").latency
+    for number, total in enumerate(latency["total"].samples_ms):
+        assert sum(latency[stage].samples_ms[number] for stage in STAGES[:-1]) == pytest.approx(total, abs=0.002)
+
+
+def test_latency_alone_on_made_scenes(models: Path, tmp_path: Path) -> None:
+    assert bench(models / "int8.tflite", "--out", tmp_path / "r.json") == 0
+    result = read_result(tmp_path / "r.json")
+    assert result.regression is None and result.data is None and result.against is None
+    assert result.latency_run is not None and result.latency_run.frame_sizes == ((640, 480),)
+
+
+def test_frames_from_a_finite_camera_start_again_at_its_end(models: Path, data: Path, tmp_path: Path) -> None:
+    assert bench(models / "int8.tflite", "--camera", data, "--out", tmp_path / "r.json", frames=30) == 0
+    run = read_result(tmp_path / "r.json").latency_run
+    assert run is not None and run.frames == 30 and run.source == str(data)
+
+
+def test_raw_boxes_count_under_the_threshold(models: Path, data: Path, tmp_path: Path, contract: Contract) -> None:
+    strict = json.loads(contract.to_json())
+    strict["thresholds"]["presence"] = 1.0
+    (tmp_path / "strict.json").write_text(json.dumps(strict))
+    assert compare(models, data, tmp_path / "a.json") == 0
+    assert compare(models, data, tmp_path / "b.json", "--contract", tmp_path / "strict.json") == 0
+    usual, hidden = read_result(tmp_path / "a.json").regression, read_result(tmp_path / "b.json").regression
+    assert usual is not None and hidden is not None
+    assert hidden.mean_iou_quantized == usual.mean_iou_quantized
+    assert hidden.presence.recall_quantized == 0
+    assert hidden.presence.threshold_float == 0.5
+
+
+def test_a_keras_model_as_the_float_side(models: Path, data: Path, tmp_path: Path) -> None:
+    keras = pytest.importorskip("keras")
+    image = keras.Input((32, 32, 3), name="image")
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3, strides=4)(image))
+    outputs = {
+        "presence": keras.layers.Dense(1)(x),
+        "box": keras.layers.Dense(4, activation="sigmoid")(x),
+    }
+    keras.Model(image, outputs).save(tmp_path / "float.keras")
+    out = tmp_path / "r.json"
+    assert bench(models / "int8.tflite", "--against", tmp_path / "float.keras", "--data", data, "--out", out) == 0
+    result = read_result(out)
+    assert result.against is not None and result.against.engine == "keras"
+    assert result.regression is not None and result.regression.images
+
+
+def test_limit_takes_from_every_clip(models: Path, data: Path, tmp_path: Path) -> None:
+    assert compare(models, data, tmp_path / "r.json", "--limit", 6, "--no-negatives") == 0
+    result = read_result(tmp_path / "r.json")
+    assert result.regression is not None and result.data is not None
+    assert [row.group for row in result.regression.rows] == ["0", "0", "1", "1", "2", "2"]
+    assert result.regression.presence.background_crops == 0
+    assert (result.data.images, result.data.used) == (IMAGES, 6)
+
+
+def test_a_corrupt_image_stops_and_leaves_no_result(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "06.jpg").write_bytes(b"\xff\xd8 no picture")
+    assert compare(models, data, tmp_path / "r.json") == 2
+    assert "06.jpg" in capsys.readouterr().err
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_corrupt_image_is_skipped_and_told(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "06.jpg").write_bytes(b"\xff\xd8 no picture")
+    assert compare(models, data, tmp_path / "r.json", "--skip-bad") == 0
+    info = read_result(tmp_path / "r.json").data
+    assert info is not None
+    assert (info.skipped, info.skipped_names, info.used) == (1, ("06.jpg",), IMAGES - 1)
+    assert "06.jpg" in capsys.readouterr().out
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make the comparison end in Ctrl-C after so many images."""
+
+    def after(images: int) -> None:
+        record = RegressionRecorder.record
+
+        def interrupted(self: RegressionRecorder, samples: Any) -> None:
+            def until() -> Any:
+                for number, sample in enumerate(samples):
+                    if number == images:
+                        raise KeyboardInterrupt
+                    yield sample
+
+            record(self, until())
+
+        monkeypatch.setattr(RegressionRecorder, "record", interrupted)
+
+    return after
+
+
+def test_ctrl_c_saves_what_was_measured(
+    models: Path, data: Path, tmp_path: Path, interrupt: Callable[[int], None]
+) -> None:
+    interrupt(5)
+    assert compare(models, data, tmp_path / "r.json", "--no-negatives") == 130
+    result = read_result(tmp_path / "r.json")
+    assert not result.complete
+    assert result.regression is not None and len(result.regression.rows) == 5
+    assert result.latency["total"].count == 5
+
+
+def test_ctrl_c_before_the_first_image(
+    models: Path, data: Path, tmp_path: Path, interrupt: Callable[[int], None]
+) -> None:
+    interrupt(0)
+    assert compare(models, data, tmp_path / "r.json") == 130
+    assert main(["report", str(tmp_path / "r.json"), "--out", str(tmp_path / "r.html")]) == 0
+    assert "interrupted" in (tmp_path / "r.html").read_text()
+
+
+def test_unwritable_output_is_found_before_measuring(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_: Sample) -> Any:
+        raise AssertionError("measured before looking at --out")
+
+    monkeypatch.setattr(Sample, "load", load)
+    (tmp_path / "file").write_text("")
+    assert compare(models, data, tmp_path / "file" / "r.json") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--against", "f.tflite"], "--data"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--camera", "nowhere.mp4"], "nowhere.mp4"),
+        (["--engine", "abacus"], "abacus"),
+        (["--against", "model.onnx", "--data", "DATA"], "model.onnx"),
+        (["--against", "none.tflite", "--data", "DATA"], "none.tflite"),
+        (["--against", "none.keras", "--data", "DATA"], "none.keras"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    words = [str(data) if word == "DATA" else word for word in words]
+    assert bench(models / "int8.tflite", "--out", tmp_path / "r.json", *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("edgeloc: error: ") and error.count("\n") == 1
+    assert says in error
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_report_of_the_whole(models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    assert compare(models, data, tmp_path / "r.json") == 0
+    assert main(["report", str(tmp_path / "r.json"), "--out", str(tmp_path / "r.html")]) == 0
+    page = (tmp_path / "r.html").read_text()
+    assert page.count("<svg") == 5
+    assert "data:image/jpeg" in page
+    assert "r.html" in capsys.readouterr().out
+
+
+def test_a_report_of_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r.json").write_text("{}")
+    assert main(["report", str(tmp_path / "r.json"), "--out", str(tmp_path / "r.html")]) == 2
+    assert "no result" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_real_photos(models: Path, fod_a: Path, tmp_path: Path) -> None:
+    assert compare(models, fod_a, tmp_path / "r.json", "--limit", 32) == 0
+    regression = read_result(tmp_path / "r.json").regression
+    assert regression is not None
+    assert regression.images == 32
+    assert regression.presence.background_crops > 24
+    assert regression.ci_by == "group"
