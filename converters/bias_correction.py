@@ -8,6 +8,8 @@ Correction", 2019, section 4.2, with measured means).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -19,8 +21,10 @@ __all__ = ["correct_biases"]
 _WEIGHTED = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 _LEVELS = 127
 
+Array = NDArray[np.float32]
 
-def correct_biases(network: keras.Model, images: NDArray[np.float32]) -> keras.Model:
+
+def correct_biases(network: keras.Model, images: Array) -> keras.Model:
     """A copy of `network` whose int8 quantization keeps the channel means of the float original.
 
     `images` are normalized model inputs, float32 (n, height, width, channels); 64 are enough.
@@ -30,14 +34,23 @@ def correct_biases(network: keras.Model, images: NDArray[np.float32]) -> keras.M
     corrected = keras.models.clone_model(network)
     corrected.set_weights(network.get_weights())
     pairs = [(layer, _batch_norm_after(layer)) for layer in corrected.layers if isinstance(layer, _WEIGHTED)]
-    outputs = [(norm or layer).name for layer, norm in pairs]
-    wanted = _channel_means(network, outputs, images)
+    wanted = _channel_means(network, [(norm or layer).name for layer, norm in pairs], images)
     for layer, norm in pairs:
         _round_weights(layer, norm)
-    for (layer, norm), name in zip(pairs, outputs, strict=True):
-        bias = norm.beta if norm is not None else layer.bias
-        if bias is not None:
-            bias.assign_add(wanted[name] - _channel_means(corrected, [name], images)[name])
+    biases = {
+        (norm or layer).name: norm.beta if norm is not None else layer.bias
+        for layer, norm in pairs
+        if norm is not None or layer.bias is not None
+    }
+
+    def correct(name: str, output: Any) -> Any:
+        # A bias shifts the output by as much, so the layers behind see the corrected one in the same pass.
+        shift = wanted[name] - _means(output)
+        biases[name].assign_add(shift)
+        return output + shift
+
+    with _watched(corrected, list(biases), correct):
+        corrected(images, training=False)
     return corrected
 
 
@@ -67,11 +80,39 @@ def _round_weights(layer: Any, norm: Any | None) -> None:
     layer.kernel.assign(np.where(usable, rounded, flat).reshape(kernel.shape))
 
 
-def _channel_means(
-    network: keras.Model, names: list[str], images: NDArray[np.float32]
-) -> dict[str, NDArray[np.float32]]:
+def _channel_means(network: keras.Model, names: list[str], images: Array) -> dict[str, Array]:
     """The mean of each named layer's output over images and positions, by channel."""
-    probe = keras.Model(network.inputs, [network.get_layer(name).output for name in names])
-    values = probe(images, training=False)
-    values = [values] if len(names) == 1 and not isinstance(values, list) else values
-    return {name: np.asarray(v).mean(axis=tuple(range(v.ndim - 1))) for name, v in zip(names, values, strict=True)}
+    means: dict[str, Array] = {}
+
+    def note(name: str, output: Any) -> Any:
+        means[name] = _means(output)
+        return output
+
+    with _watched(network, names, note):
+        network(images, training=False)
+    return means
+
+
+def _means(output: Any) -> Array:
+    values = np.asarray(output)
+    return values.mean(axis=tuple(range(values.ndim - 1)), dtype=np.float32)
+
+
+@contextmanager
+def _watched(network: keras.Model, names: list[str], visit: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Inside, each named layer's output goes through `visit(name, output)` before the next layer sees it."""
+    layers = [network.get_layer(name) for name in names]
+    for layer in layers:
+        layer.call = _visited(layer.name, layer.call, visit)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.call
+
+
+def _visited(name: str, call: Callable[..., Any], visit: Callable[[str, Any], Any]) -> Callable[..., Any]:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return visit(name, call(*args, **kwargs))
+
+    return wrapper

@@ -1,15 +1,16 @@
-"""The model's contract: what goes in, what comes out and in which units; it reads and writes no model file."""
+"""The model's contract: what goes in, what comes out and in which units; read from JSON, checked, written as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from edgeloc.errors import ContractError
 
-__all__ = ["SCHEMA_VERSION", "BoxEncoding", "Contract", "InputSpec", "OutputSpec", "Thresholds"]
+__all__ = ["SCHEMA_VERSION", "BoxEncoding", "Contract", "InputSpec", "OutputSpec", "Thresholds", "read_contract"]
 
 SCHEMA_VERSION = 1
 
@@ -166,6 +167,18 @@ class Contract:
             raise ContractError(f"schema_version is {version!r}: this release reads version {SCHEMA_VERSION}")
         contract: Contract = _build(cls, data, "")
         return contract
+
+
+def read_contract(path: str | Path) -> Contract:
+    """Read a contract from a JSON file; ContractError names the file when it does not hold together."""
+    try:
+        return Contract.from_json(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ContractError(f"{path}: no such file; give a contract as JSON") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ContractError(f"{path} cannot be read as a contract: {error}") from error
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}") from error
 
 
 def _build(kind: Any, data: Any, where: str) -> Any:

@@ -1,17 +1,17 @@
 """Every error this package raises on purpose, each with the exit status the command line ends with.
 
-    EdgelocError                  exit status 2
-    +-- UsageError                2  a wrong flag, argument or URI            (also ValueError)
-    +-- DataError                 2  a labelled data set or image is bad      (also ValueError)
-    +-- ModelError                2  a model file or its contract is bad      (also ValueError)
-    |   +-- ContractError         2  the contract contradicts itself or the model
-    +-- MissingExtra              2  a package of an extra is not installed   (also ImportError)
-    +-- OutputError               2  a result cannot be written               (also OSError)
-    +-- GateFailed                1  a measured figure is worse than allowed
-    +-- DeviceError               3  hardware or a runtime failed             (also RuntimeError)
-        +-- EngineError           3  an inference engine is missing or failed
-        +-- CameraError           3  a camera is missing, busy, gone or sends what it should not
-            +-- CameraTimeout     3  no new frame came in time                (also TimeoutError)
+EdgelocError                  exit status 2
++-- UsageError                2  a wrong flag, argument or URI            (also ValueError)
++-- DataError                 2  a labelled data set or image is bad      (also ValueError)
++-- ModelError                2  a model file or its contract is bad      (also ValueError)
+|   +-- ContractError         2  the contract contradicts itself or the model
++-- MissingExtra              2  a package of an extra is not installed   (also ImportError)
++-- OutputError               2  a result cannot be written               (also OSError)
++-- GateFailed                1  a measured figure is worse than allowed
++-- DeviceError               3  hardware or a runtime failed             (also RuntimeError)
+    +-- EngineError           3  an inference engine is missing or failed
+    +-- CameraError           3  a camera is missing, busy, gone or sends what it should not
+        +-- CameraTimeout     3  no new frame came in time                (also TimeoutError)
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ class MissingExtra(EdgelocError, ImportError):
     """A package that an optional extra brings is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(
-            f"{purpose} needs the package {package}: pip install 'edgeloc[{extra}]'", name=package
-        )
+        super().__init__(f"{purpose} needs the package {package}: pip install 'edgeloc[{extra}]'", name=package)
 
 
 class OutputError(EdgelocError, OSError):

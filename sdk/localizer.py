@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.compatibility import check_contract
-from edgeloc.contract import Contract
+from edgeloc.contract import Contract, read_contract
 from edgeloc.decode import Decoder
 from edgeloc.engines import Engine, open_engine
 from edgeloc.errors import ContractError, EngineError, ModelError
@@ -111,27 +111,16 @@ def _find_contract(model: ModelFile, given: Contract | str | Path | None) -> Con
     if isinstance(given, Contract):
         return given
     if given is not None:
-        return _read_contract(Path(given))
+        return read_contract(Path(given))
     if model.contract is not None:
         return model.contract
     beside = model.path.with_suffix(".json")
     if beside.is_file():
-        return _read_contract(beside)
+        return read_contract(beside)
     raise ContractError(
         f"{model.path} has no contract, so nobody knows what its numbers mean: write one as {beside.name} beside it, "
         "give one with contract=, or convert the model with `edgeloc convert`"
     )
-
-
-def _read_contract(path: Path) -> Contract:
-    try:
-        return Contract.from_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ContractError(f"{path}: no such file; give a contract as JSON") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ContractError(f"{path} cannot be read as a contract: {error}") from error
-    except ContractError as error:
-        raise ContractError(f"{path}: {error}") from error
 
 
 def _scales(contract: Contract, engine: Engine) -> list[tuple[str, np.float32 | None, np.float32]]:

@@ -104,7 +104,7 @@ def build_network(config: NetworkConfig, classes: int) -> keras.Model:
     outputs = {"presence": _logits("presence", 1, pooled, fine, dropout=0.0)}
     if classes:
         outputs["class"] = _logits("class", classes, pooled, fine, dropout=0.3)
-    return keras.Model(backbone.input, {**outputs, **boxes}, name="localizer")
+    return keras.Model(backbone.inputs[0], {**outputs, **boxes}, name="localizer")
 
 
 def _backbone(config: NetworkConfig) -> keras.Model:

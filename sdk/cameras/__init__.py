@@ -6,7 +6,8 @@ import importlib
 import os
 
 from edgeloc.cameras.base import Camera
-from edgeloc.cameras.uri import IMAGE_SUFFIXES, Uri, parse_uri
+from edgeloc.cameras.uri import Uri, parse_uri
+from edgeloc.data.images import IMAGE_SUFFIXES
 from edgeloc.errors import CameraError, UsageError
 
 __all__ = ["CAMERAS", "Camera", "open_camera"]
@@ -14,19 +15,20 @@ __all__ = ["CAMERAS", "Camera", "open_camera"]
 CAMERAS = {
     "video": "edgeloc.cameras.video:VideoCamera",
     "images": "edgeloc.cameras.images:ImageCamera",
+    "data": "edgeloc.cameras.labelled:DatasetCamera",
     "synthetic": "edgeloc.cameras.synthetic:SyntheticCamera",
     "v4l2": "edgeloc.device.cameras.v4l2:V4l2Camera",
 }
-_EXAMPLES = "v4l2:///dev/video0, synthetic://?seed=1, a video file, a folder of images"
+_EXAMPLES = "v4l2:///dev/video0, synthetic://?seed=1, data://PATH?split=val, a video file, a folder of images"
 
 
 def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = None) -> Camera:
     """Open the camera that `uri` names; the caller closes it, best by a `with`.
 
     A URI with a scheme (`v4l2:///dev/video0?size=640x480&fps=30&format=MJPG`,
-    `synthetic://?seed=1&fps=30&frames=300&live=0`), or the path of a video, an image or a folder
-    of images. `size` is the (width, height) in pixels that the model takes: a camera that scales
-    by itself delivers no more than it needs to cover it, others ignore it; a size in the URI wins.
+    `synthetic://?seed=1&fps=30&frames=300&live=0`, `data://PATH?split=val&frames=300`), or the
+    path of a video, an image or a folder of images. `size` is the (width, height) in pixels that
+    the model takes: a camera that scales by itself delivers no more than it needs to cover it, others ignore it; a size in the URI wins.
 
     Raises UsageError for an unknown scheme, an unknown option or a path that is not there,
     DataError for a file that cannot be read, CameraError for a device that fails.

@@ -6,15 +6,13 @@ import os
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from edgeloc.cameras.base import Camera
-from edgeloc.cameras.uri import IMAGE_SUFFIXES, Uri
+from edgeloc.cameras.uri import Uri
+from edgeloc.data.images import IMAGE_SUFFIXES, read_image
 from edgeloc.errors import DataError, UsageError
-from edgeloc.types import Frame, Pixels
+from edgeloc.types import Frame
 
-__all__ = ["ImageCamera", "images_in", "load_image"]
+__all__ = ["ImageCamera", "images_in"]
 
 
 class ImageCamera(Camera):
@@ -51,7 +49,7 @@ class ImageCamera(Camera):
     def _read(self, timeout_s: float) -> Frame | None:
         if self._next >= len(self._files):
             return None
-        pixels = load_image(self._files[self._next])
+        pixels = read_image(self._files[self._next])
         frame = Frame(pixels, time.monotonic(), self._next)
         self._next += 1
         return frame
@@ -63,15 +61,3 @@ class ImageCamera(Camera):
 def images_in(folder: Path) -> list[Path]:
     """The images directly in `folder`, by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-
-
-def load_image(path: Path) -> Pixels:
-    """The image as (height, width, 3) uint8 BGR, turned as its EXIF data say; DataError names a bad file."""
-    try:
-        data = np.fromfile(path, np.uint8)
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, cv2.error) as error:
-        raise DataError(f"image {path} cannot be read: {error}") from error
-    if pixels is None:
-        raise DataError(f"image {path} cannot be read: it is damaged or no image")
-    return np.asarray(pixels, np.uint8)

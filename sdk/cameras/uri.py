@@ -10,9 +10,8 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from edgeloc.errors import UsageError
 
-__all__ = ["IMAGE_SUFFIXES", "Uri", "flag", "integer", "parse_uri", "positive", "rate", "size"]
+__all__ = ["Uri", "flag", "integer", "parse_uri", "positive", "rate", "size"]
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _LARGEST = 16384
 
 

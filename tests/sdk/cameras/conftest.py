@@ -32,3 +32,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "notes.txt").write_text("no image")
     (folder / "more.png").mkdir()
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_labelled(tiny_folder: Path) -> Path:
+    """Some images of the folder with boxes, as a JSON-lines data set."""
+    row = '{{"file": "{:02d}.png", "cls": "thing", "box_xyxy": [4, 4, 20, 16]}}\n'
+    (tiny_folder / "manifest.jsonl").write_text("".join(row.format(index) for index in range(FRAMES)))
+    return tiny_folder

@@ -15,13 +15,13 @@ from edgeloc.errors import CameraError
 ENDLESS = ("v4l2",)
 
 
-@pytest.fixture(params=["video", "folder", "image", "synthetic", "synthetic-live", "v4l2"])
+@pytest.fixture(params=["video", "folder", "image", "data", "synthetic", "synthetic-live", "v4l2"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
-def opener(kind: str, tiny_video: Path, tiny_folder: Path) -> Callable[[], Camera]:
+def opener(kind: str, tiny_video: Path, tiny_folder: Path, tiny_labelled: Path) -> Callable[[], Camera]:
     """Opens a camera of the kind."""
     if kind == "v4l2" and not Path("/dev/video0").exists():
         pytest.skip("no V4L2 camera is connected: /dev/video0 is not there")
@@ -29,6 +29,7 @@ def opener(kind: str, tiny_video: Path, tiny_folder: Path) -> Callable[[], Camer
         "video": str(tiny_video),
         "folder": str(tiny_folder),
         "image": str(tiny_folder / "00.png"),
+        "data": f"data://{tiny_labelled}?frames=5",
         "synthetic": "synthetic://?seed=1&size=64x48&frames=6&live=0",
         "synthetic-live": "synthetic://?seed=1&size=64x48&frames=6&fps=200",
         "v4l2": "v4l2:///dev/video0",
