@@ -5,7 +5,7 @@
 
 `file` is relative to the manifest's folder. `box_xyxy` is in pixels; where it is null or absent the
 image holds no object. `w`, `h`, `cls`, `clip` (frames of one clip are not independent) and `split`
-may be absent.
+may be absent. The names of all classes are those met in the whole file, sorted.
 """
 
 from __future__ import annotations
@@ -14,43 +14,46 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgeloc.data.collecting import Collector, Labelled, choose_split, number, whole
+from edgeloc.data.collecting import Collector, Labelled
+from edgeloc.data.fields import number, whole
 from edgeloc.data.sample import Dataset
+from edgeloc.data.splits import choose_split
 from edgeloc.errors import DataError
 from edgeloc.types import Box
 
 __all__ = ["find", "read"]
 
 
-def find(root: Path) -> Path | None:
-    """The manifest in a folder, or `root` itself where it is one."""
+def find(root: Path) -> list[Path]:
+    """The manifests in a folder, or `root` itself where it is one."""
     if root.is_file():
-        return root if root.suffix == ".jsonl" else None
-    found = root / "manifest.jsonl"
-    return found if found.is_file() else None
+        return [root] if root.suffix == ".jsonl" else []
+    return sorted(root.glob("*.jsonl"))
 
 
 def read(manifest: Path, *, split: str | None = None, skip_bad: bool = False) -> Dataset:
     """Read a manifest; DataError names the line and field of a bad row."""
     collector = Collector(manifest.parent, skip_bad)
-    splits: set[str] = set()
-    labels: set[str] = set()
-    # Bytes: a stray byte that is not UTF-8 then spoils its own line only.
-    with manifest.open("rb") as file:
-        for count, line in enumerate(file, 1):
-            if not line.strip():
-                continue
+    rows = list(_rows(manifest, collector))
+    splits = sorted({str(row["split"]) for _, row in rows if row.get("split") is not None})
+    labels = sorted({str(row["cls"]) for _, row in rows if row.get("cls") is not None})
+    split = choose_split(manifest, splits, split)
+    for where, row in rows:
+        if split is None or str(row.get("split")) == split:
+            with collector.row():
+                _add(collector, row, where)
+    return collector.dataset(manifest.parent.name, labels, splits=splits, split=split)
+
+
+def _rows(manifest: Path, collector: Collector) -> list[tuple[str, dict[str, Any]]]:
+    rows = []
+    # Bytes: what is not UTF-8 then spoils its own line only.
+    for count, line in enumerate(manifest.read_bytes().splitlines(), 1):
+        if line.strip():
             where = f"{manifest}:{count}"
-            try:
-                row = _row(line, where)
-                splits |= {str(row["split"])} if row.get("split") is not None else set()
-                labels |= {str(row["cls"])} if row.get("cls") is not None else set()
-                if split is None or row.get("split") == split:
-                    _add(collector, row, where)
-            except DataError as error:
-                collector.bad(where, str(error).removeprefix(f"{where}: "))
-    choose_split(manifest, splits, split)
-    return collector.dataset(manifest.parent.name, sorted(labels), sorted(splits), split)
+            with collector.row():
+                rows.append((where, _row(line, where)))
+    return rows
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
@@ -58,8 +61,10 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
         row = json.loads(line)
     except ValueError as error:
         raise DataError(f"{where}: the line is no JSON: {error}") from None
-    if not isinstance(row, dict) or not isinstance(row.get("file"), str) or not row["file"]:
-        raise DataError(f"{where}: the field file, the image's path, is missing")
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: the line is no JSON object")
+    if not isinstance(row.get("file"), str) or not row["file"]:
+        raise DataError(f"{where}: the field file, the image's path, is missing or no text")
     return row
 
 
@@ -76,4 +81,4 @@ def _add(collector: Collector, row: dict[str, Any], where: str) -> None:
     if row.get("w") is not None and row.get("h") is not None:
         size = (whole(row["w"], where, "w"), whole(row["h"], where, "h"))
     path = collector.root / row["file"]
-    collector.add(path, objects, where=where, size=size, group=group, field_name="box_xyxy")
+    collector.add(path, objects, where=where, size=size, group=group, field="box_xyxy")

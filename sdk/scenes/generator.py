@@ -13,6 +13,7 @@ from edgeloc.scenes.grounds import make_ground
 from edgeloc.scenes.light import Light
 from edgeloc.scenes.pen import Pose, Sprite
 from edgeloc.scenes.shapes import SCENE_LABELS
+from edgeloc.types import Box
 
 __all__ = ["SceneGenerator"]
 
@@ -40,23 +41,31 @@ class SceneGenerator:
 
     def scene(self, index: int) -> Scene:
         """Scene number `index`, from 0."""
-        rng = np.random.default_rng((self.seed, 0, index))
-        empty = rng.random() < _EMPTY
-        label = SCENE_LABELS[int(rng.integers(len(SCENE_LABELS)))]
+        rng = np.random.default_rng((self.seed, 2, index))
         light = Light.random(rng)
         pixels = make_ground(rng, self.size)
-        if empty:
+        found = self._object(index)
+        if found is None:
             return Scene(light.finish(pixels, rng), None, None)
-        sprite, length = self._object(rng, label)
+        label, sprite, length = found
         put(pixels, sprite, light, rng, length)
-        box, _ = sprite.visible(self.size)
-        return Scene(light.finish(pixels, rng), box, label)
+        return Scene(light.finish(pixels, rng), sprite.visible(self.size)[0], label)
+
+    def truth(self, index: int) -> tuple[Box | None, str | None]:
+        """The box and label of scene number `index`, for a fraction of what drawing it costs."""
+        found = self._object(index)
+        return (found[1].visible(self.size)[0], found[0]) if found else (None, None)
 
     def clip(self, index: int = 0, frames: int | None = None) -> Clip:
         """A video of objects that pass over a panning ground; endless where `frames` is None."""
         return Clip(self.seed, index, self.size, frames)
 
-    def _object(self, rng: np.random.Generator, label: str) -> tuple[Sprite, float]:
+    def _object(self, index: int) -> tuple[str, Sprite, float] | None:
+        """The object's label, its drawing in its place, and its length; None for an empty scene."""
+        rng = np.random.default_rng((self.seed, 0, index))
+        if rng.random() < _EMPTY:
+            return None
+        label = SCENE_LABELS[int(rng.integers(len(SCENE_LABELS)))]
         low, high = np.log(_LENGTHS)
         length = float(np.exp(rng.uniform(low, high))) * min(self.size)
         # Where exactly within a pixel; which pixel is chosen once the drawing's size is known.
@@ -74,7 +83,7 @@ class SceneGenerator:
         left, top = (
             int(rng.integers(*_range(side, frame, over))) for side, frame in zip(sprite.size, self.size, strict=True)
         )
-        return replace(sprite, left=left, top=top), length
+        return label, replace(sprite, left=left, top=top), length
 
 
 def _range(side: int, frame: int, over: float) -> tuple[int, int]:

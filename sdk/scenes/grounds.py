@@ -72,7 +72,7 @@ def _wood(rng: Rng, size: Size) -> Pixels:
 
 
 def _plain(rng: Rng, size: Size) -> Pixels:
-    values = _mix(grain_patch(rng, size), 0.06, cloud_patch(rng, size, (3, 3)), rng.uniform(0.1, 0.4))
+    values = _mix(grain_patch(rng, size), rng.uniform(0.1, 0.2), cloud_patch(rng, size, (3, 3)), rng.uniform(0.1, 0.4))
     return _stained(rng, colour_ramp(values, *_choose(rng, _PLAINS)), 0.2)
 
 

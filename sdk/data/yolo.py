@@ -1,0 +1,151 @@
+"""YOLO text: for each image a text file with a line an object, `class x y width height` in fractions of the image.
+
+    images/val/1.jpg  labels/val/1.txt      or  val/images/1.jpg  val/labels/1.txt
+    images/1.jpg      labels/1.txt          or  1.jpg             1.txt
+
+The classes' names stand in `classes.txt`, one a line, or in `data.yaml` under `names`. x and y are
+the box's centre. A line of a class and three or more points (a segment) gives the box around it.
+An image without a text file, or with an empty one, holds no object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+from edgeloc.data.collecting import Collector, Labelled
+from edgeloc.data.fields import number, whole
+from edgeloc.data.images import IMAGE_SUFFIXES, image_size
+from edgeloc.data.sample import Dataset
+from edgeloc.data.splits import choose_split, split_word
+from edgeloc.errors import DataError, MissingExtra
+from edgeloc.types import Box
+
+__all__ = ["find", "read"]
+
+_NAME_FILES = ("classes.txt", "labels/classes.txt", "data.yaml", "dataset.yaml")
+
+
+def find(root: Path) -> list[Path]:
+    """The file with the classes' names, or the folder of labels where there is none."""
+    if root.is_file():
+        return [root] if root.name in ("classes.txt", "data.yaml", "dataset.yaml") else []
+    found = [root / name for name in _NAME_FILES if (root / name).is_file()]
+    if not found and (root / "images").is_dir() and (root / "labels").is_dir():
+        found = [root / "labels"]
+    return found[:1]
+
+
+def read(source: Path, *, split: str | None = None, skip_bad: bool = False) -> Dataset:
+    """Read a folder by the file of its classes' names; DataError names the file, line and field of a bad row."""
+    root = source.parent.parent if source.parent.name == "labels" else source.parent
+    names = _names(source)
+    pairs = _folders(root)
+    splits = sorted({part for part, _, _ in pairs if part})
+    split = choose_split(root, splits, split)
+    collector = Collector(root, skip_bad)
+    for part, images, labels in pairs:
+        if split is None or part == split:
+            if not labels.is_dir():
+                raise DataError(f"{labels} does not exist: the images in {images} have no labels")
+            for path in sorted(images.iterdir()):
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    with collector.row():
+                        text = labels / f"{path.stem}.txt"
+                        collector.add(path, _objects(text, path, names), where=str(text))
+    return collector.dataset(root.resolve().name, names, splits=splits, split=split)
+
+
+def _folders(root: Path) -> list[tuple[str | None, Path, Path]]:
+    """Split, images and labels of each part."""
+    parts: list[tuple[str | None, Path, Path]] = [
+        (split_word(folder.name) or folder.name, folder, root / "labels" / folder.name)
+        for folder in sorted(root.glob("images/*"))
+        if folder.is_dir()
+    ]
+    parts += [
+        (split_word(folder.parent.name) or folder.parent.name, folder, folder.parent / "labels")
+        for folder in sorted(root.glob("*/images"))
+        if folder.is_dir()
+    ]
+    flat = [(None, root / "images", root / "labels")] if (root / "images").is_dir() else [(None, root, root)]
+    return parts or list(flat)
+
+
+def _names(source: Path) -> list[str]:
+    if source.suffix == ".txt":
+        text = source.read_text(encoding="utf-8", errors="replace")
+        names = [line.strip() for line in text.splitlines()]
+        while names and not names[-1]:
+            names.pop()
+    elif source.suffix == ".yaml":
+        names = _yaml_names(source)
+    else:
+        raise DataError(f"{source}: the classes have no names: put a file classes.txt, a name a line, beside it")
+    if not names or not all(names):
+        raise DataError(f"{source}: the list of the classes' names is empty or has an empty name")
+    return names
+
+
+def _yaml_names(source: Path) -> list[str]:
+    try:
+        yaml = import_module("yaml")
+    except ImportError:
+        raise MissingExtra("PyYAML", "convert", f"reading {source} (a classes.txt beside it would do too)") from None
+    try:
+        content = yaml.safe_load(source.read_bytes())
+    except yaml.YAMLError as error:
+        raise DataError(f"{source}: the file is no YAML: {' '.join(str(error).split())}") from None
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list):
+        raise DataError(f"{source}: names is no list of the classes' names, nor a table of them by 0, 1, 2 ...")
+    return [str(name) for name in names]
+
+
+def _objects(text: Path, image: Path, names: list[str]) -> list[Labelled]:
+    return [
+        Labelled(_in_pixels(values, image), _label(fields[0], names, where)) for where, fields, values in _lines(text)
+    ]
+
+
+def _lines(text: Path) -> Iterator[tuple[str, list[str], list[float]]]:
+    if not text.is_file():
+        return
+    for count, line in enumerate(text.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        fields = line.split()
+        if fields:
+            where = f"{text}:{count}"
+            if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):
+                raise DataError(
+                    f"{where}: a line has a class and 4 numbers (x y width height), not {len(fields)} fields"
+                )
+            yield where, fields, _values(fields[1:], where)
+
+
+def _values(fields: list[str], where: str) -> list[float]:
+    names = ("x", "y", "width", "height") if len(fields) == 4 else tuple(f"point {k // 2}" for k in range(len(fields)))
+    values = [number(field, where, name) for field, name in zip(fields, names, strict=True)]
+    for value, name in zip(values, names, strict=True):
+        if not -0.001 <= value <= 1.001:
+            raise DataError(f"{where}: {name} is {value:g}, not a fraction of the image between 0 and 1")
+    return values
+
+
+def _in_pixels(values: list[float], image: Path) -> Box:
+    width, height = image_size(image)
+    if len(values) == 4:
+        x, y, w, h = values
+        edges = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+    else:
+        edges = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
+    return Box(edges[0] * width, edges[1] * height, edges[2] * width, edges[3] * height)
+
+
+def _label(field: str, names: list[str], where: str) -> str:
+    index = whole(field, where, "class")
+    if not 0 <= index < len(names):
+        raise DataError(f"{where}: class {index} is unknown: there are {len(names)} names, 0 to {len(names) - 1}")
+    return names[index]
