@@ -9,11 +9,12 @@ from edgeloc.benchmarks.result import ClassFigures, PresenceFigures, Regression,
 from edgeloc.benchmarks.statistics import bootstrap_drop, mean, share
 from edgeloc.types import Box
 
-__all__ = ["SIZES", "WORST", "regression_figures", "size_of"]
+__all__ = ["SIZES", "WORST", "WORST_OF_A_GROUP", "regression_figures", "size_of"]
 
 # Side of the object over side of the image, sqrt(box area / image area): from, and below.
 SIZES: dict[str, tuple[float, float]] = {"small": (0.0, 0.15), "medium": (0.15, 0.4), "large": (0.4, math.inf)}
 WORST = 12
+WORST_OF_A_GROUP = 3
 
 
 def size_of(box: Box, width: int, height: int) -> str:
@@ -100,24 +101,32 @@ def _classes(objects: Sequence[Row], labels: Sequence[str]) -> ClassFigures:
 
 
 def _worst(objects: Sequence[Row]) -> tuple[Worst, ...]:
-    """The images on which quantization took most IoU with the truth; among equals those whose box moved most."""
+    """The images on which quantization took most IoU with the truth; among equals those whose box moved most.
+
+    Of one group at most WORST_OF_A_GROUP, since frames of one clip fail alike.
+    """
 
     def order(row: Row) -> tuple[float, float, str]:
         drop = (row.iou_float or 0.0) - (row.iou_quantized or 0.0)
         return -drop, row.iou_float_to_quantized or 0.0, row.name
 
-    return tuple(
-        Worst(
-            name=row.name,
-            group=row.group,
-            label=row.label,
-            truth=row.truth,
-            box_float=row.box_float,
-            box_quantized=row.box_quantized,
-            iou_float=row.iou_float or 0.0,
-            iou_quantized=row.iou_quantized or 0.0,
-            iou_float_to_quantized=row.iou_float_to_quantized or 0.0,
-        )
-        for row in sorted(objects, key=order)[:WORST]
-        if row.truth is not None
+    worst: list[Worst] = []
+    for row in sorted(objects, key=order):
+        alike = sum(row.group is not None and other.group == row.group for other in worst)
+        if row.truth is not None and alike < WORST_OF_A_GROUP and len(worst) < WORST:
+            worst.append(_as_worst(row, row.truth))
+    return tuple(worst)
+
+
+def _as_worst(row: Row, truth: Box) -> Worst:
+    return Worst(
+        name=row.name,
+        group=row.group,
+        label=row.label,
+        truth=truth,
+        box_float=row.box_float,
+        box_quantized=row.box_quantized,
+        iou_float=row.iou_float or 0.0,
+        iou_quantized=row.iou_quantized or 0.0,
+        iou_float_to_quantized=row.iou_float_to_quantized or 0.0,
     )

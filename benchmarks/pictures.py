@@ -61,12 +61,10 @@ def side_by_side(image: Worst) -> tuple[str, str] | None:
     large = cast(Pixels, cv2.resize(small, None, fx=grow, fy=grow, interpolation=cv2.INTER_CUBIC))
     scale = grow * image.preview_scale
     pictures = []
-    for box, title, color in (
-        (image.box_float, f"float {image.iou_float:.2f}", FLOAT_COLOR),
-        (image.box_quantized, f"quantized {image.iou_quantized:.2f}", QUANTIZED_COLOR),
-    ):
-        boxes = [(_scaled(image.truth, scale), "truth", TRUTH_COLOR)]
-        boxes += [(_scaled(box, scale), title, color)] if box else []
+    for box, color in ((image.box_float, FLOAT_COLOR), (image.box_quantized, QUANTIZED_COLOR)):
+        # No titles: their plates would cover a small object, and the page says which is which.
+        boxes = [(_scaled(image.truth, scale), "", TRUTH_COLOR)]
+        boxes += [(_scaled(box, scale), "", color)] if box else []
         pictures.append(jpeg_uri(draw_boxes(large, boxes), 85))
     return pictures[0], pictures[1]
 

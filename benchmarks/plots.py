@@ -42,7 +42,7 @@ def latency_bars(latency: dict[str, StageLatency]) -> str:
         axes.set_xlim(left=0)
         axes.legend(frameon=False)
 
-    return _svg("latency-bars", draw, height=3.2)
+    return _svg("latency-bars", draw, width=5.0, height=3.4)
 
 
 def latency_course(latency: dict[str, StageLatency]) -> str:
@@ -59,7 +59,7 @@ def latency_course(latency: dict[str, StageLatency]) -> str:
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False)
 
-    return _svg("latency-course", draw, height=3.2)
+    return _svg("latency-course", draw, width=5.0, height=3.4)
 
 
 def iou_scatter(regression: Regression) -> str:
@@ -89,7 +89,7 @@ def drop_curve(regression: Regression) -> str:
         axes.axvline(0, color=_INK, lw=0.8, ls="--")
         axes.set(xlabel="IoU drop of an image (float minus quantized)", ylabel="share of images", ylim=(0, 1.02))
 
-    return _svg("drop-curve", draw, width=4.6, height=4.0)
+    return _svg("drop-curve", draw, width=4.2, height=4.0)
 
 
 def size_bars(regression: Regression) -> str:
@@ -105,16 +105,16 @@ def size_bars(regression: Regression) -> str:
         axes.bar(places + 0.2, after, 0.38, color=QUANTIZED_COLOR, label="quantized")
         axes.set_xticks(places, [f"{name} ({f.images})" for name, f in zip(names, figures, strict=True)])
         axes.set(ylabel="mean IoU", ylim=(0, 1))
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
 
-    return _svg("size-bars", draw, width=4.6, height=4.0)
+    return _svg("size-bars", draw, width=10.0, height=3.0)
 
 
 def _objects(regression: Regression) -> list[Row]:
     return [row for row in regression.rows if row.kind == "object"]
 
 
-def _svg(name: str, draw: Callable[[Axes], None], *, width: float = 7.0, height: float = 3.5) -> str:
+def _svg(name: str, draw: Callable[[Axes], None], *, width: float, height: float) -> str:
     """Let `draw` fill a transparent plot of `width` x `height` inches; the same input gives the same text."""
     try:
         from matplotlib import rc_context

@@ -70,27 +70,33 @@ def _tile(name: str, value: str, note: str) -> dict[str, str]:
 
 def _regression_part(regression: Regression) -> dict[str, Any]:
     unit = "groups, such as the clips that the frames come from" if regression.ci_by == "group" else "images"
-    presence, classes = regression.presence, regression.classes
-    unknown = f" {classes.unknown_labels} carry a label that the model does not know." if classes.unknown_labels else ""
     return {
         "interval_by": f"resampling {regression.ci_groups} {unit}",
         "table": tables.regression_table(regression),
         "plots": _regression_plots(regression) if regression.images else [],
         "size_words": wording.size_ranges(),
+        "size_plot": plots.size_bars(regression) if regression.images else "",
         "size_table": tables.size_table(regression),
-        "presence_words": f"Presence over {presence.objects} images with an object, {presence.empty_images} without "
-        f"and {presence.background_crops} crops of background; class over {classes.images} labelled objects.{unknown}",
+        "presence_words": _presence_words(regression),
         "presence_table": tables.presence_table(regression),
         "worst": [_worst(image) for image in regression.worst],
     }
 
 
+def _presence_words(regression: Regression) -> str:
+    presence, classes = regression.presence, regression.classes
+    negatives = f"{presence.empty_images} without and {presence.background_crops} crops of background"
+    words = f"Presence over {presence.objects} images with an object, {negatives}"
+    words += f"; class over {classes.images} labelled objects." if classes.images else "."
+    unknown = f" {classes.unknown_labels} carry a label that the model does not know." if classes.unknown_labels else ""
+    return words + unknown
+
+
 def _regression_plots(regression: Regression) -> list[dict[str, str]]:
-    scatter, curve, bars = plots.iou_scatter(regression), plots.drop_curve(regression), plots.size_bars(regression)
+    scatter, curve = plots.iou_scatter(regression), plots.drop_curve(regression)
     return [
         {"svg": scatter, "caption": "One dot an image; below the line, quantization cost something."},
         {"svg": curve, "caption": "How the drop spreads: a mean near 0 can hide moves both ways."},
-        {"svg": bars, "caption": "Mean IoU by size of the object, with the number of images."},
     ]
 
 

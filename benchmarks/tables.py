@@ -48,6 +48,7 @@ def size_table(regression: Regression) -> Table:
 def presence_table(regression: Regression) -> Table:
     """Objects found, false alarms, classes, and how often both models say the same."""
     presence, classes = regression.presence, regression.classes
+    classes_row = ["class", number(classes.top1_float), number(classes.top1_quantized), number(classes.agreement)]
     alarms = [number(presence.false_alarms_float), number(presence.false_alarms_quantized)]
     return Table(
         ["", "float", "quantized", "both say the same"],
@@ -56,7 +57,7 @@ def presence_table(regression: Regression) -> Table:
             ["objects found", number(presence.recall_float), number(presence.recall_quantized), ""],
             ["false alarms where there is no object", *alarms, ""],
             ["present or not, over all", "", "", number(presence.agreement)],
-            ["class", number(classes.top1_float), number(classes.top1_quantized), number(classes.agreement)],
+            *([classes_row] if classes.images else []),
         ],
     )
 

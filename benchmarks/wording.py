@@ -15,7 +15,7 @@ def number(value: float | None) -> str:
 
 def drop(before: float | None, after: float | None) -> str:
     """How much `after` is below `before`, to a ten-thousandth; below 0 it is above."""
-    return "-" if before is None or after is None else f"{before - after:.4f}"
+    return "-" if before is None or after is None else _signed(before - after)
 
 
 def interval(regression: Regression) -> str:
@@ -23,7 +23,11 @@ def interval(regression: Regression) -> str:
     if regression.drop_ci95 is None:
         return "-"
     low, high = regression.drop_ci95
-    return f"{low:.4f} to {high:.4f}"
+    return f"{_signed(low)} to {_signed(high)}"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 4) + 0.0:.4f}"  # + 0.0 makes 0 of -0
 
 
 def size(count: int) -> str:

@@ -21,11 +21,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="DATA", help="labelled images: a folder, an annotation file, or 'synthetic'")
     add("--split", help="which split of the data, such as val")
     add("--out", default="result.json", help="where the result goes (default: %(default)s)")
-    add("--frames", type=_count, default=200, help="frames to time (default: %(default)s)")
+    add("--frames", type=_positive, default=200, help="frames to time (default: %(default)s)")
     add("--warmup", type=_count, default=20, help="frames before them, kept apart (default: %(default)s)")
     add("--camera", metavar="URI", help="time frames of this camera (default: the data's images, or made scenes)")
-    add("--limit", type=_count, metavar="N", help="compare on N images, spread evenly over the groups")
-    add("--threads", type=_count, help="threads of the engine")
+    add("--limit", type=_positive, metavar="N", help="compare on N images, spread evenly over the groups")
+    add("--threads", type=_positive, help="threads of the engine")
     add("--engine", default="auto", help="auto, litert, tflite-runtime, tensorflow (default: %(default)s)")
     add("--contract", metavar="JSON", help="the contract of a model that carries none")
     add("--no-negatives", action="store_true", help="no background crops for the presence figures")
@@ -36,8 +36,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, save and print; 0 when done."""
     if arguments.against and not arguments.data:
         raise UsageError("--against compares the two models on labelled images: name them with --data")
-    if arguments.frames < 1:
-        raise UsageError("--frames must be at least 1")
     from edgeloc.benchmarks.bench import BenchOptions, bench, closing_table
 
     result = bench(
@@ -62,11 +60,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _positive(text: str) -> int:
+    return _whole(text, 1)
+
+
 def _count(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0")
-    return value
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least}")
+    return int(text)

@@ -91,6 +91,11 @@ def test_worst_first(rows: list[Row]) -> None:
     assert drops == sorted(drops, reverse=True)
 
 
+def test_one_clip_does_not_fill_the_worst(rows: list[Row]) -> None:
+    groups = [image.group for image in figures(rows).worst]
+    assert groups == ["clip2"] * 3 + ["clip1"] * 3 + ["clip0"] * 3
+
+
 def test_negatives_alone_have_no_iou(rows: list[Row]) -> None:
     regression = figures([row for row in rows if row.kind != "object"])
     assert regression.images == 0
