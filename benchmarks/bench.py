@@ -163,10 +163,17 @@ class _Measurement:
             labels=self.data.labels,
             notes=self.data.notes,
             images=len(self.data),
-            used=len(self.samples) - len(skipped),
+            used=self._used(skipped),
             skipped=len(skipped),
             skipped_names=tuple(skipped),
         )
+
+
+    def _used(self, skipped: Sequence[str]) -> int:
+        """How many images the comparison has seen; without one, how many there are to time."""
+        if self.regression is None:
+            return len(self.samples) - len(skipped)
+        return sum(row.kind != "background" for row in self.regression.rows)
 
 
 def _labelled(data: Dataset, limit: int | None) -> list[Sample]:

@@ -195,7 +195,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class DataInfo:
-    """The labelled images: `images` in the split, `used` of them (`--limit`), `skipped` as unreadable."""
+    """The labelled images: `images` in the split, `used` of them, `skipped` as unreadable."""
 
     uri: str
     name: str

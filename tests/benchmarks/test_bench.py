@@ -199,6 +199,7 @@ def test_ctrl_c_saves_what_was_measured(
     result = read_result(tmp_path / "r.json")
     assert not result.complete
     assert result.regression is not None and len(result.regression.rows) == 5
+    assert result.data is not None and result.data.used == 5
     assert result.latency["total"].count == 5
 
 
