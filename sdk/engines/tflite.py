@@ -17,6 +17,7 @@ from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.engines.vetting import vet_model
 from edgeloc.errors import EngineError, ModelError
 from edgeloc.modelfile import ModelFile
+from edgeloc.quiet import quiet_stderr
 
 __all__ = ["LiteRtEngine", "TensorFlowEngine", "TfliteEngine", "TfliteRuntimeEngine"]
 
@@ -87,11 +88,12 @@ class TfliteEngine(Engine):
         kind = self._interpreter_class()
         options = {"experimental_delegates": list(delegates)} if delegates else {}
         try:
-            with warnings.catch_warnings():
-                # TensorFlow says that its interpreter moves to ai-edge-litert, which is looked for first.
+            # XNNPACK announces itself on stderr; TensorFlow says that its interpreter moves to
+            # ai-edge-litert, which is looked for first.
+            with quiet_stderr(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 interpreter = kind(model_content=model.flatbuffer, num_threads=threads, **options)
-            interpreter.allocate_tensors()
+                interpreter.allocate_tensors()
         except (SystemError, AttributeError, ImportError) as error:
             raise self._broken(error) from error
         except (ValueError, RuntimeError) as error:
