@@ -11,7 +11,7 @@ from edgeloc.scenes.pen import Sprite
 from edgeloc.scenes.textures import grain_patch
 from edgeloc.types import Pixels
 
-__all__ = ["Light"]
+__all__ = ["Light", "overlap"]
 
 
 @dataclass(frozen=True)

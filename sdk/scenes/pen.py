@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeloc.types import Box, Pixels
 
-__all__ = ["Pen", "Pose", "Sprite"]
+__all__ = ["Colour", "Pen", "Point", "Pose", "Sprite", "ellipse"]
 
 Point = tuple[float, float]
 Colour = tuple[float, float, float]
