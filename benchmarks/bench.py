@@ -168,7 +168,6 @@ class _Measurement:
             skipped_names=tuple(skipped),
         )
 
-
     def _used(self, skipped: Sequence[str]) -> int:
         """How many images the comparison has seen; without one, how many there are to time."""
         if self.regression is None:
