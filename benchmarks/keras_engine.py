@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.contract import Contract, InputSpec
+from edgeloc.contract import InputSpec
 from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import EngineError, MissingExtra, ModelError
 from edgeloc.modelfile import ModelFile
 
-__all__ = ["KerasEngine", "keras_contract"]
-
-_CONTRACT = "edgeloc.json"
+__all__ = ["KerasEngine"]
 
 
 class KerasEngine(Engine):
@@ -70,17 +67,6 @@ class KerasEngine(Engine):
         if self._names is None:
             return dict(values)
         return dict(zip(self._names, values if isinstance(values, (list, tuple)) else [values], strict=True))
-
-
-def keras_contract(path: str | Path) -> Contract | None:
-    """The contract that lies inside a `.keras` file, None when there is none; ModelError when it is no such file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return Contract.from_json(archive.read(_CONTRACT).decode()) if _CONTRACT in archive.namelist() else None
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: no such file; give a .keras or .tflite model") from error
-    except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is no .keras file: {error}") from error
 
 
 def _load(path: Path) -> Any:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeloc.benchmarks.keras_engine import KerasEngine, keras_contract
+from edgeloc.benchmarks.keras_engine import KerasEngine
 from edgeloc.contract import Contract, Thresholds
 from edgeloc.engines import Engine
 from edgeloc.errors import UsageError
 from edgeloc.localizer import Localizer
-from edgeloc.modelfile import ModelFile, read_model
+from edgeloc.modelfile import ModelFile, read_keras_contract, read_model
 from edgeloc.types import Box, Pixels
 
 __all__ = ["Answer", "Side", "float_side"]
@@ -61,7 +61,7 @@ def float_side(path: str | Path, contract: Contract, engine: str = "auto", threa
     """
     path = Path(path)
     if path.suffix == ".keras":
-        own = keras_contract(path) or contract
+        own = read_keras_contract(path) or contract
         model = ModelFile(path, b"", contract=own)
         return Side(model, own, KerasEngine.load(model, threads))
     if path.suffix != ".tflite":

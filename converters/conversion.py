@@ -15,7 +15,7 @@ from edgeloc._version import __version__
 from edgeloc.contract import Contract
 from edgeloc.converters.bias_correction import correct_biases
 from edgeloc.converters.calibration import Calibration, calibrate
-from edgeloc.converters.keras_file import load_network, read_keras_contract
+from edgeloc.converters.keras_file import load_network
 from edgeloc.converters.recipes import Recipe, recipe
 from edgeloc.converters.tflite import check_outputs, to_flatbuffer
 from edgeloc.converters.training.batchnorm import batch_norm_lag
@@ -23,7 +23,7 @@ from edgeloc.errors import ContractError, ModelError, UsageError
 from edgeloc.files import require_writable
 from edgeloc.inspection import ModelReport, inspect_model, report_flatbuffer
 from edgeloc.localizer import Localizer
-from edgeloc.modelfile import Golden, write_model
+from edgeloc.modelfile import Golden, read_keras_contract, write_model
 from edgeloc.scenes import SceneGenerator
 
 if TYPE_CHECKING:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from edgeloc.contract import Contract
 from edgeloc.errors import ModelError
 from edgeloc.files import atomic_path
+from edgeloc.modelfile import CONTRACT
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["load_network", "read_keras_contract", "save_network"]
-
-_MEMBER = "edgeloc.json"
+__all__ = ["load_network", "save_network"]
 
 
 def save_network(path: str | Path, network: keras.Model, contract: Contract) -> None:
@@ -23,7 +22,7 @@ def save_network(path: str | Path, network: keras.Model, contract: Contract) -> 
     with atomic_path(path) as temporary:
         network.save(temporary)
         with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(_MEMBER, contract.to_json())
+            archive.writestr(CONTRACT, contract.to_json())
 
 
 def load_network(path: str | Path) -> keras.Model:
@@ -38,14 +37,3 @@ def load_network(path: str | Path) -> keras.Model:
     except (ValueError, OSError, TypeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path}: Keras cannot load it ({reason})") from error
-
-
-def read_keras_contract(path: str | Path) -> Contract | None:
-    """The contract inside a `.keras` file, None when it carries none; ModelError when it is no archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if _MEMBER not in archive.namelist():
-                return None
-            return Contract.from_json(archive.read(_MEMBER).decode())
-    except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not a .keras file ({error})") from error

@@ -23,7 +23,7 @@ from edgeloc.files import atomic_path
 from edgeloc.flatbuffer import parse_flatbuffer
 from edgeloc.types import Box, Pixels
 
-__all__ = ["Golden", "ModelFile", "read_model", "write_model"]
+__all__ = ["CONTRACT", "Golden", "ModelFile", "read_keras_contract", "read_model", "write_model"]
 
 CONTRACT = "edgeloc.json"
 LABELS = "labels.txt"
@@ -140,6 +140,17 @@ def read_model(path: str | Path) -> ModelFile:
     elif hashlib.sha256(flatbuffer).hexdigest() != expected:
         raise ModelError(f"{path} is truncated or altered: it is not the model its contract was written for")
     return ModelFile(path, flatbuffer, members, contract, verified=expected is not None)
+
+
+def read_keras_contract(path: str | Path) -> Contract | None:
+    """The contract inside a `.keras` file, None when it carries none; ModelError when it is no such file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return Contract.from_json(archive.read(CONTRACT).decode()) if CONTRACT in archive.namelist() else None
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such file; give a .keras model") from error
+    except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is no .keras file: {error}") from error
 
 
 def write_model(

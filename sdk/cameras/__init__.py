@@ -28,7 +28,8 @@ def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = N
     A URI with a scheme (`v4l2:///dev/video0?size=640x480&fps=30&format=MJPG`,
     `synthetic://?seed=1&fps=30&frames=300&live=0`, `data://PATH?split=val&frames=300`), or the
     path of a video, an image or a folder of images. `size` is the (width, height) in pixels that
-    the model takes: a camera that scales by itself delivers no more than it needs to cover it, others ignore it; a size in the URI wins.
+    the model takes: a camera that scales by itself delivers no more than it needs to cover it,
+    others ignore it; a size in the URI wins.
 
     Raises UsageError for an unknown scheme, an unknown option or a path that is not there,
     DataError for a file that cannot be read, CameraError for a device that fails.

@@ -23,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the job step by step; the first command that fails ends it with its exit status."""
+    import shlex
     from pathlib import Path
 
     from edgeloc.cli import main
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     out = Path(args.out)
     for step in _steps(args, SHIPPED_KERAS, out):
-        print(f"\n$ edgeloc {' '.join(step)}", flush=True)
+        print(f"\n$ edgeloc {shlex.join(step)}", flush=True)
         status = main(step)
         if status:
             return status
