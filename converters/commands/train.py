@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
-
-from edgeloc.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from edgeloc.data import Sample
+from edgeloc.errors import UsageError
 
 HELP = "train a reference localizer on your labelled images"
 EXTRA = "convert"
@@ -19,9 +14,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `edgeloc train`."""
     add = parser.add_argument
     add("--data", action="append", required=True, metavar="DATA", help="a labelled data set; repeat to mix several")
-    add("--split", default="train", help="the split to learn from (default: train)")
+    add("--split", default="train", help="the split to learn from, where the data has splits (default: train)")
     add("--validation", metavar="DATA", help="the data set to validate on (default: the first --data)")
-    add("--validation-split", default="val", help="its split (default: val)")
+    add(
+        "--validation-split",
+        default="val",
+        help="its split (default: val; data without splits gives a fifth of its clips)",
+    )
     add("--skip-bad", action="store_true", help="leave bad rows out and count them, instead of stopping")
     add("--out", required=True, metavar="MODEL.keras", help="where the trained network goes")
     add("--backbone", default="MobileNetV2", help="a keras.applications name (default: MobileNetV2)")
@@ -34,11 +33,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--input-size", type=int, default=224, help="side of the square input in pixels (default: 224)")
     add("--head", default="grid", help="box head: grid, distribution or vector (default: grid)")
     add("--box-loss", default="huber+giou", help="l1, l2, huber, giou, ciou, joined with + (default: huber+giou)")
-    add("--epochs", type=int, default=40)
-    add("--batch-size", type=int, default=32)
+    add("--epochs", type=int, default=40, help="passes over the images at most (default: 40)")
+    add("--batch-size", type=int, default=32, help="images a step (default: 32)")
     add("--learning-rate", type=float, default=2e-3, help="peak of the cosine (default: 0.002)")
     add("--patience", type=int, default=12, help="stop after so many epochs without a better IoU (default: 12)")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of weights, crops and draws (default: 0)")
     add("--resume", action="store_true", help="go on with an interrupted run of the same --out")
 
 
@@ -48,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
     from edgeloc.converters.training.fit import TrainingConfig, train
     from edgeloc.converters.training.network import NetworkConfig
+    from edgeloc.converters.training.samples import gather_samples
 
     out = Path(args.out)
     if out.suffix != ".keras":
@@ -58,7 +58,10 @@ def run(args: argparse.Namespace) -> int:
         epochs=args.epochs, batch_size=args.batch_size, learning_rate=args.learning_rate,
         box_loss=args.box_loss, patience=args.patience, seed=args.seed,
     )  # fmt: skip
-    training, validation, labels = _samples(args)
+    training, validation, labels = gather_samples(
+        args.data, args.split, args.validation, args.validation_split,
+        seed=args.seed, skip_bad=args.skip_bad, tell=print,
+    )  # fmt: skip
     print(f"{len(training)} images to learn from, {len(validation)} to validate on, {len(labels)} classes")
     try:
         metrics = train(out, training, validation, labels, network, config, resume=args.resume)
@@ -67,28 +70,3 @@ def run(args: argparse.Namespace) -> int:
         raise
     print(f"wrote {out}: validation mean IoU {metrics['box_iou']:.3f}, curves in {out.with_suffix('.training')}")
     return 0
-
-
-def _samples(args: argparse.Namespace) -> tuple[list[Sample], list[Sample], tuple[str, ...]]:
-    """Open the data sets; labels are the union of theirs, in the order of first appearance."""
-    from edgeloc.data import open_dataset
-
-    sets = [open_dataset(uri, split=args.split, skip_bad=args.skip_bad) for uri in args.data]
-    checks = open_dataset(args.validation or args.data[0], split=args.validation_split, skip_bad=args.skip_bad)
-    for dataset in (*sets, checks):
-        for note in dataset.notes:
-            print(f"{dataset.name}: {note}")
-    training = [sample for dataset in sets for sample in dataset]
-    _refuse_shared_groups(training, list(checks))
-    labels = tuple(dict.fromkeys(label for dataset in (*sets, checks) for label in dataset.labels))
-    return training, list(checks), labels
-
-
-def _refuse_shared_groups(training: list[Sample], validation: list[Sample]) -> None:
-    """Frames of one clip on both sides would make the validation worthless."""
-    shared = {s.group for s in training if s.group is not None} & {s.group for s in validation}
-    if shared:
-        raise DataError(
-            f"training and validation share the group {min(shared)!r} ({len(shared)} in all): "
-            "split the data so that every clip is on one side only"
-        )
