@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+
 from edgeloc.errors import UsageError
 
 HELP = "train a reference localizer on your labelled images"
@@ -19,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--validation-split",
         default="val",
-        help="its split (default: val; data without splits gives a fifth of its clips)",
+        help="its split (default: val; without splits a fifth is held out)",
     )
     add("--skip-bad", action="store_true", help="leave bad rows out and count them, instead of stopping")
     add("--out", required=True, metavar="MODEL.keras", help="where the trained network goes")

@@ -69,7 +69,7 @@ def _open(uri: str, split: str, skip_bad: bool, tell: Callable[[str], None]) -> 
         tell(f"{dataset.name}: {note}")
     if any(not sample.labelled for sample in dataset):
         raise DataError(
-            f"{uri} has images but no labels: training needs a box, or the word that there is none, for each"
+            f"{uri} has images without labels: training needs for each a box, or that there is none"
         )
     return dataset
 
