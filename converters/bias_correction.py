@@ -37,11 +37,8 @@ def correct_biases(network: keras.Model, images: Array) -> keras.Model:
     wanted = _channel_means(network, [(norm or layer).name for layer, norm in pairs], images)
     for layer, norm in pairs:
         _round_weights(layer, norm)
-    biases = {
-        (norm or layer).name: norm.beta if norm is not None else layer.bias
-        for layer, norm in pairs
-        if norm is not None or layer.bias is not None
-    }
+    biases = {(norm or layer).name: norm.beta if norm is not None else layer.bias for layer, norm in pairs}
+    biases = {name: bias for name, bias in biases.items() if bias is not None}
 
     def correct(name: str, output: Any) -> Any:
         # A bias shifts the output by as much, so the layers behind see the corrected one in the same pass.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +56,7 @@ def convert(
 ) -> ModelReport:
     """Convert the `.keras` file `model` by a recipe and write `out` with everything behind it.
 
-    `calibration` is a data set, needed by the recipe int8, of which `images` are drawn with
+    `calibration` is a data set, needed by the recipe int8 and used by no other, of which `images` are drawn with
     `seed`. `contract` is only for a model that carries none. `tell` is called with each finding
     that a user should see. Returns the report on the written file.
 
@@ -70,7 +71,9 @@ def convert(
     network = load_network(model)
     contract = _contract(model, network, contract)
     drawn = None
-    if calibration is not None:
+    if calibration is not None and not chosen.calibrated:
+        tell(f"the recipe {chosen.name} needs no calibration: {calibration.name} is not used")
+    elif calibration is not None:
         drawn = calibrate(calibration, contract.input, images, seed, skip_bad)
         _tell_about_calibration(network, drawn, tell)
     flatbuffer = _quantize(network, contract, chosen, drawn)
@@ -82,7 +85,8 @@ def convert(
 
 
 def _contract(model: str | Path, network: keras.Model, given: Contract | None) -> Contract:
-    own = read_keras_contract(model)
+    # An .h5 is no archive and carries nothing.
+    own = read_keras_contract(model) if zipfile.is_zipfile(model) else None
     if own is not None and given is not None:
         raise UsageError(f"{model} carries its own contract: leave --contract out")
     contract = own or given
@@ -108,7 +112,7 @@ def _tell_about_calibration(network: keras.Model, drawn: Calibration, tell: Call
 
 
 def _quantize(network: keras.Model, contract: Contract, chosen: Recipe, drawn: Calibration | None) -> bytes:
-    if not chosen.calibrated or drawn is None:
+    if drawn is None:
         return to_flatbuffer(network, contract, chosen, None)
     corrected = correct_biases(network, drawn.images[:_BIAS_IMAGES])
     return to_flatbuffer(corrected, contract, chosen, drawn.images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,22 @@ def load_network(path: str | Path) -> keras.Model:
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"{path}: no such file; give a .keras model")
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ModelError(f"{path} is no .keras file, or was cut off: save or copy it anew")
     try:
-        return keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, TypeError, KeyError) as error:
+        network = keras.saving.load_model(path, compile=False)
+    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{path}: Keras cannot load it ({reason})") from error
+    return _plain(path, network)
+
+
+def _plain(path: Path, network: keras.Model) -> keras.Model:
+    """The same layers as a functional network that is called with one tensor; a Sequential has no names of outputs."""
+    import keras
+
+    inputs = getattr(network, "inputs", None)
+    if not inputs:
+        raise ModelError(f"{path}: the network has no fixed inputs; save it as a functional or Sequential model")
+    outputs = network.outputs[0] if isinstance(network, keras.Sequential) else network.output
+    return keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=network.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -34,10 +35,12 @@ def check_outputs(network: keras.Model, contract: Contract) -> None:
                 f"the contract names the output {output.tensor!r}, which the model does not have; "
                 f"it has {', '.join(names)}"
             )
+    if len(network.inputs) != 1:
+        raise ContractError(f"the model has {len(network.inputs)} inputs: a contract speaks of one image")
     shape = tuple(network.inputs[0].shape[1:])
     channels = 1 if contract.input.color == "gray" else 3
     wanted = (contract.input.height, contract.input.width, channels)
-    if len(network.inputs) != 1 or any(have not in (None, want) for have, want in zip(shape, wanted, strict=True)):
+    if len(shape) != 3 or any(have not in (None, want) for have, want in zip(shape, wanted, strict=True)):
         raise ContractError(f"the contract's input is {wanted} (height, width, channels), the model's is {shape}")
 
 
@@ -54,10 +57,19 @@ def to_flatbuffer(
         _set_recipe(converter, recipe, contract.input.tensor, images)
         try:
             flatbuffer: bytes = converter.convert()
+            return flatbuffer
         except Exception as error:  # the converter raises bare Exceptions of several modules
-            reason = str(error).strip().splitlines()
-            raise ModelError(f"TensorFlow's converter refused the model: {reason[0] if reason else error!r}") from error
-    return flatbuffer
+            refusal = error
+    # Outside, because what the converter wrote on the terminal is shown when an error leaves the silence.
+    raise ModelError(f"TensorFlow's converter refused the model: {_reason(refusal)}") from refusal
+
+
+def _reason(error: Exception) -> str:
+    """The sentence for a user within pages of the compiler's locations."""
+    operators = sorted(set(re.findall(r"'tf\.(\w+)\\?' op is neither a custom op nor a flex op", str(error))))
+    if operators:
+        return f"TFLite has no operator {', '.join(operators)}"
+    return next(iter(str(error).strip().splitlines()), repr(error))
 
 
 def _export(network: keras.Model, contract: Contract, folder: str) -> None:

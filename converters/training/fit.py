@@ -27,6 +27,7 @@ from edgeloc.converters.training.network import (
     set_batch_norm_momentum,
 )
 from edgeloc.data import Sample
+from edgeloc.errors import UsageError
 
 __all__ = ["TrainingConfig", "train"]
 
@@ -52,6 +53,14 @@ class TrainingConfig:
     validation_images: int = 500
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience", "validation_images"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
+        if not self.learning_rate > 0:
+            raise UsageError(f"--learning-rate is {self.learning_rate:g}: it must be above 0")
+        parse_box_loss(self.box_loss)
+
 
 def train(
     out: Path,
@@ -65,11 +74,15 @@ def train(
     """Train and write `out` (.keras), with history and curves in the folder `<out's stem>.training` beside it.
 
     The epoch with the best validation IoU is kept, its batch-norm statistics re-estimated. Returns
-    the final validation metrics. An interrupted run goes on from its last epoch with `resume`.
+    the final validation metrics. An interrupted run goes on from its last epoch with `resume`;
+    one that had come to its end raises UsageError.
     """
     keras.utils.set_random_seed(config.seed)
     folder = out.with_suffix(".training")
-    if not resume:
+    saved = folder / "resume"
+    if resume and _rows(folder / "history.csv") and not saved.is_dir():
+        raise UsageError(f"{out}: its training ran to the end, there is nothing to resume; leave --resume out")
+    if not (resume and saved.is_dir()):
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     contract = network_contract(network_config, labels)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +57,8 @@ class NetworkConfig:
             raise UsageError(f"--head is {self.head!r}: choose one of {', '.join(HEADS)}")
         if self.input_size % 32 or self.input_size < 64:
             raise UsageError(f"--input-size is {self.input_size}: it must be a multiple of 32, at least 64")
+        if self.alpha is not None and self.alpha <= 0:
+            raise UsageError(f"--alpha is {self.alpha:g}: it must be above 0")
         if _pixel_scale(self.backbone) is None:
             raise UsageError(
                 f"--backbone is {self.backbone!r}: give a name of keras.applications, such as MobileNetV2 or ResNet50"
@@ -120,9 +124,11 @@ def _backbone(config: NetworkConfig) -> keras.Model:
         backbone = maker(include_top=False, weights=pretrained, input_tensor=image, **width)
     except TypeError as error:
         raise UsageError(f"--backbone {config.backbone} has no --alpha: leave it out") from error
-    except OSError as error:
+    except ValueError as error:
+        raise UsageError(f"--backbone {config.backbone} with --weights {config.weights}: {_first(error)}") from error
+    except Exception as error:  # Keras has no better class for a failed download
         raise DataError(
-            f"--weights imagenet: Keras could not download them ({error}); give a file, or --weights none"
+            f"--weights imagenet: Keras could not download them ({_first(error)}); give a file, or --weights none"
         ) from error
     if config.weights not in ("imagenet", "none"):
         _load_weights(backbone, Path(config.weights))
@@ -134,12 +140,12 @@ def _load_weights(backbone: keras.Model, path: Path) -> None:
     if not path.is_file():
         raise DataError(f"--weights {path}: no such file; give an .npz or .weights.h5 file, imagenet or none")
     if path.name.endswith(".weights.h5"):
-        backbone.load_weights(path)
+        _load_h5(backbone, path)
         return
     try:
         with np.load(path) as arrays:
             known = {name.replace("depthwise_kernel", "kernel"): arrays[name] for name in arrays.files}
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"--weights {path}: not a readable .npz file") from error
     for layer in backbone.layers:
         for variable in layer.weights:
@@ -149,6 +155,21 @@ def _load_weights(backbone: keras.Model, path: Path) -> None:
                 found = "is missing" if value is None else f"has the shape {value.shape}"
                 raise DataError(f"--weights {path}: {name} {found}, the backbone needs {tuple(variable.shape)}")
             variable.assign(value)
+
+
+def _load_h5(backbone: keras.Model, path: Path) -> None:
+    try:
+        with warnings.catch_warnings():
+            # One warning for each layer that does not fit, before the error that says it.
+            warnings.simplefilter("ignore", UserWarning)
+            backbone.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise DataError(f"--weights {path}: they do not fit the backbone ({_first(error)})") from error
+
+
+def _first(error: Exception) -> str:
+    """The first line of an error that goes on for many."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _logits(name: str, units: int, pooled: Any, fine: Any | None, dropout: float) -> Any:

@@ -68,9 +68,7 @@ def _open(uri: str, split: str, skip_bad: bool, tell: Callable[[str], None]) -> 
     for note in dataset.notes:
         tell(f"{dataset.name}: {note}")
     if any(not sample.labelled for sample in dataset):
-        raise DataError(
-            f"{uri} has images without labels: training needs for each a box, or that there is none"
-        )
+        raise DataError(f"{uri} has images without labels: training needs for each a box, or that there is none")
     return dataset
 
 
