@@ -121,7 +121,10 @@ def _backbone(config: NetworkConfig) -> keras.Model:
     image = keras.Input((config.input_size, config.input_size, 3), name="image")
     pretrained = "imagenet" if config.weights == "imagenet" else None
     try:
-        backbone = maker(include_top=False, weights=pretrained, input_tensor=image, **width)
+        with warnings.catch_warnings():
+            # Convolutions fit every size: that these were trained at another one is no news.
+            warnings.filterwarnings("ignore", "`input_shape` is undefined", UserWarning)
+            backbone = maker(include_top=False, weights=pretrained, input_tensor=image, **width)
     except TypeError as error:
         raise UsageError(f"--backbone {config.backbone} has no --alpha: leave it out") from error
     except ValueError as error:
@@ -143,7 +146,7 @@ def _load_weights(backbone: keras.Model, path: Path) -> None:
         _load_h5(backbone, path)
         return
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             known = {name.replace("depthwise_kernel", "kernel"): arrays[name] for name in arrays.files}
     except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"--weights {path}: not a readable .npz file") from error
