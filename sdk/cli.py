@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType, ModuleType
+from typing import NoReturn
 
 from edgeloc._version import __version__
 from edgeloc.errors import EdgelocError, MissingExtra, UsageError
@@ -79,10 +80,11 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in entries:
         raise UsageError(_unknown_command(name, entries))
     command: ModuleType = entries[name].load()
-    parser = argparse.ArgumentParser(prog=f"edgeloc {name}", description=command.HELP, allow_abbrev=False)
+    parser = _Parser(prog=f"edgeloc {name}", description=command.HELP, allow_abbrev=False)
     _add_verbose(parser)
     command.configure(parser)
     args = parser.parse_args(arguments[position + 1 :])
+    _refuse_empty(args)
     missing = _missing(command.NEEDS)
     if missing:
         raise _missing_error(name, command, missing[0])
@@ -99,7 +101,21 @@ def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
     return found
 
 
-class _TopParser(argparse.ArgumentParser):
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a line in one sentence, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; `{self.prog} --help` shows what there is")
+
+
+def _refuse_empty(args: argparse.Namespace) -> None:
+    """An empty text is no path, name or URI: most often it is a shell variable that was never set."""
+    for name, value in vars(args).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UsageError(f"the value of {name.replace('_', '-')} is empty: give one, or leave the flag out")
+
+
+class _TopParser(_Parser):
     """Lists the sub-commands below its options; only then are their modules imported."""
 
     entries: dict[str, importlib.metadata.EntryPoint]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from edgeloc.arguments import at_least_one, at_least_zero
 from edgeloc.errors import UsageError
 
 __all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run"]
@@ -21,11 +22,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="DATA", help="labelled images: a folder, an annotation file, or 'synthetic'")
     add("--split", help="which split of the data, such as val")
     add("--out", default="result.json", help="where the result goes (default: %(default)s)")
-    add("--frames", type=_positive, default=200, help="frames to time (default: %(default)s)")
-    add("--warmup", type=_count, default=20, help="frames before them, kept apart (default: %(default)s)")
+    add("--frames", type=at_least_one, default=200, help="frames to time (default: %(default)s)")
+    add("--warmup", type=at_least_zero, default=20, help="frames before them, kept apart (default: %(default)s)")
     add("--camera", metavar="URI", help="time frames of this camera (default: the data's images, or made scenes)")
-    add("--limit", type=_positive, metavar="N", help="compare on N images, spread evenly over the groups")
-    add("--threads", type=_positive, help="threads of the engine")
+    add("--limit", type=at_least_one, metavar="N", help="compare on N images, spread evenly over the groups")
+    add("--threads", type=at_least_one, help="threads of the engine")
     add("--engine", default="auto", help="auto, litert, tflite-runtime, tensorflow (default: %(default)s)")
     add("--contract", metavar="JSON", help="the contract of a model that carries none")
     add("--no-negatives", action="store_true", help="no background crops for the presence figures")
@@ -58,17 +59,3 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(closing_table(result, arguments.out))
     return 0
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1)
-
-
-def _count(text: str) -> int:
-    return _whole(text, 0)
-
-
-def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least}")
-    return int(text)

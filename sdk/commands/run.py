@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from edgeloc.arguments import above_zero, at_least_one
 from edgeloc.errors import UsageError
 
 HELP = "find the object in what a camera sees, live, and show or record it"
@@ -32,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--engine", default="auto", metavar="NAME", help="auto (default), litert, tflite-runtime, tensorflow"
     )
     parser.add_argument(
-        "--threads", type=_positive, metavar="N", help="threads of the engine (default: its own choice)"
+        "--threads", type=at_least_one, metavar="N", help="threads of the engine (default: its own choice)"
     )
     parser.add_argument(
         "--mode",
@@ -40,10 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="newest",
         help="live cameras: the newest frame there is (default), or one exposed after the last result",
     )
-    parser.add_argument(
-        "--budget-ms", type=_above_zero, metavar="MS", help="mark results as stale above this frame age"
-    )
-    parser.add_argument("--frames", type=_positive, metavar="N", help="end after this many results")
+    parser.add_argument("--budget-ms", type=above_zero, metavar="MS", help="mark results as stale above this frame age")
+    parser.add_argument("--frames", type=at_least_one, metavar="N", help="end after this many results")
     parser.add_argument("--contract", metavar="JSON", help="the contract of a model that carries none")
 
 
@@ -76,19 +75,3 @@ def _keep_apart(camera: str, sinks: list[str]) -> None:
             raise UsageError(f"sink {sinks[position]} is the file the frames come from: give another name")
         if path in paths[1 : position + 1]:
             raise UsageError(f"sink {sinks[position]} is given twice")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of 1 or more")
-    return int(text)
-
-
-def _above_zero(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
-    return value

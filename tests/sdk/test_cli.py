@@ -143,7 +143,19 @@ def test_a_misspelt_command_gets_a_suggestion(register: Any, capsys: pytest.Capt
 def test_an_unknown_flag_is_a_usage_error(register: Any, capsys: pytest.CaptureFixture[str]) -> None:
     register(FakeEntry("run", lambda args: 0))
     assert cli.main(["run", "--nonsense"]) == 2
-    assert "edgeloc run: error: unrecognized arguments: --nonsense" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert shown == "edgeloc: error: unrecognized arguments: --nonsense; `edgeloc run --help` shows what there is\n"
+
+
+def test_an_empty_value_is_a_usage_error(register: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def configure(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--data-set")
+        parser.add_argument("--sink", action="append")
+
+    register(FakeEntry("run", lambda args: 0, configure=configure))
+    assert cli.main(["run", "--data-set", ""]) == 2
+    assert "the value of data-set is empty" in capsys.readouterr().err
+    assert cli.main(["run", "--sink", "a.mp4", "--sink", ""]) == 2
 
 
 def test_own_commands_win_over_others_of_the_same_name(register: Any) -> None:
