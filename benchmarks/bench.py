@@ -53,7 +53,7 @@ def bench(options: BenchOptions) -> BenchResult:
     Whatever can be refused is refused before the first measurement. After KeyboardInterrupt what
     was measured so far is written with `complete` false, and the interrupt goes on.
     """
-    require_writable(options.out)
+    require_writable(options.out, options.model, options.against, options.data, options.camera, options.contract)
     measurement = _Measurement(options)
     try:
         measurement.run()

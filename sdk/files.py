@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgeloc.errors import OutputError
+from edgeloc.errors import EdgelocError, OutputError
 
 __all__ = ["atomic_path", "require_writable"]
 
@@ -19,13 +19,20 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     The folder is made where it is missing. If the block raises, whatever it wrote is removed and
     an older file at `path` stays as it was. Raises OutputError where the folder cannot be made or
-    written, where `path` is a folder, and where the block leaves no file.
+    written, where `path` is a folder, where the block leaves no file, and for an OSError of the
+    block's, such as a full disk.
     """
     target = Path(path)
     temporary = _reserve(target)
     try:
         yield temporary
-        _replace(temporary, target)
+        # mkstemp makes files that only their owner reads; a result is an ordinary file.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    except EdgelocError:
+        raise
+    except OSError as error:
+        raise _unwritable(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -37,18 +44,16 @@ def _reserve(target: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(suffix=target.suffix, prefix=f".{target.stem}-", dir=target.parent)
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+        raise _unwritable(target, error) from error
     os.close(handle)
     return Path(name)
 
 
-def _replace(temporary: Path, target: Path) -> None:
-    try:
-        # mkstemp makes files that only their owner reads; a result is an ordinary file.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+def _unwritable(target: Path, error: OSError) -> OutputError:
+    above = next((folder for folder in target.parents if folder.exists()), None)
+    if above is not None and not above.is_dir():
+        return OutputError(f"cannot write {target}: {above} is a file, not a folder")
+    return OutputError(f"cannot write {target}: {error.strerror or error}; give a place that can be written")
 
 
 def _umask() -> int:
@@ -57,8 +62,10 @@ def _umask() -> int:
     return mask
 
 
-def require_writable(path: str | Path) -> None:
-    """Raise OutputError now if `path` could not be written later; a missing folder is made."""
+def require_writable(path: str | Path, *inputs: str | Path | None) -> None:
+    """Raise OutputError now if `path` could not be written later, or is one of `inputs`; a missing folder is made."""
+    if any(given is not None and os.path.realpath(given) == os.path.realpath(path) for given in inputs):
+        raise OutputError(f"cannot write {path}: it is one of the files that are read; give another name")
     with suppress(_Unwanted), atomic_path(path):
         raise _Unwanted
 

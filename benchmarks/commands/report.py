@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     from edgeloc.files import require_writable
 
     result = read_result(arguments.result)
-    require_writable(arguments.out)
+    require_writable(arguments.out, arguments.result)
     write_report(arguments.out, result)
     print(f"report  {arguments.out}")
     return 0

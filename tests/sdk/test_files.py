@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeloc.errors import OutputError
-from edgeloc.files import atomic_path
+from edgeloc.files import atomic_path, require_writable
 from edgeloc.progress import progress
 
 
@@ -83,3 +84,24 @@ def test_progress_does_without_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", _Terminal())
     monkeypatch.setitem(sys.modules, "tqdm", None)
     assert list(progress([1, 2])) == [1, 2]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "result.json"
+    with pytest.raises(OutputError, match=r"cannot write .*result\.json: No space left"), atomic_path(target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_among_the_folders_of_a_path_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file is a file, not a folder"):
+        require_writable(tmp_path / "file" / "deeper" / "result.json")
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("measured with effort")
+    (tmp_path / "link").symlink_to("model")
+    with pytest.raises(OutputError, match="one of the files that are read"):
+        require_writable(tmp_path / "link", None, tmp_path / "model")
+    assert (tmp_path / "model").read_text() == "measured with effort"
