@@ -32,7 +32,9 @@ def load_network(path: str | Path) -> keras.Model:
 
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"{path}: no such file; give a .keras model")
+        raise ModelError(f"{path} is no file that is there; give a .keras model")
+    if path.suffix not in (".keras", ".h5"):
+        raise ModelError(f"{path} is no trained network: give a .keras or .h5 file, as Keras saves them")
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         raise ModelError(f"{path} is no .keras file, or was cut off: save or copy it anew")
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from edgeloc.arguments import at_least_one, at_least_zero
+
 HELP = "turn a trained CNN into one .tflite that carries its contract"
 EXTRA = "convert"
 NEEDS = ("tensorflow", "keras")
@@ -17,8 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--recipe", default="int8", help="float32, float16, dynamic or int8 (default: int8)")
     add("--calibration", metavar="DATA", help="a data set or folder of images; the recipe int8 needs it")
     add("--split", help="the data set's split to calibrate on, such as train (default: all of it)")
-    add("--images", type=int, default=200, help="how many images to calibrate on (default: 200)")
-    add("--seed", type=int, default=0, help="which of them are drawn (default: 0)")
+    add("--images", type=at_least_one, default=200, help="how many images to calibrate on (default: 200)")
+    add("--seed", type=at_least_zero, default=0, help="which of them are drawn (default: 0)")
     add("--skip-bad", action="store_true", help="leave bad rows and images out and count them")
     add("--contract", metavar="FILE.json", help="what input and outputs mean, for a model that carries no contract")
 
@@ -34,8 +36,6 @@ def run(args: argparse.Namespace) -> int:
 
     if Path(args.out).suffix != ".tflite":
         raise UsageError(f"--out {args.out}: the name must end in .tflite")
-    if args.images < 1:
-        raise UsageError(f"--images is {args.images}: it must be at least 1")
     dataset = None
     if args.calibration:
         dataset = open_dataset(args.calibration, split=args.split, skip_bad=args.skip_bad)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from edgeloc.arguments import above_zero, at_least_one, at_least_zero
 from edgeloc.errors import UsageError
 
 HELP = "train a reference localizer on your labelled images"
@@ -25,20 +26,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--skip-bad", action="store_true", help="leave bad rows out and count them, instead of stopping")
     add("--out", required=True, metavar="MODEL.keras", help="where the trained network goes")
     add("--backbone", default="MobileNetV2", help="a keras.applications name (default: MobileNetV2)")
-    add("--alpha", type=float, help="width multiplier of a MobileNet (default: 0.35 for MobileNetV2)")
+    add("--alpha", type=above_zero, help="width multiplier of a MobileNet (default: 0.35 for MobileNetV2)")
     add(
         "--weights",
         default="imagenet",
         help="the backbone's: imagenet, none, or a file (.npz, .weights.h5)",
     )
-    add("--input-size", type=int, default=224, help="side of the square input in pixels (default: 224)")
+    add("--input-size", type=at_least_one, default=224, help="side of the square input in pixels (default: 224)")
     add("--head", default="grid", help="box head: grid, distribution or vector (default: grid)")
     add("--box-loss", default="huber+giou", help="l1, l2, huber, giou, ciou, joined with + (default: huber+giou)")
-    add("--epochs", type=int, default=40, help="passes over the images at most (default: 40)")
-    add("--batch-size", type=int, default=32, help="images a step (default: 32)")
-    add("--learning-rate", type=float, default=2e-3, help="peak of the cosine (default: 0.002)")
-    add("--patience", type=int, default=12, help="stop after so many epochs without a better IoU (default: 12)")
-    add("--seed", type=int, default=0, help="of weights, crops and draws (default: 0)")
+    add("--epochs", type=at_least_one, default=40, help="passes over the images at most (default: 40)")
+    add("--batch-size", type=at_least_one, default=32, help="images a step (default: 32)")
+    add("--learning-rate", type=above_zero, default=2e-3, help="peak of the cosine (default: 0.002)")
+    add(
+        "--patience", type=at_least_one, default=12, help="stop after so many epochs without a better IoU (default: 12)"
+    )
+    add("--seed", type=at_least_zero, default=0, help="of weights, crops and draws (default: 0)")
     add("--resume", action="store_true", help="go on with an interrupted run of the same --out")
 
 

@@ -28,6 +28,7 @@ from edgeloc.converters.training.network import (
 )
 from edgeloc.data import Sample
 from edgeloc.errors import UsageError
+from edgeloc.files import require_writable
 
 __all__ = ["TrainingConfig", "train"]
 
@@ -79,15 +80,17 @@ def train(
     """
     keras.utils.set_random_seed(config.seed)
     folder = out.with_suffix(".training")
-    saved = folder / "resume"
-    if resume and _rows(folder / "history.csv") and not saved.is_dir():
+    saved, history = folder / "resume", folder / "history.csv"
+    if resume and _rows(history) and not saved.is_dir():
         raise UsageError(f"{out}: its training ran to the end, there is nothing to resume; leave --resume out")
-    if not (resume and saved.is_dir()):
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    require_writable(out)
     contract = network_contract(network_config, labels)
     network = build_network(network_config, len(labels))
     set_batch_norm_momentum(network, MOMENTUM)
+    # Only now, when all that can be refused has been: an earlier run's epochs lie there.
+    if not (resume and saved.is_dir()):
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     batches = TrainingBatches(training, labels, contract.input, config.batch_size, config.seed)
     checks = ValidationBatches(validation, labels, contract.input, config.batch_size, config.validation_images)
     model = TrainableLocalizer(network, parse_box_loss(config.box_loss))
