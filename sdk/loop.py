@@ -10,7 +10,7 @@ from typing import Literal
 
 from edgeloc.cameras import Camera, open_camera
 from edgeloc.draw import draw
-from edgeloc.errors import CameraError, CameraTimeout, EdgelocError, OutputError, UsageError
+from edgeloc.errors import CameraError, CameraTimeout, DataError, EdgelocError, OutputError, UsageError
 from edgeloc.interrupt import Interrupt, graceful_interrupt
 from edgeloc.sinks import Sink, open_sink
 from edgeloc.slot import NewestSlot
@@ -47,8 +47,8 @@ def run(
     Sinks are opened before the first frame and closed whatever happens, with what was written
     kept. A camera given as an object stays the caller's; one given as a URI is closed here.
 
-    Raises CameraError when the camera goes away, CameraTimeout when it stalls, OutputError when a
-    sink fails, UsageError for a bad argument, and whatever the localizer raises.
+    Raises CameraError when the camera goes away, CameraTimeout when it stalls, DataError for a damaged
+    image of a folder, OutputError when a sink fails, UsageError for a bad argument, and whatever the localizer raises.
     """
     _check(mode, budget_ms, frames)
     outlets = [open_sink(sink) if isinstance(sink, str) else sink for sink in sinks]
@@ -62,11 +62,11 @@ def run(
             ended_by = _loop(camera, localizer, outlets, mode, frames, tally, interrupt)
         except KeyboardInterrupt:
             ended_by = "interrupt"
-        except CameraError as error:
+        except (CameraError, DataError) as error:
             if not tally.frames:
                 raise
             raise type(error)(f"{error} ({tally.frames} results before that are kept)") from error
-    return tally.summary(camera.live, ended_by)
+    return tally.summary(camera.live, ended_by, camera.note)
 
 
 def _input_size(localizer: Localize) -> tuple[int, int] | None:

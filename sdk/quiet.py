@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
-__all__ = ["quiet_import", "quiet_stderr"]
+__all__ = ["quiet_import", "quiet_opencv", "quiet_stderr"]
+
+_SILENT = 0  # cv2's LOG_LEVEL_SILENT
 
 
 @contextmanager
@@ -44,6 +47,23 @@ def quiet_stderr() -> Iterator[None]:
 def _restore(kept: int) -> None:
     sys.stderr.flush()
     os.dup2(kept, 2)
+
+
+@contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Inside, OpenCV's own lines about a device or file stay off the terminal: what failed is told by an error."""
+    import cv2
+
+    # FFmpeg beneath it has a level of its own, which is read with the first video.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    # Debian's OpenCV 4 has these functions at the top, the wheels of pip in a module of their own.
+    logging: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
+    level = logging.getLogLevel()
+    logging.setLogLevel(_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)
 
 
 @contextmanager

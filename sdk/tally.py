@@ -24,7 +24,8 @@ class RunSummary:
     `present` counts the results with an object. `fps` is results a second over `seconds`. The ages
     in ms, from a frame's capture to its result, are percentiles, None without a result; for a file
     they are the time since it was read. `ended_by` is `camera` (the source ended), `frames` (as
-    many as were asked for), `interrupt` (Ctrl-C or SIGTERM) or `sink` (its window was closed).
+    many as were asked for), `interrupt` (Ctrl-C or SIGTERM) or `sink` (its window was closed);
+    `note` is what the source says of how it ended, most often nothing.
     """
 
     frames: int
@@ -38,6 +39,7 @@ class RunSummary:
     age_ms_p99: float | None
     live: bool
     ended_by: EndedBy
+    note: str = ""
 
     def __str__(self) -> str:
         """One paragraph for people."""
@@ -57,7 +59,8 @@ class RunSummary:
             )
         if self.stale:
             text += f"; {self.stale} stale"
-        return f"{text}. Ended: {why[self.ended_by]}."
+        ended = f"{why[self.ended_by]}; {self.note}" if self.note else why[self.ended_by]
+        return f"{text}. Ended: {ended}."
 
 
 class Tally:
@@ -100,7 +103,7 @@ class Tally:
             result, sequence=frame.sequence, captured_at=frame.captured_at, age_ms=age_ms, stale=stale, dropped=dropped
         )
 
-    def summary(self, live: bool, ended_by: EndedBy) -> RunSummary:
+    def summary(self, live: bool, ended_by: EndedBy, note: str = "") -> RunSummary:
         """The figures of the whole run."""
         seconds = time.monotonic() - self._began_at
         ages = [float(age) for age in np.percentile(self._ages, (50, 90, 99))] if self._ages else [None] * 3
@@ -116,4 +119,5 @@ class Tally:
             age_ms_p99=ages[2],
             live=live,
             ended_by=ended_by,
+            note=note,
         )

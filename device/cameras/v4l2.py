@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +13,7 @@ from edgeloc.cameras.uri import Uri, rate
 from edgeloc.cameras.uri import size as parse_size
 from edgeloc.device.cameras.v4l2_probe import probe
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
+from edgeloc.quiet import quiet_opencv
 from edgeloc.types import Frame
 
 __all__ = ["FORMATS", "V4l2Camera", "sensor_time"]
@@ -24,7 +22,6 @@ FORMATS = ("MJPG", "YUYV")
 DEFAULT_SIZE = (640, 480)
 # A driver's time further back than this is no time of the monotonic clock.
 OLDEST_S = 10.0
-_SILENT = 0  # of OpenCV's log levels
 
 
 class V4l2Camera(Camera):
@@ -72,7 +69,7 @@ class V4l2Camera(Camera):
 
     def _open(self) -> None:
         probe(self.device)
-        with _without_warnings():
+        with quiet_opencv():
             self._capture = cv2.VideoCapture(self.device, cv2.CAP_V4L2)
             if not self._capture.isOpened():
                 raise CameraError(_busy(self.device))
@@ -134,7 +131,7 @@ class V4l2Camera(Camera):
 
     def _close(self) -> None:
         if self._capture is not None:
-            with _without_warnings():
+            with quiet_opencv():
                 self._capture.release()
         self._capture = None
 
@@ -142,19 +139,6 @@ class V4l2Camera(Camera):
 def sensor_time(driver_s: float, grabbed_at: float) -> float:
     """The driver's time of a buffer where it is one of the monotonic clock, else the time of the grab; seconds."""
     return driver_s if grabbed_at - OLDEST_S < driver_s <= grabbed_at else grabbed_at
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Keep OpenCV's own lines about a device off the terminal: what failed is told by an error."""
-    # Debian's OpenCV 4 has these functions at the top, the wheels of pip in a module of their own.
-    logging: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
-    level = logging.getLogLevel()
-    logging.setLogLevel(_SILENT)
-    try:
-        yield
-    finally:
-        logging.setLogLevel(level)
 
 
 def _gone(device: str) -> str:

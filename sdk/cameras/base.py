@@ -32,11 +32,13 @@ class Camera(ABC):
     - `live`: frames come by themselves and are lost when nobody takes them. Else the source waits.
     - `fps` is the camera's frame rate, None where there is none. `size` is (width, height) in
       pixels, None before `open()` and where frames differ in size.
+    - `note` says, once a finite source has ended, what a user should know of how it did; else "".
     """
 
     live: bool = False
     fps: float | None = None
     size: tuple[int, int] | None = None
+    note: str = ""
     _opened: bool = False
 
     @classmethod

@@ -12,9 +12,12 @@ import numpy as np
 from edgeloc.cameras.base import Camera
 from edgeloc.cameras.uri import Uri
 from edgeloc.errors import DataError, UsageError
+from edgeloc.quiet import quiet_opencv
 from edgeloc.types import Frame, Pixels
 
 __all__ = ["VideoCamera"]
+
+_FULL_ENOUGH = 0.95
 
 
 class VideoCamera(Camera):
@@ -43,9 +46,8 @@ class VideoCamera(Camera):
     def _open(self) -> None:
         if not self.path.exists():
             raise UsageError(f"video {self.path} is not there")
-        # Else FFmpeg prints its own view of a bad file to stderr, above ours.
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-        self._capture = cv2.VideoCapture(str(self.path), _backend())
+        with quiet_opencv():
+            self._capture = cv2.VideoCapture(str(self.path), _backend())
         if not self._capture.isOpened():
             raise DataError(f"video {self.path} cannot be read: it is damaged, cut short or of an unknown format")
         # The first frame is decoded now, so that a video without any fails before a run has begun.
@@ -53,6 +55,7 @@ class VideoCamera(Camera):
         if self._first is None:
             raise DataError(f"video {self.path} holds no frame that can be read")
         self.size = (self._first.shape[1], self._first.shape[0])
+        self.note = ""
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 0 < fps <= 1000 else None
 
@@ -62,6 +65,7 @@ class VideoCamera(Camera):
         if pixels is None:
             pixels = self._decode(self._capture)
         if pixels is None:
+            self.note = _shortfall(self._next, self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
             return None
         frame = Frame(pixels, time.monotonic(), self._next)
         self._next += 1
@@ -76,6 +80,13 @@ class VideoCamera(Camera):
         if self._capture is not None:
             self._capture.release()
         self._capture = self._first = None
+
+
+def _shortfall(given: int, announced: float) -> str:
+    """What to say of a video that ended early; some containers only estimate how many frames they hold."""
+    if given >= announced * _FULL_ENOUGH:
+        return ""
+    return f"the video gave {given} of the {announced:.0f} frames it announces: it is cut short or damaged"
 
 
 def _backend() -> int:

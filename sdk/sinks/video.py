@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from edgeloc.errors import OutputError
+from edgeloc.quiet import quiet_opencv
 from edgeloc.sinks.base import FileSink
 from edgeloc.types import Frame, Pixels, Result
 
@@ -121,9 +122,9 @@ def fit(picture: Pixels, size: tuple[int, int]) -> Pixels:
 
 def _readable(path: Path | None) -> bool:
     """Whether the video's first frame can be decoded: without its index, written last, it cannot."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    capture = cv2.VideoCapture(str(path))
-    try:
-        return bool(capture.isOpened() and capture.grab())
-    finally:
-        capture.release()
+    with quiet_opencv():
+        capture = cv2.VideoCapture(str(path))
+        try:
+            return bool(capture.isOpened() and capture.grab())
+        finally:
+            capture.release()

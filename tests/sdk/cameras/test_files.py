@@ -63,3 +63,26 @@ def test_real_videos_give_as_many_frames_as_they_announce(videos: Path) -> None:
         with open_camera(path) as camera:
             assert sum(1 for _ in camera) == announced
             assert camera.fps is not None and camera.size is not None
+
+
+def test_a_video_that_ends_early_says_so_and_one_that_does_not_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "cut.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    noise = np.random.default_rng(0)
+    for _ in range(20):
+        writer.write(noise.integers(0, 255, (48, 64, 3)).astype(np.uint8))
+    writer.release()
+    with open_camera(path) as camera:
+        assert sum(1 for _ in camera) == 20
+        assert camera.note == ""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with open_camera(path) as camera:
+        given = sum(1 for _ in camera)
+        assert 0 < given < 20
+        assert f"gave {given} of the 20 frames" in camera.note
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match="damaged, cut short"):
+        open_camera(path)
+    assert capfd.readouterr().err == ""
