@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
+from typing import Protocol
 
 from edgeloc.contract import Contract, InputSpec, OutputSpec
-from edgeloc.engines.base import TensorInfo
 from edgeloc.errors import ContractError
 
-__all__ = ["check_contract"]
+__all__ = ["Shaped", "check_contract"]
 
 
-def check_contract(contract: Contract, inputs: Mapping[str, TensorInfo], outputs: Mapping[str, TensorInfo]) -> None:
+class Shaped(Protocol):
+    """Anything with a tensor's shape: an engine's tensor, or one read out of the file; -1 where a size is open."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes, the batch first."""
+
+
+def check_contract(contract: Contract, inputs: Mapping[str, Shaped], outputs: Mapping[str, Shaped]) -> None:
     """Make sure that every tensor of the contract is there and has room for what the contract says of it.
 
-    Raises ContractError naming the tensor, what it is and what there is. An output whose size is
-    open until the model runs is taken on trust.
+    Raises ContractError naming the tensor, what it is and what there is. A size that is open until
+    the model runs is taken on trust.
     """
     _check_input(contract.input, inputs)
     for output in contract.outputs:
@@ -31,12 +39,13 @@ def check_contract(contract: Contract, inputs: Mapping[str, TensorInfo], outputs
     _check_grid(contract, outputs)
 
 
-def _check_input(spec: InputSpec, inputs: Mapping[str, TensorInfo]) -> None:
+def _check_input(spec: InputSpec, inputs: Mapping[str, Shaped]) -> None:
     info = inputs.get(spec.tensor)
     if info is None:
         raise ContractError(f"the contract's input {spec.tensor!r} is not in the model, which has {_names(inputs)}")
     wanted = (1, spec.height, spec.width, 1 if spec.color == "gray" else 3)
-    if info.shape != wanted:
+    fits = [have in (size, -1) for have, size in zip(info.shape, wanted, strict=False)]
+    if len(info.shape) != len(wanted) or not all(fits):
         raise ContractError(
             f"the model's input {spec.tensor!r} is {info.shape}, but the contract's size and colour ask for {wanted} "
             "(batch, height, width, channels)"
@@ -61,11 +70,13 @@ def _check_output(contract: Contract, output: OutputSpec, shape: tuple[int, ...]
         raise _misfit(output, shape, "(1, boxes, 4)")
 
 
-def _check_grid(contract: Contract, outputs: Mapping[str, TensorInfo]) -> None:
+def _check_grid(contract: Contract, outputs: Mapping[str, Shaped]) -> None:
     weights, distances = contract.output("grid-weights"), contract.output("grid-distances")
     if weights is None or distances is None:
         return
     cells, edges = outputs[weights.tensor].shape, outputs[distances.tensor].shape
+    if min((*cells, *edges), default=1) < 1:
+        return
     if len(edges) != 4 or edges[-1] != 4:
         raise _misfit(distances, edges, "(1, height, width, 4)")
     if prod(cells) != edges[1] * edges[2]:
@@ -78,5 +89,5 @@ def _misfit(output: OutputSpec, shape: tuple[int, ...], needed: str) -> Contract
     return ContractError(f"the output {output.tensor!r} is {shape}: the role {output.role} needs {needed}")
 
 
-def _names(tensors: Mapping[str, TensorInfo]) -> str:
+def _names(tensors: Mapping[str, Shaped]) -> str:
     return ", ".join(f"{name!r} {info.shape}" for name, info in tensors.items()) or "none"

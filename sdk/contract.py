@@ -175,8 +175,10 @@ def read_contract(path: str | Path) -> Contract:
         return Contract.from_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ContractError(f"{path}: no such file; give a contract as JSON") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ContractError(f"{path} cannot be read as a contract: {error}") from error
+    except OSError as error:
+        raise ContractError(f"{path} cannot be read: {error.strerror}; give a contract as JSON") from error
+    except UnicodeDecodeError as error:
+        raise ContractError(f"{path} is no text; give a contract as JSON") from error
     except ContractError as error:
         raise ContractError(f"{path}: {error}") from error
 

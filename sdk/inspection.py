@@ -12,6 +12,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from edgeloc.compatibility import check_contract
+from edgeloc.contract import Contract
+from edgeloc.errors import ContractError
 from edgeloc.flatbuffer import Graph, Operator, Tensor, TfliteModel, parse_flatbuffer
 from edgeloc.modelfile import ModelFile, read_model
 from edgeloc.precision import TAILS, FloatIsland, constant_outputs, judge, runtime_tensors
@@ -73,6 +76,7 @@ class ModelReport:
     from input to output. `weights` counts stored tensors, `activations` computed ones by dtype.
     `macs` are multiply-accumulates of one run of the main graph at batch size 1, without those of
     the operators in `macs_uncounted`; `parameters` are the numbers stored in weights and biases.
+    `contract_fault` says how the contract and the tensors contradict each other, "" where they do not.
     """
 
     path: str
@@ -94,6 +98,7 @@ class ModelReport:
     macs_uncounted: tuple[str, ...]
     parameters: int
     contract: dict[str, Any] | None = None
+    contract_fault: str = ""
     labels: tuple[str, ...] = ()
     calibration: dict[str, Any] | None = None
     has_golden: bool = False
@@ -129,10 +134,20 @@ def inspect_model(path: str | Path) -> ModelReport:
         report,
         file_bytes=Path(path).stat().st_size,
         contract=None if model.contract is None else json.loads(model.contract.to_json()),
+        contract_fault="" if model.contract is None else _contract_fault(model.contract, report),
         labels=tuple(model.labels),
         calibration=model.calibration,
         has_golden=model.golden is not None,
     )
+
+
+def _contract_fault(contract: Contract, report: ModelReport) -> str:
+    inputs, outputs = ({port.name or port.tensor: port for port in ports} for ports in (report.inputs, report.outputs))
+    try:
+        check_contract(contract, inputs, outputs)
+    except ContractError as error:
+        return str(error)
+    return ""
 
 
 def report_flatbuffer(data: bytes, name: str) -> ModelReport:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,14 @@ class Localizer:
     ) -> None:
         self.model = model if isinstance(model, ModelFile) else read_model(model)
         self.contract = _find_contract(self.model, contract)
-        self._decoder = Decoder(self.contract)
+        with _naming(self.model.path):
+            self._decoder = Decoder(self.contract)
         if isinstance(engine, str):
             described = dataclasses.replace(self.model, contract=self.contract)
             engine = open_engine(engine, described, threads)
         self.engine = engine
-        check_contract(self.contract, engine.inputs, engine.outputs)
+        with _naming(self.model.path):
+            check_contract(self.contract, engine.inputs, engine.outputs)
         tensor = engine.inputs[self.contract.input.tensor]
         self.preprocessor = Preprocessor(self.contract.input, tensor.dtype, tensor.scale, tensor.zero_point)
         self._scales = _scales(self.contract, engine)
@@ -119,8 +122,17 @@ def _find_contract(model: ModelFile, given: Contract | str | Path | None) -> Con
         return read_contract(beside)
     raise ContractError(
         f"{model.path} has no contract, so nobody knows what its numbers mean: write one as {beside.name} beside it, "
-        "give one with contract=, or convert the model with `edgeloc convert`"
+        "give one with --contract (contract= in Python), or convert the model with `edgeloc convert`"
     )
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Inside, an error of the contract becomes one that names the model."""
+    try:
+        yield
+    except ContractError as error:
+        raise ContractError(f"{path} and its contract do not fit: {error}; correct the contract") from error
 
 
 def _scales(contract: Contract, engine: Engine) -> list[tuple[str, np.float32 | None, np.float32]]:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from edgeloc.contract import Contract
-from edgeloc.errors import MissingExtra, ModelError
+from edgeloc.errors import ContractError, MissingExtra, ModelError
 from edgeloc.files import atomic_path
 from edgeloc.flatbuffer import parse_flatbuffer
 from edgeloc.types import Box, Pixels
@@ -133,7 +133,7 @@ def read_model(path: str | Path) -> ModelFile:
     if text is None:
         _check_structure(path, flatbuffer)
         return ModelFile(path, flatbuffer, members)
-    contract = Contract.from_json(text.decode(errors="replace"))
+    contract = _contract(path, text)
     expected = contract.hashes.get("flatbuffer")
     if expected is None:
         _check_structure(path, flatbuffer)
@@ -146,10 +146,10 @@ def read_keras_contract(path: str | Path) -> Contract | None:
     """The contract inside a `.keras` file, None when it carries none; ModelError when it is no such file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return Contract.from_json(archive.read(CONTRACT).decode()) if CONTRACT in archive.namelist() else None
+            return _contract(path, archive.read(CONTRACT)) if CONTRACT in archive.namelist() else None
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file; give a .keras model") from error
-    except (zipfile.BadZipFile, OSError, UnicodeDecodeError) as error:
+    except (zipfile.BadZipFile, OSError) as error:
         raise ModelError(f"{path} is no .keras file: {error}") from error
 
 
@@ -187,6 +187,14 @@ def write_model(
         _append_zip(temporary, {**members, **(extra or {})})
 
 
+def _contract(path: str | Path, text: bytes) -> Contract:
+    """The contract out of a model file's archive; an error names the file."""
+    try:
+        return Contract.from_json(text.decode(errors="replace"))
+    except ContractError as error:
+        raise ContractError(f"{path}: the contract inside is bad: {error}") from error
+
+
 def _append_zip(path: Path, members: Mapping[str, bytes]) -> None:
     """Put a zip behind a file; stored, as TFLite's own metadata reader needs it, and without clocks."""
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
@@ -203,7 +211,7 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file; give a .tflite model") from error
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+        raise ModelError(f"{path} cannot be read: {error.strerror}; give a .tflite model") from error
 
 
 def _what_it_is(path: Path, data: bytes) -> str:

@@ -26,9 +26,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report; exit status 1 when the file's own self-test fails."""
+    """Print the report; exit status 1 when the file's own self-test fails, 2 when its contract does not fit it."""
     import json
 
+    from edgeloc.errors import ContractError
     from edgeloc.inspection import GoldenCheck, check_golden, inspect_model
 
     report = inspect_model(args.model)
@@ -41,6 +42,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         for name, text in _rows(report, golden):
             print(f"{name:<13} {text}")
+    if report.contract_fault:
+        raise ContractError(
+            f"{args.model} and its contract do not fit: {report.contract_fault}; convert it anew"
+        )
     return 1 if golden.status == "failed" else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zipfile
 from pathlib import Path
@@ -173,3 +174,17 @@ def test_an_edge_tpu_file_names_its_custom_operator(conformance: Path) -> None:
     report = inspect_model(conformance / "coral/mobilenet_v1_0.25_128_quant_edgetpu.tflite")
     assert report.custom_operators == ("edgetpu-custom-op",)
     assert report.macs_uncounted == ("edgetpu-custom-op",)
+
+
+def test_a_contract_that_does_not_fit_its_model_is_shown_and_refused(
+    grid_flatbuffer: bytes, grid_contract: Contract, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *others = grid_contract.outputs
+    contract = dataclasses.replace(grid_contract, outputs=(dataclasses.replace(first, tensor="absent"), *others))
+    path = tmp_path / "misfit.tflite"
+    write_model(path, grid_flatbuffer, contract)
+    assert "'absent'" in inspect_model(path).contract_fault
+    assert main(["inspect", str(path)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out.startswith("file ")
+    assert "misfit.tflite and its contract do not fit" in shown.err and "'presence' (1, 1)" in shown.err
