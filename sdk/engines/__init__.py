@@ -19,6 +19,7 @@ ENGINES = {
 }
 # In which order "auto" looks for a runtime: the smaller and newer first.
 AUTO = ("litert", "tflite-runtime", "tensorflow")
+_MOST_THREADS = 1024
 
 
 def open_engine(name: str, model: bytes | str | Path | ModelFile, threads: int | None = None) -> Engine:
@@ -31,8 +32,8 @@ def open_engine(name: str, model: bytes | str | Path | ModelFile, threads: int |
     Raises UsageError for an unknown name or a bad number of threads, EngineError when no engine
     is installed or it fails, ModelError when the model is damaged.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is {threads}: it must be at least 1")
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise UsageError(f"threads is {threads}: it must be 1 to {_MOST_THREADS}")
     file = _as_file(model)
     if name != "auto":
         return _load(engine_class(name), file, threads)
