@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="val",
         help="its split (default: val; without splits a fifth is held out)",
     )
-    add("--skip-bad", action="store_true", help="leave bad rows out and count them, instead of stopping")
+    add("--skip-bad", action="store_true", help="leave bad rows and images out and count them")
     add("--out", required=True, metavar="MODEL.keras", help="where the trained network goes")
     add("--backbone", default="MobileNetV2", help="a keras.applications name (default: MobileNetV2)")
     add("--alpha", type=above_zero, help="width multiplier of a MobileNet (default: 0.35 for MobileNetV2)")

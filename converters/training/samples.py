@@ -9,6 +9,7 @@ import numpy as np
 
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.errors import DataError
+from edgeloc.progress import progress
 
 __all__ = ["TrainingSamples", "gather_samples"]
 
@@ -40,7 +41,7 @@ def gather_samples(
     groups. `tell` is called with what a user should know of the data.
 
     Raises DataError where a group is on both sides, where a side has no object to learn from or
-    to measure on, and for images without labels.
+    to measure on, for images without labels, and for a damaged image unless `skip_bad`.
     """
     training: list[Sample] = []
     held_out: list[Sample] = []
@@ -56,6 +57,7 @@ def gather_samples(
         dataset = _open(validation, validation_split, skip_bad, tell)
         labels |= dict.fromkeys(dataset.labels)
         held_out = list(dataset)
+    training, held_out = _read_once(training, skip_bad, tell), _read_once(held_out, skip_bad, tell)
     _check_sides(training, held_out)
     return TrainingSamples(training, held_out, tuple(labels))
 
@@ -94,6 +96,21 @@ def _hold_out(dataset: Dataset, seed: int) -> tuple[list[Sample], list[Sample]]:
     for sample, unit in zip(dataset, units, strict=True):
         sides[unit in aside].append(sample)
     return sides
+
+
+def _read_once(samples: list[Sample], skip_bad: bool, tell: Callable[[str], None]) -> list[Sample]:
+    """The samples whose image can be read: a damaged file ends a training now, or is left out, not after hours."""
+    kept: list[Sample] = []
+    for sample in progress(samples, label="looking at the images"):
+        try:
+            if sample.path is not None:
+                sample.load()
+            kept.append(sample)
+        except DataError as error:
+            if not skip_bad:
+                raise
+            tell(f"left out: {error}")
+    return kept
 
 
 def _check_sides(training: Sequence[Sample], validation: Sequence[Sample]) -> None:
