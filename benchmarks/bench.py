@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +19,7 @@ from edgeloc.benchmarks.result import BenchResult, DataInfo, ModelInfo, Regressi
 from edgeloc.benchmarks.sides import Side, float_side
 from edgeloc.benchmarks.sources import CameraSource, FrameSource, ImageSource, SceneSource, spread
 from edgeloc.data import Dataset, Sample, open_dataset
-from edgeloc.errors import DataError
+from edgeloc.errors import DataError, EdgelocError
 from edgeloc.files import require_writable
 from edgeloc.localizer import Localizer
 from edgeloc.progress import progress
@@ -47,25 +47,27 @@ class BenchOptions:
     skip_bad: bool = False
 
 
-def bench(options: BenchOptions) -> BenchResult:
+def bench(options: BenchOptions, tell: Callable[[str], None] = lambda line: None) -> BenchResult:
     """Measure, write the result to `options.out`, and return it.
 
-    Whatever can be refused is refused before the first measurement. After KeyboardInterrupt what
-    was measured so far is written with `complete` false, and the interrupt goes on.
+    Whatever can be refused is refused before the first measurement. After KeyboardInterrupt, or an
+    error such as a damaged image or a lost camera, what was measured so far is written with
+    `complete` false, `tell` is called with a line that says so, and the error goes on.
     """
     require_writable(options.out, options.model, options.against, options.data, options.camera, options.contract)
     measurement = _Measurement(options)
     try:
         measurement.run()
-    except KeyboardInterrupt:
+        result = measurement.result(complete=True)
+        write_result(options.out, result)
+        return result
+    except (KeyboardInterrupt, EdgelocError):
         if measurement.has_figures:
             write_result(options.out, measurement.result(complete=False))
+            tell(f"stopped; what was measured until then is in {options.out}")
         raise
     finally:
         measurement.close()
-    result = measurement.result(complete=True)
-    write_result(options.out, result)
-    return result
 
 
 class _Measurement:
@@ -131,8 +133,12 @@ class _Measurement:
             latency=self.latency.stages(),
             latency_run=self.latency.run() if self.latency.frames else None,
             regression=regression,
-            notes=_notes(self.environment, against, regression),
+            notes=_notes(self.environment, against, regression, self._labels_differ),
         )
+
+    @property
+    def _labels_differ(self) -> bool:
+        return self.float_side is not None and self.float_side.labels != self.localizer.contract.labels
 
     def _against(self) -> ModelInfo | None:
         side = self.float_side
@@ -202,10 +208,16 @@ def _precision(path: str | Path) -> str:
     return "float32 (Keras)" if Path(path).suffix == ".keras" else inspect_model(path).precision
 
 
-def _notes(environment: Environment, against: ModelInfo | None, regression: Regression | None) -> tuple[str, ...]:
+def _notes(
+    environment: Environment, against: ModelInfo | None, regression: Regression | None, labels_differ: bool
+) -> tuple[str, ...]:
     notes = [*environment.warnings()]
     if against and "float32" not in against.precision:
         notes.append(f"the model compared against is itself {against.precision}, not float32: {against.path}")
+    if labels_differ:
+        notes.append("the two models do not have the same labels: what they say of classes cannot be compared")
+    if regression and not regression.images:
+        notes.append("no image that was compared holds an object: there is no IoU to tell, only presence")
     if regression and regression.ci_by == "image" and len({row.group for row in regression.rows}) == 1:
         notes.append(
             "the data names no groups, or only one: if images are frames of one clip, the interval is too narrow"

@@ -243,9 +243,9 @@ def read_result(path: str | Path) -> BenchResult:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}; give a result of `edgeloc bench`") from error
     except ValueError as error:
-        raise DataError(f"{path} is no result of `edgeloc bench`: {error}") from error
+        raise DataError(f"{path} is no result of `edgeloc bench`: it is no JSON ({error})") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(

@@ -41,6 +41,11 @@ class Side:
         self._localizer = Localizer(model, engine, contract=open_contract)
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """What the model's classes are called."""
+        return self._labels
+
+    @property
     def engine(self) -> Engine:
         """What runs the model."""
         return self._localizer.engine

@@ -55,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
             contract=arguments.contract,
             negatives=not arguments.no_negatives,
             skip_bad=arguments.skip_bad,
-        )
+        ),
+        tell=print,
     )
     print(closing_table(result, arguments.out))
     return 0

@@ -203,6 +203,48 @@ def test_ctrl_c_saves_what_was_measured(
     assert result.latency["total"].count == 5
 
 
+def test_an_image_that_turns_out_damaged_later_costs_nothing_measured(
+    models: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgeloc.benchmarks.sources._IMAGES", 2)
+    (data / "11.jpg").write_bytes((data / "11.jpg").read_bytes()[:-40])
+    assert compare(models, data, tmp_path / "r.json", "--no-negatives") == 2
+    shown = capsys.readouterr()
+    assert "11.jpg" in shown.err and f"measured until then is in {tmp_path / 'r.json'}" in shown.out
+    result = read_result(tmp_path / "r.json")
+    assert not result.complete
+    assert result.regression is not None and len(result.regression.rows) == 11
+
+
+def test_data_without_any_object_gives_presence_alone_and_says_so(models: Path, data: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (data / "manifest.jsonl").read_text().splitlines()]
+    (data / "manifest.jsonl").write_text("".join(json.dumps({**row, "box_xyxy": None}) + "\n" for row in rows))
+    assert compare(models, data, tmp_path / "r.json") == 0
+    result = read_result(tmp_path / "r.json")
+    assert result.regression is not None and result.regression.mean_iou_drop is None
+    assert any("holds an object" in note for note in result.notes)
+
+
+def test_models_with_other_labels_are_told(
+    models: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeloc.benchmarks.sides.Side.labels", ("nut",))
+    assert compare(models, data, tmp_path / "r.json") == 0
+    assert any("the same labels" in note for note in read_result(tmp_path / "r.json").notes)
+
+
+def test_a_result_is_not_written_over_what_is_read(models: Path, data: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.tflite"
+    model.write_bytes((models / "int8.tflite").read_bytes())
+    assert bench(model, "--out", model) == 2
+    assert model.read_bytes() == (models / "int8.tflite").read_bytes()
+    result = tmp_path / "r.json"
+    assert bench(model, "--out", result) == 0
+    before = result.read_text()
+    assert main(["report", str(result), "--out", str(result)]) == 2
+    assert result.read_text() == before
+
+
 def test_ctrl_c_before_the_first_image(
     models: Path, data: Path, tmp_path: Path, interrupt: Callable[[int], None]
 ) -> None:
