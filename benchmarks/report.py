@@ -20,7 +20,7 @@ def write_report(path: str | Path, result: BenchResult) -> None:
     """Write the page of `result`, whole or not at all; OutputError when `path` cannot be written."""
     page = render_report(result)
     with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def render_report(result: BenchResult) -> str:

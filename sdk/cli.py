@@ -11,6 +11,7 @@ import argparse
 import difflib
 import importlib.metadata
 import importlib.util
+import io
 import logging
 import os
 import signal
@@ -49,10 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = _wants_verbose(arguments)
     _quieten_libraries(verbose)
+    _print_any_text()
     try:
         with _sigterm_as_interrupt():
             status = _dispatch(arguments)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
             return status
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE if stop.code else 0
@@ -202,6 +205,12 @@ def _quieten_libraries(verbose: bool) -> None:
         logging.basicConfig(format="edgeloc: %(levelname)s: %(message)s")
 
 
+def _print_any_text() -> None:
+    """Let a name that the terminal's encoding lacks be printed in escapes; it is no reason to fail after the work."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
     """Inside, SIGTERM raises Terminated in the main thread; other threads cannot set handlers and need none."""
@@ -223,8 +232,9 @@ def _report(error: Exception, verbose: bool) -> int:
     """Say in a line or two what went wrong, and return the exit status that goes with it."""
     if isinstance(error, EdgelocError):
         message, status = str(error), error.exit_status
-    elif isinstance(error, OSError) and error.filename is not None:
-        message, status = f"{error.filename}: {error.strerror}", EXIT_USAGE
+    elif isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        message, status = f"{where}{error.strerror}", EXIT_USAGE
     else:
         hint = "" if verbose else "; run again with --verbose and report what it shows"
         message, status = f"internal error: {type(error).__name__}: {_first_line(error)}{hint}", EXIT_INTERNAL

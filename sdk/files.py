@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgeloc.errors import EdgelocError, OutputError
+from edgeloc.errors import EdgelocError, OutputError, UsageError
 
-__all__ = ["atomic_path", "require_writable"]
+__all__ = ["atomic_path", "require_writable", "utf8_path"]
 
 
 @contextmanager
@@ -68,6 +68,16 @@ def require_writable(path: str | Path, *inputs: str | Path | None) -> None:
         raise OutputError(f"cannot write {path}: it is one of the files that are read; give another name")
     with suppress(_Unwanted), atomic_path(path):
         raise _Unwanted
+
+
+def utf8_path(path: str | Path) -> str:
+    """The path as text for OpenCV, which crashes on a name whose bytes are not UTF-8; UsageError for such a one."""
+    text = str(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the name {text!a} is not UTF-8, which OpenCV needs: rename it") from error
+    return text
 
 
 class _Unwanted(Exception):

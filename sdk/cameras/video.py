@@ -12,6 +12,7 @@ import numpy as np
 from edgeloc.cameras.base import Camera
 from edgeloc.cameras.uri import Uri
 from edgeloc.errors import DataError, UsageError
+from edgeloc.files import utf8_path
 from edgeloc.quiet import quiet_opencv
 from edgeloc.types import Frame, Pixels
 
@@ -47,7 +48,7 @@ class VideoCamera(Camera):
         if not self.path.exists():
             raise UsageError(f"video {self.path} is not there")
         with quiet_opencv():
-            self._capture = cv2.VideoCapture(str(self.path), _backend())
+            self._capture = cv2.VideoCapture(utf8_path(self.path), _backend())
         if not self._capture.isOpened():
             raise DataError(f"video {self.path} cannot be read: it is damaged, cut short or of an unknown format")
         # The first frame is decoded now, so that a video without any fails before a run has begun.

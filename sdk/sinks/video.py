@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from edgeloc.errors import OutputError
+from edgeloc.files import utf8_path
 from edgeloc.quiet import quiet_opencv
 from edgeloc.sinks.base import FileSink
 from edgeloc.types import Frame, Pixels, Result
@@ -47,6 +48,7 @@ class VideoSink(FileSink):
 
     def open(self, *, fps: float | None = None, live: bool = False) -> None:
         """Make the file, so that an unwritable place shows before the run; the writer waits for the first frame."""
+        utf8_path(self.path)
         self._temporary = self._begin()
         self._fps, self._live = fps or (LIVE_FPS if live else IMAGES_FPS), live
         self._writer, self._last, self._written = None, None, 0
@@ -100,7 +102,7 @@ class VideoSink(FileSink):
         assert self._writer is not None
         # OpenCV tells nobody that a write failed, so the room is looked at.
         if self._written % CHECK_EVERY == 0 and shutil.disk_usage(self.path.parent).free < LEAST_FREE_BYTES:
-            raise OutputError(f"{self.path}: the disk is full; what was written before is kept")
+            raise OutputError(f"{self.path}: the disk is full (under 1 MB free); frames written before are kept")
         self._writer.write(picture)
         self._written += 1
 

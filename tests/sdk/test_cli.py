@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -98,6 +99,7 @@ def test_its_help_is_shown_all_the_same(register: Any, capsys: pytest.CaptureFix
         (GateFailed("drop 0.02 is over 0.005"), 1, "drop 0.02 is over 0.005"),
         (DeviceError("camera gone"), 3, "camera gone"),
         (PermissionError(13, "Permission denied", "out.json"), 2, "out.json: Permission denied"),
+        (OSError(28, "No space left on device"), 2, "edgeloc: error: No space left on device"),
         (ZeroDivisionError("division by zero"), 3, "internal error: ZeroDivisionError: division by zero; run again"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (cli.Terminated(), 143, "interrupted"),
@@ -214,3 +216,16 @@ def test_a_closed_pipe_is_no_error_message() -> None:
         errors = process.stderr.read()
     assert process.returncode == 141
     assert errors == ""
+
+
+def test_standard_output_may_be_closed_or_full_or_know_few_letters() -> None:
+    def status(redirection: str, **variables: str) -> tuple[int, str]:
+        code = CHILD.format(body=r"print('\u00fc\udcfc'); return 0")
+        line = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {redirection}"
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, env={**os.environ, **variables})
+        return done.returncode, done.stderr
+
+    assert status(">&-") == (0, "")
+    if os.path.exists("/dev/full"):
+        assert status("> /dev/full") == (2, "edgeloc: error: No space left on device\n")
+    assert status("> /dev/null", PYTHONIOENCODING="ascii") == (0, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from edgeloc.cameras import open_camera
-from edgeloc.errors import DataError
+from edgeloc.errors import DataError, UsageError
+from edgeloc.sinks import open_sink
 
 
 def test_a_video_gives_every_frame_in_order(tiny_video: Path) -> None:
@@ -86,3 +88,13 @@ def test_a_video_that_ends_early_says_so_and_one_that_does_not_says_nothing(
     with pytest.raises(DataError, match="damaged, cut short"):
         open_camera(path)
     assert capfd.readouterr().err == ""
+
+
+def test_a_name_that_is_not_utf8_is_refused_where_opencv_would_crash(tiny_video: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    path.write_bytes(tiny_video.read_bytes())
+    with pytest.raises(UsageError, match=r"caf\\udce9.mp4' is not UTF-8"):
+        open_camera(path)
+    with pytest.raises(UsageError, match="rename it"):
+        open_sink(path).open()
+    assert list(tmp_path.iterdir()) == [path]
