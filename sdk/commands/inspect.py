@@ -43,9 +43,7 @@ def run(args: argparse.Namespace) -> int:
         for name, text in _rows(report, golden):
             print(f"{name:<13} {text}")
     if report.contract_fault:
-        raise ContractError(
-            f"{args.model} and its contract do not fit: {report.contract_fault}; convert it anew"
-        )
+        raise ContractError(f"{args.model} and its contract do not fit: {report.contract_fault}; convert it anew")
     return 1 if golden.status == "failed" else 0
 
 

@@ -12,6 +12,8 @@ HELP = "find the object in what a camera sees, live, and show or record it"
 EXTRA: str | None = None
 NEEDS = ("cv2", "numpy")
 
+_INTERRUPTED = 130
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
@@ -47,7 +49,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run until the source, the user or --frames ends it, and print one paragraph."""
+    """Run until the source, the user or --frames ends it, and print one paragraph.
+
+    Ctrl-C is how a live camera's run ends, with 0; a file's that is interrupted is not done, with 130.
+    """
     from edgeloc.cameras import open_camera
     from edgeloc.localizer import Localizer
     from edgeloc.loop import run as run_loop
@@ -64,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     written = [sink.name for sink in sinks if os.path.exists(sink.name)]
     if written:
         print(f"Wrote {', '.join(written)}.")
-    return 0
+    return _INTERRUPTED if summary.ended_by == "interrupt" and not summary.live else 0
 
 
 def _keep_apart(camera: str, sinks: list[str]) -> None:

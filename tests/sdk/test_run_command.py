@@ -123,10 +123,11 @@ def test_the_video_that_is_read_is_not_written_over(
     assert path.read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize(("live", "status"), [(1, 0), (0, 130)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_well(model: str, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_a_run_well(model: str, tmp_path: Path, number: signal.Signals, live: int, status: int) -> None:
     lines, video = tmp_path / "out.jsonl", tmp_path / "out.mp4"
-    command = [sys.executable, "-m", "edgeloc.cli", "run", model, "--camera", "synthetic://?size=64x48"]
+    command = [sys.executable, "-m", "edgeloc.cli", "run", model, "--camera", f"synthetic://?size=64x48&live={live}"]
     process = subprocess.Popen(
         [*command, "--sink", str(lines), "--sink", str(video)],
         stdout=subprocess.PIPE,
@@ -138,7 +139,7 @@ def test_a_signal_ends_a_run_well(model: str, tmp_path: Path, number: signal.Sig
         time.sleep(0.02)
     os.kill(process.pid, number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and "error" not in err and "Traceback" not in err
+    assert process.returncode == status and "error" not in err and "Traceback" not in err
     assert "interrupted" in out
     assert all(json.loads(line) for line in lines.read_text().splitlines())
     assert cv2.VideoCapture(str(video)).read()[0]
