@@ -70,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         metrics = train(out, training, validation, labels, network, config, resume=args.resume)
     except KeyboardInterrupt:
-        print(f"stopped; what was learned is kept: run again with --resume to finish {out}")
+        if (out.with_suffix(".training") / "resume").is_dir():
+            print(f"stopped; what was learned is kept: run again with --resume to finish {out}")
+        else:
+            print("stopped before the end of the first epoch: nothing was learned yet")
         raise
     print(f"wrote {out}: validation mean IoU {metrics['box_iou']:.3f}, curves in {out.with_suffix('.training')}")
     return 0
