@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeloc.types import Box, Pixels
 
-__all__ = ["Augmentation", "Augmented", "augment", "background_crop"]
+__all__ = ["CLOSING", "Augmentation", "Augmented", "augment", "background_crop"]
 
 _PAD = 114
 
@@ -31,6 +31,10 @@ class Augmentation:
     background: float = 0.12
     color: float = 0.28
     turn: bool = True
+
+
+# For the end of a training: objects about as large as they are in the images, colours nearly so.
+CLOSING = Augmentation(crop=(0.8, 1.1), aspect=0.1, color=0.14)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,16 +39,18 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         spec: InputSpec,
         batch_size: int,
         seed: int,
-        how: Augmentation | None = None,
     ) -> None:
         super().__init__(workers=2, max_queue_size=6)
         self._samples, self._labels, self._spec = samples, labels, spec
-        self._how = how or Augmentation()
         self._batch_size, self._seed = batch_size, seed
         counts = Counter(sample.label for sample in samples)
         rarity = np.array([counts[sample.label] ** -0.5 for sample in samples])
         self._chances = rarity / rarity.sum()
-        self.epoch = 0
+        self.start_epoch(0, Augmentation())
+
+    def start_epoch(self, epoch: int, how: Augmentation) -> None:
+        """Draw the batches of this epoch from now on, changed as far as `how` says."""
+        self.epoch, self._how = epoch, how
 
     def __len__(self) -> int:
         return max(1, len(self._samples) // self._batch_size)

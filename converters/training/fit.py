@@ -15,6 +15,7 @@ import keras
 
 from edgeloc.contract import Contract
 from edgeloc.converters.keras_file import save_network
+from edgeloc.converters.training.augment import CLOSING, Augmentation
 from edgeloc.converters.training.batches import TrainingBatches, ValidationBatches
 from edgeloc.converters.training.batchnorm import MOMENTUM, REESTIMATION_BATCHES, reestimate_batch_norm
 from edgeloc.converters.training.curves import plot_curves
@@ -34,6 +35,8 @@ __all__ = ["TrainingConfig", "train"]
 
 _MONITOR = "val_box_iou"
 _WARMUP_EPOCHS = 1.0
+# The last epochs see images much as the runtime will.
+_CLOSING_SHARE = 0.2
 # The averaged weights forget a step after about a thousand others.
 _AVERAGE = 0.999
 
@@ -123,7 +126,9 @@ def _fit(model: Any, batches: TrainingBatches, checks: ValidationBatches, config
     best = max((float(row[_MONITOR]) for row in _rows(history)), default=None)
     callbacks = [
         # Before the batches of an epoch are drawn, so that a resumed run draws the ones it would have drawn.
-        keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(batches, "epoch", epoch)),
+        keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch, _augmentation(epoch, config.epochs))
+        ),
         keras.callbacks.CSVLogger(history, append=True),
         keras.callbacks.ModelCheckpoint(
             folder / "best.weights.h5", _MONITOR, mode="max", save_best_only=True, save_weights_only=True,
@@ -135,6 +140,10 @@ def _fit(model: Any, batches: TrainingBatches, checks: ValidationBatches, config
     ]  # fmt: skip
     verbose = 1 if sys.stdout.isatty() else 0
     model.fit(batches, validation_data=checks, epochs=config.epochs, callbacks=callbacks, verbose=verbose)
+
+
+def _augmentation(epoch: int, epochs: int) -> Augmentation:
+    return CLOSING if epoch >= epochs * (1 - _CLOSING_SHARE) else Augmentation()
 
 
 def _rows(history: Path) -> list[dict[str, str]]:
