@@ -19,7 +19,7 @@ from edgeloc.benchmarks.result import BenchResult, DataInfo, ModelInfo, Regressi
 from edgeloc.benchmarks.sides import Side, float_side
 from edgeloc.benchmarks.sources import CameraSource, FrameSource, ImageSource, SceneSource, spread
 from edgeloc.data import Dataset, Sample, open_dataset
-from edgeloc.errors import DataError, EdgelocError
+from edgeloc.errors import DataError, EdgelocError, UsageError
 from edgeloc.files import require_writable
 from edgeloc.localizer import Localizer
 from edgeloc.progress import progress
@@ -45,6 +45,13 @@ class BenchOptions:
     contract: str | Path | None = None
     negatives: bool = True
     skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("frames", self.frames, 1), ("warmup", self.warmup, 0), ("limit", self.limit, 1)):
+            if value is not None and value < least:
+                raise UsageError(f"{name} is {value}: it must be at least {least}")
+        if self.against is not None and self.data is None:
+            raise UsageError("--against compares the two models on labelled images: name them with --data")
 
 
 def bench(options: BenchOptions, tell: Callable[[str], None] = lambda line: None) -> BenchResult:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from edgeloc.arguments import at_least_one, at_least_zero
-from edgeloc.errors import UsageError
 
 __all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run"]
 
@@ -35,8 +34,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, save and print; 0 when done."""
-    if arguments.against and not arguments.data:
-        raise UsageError("--against compares the two models on labelled images: name them with --data")
     from edgeloc.benchmarks.bench import BenchOptions, bench, closing_table
 
     result = bench(
