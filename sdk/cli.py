@@ -235,6 +235,8 @@ def _report(error: Exception, verbose: bool) -> int:
     elif isinstance(error, OSError) and error.strerror:
         where = "" if error.filename is None else f"{error.filename}: "
         message, status = f"{where}{error.strerror}", EXIT_USAGE
+    elif isinstance(error, MemoryError):
+        message, status = f"not enough memory: {_first_line(error)}", EXIT_INTERNAL
     else:
         hint = "" if verbose else "; run again with --verbose and report what it shows"
         message, status = f"internal error: {type(error).__name__}: {_first_line(error)}{hint}", EXIT_INTERNAL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -56,6 +57,8 @@ class InputSpec:
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, channels):
                 raise ContractError(f"input.{name} needs 1 or {channels} numbers, not {list(getattr(self, name))}")
+            if not all(math.isfinite(value) for value in getattr(self, name)):
+                raise ContractError(f"input.{name} is {list(getattr(self, name))}: every number must be finite")
         if any(value <= 0 for value in self.std):
             raise ContractError(f"input.std is {list(self.std)}: every number must be above 0")
 

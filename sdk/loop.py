@@ -50,7 +50,7 @@ def run(
     Raises CameraError when the camera goes away, CameraTimeout when it stalls, DataError for a damaged
     image of a folder, OutputError when a sink fails, UsageError for a bad argument, and whatever the localizer raises.
     """
-    _check(mode, budget_ms, frames)
+    _check(localizer, mode, budget_ms, frames)
     outlets = [open_sink(sink) if isinstance(sink, str) else sink for sink in sinks]
     if isinstance(camera, str):
         with open_camera(camera, size=_input_size(localizer)) as opened:
@@ -75,9 +75,11 @@ def _input_size(localizer: Localize) -> tuple[int, int] | None:
     return (contract.input.width, contract.input.height) if contract is not None else None
 
 
-def _check(mode: str, budget_ms: float | None, frames: int | None) -> None:
+def _check(localizer: Localize, mode: str, budget_ms: float | None, frames: int | None) -> None:
     if mode not in ("newest", "fresh"):
         raise UsageError(f"mode is {mode!r}: it must be newest or fresh")
+    if not callable(localizer):
+        raise UsageError(f"the localizer is {localizer!r}: give a Localizer, such as Localizer('model.tflite')")
     if budget_ms is not None and not budget_ms > 0:
         raise UsageError(f"budget_ms is {budget_ms}: it must be above 0")
     if frames is not None and frames < 1:

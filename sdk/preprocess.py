@@ -123,6 +123,10 @@ class Preprocessor:
         The tensor's memory is used again by the next call: copy it to keep it. Raises UsageError
         when `pixels` is not such an array.
         """
+        if not isinstance(pixels, np.ndarray):
+            raise UsageError(
+                f"a frame must be an array, not {pixels!r:.60}; cv2.imread gives None for a file it cannot read"
+            )
         if pixels.shape[:2] != self._frame_size or pixels.ndim != 3 or pixels.shape[2] != 3:
             self._lay_out(pixels)
         if pixels.dtype != np.uint8:

@@ -12,6 +12,7 @@ from edgeloc.types import Pixels
 
 __all__ = ["is_synthetic", "read"]
 
+_LARGEST = 4096
 _SPLITS = ("train", "val", "test")
 _OPTIONS = {"seed": "0", "count": "1000", "size": "300x300", "split": ""}
 
@@ -57,7 +58,7 @@ def _whole(uri: str, name: str, text: str, least: int) -> int:
 
 
 def _size(uri: str, text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 32):
-        raise DataError(f"{uri}: size={text} must be a width and a height in pixels, 32 at least, such as 300x300")
-    return int(width), int(height)
+    sides = [int(side) if side.isdecimal() and len(side) <= 4 else 0 for side in text.split("x")]
+    if len(sides) != 2 or not all(32 <= side <= _LARGEST for side in sides):
+        raise DataError(f"{uri}: size={text} must be a width and a height in pixels, 32 to {_LARGEST}, such as 300x300")
+    return sides[0], sides[1]

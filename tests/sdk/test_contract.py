@@ -52,6 +52,8 @@ def test_whole_numbers_are_accepted_for_real_ones() -> None:
         (("input", "pad_value"), 256, "0 to 255"),
         (("input", "mean"), [1, 2], "1 or 3 numbers"),
         (("input", "std"), [0], "above 0"),
+        (("input", "mean"), [float("nan")], r"input\.mean is \[nan\]: every number must be finite"),
+        (("input", "std"), [float("inf")], "must be finite"),
         (("input", "mean"), 3, "must be a list"),
         (("outputs",), [], "at least one output"),
         (("outputs", 0, "role"), "boxes", r"outputs\[y\]\.role is 'boxes'"),

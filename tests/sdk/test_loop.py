@@ -287,6 +287,8 @@ def test_an_opened_camera_stays_open_for_its_owner() -> None:
 def test_wrong_arguments_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         run(FakeCamera(1), found, **wrong)
+    with pytest.raises(UsageError, match=r"the localizer is 'model\.tflite': give a Localizer"):
+        run(FakeCamera(1), "model.tflite")  # type: ignore[arg-type]
 
 
 def test_a_real_video_becomes_a_video_of_as_many_frames(videos: Path, tmp_path: Path) -> None:
