@@ -92,7 +92,7 @@ def test_splits_and_seeds_of_scenes_share_nothing() -> None:
         ("synthetic?count=0", "count=0 must be a whole number of 1 or more"),
         ("synthetic?seed=-1", "seed=-1 must be"),
         ("synthetic?size=300", "size=300 must be a width and a height"),
-        ("synthetic?size=8x8", "32 at least"),
+        ("synthetic?size=8x8", "32 to 4096"),
         ("synthetic?split=holdout", "no split 'holdout'; found: train, val, test"),
     ],
 )
