@@ -16,18 +16,29 @@ NEEDS: tuple[str, ...] = ()
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
-    add("model", help="the quantized .tflite")
+    add("model", metavar="MODEL.tflite", help="the quantized model")
     add("--against", metavar="FLOAT", help="the float model to compare with, .tflite or .keras")
-    add("--data", metavar="DATA", help="labelled images: a folder, an annotation file, or 'synthetic'")
-    add("--split", help="which split of the data, such as val")
-    add("--out", default="result.json", help="where the result goes (default: %(default)s)")
-    add("--frames", type=at_least_one, default=200, help="frames to time (default: %(default)s)")
-    add("--warmup", type=at_least_zero, default=20, help="frames before them, kept apart (default: %(default)s)")
+    add("--data", metavar="DATA", help="labelled images: a folder, an annotation file, or synthetic")
+    add("--split", metavar="NAME", help="which split of the data, such as val (default: all of it)")
+    add("--out", metavar="RESULT.json", default="result.json", help="where the result goes (default: %(default)s)")
+    add("--frames", metavar="N", type=at_least_one, default=200, help="frames to time (default: %(default)s)")
+    add(
+        "--warmup",
+        metavar="N",
+        type=at_least_zero,
+        default=20,
+        help="frames before them, kept apart (default: %(default)s)",
+    )
     add("--camera", metavar="URI", help="time frames of this camera (default: the data's images, or made scenes)")
-    add("--limit", type=at_least_one, metavar="N", help="compare on N images, spread evenly over the groups")
-    add("--threads", type=at_least_one, help="threads of the engine")
-    add("--engine", default="auto", help="auto, litert, tflite-runtime, tensorflow (default: %(default)s)")
-    add("--contract", metavar="JSON", help="the contract of a model that carries none")
+    add(
+        "--limit",
+        type=at_least_one,
+        metavar="N",
+        help="compare on N images, spread evenly over the groups (default: all)",
+    )
+    add("--threads", metavar="N", type=at_least_one, help="threads of the engine (default: its own choice)")
+    add("--engine", metavar="NAME", default="auto", help="auto, litert, tflite-runtime or tensorflow (default: auto)")
+    add("--contract", metavar="FILE.json", help="the contract of a model that carries none")
     add("--no-negatives", action="store_true", help="no background crops for the presence figures")
     add("--skip-bad", action="store_true", help="leave out images and rows that cannot be read, and count them")
 

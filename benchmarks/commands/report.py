@@ -13,8 +13,10 @@ NEEDS: tuple[str, ...] = ("matplotlib", "jinja2")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("result", help="the result.json that edgeloc bench wrote")
-    parser.add_argument("--out", default="report.html", help="where the page goes (default: %(default)s)")
+    parser.add_argument("result", metavar="RESULT.json", help="the result.json that edgeloc bench wrote")
+    parser.add_argument(
+        "--out", metavar="REPORT.html", default="report.html", help="where the page goes (default: %(default)s)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -16,11 +16,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL.keras", help="the trained network")
     add("--out", required=True, metavar="MODEL.tflite", help="where the result goes")
-    add("--recipe", default="int8", help="float32, float16, dynamic or int8 (default: int8)")
+    add("--recipe", metavar="NAME", default="int8", help="float32, float16, dynamic or int8 (default: int8)")
     add("--calibration", metavar="DATA", help="a data set or folder of images; the recipe int8 needs it")
-    add("--split", help="the data set's split to calibrate on, such as train (default: all of it)")
-    add("--images", type=at_least_one, default=200, help="how many images to calibrate on (default: 200)")
-    add("--seed", type=at_least_zero, default=0, help="which of them are drawn (default: 0)")
+    add("--split", metavar="NAME", help="the data set's split to calibrate on, such as train (default: all of it)")
+    add("--images", metavar="N", type=at_least_one, default=200, help="how many images to calibrate on (default: 200)")
+    add("--seed", metavar="N", type=at_least_zero, default=0, help="which of them are drawn (default: 0)")
     add("--skip-bad", action="store_true", help="leave bad rows and images out and count them")
     add("--contract", metavar="FILE.json", help="what input and outputs mean, for a model that carries no contract")
 

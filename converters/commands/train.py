@@ -16,32 +16,54 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `edgeloc train`."""
     add = parser.add_argument
     add("--data", action="append", required=True, metavar="DATA", help="a labelled data set; repeat to mix several")
-    add("--split", default="train", help="the split to learn from, where the data has splits (default: train)")
+    add(
+        "--split",
+        metavar="NAME",
+        default="train",
+        help="the split to learn from, where the data has splits (default: train)",
+    )
     add("--validation", metavar="DATA", help="the data set to validate on (default: the first --data)")
     add(
         "--validation-split",
+        metavar="NAME",
         default="val",
         help="its split (default: val; without splits a fifth is held out)",
     )
     add("--skip-bad", action="store_true", help="leave bad rows and images out and count them")
     add("--out", required=True, metavar="MODEL.keras", help="where the trained network goes")
-    add("--backbone", default="MobileNetV2", help="a keras.applications name (default: MobileNetV2)")
-    add("--alpha", type=above_zero, help="width multiplier of a MobileNet (default: 0.35 for MobileNetV2)")
+    add("--backbone", metavar="NAME", default="MobileNetV2", help="a keras.applications name (default: MobileNetV2)")
+    add("--alpha", metavar="X", type=above_zero, help="width multiplier of a MobileNet (default: 0.35 for MobileNetV2)")
     add(
         "--weights",
+        metavar="WHICH",
         default="imagenet",
-        help="the backbone's: imagenet, none, or a file (.npz, .weights.h5)",
+        help="the backbone's: imagenet, none, or a file .npz or .weights.h5 (default: imagenet)",
     )
-    add("--input-size", type=at_least_one, default=224, help="side of the square input in pixels (default: 224)")
-    add("--head", default="grid", help="box head: grid, distribution or vector (default: grid)")
-    add("--box-loss", default="huber+giou", help="l1, l2, huber, giou, ciou, joined with + (default: huber+giou)")
-    add("--epochs", type=at_least_one, default=40, help="passes over the images at most (default: 40)")
-    add("--batch-size", type=at_least_one, default=32, help="images a step (default: 32)")
-    add("--learning-rate", type=above_zero, default=2e-3, help="peak of the cosine (default: 0.002)")
     add(
-        "--patience", type=at_least_one, default=12, help="stop after so many epochs without a better IoU (default: 12)"
+        "--input-size",
+        metavar="N",
+        type=at_least_one,
+        default=224,
+        help="side of the square input in pixels (default: 224)",
     )
-    add("--seed", type=at_least_zero, default=0, help="of weights, crops and draws (default: 0)")
+    add("--head", metavar="NAME", default="grid", help="box head: grid, distribution or vector (default: grid)")
+    add(
+        "--box-loss",
+        metavar="NAMES",
+        default="huber+giou",
+        help="l1, l2, huber, giou, ciou, joined with + (default: huber+giou)",
+    )
+    add("--epochs", metavar="N", type=at_least_one, default=40, help="passes over the images at most (default: 40)")
+    add("--batch-size", metavar="N", type=at_least_one, default=32, help="images a step (default: 32)")
+    add("--learning-rate", metavar="X", type=above_zero, default=2e-3, help="peak of the cosine (default: 0.002)")
+    add(
+        "--patience",
+        metavar="N",
+        type=at_least_one,
+        default=12,
+        help="stop after so many epochs without a better IoU (default: 12)",
+    )
+    add("--seed", metavar="N", type=at_least_zero, default=0, help="of weights, crops and draws (default: 0)")
     add("--resume", action="store_true", help="go on with an interrupted run of the same --out")
 
 

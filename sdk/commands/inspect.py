@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run"]
 
-HELP = "what is really in a .tflite: precision, operators, contract, self-test"
+HELP = "tell what is really in a .tflite: precision, operators, contract, self-test"
 EXTRA = None
 NEEDS = ()
 

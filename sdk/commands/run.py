@@ -17,12 +17,13 @@ _INTERRUPTED = 130
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("model", metavar="MODEL", help="a .tflite that carries its contract")
+    parser.add_argument("model", metavar="MODEL.tflite", help="the model; it carries its contract")
     parser.add_argument(
         "--camera",
         metavar="URI",
         required=True,
-        help="v4l2:///dev/video0?size=640x480&fps=30&format=MJPG, a video file, a folder of images, or synthetic://?seed=1",
+        help="v4l2:///dev/video0?size=640x480&fps=30&format=MJPG, a video file, a folder of images, "
+        "data://PATH?split=val, or synthetic://?seed=1",
     )
     parser.add_argument(
         "--sink",
@@ -32,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="window, a path ending in .mp4 or one ending in .jsonl; may be given more than once",
     )
     parser.add_argument(
-        "--engine", default="auto", metavar="NAME", help="auto (default), litert, tflite-runtime, tensorflow"
+        "--engine", default="auto", metavar="NAME", help="auto, litert, tflite-runtime or tensorflow (default: auto)"
     )
     parser.add_argument(
         "--threads", type=at_least_one, metavar="N", help="threads of the engine (default: its own choice)"
@@ -41,11 +42,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--mode",
         choices=("newest", "fresh"),
         default="newest",
-        help="live cameras: the newest frame there is (default), or one exposed after the last result",
+        help="live cameras: the newest frame there is, or one exposed after the last result (default: newest)",
     )
     parser.add_argument("--budget-ms", type=above_zero, metavar="MS", help="mark results as stale above this frame age")
-    parser.add_argument("--frames", type=at_least_one, metavar="N", help="end after this many results")
-    parser.add_argument("--contract", metavar="JSON", help="the contract of a model that carries none")
+    parser.add_argument(
+        "--frames", type=at_least_one, metavar="N", help="end after this many results (default: with the source)"
+    )
+    parser.add_argument("--contract", metavar="FILE.json", help="the contract of a model that carries none")
 
 
 def run(args: argparse.Namespace) -> int:
