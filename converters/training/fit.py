@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import shutil
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from edgeloc.converters.training.network import (
 from edgeloc.data import Sample
 from edgeloc.errors import UsageError
 from edgeloc.files import require_writable
+from edgeloc.interrupt import signals_wait
 
 __all__ = ["TrainingConfig", "train"]
 
@@ -84,7 +86,7 @@ def train(
     keras.utils.set_random_seed(config.seed)
     folder = out.with_suffix(".training")
     saved, history = folder / "resume", folder / "history.csv"
-    if resume and _rows(history) and not saved.is_dir():
+    if resume and _rows(history) and not saved.is_dir() and out.is_file():
         raise UsageError(f"{out}: its training ran to the end, there is nothing to resume; leave --resume out")
     require_writable(out)
     contract = network_contract(network_config, labels)
@@ -124,7 +126,10 @@ def _optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer
 def _fit(model: Any, batches: TrainingBatches, checks: ValidationBatches, config: TrainingConfig, folder: Path) -> None:
     history = folder / "history.csv"
     best = max((float(row[_MONITOR]) for row in _rows(history)), default=None)
+    waiting = ExitStack()
     callbacks = [
+        # Ctrl-C waits until all files of an epoch are renewed: half of them could not be resumed from.
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: waiting.enter_context(signals_wait())),
         # Before the batches of an epoch are drawn, so that a resumed run draws the ones it would have drawn.
         keras.callbacks.LambdaCallback(
             on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch, _augmentation(epoch, config.epochs))
@@ -134,12 +139,14 @@ def _fit(model: Any, batches: TrainingBatches, checks: ValidationBatches, config
             folder / "best.weights.h5", _MONITOR, mode="max", save_best_only=True, save_weights_only=True,
             initial_value_threshold=best,
         ),
+        keras.callbacks.BackupAndRestore(folder / "resume", delete_checkpoint=False),
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: waiting.close()),
         keras.callbacks.EarlyStopping(_MONITOR, mode="max", patience=config.patience),
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: plot_curves(history, folder / "curves.png")),
-        keras.callbacks.BackupAndRestore(folder / "resume", delete_checkpoint=False),
     ]  # fmt: skip
     verbose = 1 if sys.stdout.isatty() else 0
-    model.fit(batches, validation_data=checks, epochs=config.epochs, callbacks=callbacks, verbose=verbose)
+    with waiting:
+        model.fit(batches, validation_data=checks, epochs=config.epochs, callbacks=callbacks, verbose=verbose)
 
 
 def _augmentation(epoch: int, epochs: int) -> Augmentation:
