@@ -67,6 +67,8 @@ def convert(
     chosen, out = recipe(recipe_name), Path(out)
     if chosen.calibrated and calibration is None:
         raise UsageError(f"the recipe {chosen.name} needs images to calibrate on: give --calibration DATA")
+    if images < 1 or seed < 0:
+        raise UsageError(f"images is {images} and seed {seed}: they must be at least 1 and 0")
     require_writable(out)
     network = load_network(model)
     contract = _contract(model, network, contract)
