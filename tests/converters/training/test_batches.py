@@ -1,0 +1,126 @@
+"""What a network is given to learn from and to be measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeloc.contract import InputSpec
+from edgeloc.converters.training.augment import Augmentation
+from edgeloc.converters.training.batches import TrainingBatches, ValidationBatches
+from edgeloc.data import Sample
+from edgeloc.preprocess import Preprocessor
+from edgeloc.types import Box
+
+LABELS = ("bolt", "nut", "washer")
+SPEC = InputSpec("image", 64, 64)
+
+
+def test_a_training_batch(samples: list[Sample]) -> None:
+    batches = TrainingBatches(samples, LABELS, SPEC, 5, seed=1)
+    assert len(batches) == 3
+    images, targets = batches[0]
+    assert (images.shape, images.dtype) == ((5, 64, 64, 3), np.float32)
+    assert -1.001 <= images.min() < images.max() <= 1.001
+    assert (targets["box"].shape, targets["box"].dtype) == ((5, 4), np.float32)
+    assert (targets["present"].shape, targets["label"].shape) == ((5,), (5,))
+
+
+def test_a_set_smaller_than_a_batch_still_gives_one(samples: list[Sample]) -> None:
+    batches = TrainingBatches(samples[:2], LABELS, SPEC, 8, seed=1)
+    assert len(batches) == 1
+    assert batches[0][0].shape[0] == 8
+
+
+def test_the_same_seed_and_epoch_give_the_same_batch(samples: list[Sample]) -> None:
+    def first(seed: int, epoch: int, index: int = 0) -> np.ndarray:
+        batches = TrainingBatches(samples, LABELS, SPEC, 4, seed)
+        batches.start_epoch(epoch, Augmentation())
+        return batches[index][0]
+
+    assert np.array_equal(first(1, 2), first(1, 2))
+    for other in (first(2, 2), first(1, 3), first(1, 2, 1)):
+        assert not np.array_equal(first(1, 2), other)
+
+
+def test_images_without_an_object_are_masked(make_sample: Callable[..., Sample]) -> None:
+    nothing = [make_sample(i, empty=True) for i in range(4)]
+    targets = TrainingBatches(nothing, LABELS, SPEC, 6, seed=0)[0][1]
+    assert not targets["present"].any()
+    assert (targets["label"] == -1).all()
+
+
+def test_background_crops_become_negatives(make_sample: Callable[..., Sample]) -> None:
+    found = [make_sample(i) for i in range(8)]
+    batches = TrainingBatches(found, LABELS, SPEC, 64, seed=0)
+    batches.start_epoch(0, Augmentation(background=0.5))
+    targets = batches[0][1]
+    assert 0.25 < targets["present"].mean() < 0.75
+    assert ((targets["label"] == -1) == (targets["present"] == 0)).all()
+
+
+def test_a_label_that_is_not_known_counts_as_none(make_sample: Callable[..., Sample]) -> None:
+    batches = TrainingBatches([make_sample(0, label="cup")], LABELS, SPEC, 3, 0)
+    batches.start_epoch(0, Augmentation(background=0))
+    targets = batches[0][1]
+    assert (targets["present"] == 1).all()
+    assert (targets["label"] == -1).all()
+
+
+def test_rare_classes_are_drawn_more_often(make_sample: Callable[..., Sample]) -> None:
+    uneven = [make_sample(i, label="bolt") for i in range(16)] + [make_sample(16, label="nut")]
+    batches = TrainingBatches(uneven, LABELS, InputSpec("image", 32, 32), 400, 0, Augmentation(background=0))
+    share = (batches[0][1]["label"] == 1).mean()
+    # One of 17 images, of a class 16 times as rare: drawn 4 times as often, so with 4 in 20.
+    assert share == pytest.approx(0.2, abs=0.06)
+
+
+def test_channels_and_scale_follow_the_contract(make_sample: Callable[..., Sample]) -> None:
+    blue = make_sample(0, empty=True, read=lambda: np.full((64, 64, 3), (200, 100, 50), np.uint8))
+    plain = Augmentation(crop=(0.5, 0.5), background=0, color=0, letterbox=0)
+    bgr = InputSpec("image", 64, 64, color="bgr", mean=(10, 20, 30), std=(2, 4, 5))
+    for spec, expected in ((bgr, (95, 20, 4)), (SPEC, (-0.608, -0.216, 0.569))):
+        images, _ = TrainingBatches([blue], LABELS, spec, 1, 0, plain)[0]
+        assert images[0, 32, 32] == pytest.approx(expected, abs=0.01)
+
+
+def test_validation_sees_what_the_runtime_sees(make_sample: Callable[..., Sample]) -> None:
+    sample = make_sample(1, size=(96, 48))
+    images, targets = ValidationBatches([sample], LABELS, SPEC, 4, limit=10)[0]
+    expected, placement = Preprocessor(SPEC, np.dtype(np.float32), None, None)(sample.load())
+    assert images[:1] == pytest.approx(expected, abs=1e-5)
+    assert images[0, 0, 0] == pytest.approx((114 - 127.5) / 127.5)  # the letterbox's margin
+    assert sample.box is not None
+    assert targets["box"][0] * 64 == pytest.approx(np.array(placement.to_input(sample.box)), abs=1e-3)
+    assert (targets["present"][0], targets["label"][0]) == (1, 1)
+
+
+def test_validation_adds_crops_beside_the_object(make_sample: Callable[..., Sample]) -> None:
+    found = [make_sample(i, size=(120, 90)) for i in range(8)]
+    batches = ValidationBatches(found, LABELS, SPEC, 8, limit=100)
+    images, targets = batches[0]
+    assert len(images) == 10  # the first and the fifth
+    assert list(np.flatnonzero(targets["present"] == 0)) == [1, 6]
+    assert images[[1, 6]].max() < 0  # dark ground; the object is bright
+    assert np.array_equal(images, batches[0][0])
+
+
+def test_validation_looks_at_no_more_images_than_allowed(samples: list[Sample]) -> None:
+    batches = ValidationBatches(samples, LABELS, SPEC, 4, limit=5)
+    seen = sum(len(batches[i][0]) for i in range(len(batches)))
+    assert len(batches) == 1
+    assert seen <= 5
+
+
+def test_a_sample_from_a_file(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 30, 3), 90, np.uint8))
+
+    def read() -> np.ndarray:
+        return cv2.imread(str(tmp_path / "a.png"))
+
+    sample = Sample("a.png", Box(5, 5, 20, 20), "nut", None, True, tmp_path / "a.png", read=read)
+    assert TrainingBatches([sample], LABELS, SPEC, 2, 0)[0][0].shape == (2, 64, 64, 3)

@@ -1,0 +1,166 @@
+"""A tiny training from end to end: what it leaves behind, and that an interrupted one goes on where it was."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeloc.converters.keras_file import load_network
+from edgeloc.converters.training import fit
+from edgeloc.converters.training.fit import TrainingConfig, train
+from edgeloc.converters.training.network import NetworkConfig
+from edgeloc.data import Sample
+from edgeloc.errors import UsageError
+from edgeloc.modelfile import read_keras_contract
+
+LABELS = ("bolt", "nut", "washer")
+TINY = NetworkConfig("MobileNetV2", 0.35, 64, "grid", "none")
+TWO_EPOCHS = TrainingConfig(epochs=2, batch_size=4)
+
+
+@pytest.fixture(autouse=True)
+def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "REESTIMATION_BATCHES", 3)
+    monkeypatch.setattr(fit, "build_network", lambda config, classes: small_grid(classes))
+
+
+def small_grid(classes: int) -> Any:
+    """The outputs of the reference network over hardly any layers: its own are slow to trace."""
+    import keras
+    from keras import layers
+
+    image = keras.Input((64, 64, 3), name="image")
+    x = layers.Conv2D(8, 3, 4, "same", activation="relu")(image)
+    x = layers.BatchNormalization(name="norm")(layers.Conv2D(16, 3, 2, "same", activation="relu")(x))
+    pooled = layers.GlobalAveragePooling2D()(x)
+    outputs = {
+        "presence": layers.Dense(1, name="presence")(pooled),
+        "class": layers.Dense(classes, name="class")(pooled),
+        "weights": layers.Conv2D(1, 1, name="weights")(x),
+        "distances": layers.Conv2D(4, 1, name="distances")(x),
+    }
+    return keras.Model(image, outputs)
+
+
+@pytest.fixture
+def go(tmp_path: Path, make_sample: Callable[..., Sample]) -> Callable[..., dict[str, float]]:
+    """Train on eight drawn images, validate on four of another clip, into `m.keras`."""
+    training = [make_sample(i, group="a", empty=i == 7) for i in range(8)]
+    validation = [make_sample(i, group="b") for i in range(20, 24)]
+
+    def run(config: TrainingConfig = TWO_EPOCHS, **more: Any) -> dict[str, float]:
+        return train(tmp_path / "m.keras", training, validation, LABELS, TINY, config, **more)
+
+    return run
+
+
+def epochs(folder: Path) -> list[int]:
+    with (folder / "m.training" / "history.csv").open(newline="") as file:
+        return [int(row["epoch"]) for row in csv.DictReader(file)]
+
+
+def test_a_training_leaves_network_contract_history_and_curves(go: Callable[..., Any], tmp_path: Path) -> None:
+    metrics = go()
+    assert 0 <= metrics["box_iou"] <= 1
+    contract = read_keras_contract(tmp_path / "m.keras")
+    assert contract is not None
+    assert contract.labels == LABELS
+    assert contract.measured["training"]["validation"]["box_iou"] == pytest.approx(metrics["box_iou"])
+    assert contract.measured["training"]["settings"]["epochs"] == 2
+    outputs = load_network(tmp_path / "m.keras")(np.zeros((1, 64, 64, 3), np.float32))
+    assert set(outputs) == {output.tensor for output in contract.outputs}
+    assert epochs(tmp_path) == [0, 1]
+    curves = cv2.imread(str(tmp_path / "m.training" / "curves.png"))
+    assert curves is not None
+    assert curves.std() > 0
+    assert not (tmp_path / "m.training" / "resume").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file .*history.csv:ResourceWarning")
+def test_an_interrupted_training_goes_on(
+    go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[int, int]] = []
+    original = fit.TrainingBatches.__getitem__
+
+    def interrupted(self: Any, index: int) -> Any:
+        if self.epoch == 2 and index == 0:
+            # As Ctrl-C: batches are drawn in threads, and the signal comes to the main one.
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, index)
+
+    def noted(self: Any, index: int) -> Any:
+        drawn.append((self.epoch, index))
+        return original(self, index)
+
+    three = TrainingConfig(epochs=3, batch_size=4)
+    monkeypatch.setattr(fit.TrainingBatches, "__getitem__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        go(three)
+    gc.collect()  # Keras leaves the history open; it has flushed every row
+    assert not (tmp_path / "m.keras").exists()
+    assert epochs(tmp_path) == [0, 1]
+    monkeypatch.setattr(fit.TrainingBatches, "__getitem__", noted)
+    metrics = go(three, resume=True)
+    assert epochs(tmp_path) == [0, 1, 2]
+    # Keras looks at one batch to learn its shapes; the epochs that were done are not drawn again.
+    assert set(drawn) == {(0, 0), (2, 0), (2, 1)}
+    assert 0 <= metrics["box_iou"] <= 1
+    assert (tmp_path / "m.keras").is_file()
+
+
+def test_an_interruption_at_the_very_end_loses_no_epoch(
+    go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "reestimate_batch_norm", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            go()
+    go(resume=True)
+    assert epochs(tmp_path) == [0, 1]
+    assert (tmp_path / "m.keras").is_file()
+
+
+def test_resuming_what_never_began_begins_it(go: Callable[..., Any], tmp_path: Path) -> None:
+    go(TrainingConfig(epochs=1, batch_size=4), resume=True)
+    assert epochs(tmp_path) == [0]
+    before = (tmp_path / "m.keras").read_bytes()
+    with pytest.raises(UsageError, match="its training ran to the end, there is nothing to resume"):
+        go(resume=True)
+    assert (tmp_path / "m.keras").read_bytes() == before
+    assert epochs(tmp_path) == [0]
+
+
+def test_training_stops_when_nothing_gets_better(
+    go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "_MONITOR", "val_loss")  # with mode "max" the first, worst loss is never beaten
+    go(TrainingConfig(epochs=12, batch_size=4, patience=1, learning_rate=1e-3))
+    assert len(epochs(tmp_path)) < 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"epochs": 0}, "--epochs is 0: it must be at least 1"),
+        ({"batch_size": -3}, "--batch-size is -3"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0: it must be above 0"),
+        ({"box_loss": "iou"}, "--box-loss has 'iou'"),
+    ],
+)
+def test_a_setting_that_cannot_be(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        TrainingConfig(**changes)
