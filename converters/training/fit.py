@@ -29,7 +29,7 @@ from edgeloc.converters.training.network import (
     set_batch_norm_momentum,
 )
 from edgeloc.data import Sample
-from edgeloc.errors import UsageError
+from edgeloc.errors import OutputError, UsageError
 from edgeloc.files import require_writable
 from edgeloc.interrupt import signals_wait
 
@@ -41,6 +41,8 @@ _WARMUP_EPOCHS = 1.0
 _CLOSING_SHARE = 0.2
 # The averaged weights forget a step after about a thousand others.
 _AVERAGE = 0.999
+# The network, its best epoch, and the checkpoint with the optimizer's three numbers a weight, each while it is renewed.
+_FILES_PER_NETWORK = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ def train(
     contract = network_contract(network_config, labels)
     network = build_network(network_config, len(labels))
     set_batch_norm_momentum(network, MOMENTUM)
+    _require_room(out, network)
     # Only now, when all that can be refused has been: an earlier run's epochs lie there.
     if not (resume and saved.is_dir()):
         shutil.rmtree(folder, ignore_errors=True)
@@ -103,6 +106,13 @@ def train(
     model.build((None, contract.input.height, contract.input.width, 3))
     _fit(model, batches, checks, config, folder)
     return _finish(out, model, batches, checks, contract, config, folder)
+
+
+def _require_room(out: Path, network: keras.Model) -> None:
+    """Refuse a nearly full disk: HDF5 ends the whole process when a write fails."""
+    needed = _FILES_PER_NETWORK * 4 * int(network.count_params())
+    if shutil.disk_usage(out.parent).free < needed:
+        raise OutputError(f"cannot train into {out}: {needed / 1e6:.0f} MB must be free there for the checkpoints")
 
 
 def _optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
