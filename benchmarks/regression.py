@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 
 from edgeloc.benchmarks.figures import size_of
-from edgeloc.benchmarks.negatives import background_crop
+from edgeloc.data.background import background_crop
 from edgeloc.benchmarks.result import Row
 from edgeloc.benchmarks.sides import Answer, Side
 from edgeloc.data import Sample

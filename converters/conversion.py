@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -79,7 +80,9 @@ def convert(
         drawn = calibrate(calibration, contract.input, images, seed, skip_bad)
         _tell_about_calibration(network, drawn, tell)
     flatbuffer = _quantize(network, contract, chosen, drawn)
-    _refuse_what_is_not(chosen, report_flatbuffer(flatbuffer, str(out)))
+    report = report_flatbuffer(flatbuffer, str(out))
+    _refuse_what_is_not(chosen, report)
+    _tell_about_presence(report, contract, tell)
     contract = _signed(contract, chosen, Path(model), drawn)
     golden = _golden(flatbuffer, contract)
     write_model(out, flatbuffer, contract, calibration=drawn.manifest if drawn else None, golden=golden)
@@ -128,6 +131,27 @@ def _refuse_what_is_not(chosen: Recipe, report: ModelReport) -> None:
     if report.precision != chosen.precision:
         reasons = "; ".join(report.reasons) or "see edgeloc inspect"
         raise ModelError(f"the recipe {chosen.name} gave a model that is {report.precision}, not that: {reasons}")
+
+
+def _tell_about_presence(report: ModelReport, contract: Contract, tell: Callable[[str], None]) -> None:
+    """In int8 a presence output can only say what it said on the calibration images."""
+    output = contract.output("presence")
+    port = next((port for port in report.outputs if output is not None and port.name == output.tensor), None)
+    if output is None or port is None or port.scale is None or port.zero_point is None:
+        return
+    threshold = contract.thresholds.presence
+    if not 0 < threshold < 1:
+        return
+    if output.activation == "sigmoid":
+        threshold = math.log(threshold / (1 - threshold))
+    limits = np.iinfo(port.dtype)
+    lowest, highest = ((limit - port.zero_point) * port.scale for limit in (limits.min, limits.max))
+    if not lowest < threshold <= highest:
+        word = "present" if lowest >= threshold else "absent"
+        tell(
+            f"warning: the presence output can only say {word!r}, as on every calibration image: "
+            "calibrate on images with and without an object"
+        )
 
 
 def _signed(contract: Contract, chosen: Recipe, model: Path, drawn: Calibration | None) -> Contract:

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeloc.data.background import background_crop
 from edgeloc.types import Box, Pixels
 
-__all__ = ["CLOSING", "Augmentation", "Augmented", "augment", "background_crop"]
+__all__ = ["CLOSING", "Augmentation", "Augmented", "augment"]
 
 _PAD = 114
 
@@ -52,36 +53,17 @@ def augment(pixels: Pixels, box: Box | None, size: int, how: Augmentation, rng: 
     if box is not None and rng.random() < how.background:
         crop = background_crop(box, width, height, rng)
     if crop is not None:
-        box = None
+        x, y, side, _ = crop
+        box, view_of = None, Box(x, y, x + side, y + side)
     else:
-        crop = _object_crop(box, width, height, how, rng)
-    matrix = _view_matrix(crop, size, how, rng)
+        view_of = _object_crop(box, width, height, how, rng)
+    matrix = _view_matrix(view_of, size, how, rng)
     view = cv2.warpAffine(
         pixels, _to_pixel_centres(matrix)[:2], (size, size), flags=cv2.INTER_LINEAR, borderValue=(_PAD,) * 3
     )
     view = _recolor(view.astype(np.uint8, copy=False), how.color, rng)
-    _cover_outside(view, crop, matrix)
+    _cover_outside(view, view_of, matrix)
     return Augmented(view, None if box is None else _transform(box, matrix, size))
-
-
-def background_crop(box: Box, width: int, height: int, rng: np.random.Generator) -> Box | None:
-    """A random square crop of a `width` x `height` image that does not touch `box`, or None if none is large enough.
-
-    It takes 30 to 100 % of the image's shorter side.
-    """
-    bands = [
-        Box(0, 0, width, box.y1), Box(0, box.y2, width, height),
-        Box(0, 0, box.x1, height), Box(box.x2, 0, width, height),
-    ]  # fmt: skip
-    least = 0.3 * min(width, height)
-    bands = [band for band in bands if min(band.width, band.height) >= least]
-    if not bands:
-        return None
-    band = bands[rng.integers(len(bands))]
-    side = rng.uniform(least, min(band.width, band.height))
-    x = rng.uniform(band.x1, band.x2 - side)
-    y = rng.uniform(band.y1, band.y2 - side)
-    return Box(x, y, x + side, y + side)
 
 
 def _object_crop(box: Box | None, width: int, height: int, how: Augmentation, rng: np.random.Generator) -> Box:

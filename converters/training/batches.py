@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.contract import InputSpec
-from edgeloc.converters.training.augment import Augmentation, Augmented, augment, background_crop
+from edgeloc.converters.training.augment import Augmentation, Augmented, augment
 from edgeloc.data import Sample
+from edgeloc.data.background import background_crop
 from edgeloc.preprocess import Preprocessor
 from edgeloc.types import Box, Pixels
 
@@ -89,8 +90,8 @@ class ValidationBatches(keras.utils.PyDataset):  # type: ignore[misc]
                 height, width = pixels.shape[:2]
                 crop = background_crop(sample.box, width, height, np.random.default_rng(number))
                 if crop is not None:
-                    x1, y1, x2, y2 = (int(edge) for edge in crop)
-                    views.append(_fixed_view(pixels[y1:y2, x1:x2], None, self._spec))
+                    x, y, side, _ = crop
+                    views.append(_fixed_view(pixels[y : y + side, x : x + side], None, self._spec))
                     names.append(None)
         return _batch(views, names, self._labels, self._spec)
 

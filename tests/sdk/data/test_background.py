@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeloc.benchmarks.negatives import background_crop
+from edgeloc.data.background import background_crop
 from edgeloc.types import Box
 
 
