@@ -13,6 +13,7 @@ SMALL = ["--weights", "none", "--input-size", "64", "--epochs", "1", "--batch-si
 DATA = ["--data", "synthetic?count=8&size=96x64", "--validation", "synthetic?count=4&size=96x64"]
 
 
+@pytest.mark.slow
 def test_train_writes_a_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

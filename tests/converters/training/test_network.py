@@ -83,7 +83,7 @@ def test_a_setting_that_cannot_be(changes: dict[str, Any], sentence: str) -> Non
 
 
 def test_a_backbone_that_keras_does_not_have() -> None:
-    with pytest.raises(UsageError, match="ResNet9: keras.applications has none of this name"):
+    with pytest.raises(UsageError, match=r"ResNet9: keras.applications has none of this name"):
         build_network(NetworkConfig("ResNet9", None, 64, "grid", "none"), 2)
 
 
@@ -93,7 +93,7 @@ def test_a_width_for_a_backbone_without_widths() -> None:
 
 
 def test_a_width_without_pretrained_weights() -> None:
-    with pytest.raises(UsageError, match="MobileNetV2 with --weights imagenet: .*alpha"):
+    with pytest.raises(UsageError, match=r"MobileNetV2 with --weights imagenet: .*alpha"):
         build_network(NetworkConfig("MobileNetV2", 0.4, 96, "grid", "imagenet"), 2)
 
 
@@ -104,7 +104,7 @@ def test_no_network_to_fetch_weights_from(monkeypatch: pytest.MonkeyPatch) -> No
         raise urllib.error.URLError("no route")
 
     monkeypatch.setattr(keras.src.applications.mobilenet_v2.file_utils, "get_file", offline)
-    with pytest.raises(DataError, match="could not download them .*no route.*--weights none"):
+    with pytest.raises(DataError, match=r"could not download them .*no route.*--weights none"):
         build_network(NetworkConfig("MobileNetV2", 0.35, 96, "grid", "imagenet"), 2)
 
 
