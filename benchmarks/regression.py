@@ -9,10 +9,10 @@ from typing import cast
 import numpy as np
 
 from edgeloc.benchmarks.figures import size_of
-from edgeloc.data.background import background_crop
 from edgeloc.benchmarks.result import Row
 from edgeloc.benchmarks.sides import Answer, Side
 from edgeloc.data import Sample
+from edgeloc.data.background import background_crop
 from edgeloc.errors import DataError
 from edgeloc.types import Box, Pixels
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from urllib.parse import quote
 
 HELP = "the whole job: convert, inspect, run, benchmark, report (--data: on your own images)"
 EXTRA = "convert,bench"
@@ -17,20 +19,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `edgeloc demo`."""
     add = parser.add_argument
     add("--data", metavar="DATA", help="a labelled data set of yours (default: generated scenes)")
-    add("--split", help="the split of --data to measure on (default: all of it)")
+    add("--split", metavar="NAME", help="the split to measure on (default: all of --data; val of the scenes)")
     add("--out", default="out", metavar="DIR", help="the folder for what comes out (default: out)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the job step by step; the first command that fails ends it with its exit status."""
     import shlex
-    from pathlib import Path
 
     from edgeloc.cli import main
-    from edgeloc.models import SHIPPED_KERAS
 
     out = Path(args.out)
-    for step in _steps(args, SHIPPED_KERAS, out):
+    data = args.data or _SCENES
+    split = args.split or (None if args.data else "val")
+    camera = _camera(args.data, split)
+    for step in _steps(data, split, _calibration_split(data, split), camera, out):
         print(f"\n$ edgeloc {shlex.join(step)}", flush=True)
         status = main(step)
         if status:
@@ -39,50 +42,58 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _steps(args: argparse.Namespace, keras_model: object, out: object) -> list[list[str]]:
-    data, camera = [args.data or _SCENES], _VIDEO
-    if args.data:
-        split = [f"split={args.split}"] if args.split else []
-        camera = f"data://{args.data}?" + "&".join([*split, f"frames={_FRAMES_OF_DATA}"])
-    measured = data + (["--split", args.split] if args.split else ["--split", "val"] if not args.data else [])
-    int8, float32 = f"{out}/model-int8.tflite", f"{out}/model-float32.tflite"
+def _calibration_split(data: str, split: str | None) -> str | None:
+    """What to calibrate on: not the images measured on, where the data set has others."""
+    from edgeloc.data import open_dataset
+    from edgeloc.errors import DataError
+
+    dataset = open_dataset(data, split=split)
+    if not any(sample.box is not None for sample in dataset):
+        raise DataError(f"{data} holds no labelled object to measure with: give --data with boxes, or leave it out")
+    others = [name for name in dataset.splits if name != split]
+    if split is None or not others:
+        return split
+    return "train" if "train" in others else others[0]
+
+
+def _camera(data: str | None, split: str | None) -> str:
+    if data is None:
+        return _VIDEO
+    options = [f"split={quote(split)}"] if split else []
+    return f"data://{quote(data)}?" + "&".join([*options, f"frames={_FRAMES_OF_DATA}"])
+
+
+def _steps(data: str, split: str | None, calibration: str | None, camera: str, out: Path) -> list[list[str]]:
+    from edgeloc.models import SHIPPED_KERAS
+
+    def of(name: str | None) -> list[str]:
+        return ["--split", name] if name else []
+
+    int8, float32 = str(out / "model-int8.tflite"), str(out / "model-float32.tflite")
+    result, report = str(out / "result.json"), str(out / "report.html")
     return [
-        ["convert", str(keras_model), "--recipe", "float32", "--out", float32],
-        ["convert", str(keras_model), "--calibration", *_calibration(args), "--out", int8],
+        ["convert", str(SHIPPED_KERAS), "--recipe", "float32", "--out", float32],
+        ["convert", str(SHIPPED_KERAS), "--calibration", data, *of(calibration), "--out", int8],
         ["inspect", int8],
-        ["run", int8, "--camera", camera, "--sink", f"{out}/boxes.mp4"],
-        ["bench", int8, "--against", float32, "--data", *measured, "--out", f"{out}/result.json"],
-        ["report", f"{out}/result.json", "--out", f"{out}/report.html"],
+        ["run", int8, "--camera", camera, "--sink", str(out / "boxes.mp4")],
+        ["bench", int8, "--against", float32, "--data", data, *of(split), "--out", result],
+        ["report", result, "--out", report],
     ]
 
 
-def _calibration(args: argparse.Namespace) -> list[str]:
-    """What to calibrate on: never the images measured on, where the data set has others."""
-    if not args.data:
-        return [_SCENES, "--split", "train"]
-    from edgeloc.data import open_dataset
-
-    splits = open_dataset(args.data, split=args.split).splits
-    others = [name for name in splits if name != args.split]
-    if not others:
-        return [args.data, *(["--split", args.split] if args.split else [])]
-    return [args.data, "--split", "train" if "train" in others else others[0]]
-
-
-def _tell(out: object) -> None:
+def _tell(out: Path) -> None:
     """Where everything is, and the three numbers that matter."""
     import json
-    from pathlib import Path
 
-    result = json.loads(Path(f"{out}/result.json").read_text())
+    result = json.loads((out / "result.json").read_text())
     regression, total = result["regression"], result["latency"]["total"]
     low, high = regression["drop_ci95"]
+    names = {"video": "boxes.mp4", "model": "model-int8.tflite", "result": "result.json", "report": "report.html"}
+    int8, float32 = ((out / f"model-{kind}.tflite").stat().st_size / 1e6 for kind in ("int8", "float32"))
     print(
-        f"\nvideo   {out}/boxes.mp4\nmodel   {out}/model-int8.tflite\n"
-        f"result  {out}/result.json\nreport  {out}/report.html\n\n"
+        "\n" + "".join(f"{title:<7} {out / name}\n" for title, name in names.items()) + "\n"
         f"IoU     {regression['mean_iou_float']:.3f} float, {regression['mean_iou_quantized']:.3f} int8: "
         f"a drop of {regression['mean_iou_drop']:.4f} (95 % interval {low:.4f} to {high:.4f})\n"
         f"time    {total['p50_ms']:.1f} ms a frame at the median, {total['p99_ms']:.1f} ms at p99, on this machine\n"
-        f"size    {Path(f'{out}/model-int8.tflite').stat().st_size / 1e6:.2f} MB, "
-        f"{Path(f'{out}/model-float32.tflite').stat().st_size / 1e6:.2f} MB in float"
+        f"size    {int8:.2f} MB, {float32:.2f} MB in float"
     )
