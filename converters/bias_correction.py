@@ -92,7 +92,7 @@ def _channel_means(network: keras.Model, names: list[str], images: Array) -> dic
 
 def _means(output: Any) -> Array:
     values = np.asarray(output)
-    return values.mean(axis=tuple(range(values.ndim - 1)), dtype=np.float32)
+    return np.asarray(values.mean(axis=tuple(range(values.ndim - 1)), dtype=np.float32))
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def _batch(views: list[Augmented], names: Sequence[str | None], labels: tuple[st
     images = np.stack([view.pixels for view in views])
     if spec.color == "rgb":
         images = images[..., ::-1]
-    normalized = (images - np.float32(spec.mean)) / np.float32(spec.std)
+    normalized = (images - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
     present = np.array([view.box is not None for view in views], np.float32)
     known = {name: index for index, name in enumerate(labels)}
     label = [known.get(name or "", -1) if view.box else -1 for view, name in zip(views, names, strict=True)]

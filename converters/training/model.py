@@ -74,7 +74,8 @@ class TrainableLocalizer(keras.Model):  # type: ignore[misc]
         return ops.sum(values * mask) / ops.maximum(ops.sum(mask), 1.0)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        return self.get_metrics_result()
+        results: dict[str, Any] = self.get_metrics_result()
+        return results
 
     @property
     def metrics(self) -> list[Any]:
