@@ -97,10 +97,10 @@ def _means(output: Any) -> Array:
 
 @contextmanager
 def _watched(network: keras.Model, names: list[str], visit: Callable[[str, Any], Any]) -> Iterator[None]:
-    """Inside, each named layer's output goes through `visit(name, output)` before the next layer sees it."""
+    """Inside, what each named layer adds up goes through `visit(name, output)` before its activation."""
     layers = [network.get_layer(name) for name in names]
     for layer in layers:
-        layer.call = _visited(layer.name, layer.call, visit)
+        layer.call = _visited(layer, visit)
     try:
         yield
     finally:
@@ -108,8 +108,17 @@ def _watched(network: keras.Model, names: list[str], visit: Callable[[str, Any],
             del layer.call
 
 
-def _visited(name: str, call: Callable[..., Any], visit: Callable[[str, Any], Any]) -> Callable[..., Any]:
+def _visited(layer: Any, visit: Callable[[str, Any], Any]) -> Callable[..., Any]:
+    call, activation = layer.call, getattr(layer, "activation", None)
+
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return visit(name, call(*args, **kwargs))
+        if activation is None:
+            return visit(layer.name, call(*args, **kwargs))
+        # Behind a ReLU a bias no longer shifts the mean by as much. Past Keras's own setter, which tracks layers.
+        object.__setattr__(layer, "activation", None)
+        try:
+            return activation(visit(layer.name, call(*args, **kwargs)))
+        finally:
+            object.__setattr__(layer, "activation", activation)
 
     return wrapper

@@ -70,17 +70,7 @@ def test_channel_means_are_those_of_the_float_network(
         off = np.abs(channel_means(rounded, name, images) - wanted).max()
         left = np.abs(channel_means(corrected, name, images) - wanted).max()
         assert off > 0.002, name
-        assert left < off / 5, name
-
-
-def test_the_first_layers_means_agree_exactly(
-    network: Any, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    coarse(monkeypatch)
-    corrected = correct_biases(network, images)
-    for name in ("stem_bn", "depth"):
-        expected = channel_means(network, name, images)
-        assert channel_means(corrected, name, images) == pytest.approx(expected, abs=1e-5)
+        assert left < 1e-4, name
 
 
 def test_on_the_grid_of_int8_the_correction_is_small(network: Any, images: np.ndarray) -> None:

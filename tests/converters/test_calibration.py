@@ -93,7 +93,7 @@ def test_a_damaged_image_stops_or_is_left_out(make_sample: Callable[..., Sample]
         raise DataError("photo.jpg is damaged")
 
     samples = [make_sample(i) for i in range(5)] + [make_sample(5, read=broken)]
-    with pytest.raises(DataError, match="photo.jpg is damaged"):
+    with pytest.raises(DataError, match=r"photo\.jpg is damaged"):
         calibrate(as_dataset(samples), SPEC, 6, 0)
     drawn = calibrate(as_dataset(samples), SPEC, 6, 0, skip_bad=True)
     assert drawn.manifest["count"] == len(drawn.images) == 5
