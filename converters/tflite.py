@@ -19,6 +19,8 @@ from edgeloc.quiet import quiet_stderr
 
 __all__ = ["check_outputs", "output_names", "to_flatbuffer"]
 
+_TINY = 1e-4
+
 
 def output_names(network: keras.Model) -> tuple[str, ...]:
     """The names the network's outputs will have in the signature: its dict's keys, else its layers' names."""
@@ -54,7 +56,7 @@ def to_flatbuffer(
     with tempfile.TemporaryDirectory() as folder, quiet_stderr():
         _export(network, contract, folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
-        _set_recipe(converter, recipe, contract.input.tensor, images)
+        _set_recipe(converter, recipe, contract.input.tensor, None if images is None else _covering(images, contract))
         try:
             flatbuffer: bytes = converter.convert()
             return flatbuffer
@@ -88,6 +90,20 @@ def _export(network: keras.Model, contract: Contract, folder: str) -> None:
     archive.track(network)
     archive.add_endpoint("serve", serve, input_signature=[image])
     archive.write_out(folder, verbose=False)
+
+
+def _covering(images: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
+    """The images, with black and white in two corners of the first where no image had them.
+
+    The input's range in int8 is the one seen here: calibrated on dark images alone, bright pixels would be clipped.
+    """
+    mean, std = np.float32(contract.input.mean), np.float32(contract.input.std)
+    black, white = (0 - mean) / std, (255 - mean) / std
+    if images.min() <= black.min() + _TINY and images.max() >= white.max() - _TINY:
+        return images
+    images = images.copy()
+    images[0, 0, 0], images[0, -1, -1] = black, white
+    return images
 
 
 def _set_recipe(converter: Any, recipe: Recipe, tensor: str, images: NDArray[np.float32] | None) -> None:
