@@ -37,7 +37,7 @@ __all__ = ["convert"]
 
 _BIAS_IMAGES = 64
 _LAG_IMAGES = 64
-# Statistics up to date give about 0.1 to 0.3 here, statistics of a short training at momentum 0.999 above 1.
+# Statistics that are up to date give 0.2 to 0.3 here, ones that lag above 1.
 _LAG_LIMIT = 0.6
 _GOLDEN_CANDIDATES = 16
 _GOLDEN_SIZE = (160, 120)

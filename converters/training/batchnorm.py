@@ -47,7 +47,8 @@ def batch_norm_lag(network: keras.Model, images: Any) -> float:
     """How far the outputs in inference mode are from those with the batch's own statistics.
 
     The mean absolute difference over all outputs, relative to each output's standard deviation
-    over the batch: about 0.1 for statistics that are up to date, above 1 for ones that lag.
+    over the batch: 0.2 to 0.3 for the model that ships, 1.3 for the same one when 30 % of its
+    statistics are still those from before training.
     The network's variables come back unchanged.
     """
     kept = [variable.numpy() for variable in network.non_trainable_variables]
