@@ -97,7 +97,7 @@ def _covering(images: NDArray[np.float32], contract: Contract) -> NDArray[np.flo
 
     The input's range in int8 is the one seen here: calibrated on dark images alone, bright pixels would be clipped.
     """
-    mean, std = np.float32(contract.input.mean), np.float32(contract.input.std)
+    mean, std = (np.array(numbers, np.float32) for numbers in (contract.input.mean, contract.input.std))
     black, white = (0 - mean) / std, (255 - mean) / std
     if images.min() <= black.min() + _TINY and images.max() >= white.max() - _TINY:
         return images
