@@ -14,7 +14,13 @@ NEEDS = ("tensorflow", "keras", "matplotlib")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `edgeloc train`."""
-    add = parser.add_argument
+    _add_data(parser.add_argument_group("data"))
+    _add_network(parser.add_argument_group("network"))
+    _add_schedule(parser.add_argument_group("schedule"))
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--data", action="append", required=True, metavar="DATA", help="a labelled data set; repeat to mix several")
     add(
         "--split",
@@ -31,6 +37,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--skip-bad", action="store_true", help="leave bad rows and images out and count them")
     add("--out", required=True, metavar="MODEL.keras", help="where the trained network goes")
+
+
+def _add_network(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--backbone", metavar="NAME", default="MobileNetV2", help="a keras.applications name (default: MobileNetV2)")
     add("--alpha", metavar="X", type=above_zero, help="width multiplier of a MobileNet (default: 0.35 for MobileNetV2)")
     add(
@@ -53,6 +63,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="huber+giou",
         help="l1, l2, huber, giou, ciou, joined with + (default: huber+giou)",
     )
+
+
+def _add_schedule(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--epochs", metavar="N", type=at_least_one, default=40, help="passes over the images at most (default: 40)")
     add("--batch-size", metavar="N", type=at_least_one, default=32, help="images a step (default: 32)")
     add("--learning-rate", metavar="X", type=above_zero, default=2e-3, help="peak of the cosine (default: 0.002)")
