@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.contract import InputSpec
-from edgeloc.converters.training.augment import Augmentation, Augmented, augment
+from edgeloc.converters.training.augment import Augmentation, augment
 from edgeloc.data import Sample
 from edgeloc.data.background import background_crop
 from edgeloc.preprocess import Preprocessor
@@ -24,6 +23,14 @@ Batch = tuple[NDArray[np.float32], dict[str, NDArray[Any]]]
 
 # Every so many validation images, one also gives a crop without its object.
 _NEGATIVE_EVERY = 4
+
+
+class _View(NamedTuple):
+    """One image of a batch, BGR, with its box in pixels of it; None for a negative."""
+
+    pixels: Pixels
+    box: Box | None
+    label: str | None
 
 
 class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
@@ -58,10 +65,14 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng((self._seed, self.epoch, index))
-        chosen = rng.choice(len(self._samples), self._batch_size, p=self._chances)
-        samples = [self._samples[i] for i in chosen]
-        views = [augment(s.load(), s.box, self._spec.width, self._how, rng) for s in samples]
-        return _batch(views, [s.label for s in samples], self._labels, self._spec)
+        size = self._spec.width
+        views = []
+        for number in rng.choice(len(self._samples), self._batch_size, p=self._chances):
+            sample = self._samples[number]
+            view = augment(sample.load(), sample.box, size, self._how, rng)
+            box = None if view.box is None else Box(*(edge * size for edge in view.box))
+            views.append(_View(view.pixels, box, sample.label))
+        return _batch(views, self._labels, self._spec)
 
 
 class ValidationBatches(keras.utils.PyDataset):  # type: ignore[misc]
@@ -80,40 +91,33 @@ class ValidationBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, index: int) -> Batch:
         first = index * self._batch_size
-        views: list[Augmented] = []
-        names: list[str | None] = []
+        views = []
         for number, sample in enumerate(self._samples[first : first + self._batch_size], first):
             pixels = sample.load()
-            views.append(_fixed_view(pixels, sample.box, self._spec))
-            names.append(sample.label)
+            views.append(_View(pixels, sample.box, sample.label))
             if number % _NEGATIVE_EVERY == 0 and sample.box is not None:
                 height, width = pixels.shape[:2]
                 crop = background_crop(sample.box, width, height, np.random.default_rng(number))
                 if crop is not None:
                     x, y, side, _ = crop
-                    views.append(_fixed_view(pixels[y : y + side, x : x + side], None, self._spec))
-                    names.append(None)
-        return _batch(views, names, self._labels, self._spec)
+                    views.append(_View(pixels[y : y + side, x : x + side], None, None))
+        return _batch(views, self._labels, self._spec)
 
 
-def _fixed_view(pixels: Pixels, box: Box | None, spec: InputSpec) -> Augmented:
-    """The input as the runtime would make it, still uint8 BGR, with the box in fractions of it."""
-
-    plain = dataclasses.replace(spec, color="bgr", mean=(0.0,), std=(1.0,))
-    tensor, placement = Preprocessor(plain, np.dtype(np.uint8), None, None)(pixels)
-    if box is not None:
-        x1, y1, x2, y2 = placement.to_input(box)
-        box = Box(x1 / spec.width, y1 / spec.height, x2 / spec.width, y2 / spec.height)
-    return Augmented(tensor[0].copy(), box)
-
-
-def _batch(views: list[Augmented], names: Sequence[str | None], labels: tuple[str, ...], spec: InputSpec) -> Batch:
-    images = np.stack([view.pixels for view in views])
-    if spec.color == "rgb":
-        images = images[..., ::-1]
-    normalized = (images - np.array(spec.mean, np.float32)) / np.array(spec.std, np.float32)
-    present = np.array([view.box is not None for view in views], np.float32)
+def _batch(views: Sequence[_View], labels: tuple[str, ...], spec: InputSpec) -> Batch:
+    """The views through the runtime's preprocessing, and their targets."""
+    preprocess = Preprocessor(spec, np.dtype(np.float32), None, None)  # of this call: batches are made in threads
     known = {name: index for index, name in enumerate(labels)}
-    label = [known.get(name or "", -1) if view.box else -1 for view, name in zip(views, names, strict=True)]
-    box = np.array([view.box or (0.0, 0.0, 1.0, 1.0) for view in views], np.float32)
-    return normalized.astype(np.float32), {"box": box, "present": present, "label": np.array(label, np.int32)}
+    images, boxes, label = [], [], []
+    for view in views:
+        tensor, placement = preprocess(view.pixels)
+        images.append(tensor[0].astype(np.float32))
+        corners = np.array(placement.to_input(view.box) if view.box else (0, 0, spec.width, spec.height))
+        boxes.append(corners / (spec.width, spec.height, spec.width, spec.height))
+        label.append(known.get(view.label or "", -1) if view.box else -1)
+    targets = {
+        "box": np.array(boxes, np.float32),
+        "present": np.array([view.box is not None for view in views], np.float32),
+        "label": np.array(label, np.int32),
+    }
+    return np.stack(images), targets
