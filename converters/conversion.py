@@ -16,9 +16,9 @@ import numpy as np
 from edgeloc._version import __version__
 from edgeloc.contract import Contract
 from edgeloc.converters.bias_correction import correct_biases
-from edgeloc.converters.calibration import Calibration, calibrate
 from edgeloc.converters.keras_file import load_network
-from edgeloc.converters.recipes import Recipe, recipe
+from edgeloc.converters.quantization.calibration import Calibration, calibrate
+from edgeloc.converters.quantization.recipes import Recipe, recipe
 from edgeloc.converters.tflite import check_outputs, to_flatbuffer
 from edgeloc.converters.training.batchnorm import batch_norm_lag
 from edgeloc.errors import ContractError, ModelError, UsageError

@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from edgeloc.contract import Contract
-from edgeloc.converters.recipes import Recipe
+from edgeloc.converters.quantization.recipes import Recipe
 from edgeloc.errors import ContractError, ModelError
 from edgeloc.quiet import quiet_stderr
 

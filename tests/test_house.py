@@ -26,7 +26,7 @@ ALLOWED = {
     "sdk": {"sdk"},
     "device": {"device", "sdk"},
     "benchmarks": {"benchmarks", "sdk", "device"},
-    "converters": {"converters", "sdk"},
+    "converters": {"converters", "sdk", "benchmarks"},
 }
 LONGEST_FILE = 300
 TEXT_SUFFIXES = {".py", ".md", ".cfg", ".toml", ".yaml", ".yml", ".html", ".txt", ".json", ".sh", ""}

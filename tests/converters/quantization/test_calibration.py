@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgeloc.contract import InputSpec
-from edgeloc.converters.calibration import Calibration, calibrate
+from edgeloc.converters.quantization.calibration import Calibration, calibrate
 from edgeloc.data import Dataset, Sample
 from edgeloc.errors import DataError
 from edgeloc.preprocess import Preprocessor

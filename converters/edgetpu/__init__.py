@@ -1,0 +1,1 @@
+"""The Edge TPU as a target: what maps onto it, and its compiler."""

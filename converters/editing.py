@@ -1,0 +1,54 @@
+"""A TFLite flatbuffer as objects that can be changed, and back; what is changed is decided elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["constant", "operator_name", "pack", "set_constant", "unpack"]
+
+_DTYPES = {0: np.float32, 2: np.int32, 3: np.uint8, 4: np.int64, 7: np.int16, 9: np.int8}
+
+
+def unpack(flatbuffer: bytes) -> Any:
+    """The model as the schema's own object tree (ModelT): `subgraphs[0].operators`, `.tensors`, `buffers`."""
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
+
+
+def pack(model: Any) -> bytes:
+    """The object tree as a flatbuffer again."""
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def operator_name(model: Any, operator: Any) -> str:
+    """The operator's name in capitals, such as CONV_2D."""
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    return str(flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex))
+
+
+def constant(model: Any, index: int) -> NDArray[Any] | None:
+    """The values of the constant tensor `index` of the main graph, in its own shape; None where it is computed."""
+    if index < 0:
+        return None
+    tensor = model.subgraphs[0].tensors[index]
+    data = model.buffers[tensor.buffer].data
+    if data is None or len(data) == 0:
+        return None
+    shape = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
+    return np.frombuffer(bytes(data), _DTYPES[tensor.type]).reshape(shape).copy()
+
+
+def set_constant(model: Any, index: int, values: NDArray[Any]) -> None:
+    """Put other values of the same shape and dtype into a constant tensor, in a buffer of its own."""
+    tensor = model.subgraphs[0].tensors[index]
+    buffer = type(model.buffers[tensor.buffer])()
+    buffer.data = np.frombuffer(np.ascontiguousarray(values, _DTYPES[tensor.type]).tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor.buffer = len(model.buffers) - 1

@@ -1,0 +1,1 @@
+"""From a float `.tflite` to an integer one: recipes, calibration, bias correction."""

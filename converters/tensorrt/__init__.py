@@ -1,0 +1,1 @@
+"""The Jetson as a target: ONNX with quantize/dequantize pairs for its TensorRT."""
