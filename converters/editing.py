@@ -46,9 +46,10 @@ def constant(model: Any, index: int) -> NDArray[Any] | None:
 
 
 def set_constant(model: Any, index: int, values: NDArray[Any]) -> None:
-    """Put other values of the same shape and dtype into a constant tensor, in a buffer of its own."""
+    """Put other values of the same shape and dtype into a constant tensor; others that share its buffer keep theirs."""
     tensor = model.subgraphs[0].tensors[index]
-    buffer = type(model.buffers[tensor.buffer])()
-    buffer.data = np.frombuffer(np.ascontiguousarray(values, _DTYPES[tensor.type]).tobytes(), np.uint8)
-    model.buffers.append(buffer)
-    tensor.buffer = len(model.buffers) - 1
+    if sum(other.buffer == tensor.buffer for graph in model.subgraphs for other in graph.tensors) > 1:
+        model.buffers.append(type(model.buffers[0])())
+        tensor.buffer = len(model.buffers) - 1
+    data = np.ascontiguousarray(values, _DTYPES[tensor.type]).tobytes()
+    model.buffers[tensor.buffer].data = np.frombuffer(data, np.uint8)
