@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-__all__ = ["MOMENTUM", "batch_norm_lag", "reestimate_batch_norm"]
+__all__ = ["MOMENTUM", "batch_norm_lag", "reestimate_batch_norm", "set_batch_norm_momentum"]
 
 # At 0.95 the statistics forget a batch after about 20 others, so 90 leave 1 % of the first.
 MOMENTUM = 0.95
@@ -20,6 +20,14 @@ def _layers(network: keras.Model) -> list[Any]:
     return [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
+def set_batch_norm_momentum(network: keras.Model, momentum: float | Sequence[float]) -> None:
+    """Set the momentum of every batch norm, or one for each: MobileNetV2's 0.999 leaves the statistics behind."""
+    layers = _layers(network)
+    momenta = momentum if isinstance(momentum, Sequence) else [momentum] * len(layers)
+    for layer, value in zip(layers, momenta, strict=True):
+        layer.momentum = value
+
+
 def reestimate_batch_norm(network: keras.Model, batches: Iterable[Any]) -> None:
     """Replace the moving statistics by those of `batches` (normalized images), forward only; weights stay."""
     import tensorflow as tf
@@ -27,20 +35,15 @@ def reestimate_batch_norm(network: keras.Model, batches: Iterable[Any]) -> None:
     before = [layer.momentum for layer in _layers(network)]
     remaining = iter(batches)
     # The first batch takes the place of what was there: 1 % of a variance of 1 is much where the true one is 0.01.
-    _set_momentum(network, [0.0] * len(before))
+    set_batch_norm_momentum(network, 0.0)
     for images in itertools.islice(remaining, 1):
         network(tf.convert_to_tensor(images), training=True)
-    _set_momentum(network, [MOMENTUM] * len(before))
+    set_batch_norm_momentum(network, MOMENTUM)
     # Traced anew, because a graph made earlier holds the momentum of then.
     forward = tf.function(lambda images: network(images, training=True))
     for images in remaining:
         forward(tf.convert_to_tensor(images))
-    _set_momentum(network, before)
-
-
-def _set_momentum(network: keras.Model, momenta: list[float]) -> None:
-    for layer, momentum in zip(_layers(network), momenta, strict=True):
-        layer.momentum = momentum
+    set_batch_norm_momentum(network, before)
 
 
 def batch_norm_lag(network: keras.Model, images: Any) -> float:

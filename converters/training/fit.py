@@ -18,16 +18,16 @@ from edgeloc.contract import Contract
 from edgeloc.converters.keras_file import save_network
 from edgeloc.converters.training.augment import CLOSING, Augmentation
 from edgeloc.converters.training.batches import TrainingBatches, ValidationBatches
-from edgeloc.converters.training.batchnorm import MOMENTUM, REESTIMATION_BATCHES, reestimate_batch_norm
+from edgeloc.converters.training.batchnorm import (
+    MOMENTUM,
+    REESTIMATION_BATCHES,
+    reestimate_batch_norm,
+    set_batch_norm_momentum,
+)
 from edgeloc.converters.training.curves import plot_curves
 from edgeloc.converters.training.losses import parse_box_loss
 from edgeloc.converters.training.model import TrainableLocalizer
-from edgeloc.converters.training.network import (
-    NetworkConfig,
-    build_network,
-    network_contract,
-    set_batch_norm_momentum,
-)
+from edgeloc.converters.training.network import NetworkConfig, build_network, network_contract
 from edgeloc.data import Sample
 from edgeloc.errors import OutputError, UsageError
 from edgeloc.files import require_writable

@@ -16,7 +16,7 @@ from edgeloc.errors import DataError, UsageError
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["BINS", "HEADS", "NetworkConfig", "build_network", "network_contract", "set_batch_norm_momentum"]
+__all__ = ["BINS", "HEADS", "NetworkConfig", "build_network", "network_contract"]
 
 HEADS = ("grid", "distribution", "vector")
 BINS = 32
@@ -252,12 +252,3 @@ def _conv(features: Any, channels: int | None, name: str) -> Any:
     else:
         features = layers.Conv2D(channels, 1, use_bias=False, name=name)(features)
     return layers.ReLU(6.0, name=f"{name}_relu")(layers.BatchNormalization(name=f"{name}_bn")(features))
-
-
-def set_batch_norm_momentum(network: keras.Model, momentum: float) -> None:
-    """Set the momentum of every batch norm: MobileNetV2's 0.999 leaves the moving statistics behind."""
-    import keras
-
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = momentum

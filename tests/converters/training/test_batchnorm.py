@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.converters.training.batchnorm import REESTIMATION_BATCHES, batch_norm_lag, reestimate_batch_norm
-from edgeloc.converters.training.network import NetworkConfig, build_network, set_batch_norm_momentum
+from edgeloc.converters.training.batchnorm import (
+    REESTIMATION_BATCHES,
+    batch_norm_lag,
+    reestimate_batch_norm,
+    set_batch_norm_momentum,
+)
+from edgeloc.converters.training.network import NetworkConfig, build_network
 
 
 def batches(count: int) -> list[np.ndarray]:
@@ -30,13 +35,27 @@ def network() -> Any:
     return built
 
 
+def momenta(network: Any) -> list[float]:
+    import keras
+
+    return [layer.momentum for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def test_the_momentum_is_set_everywhere_or_for_each(make_network: Callable[..., Any]) -> None:
+    import keras
+
+    built = make_network(keras.layers.BatchNormalization())
+    set_batch_norm_momentum(built, 0.9)
+    assert momenta(built) == [0.9, 0.9]
+    set_batch_norm_momentum(built, [0.5, 0.6])
+    assert momenta(built) == [0.5, 0.6]
+
+
 def flat(outputs: dict[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(values) for name, values in outputs.items()}
 
 
 def test_inference_agrees_with_batch_statistics_after_reestimation(network: Any) -> None:
-    import keras
-
     images = np.concatenate(batches(4))
     before = batch_norm_lag(network, images)
     weights = [np.asarray(v) for v in network.trainable_variables]
@@ -45,8 +64,7 @@ def test_inference_agrees_with_batch_statistics_after_reestimation(network: Any)
     assert before > 1
     assert after < before / 2  # fifty random layers magnify what little is left
     assert all(np.array_equal(a, b) for a, b in zip(weights, network.trainable_variables, strict=True))
-    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    assert {layer.momentum for layer in norms} == {0.999}
+    assert set(momenta(network)) == {0.999}
 
 
 def test_statistics_of_another_world_are_forgotten() -> None:

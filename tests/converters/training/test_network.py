@@ -14,7 +14,6 @@ from edgeloc.converters.training.network import (
     NetworkConfig,
     build_network,
     network_contract,
-    set_batch_norm_momentum,
 )
 from edgeloc.decode import Decoder
 from edgeloc.errors import DataError, UsageError
@@ -149,13 +148,3 @@ def test_a_weights_file_of_another_width(tmp_path: Path, arrays: dict[str, np.nd
     np.savez(tmp_path / "w.npz", **{**arrays, "Conv1/kernel": np.zeros((3, 3, 3, 32))})  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"Conv1/kernel has the shape \(3, 3, 3, 32\), the backbone needs"):
         build_network(tiny("vector", str(tmp_path / "w.npz")), 2)
-
-
-def test_the_momentum_is_set_everywhere() -> None:
-    import keras
-
-    network = build_network(tiny("vector"), 2)
-    set_batch_norm_momentum(network, 0.9)
-    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    assert norms
-    assert {layer.momentum for layer in norms} == {0.9}
