@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
-from typing import cast
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from edgeloc.benchmarks.figures import size_of
 from edgeloc.benchmarks.result import Row
 from edgeloc.benchmarks.sides import Answer, Side
 from edgeloc.data import Sample
-from edgeloc.data.background import background_crop
+from edgeloc.data.background import cut_background
 from edgeloc.errors import DataError
 from edgeloc.types import Box, Pixels
 
@@ -58,11 +57,8 @@ class RegressionRecorder:
         if sample.box is None:
             return None
         rng = np.random.default_rng(zlib.crc32(sample.name.encode()))
-        place = background_crop(sample.box, pixels.shape[1], pixels.shape[0], rng)
-        if place is None:
-            return None
-        x, y, width, height = place
-        return cast(Pixels, np.ascontiguousarray(pixels[y : y + height, x : x + width]))
+        background = cut_background(pixels, sample.box, rng)
+        return background.pixels if background else None
 
     def _row(self, sample: Sample, pixels: Pixels, kind: str) -> Row:
         height, width = pixels.shape[:2]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeloc.contract import InputSpec
 from edgeloc.data import Dataset, Sample
-from edgeloc.data.background import background_crop
+from edgeloc.data.background import cut_background
 from edgeloc.errors import DataError
 from edgeloc.preprocess import Preprocessor
 
@@ -67,11 +67,9 @@ def calibrate(dataset: Dataset, spec: InputSpec, count: int, seed: int, skip_bad
             continue
         entry: dict[str, Any] = {"name": sample.name, "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
         if crops and len(images) % _CROP_EVERY == 0 and sample.box is not None:
-            rng = np.random.default_rng((seed, len(images)))
-            place = background_crop(sample.box, pixels.shape[1], pixels.shape[0], rng)
-            if place is not None:
-                x, y, side, _ = entry["crop"] = place
-                pixels = pixels[y : y + side, x : x + side]
+            background = cut_background(pixels, sample.box, np.random.default_rng((seed, len(images))))
+            if background is not None:
+                pixels, entry["crop"] = background
         tensor, _ = preprocess(pixels)
         images.append(tensor[0].astype(np.float32))
         entries.append(entry)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeloc.contract import InputSpec
 from edgeloc.converters.training.augment import Augmentation, augment
 from edgeloc.data import Sample
-from edgeloc.data.background import background_crop
+from edgeloc.data.background import cut_background
 from edgeloc.preprocess import Preprocessor
 from edgeloc.types import Box, Pixels
 
@@ -96,11 +96,9 @@ class ValidationBatches(keras.utils.PyDataset):  # type: ignore[misc]
             pixels = sample.load()
             views.append(_View(pixels, sample.box, sample.label))
             if number % _NEGATIVE_EVERY == 0 and sample.box is not None:
-                height, width = pixels.shape[:2]
-                crop = background_crop(sample.box, width, height, np.random.default_rng(number))
-                if crop is not None:
-                    x, y, side, _ = crop
-                    views.append(_View(pixels[y : y + side, x : x + side], None, None))
+                background = cut_background(pixels, sample.box, np.random.default_rng(number))
+                if background is not None:
+                    views.append(_View(background.pixels, None, None))
         return _batch(views, self._labels, self._spec)
 
 

@@ -1,16 +1,37 @@
-"""Background crops as images without an object, for data sets that have none; it loads no image."""
+"""Background crops as images without an object, for data sets that have none; it reads no file."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from edgeloc.types import Box
+from edgeloc.types import Box, Pixels
 
-__all__ = ["LARGEST_SIDE", "SMALLEST_SIDE", "SMALLEST_TAKEN", "background_crop"]
+__all__ = ["LARGEST_SIDE", "SMALLEST_SIDE", "SMALLEST_TAKEN", "Background", "background_crop", "cut_background"]
 
 SMALLEST_SIDE = 0.4  # of the image's shorter side: what is asked for at first
 LARGEST_SIDE = 1.0
 SMALLEST_TAKEN = 0.3  # what is still taken where nothing larger fits beside the box
+
+
+class Background(NamedTuple):
+    """A piece of an image that shows none of its object.
+
+    `pixels` is BGR uint8 (side, side, 3), contiguous; `place` is (x, y, w, h) in pixels of the image.
+    """
+
+    pixels: Pixels
+    place: tuple[int, int, int, int]
+
+
+def cut_background(pixels: Pixels, box: Box, rng: np.random.Generator) -> Background | None:
+    """Cut a square beside `box` out of `pixels` (BGR uint8), where `background_crop` says; None without room."""
+    place = background_crop(box, pixels.shape[1], pixels.shape[0], rng)
+    if place is None:
+        return None
+    x, y, width, height = place
+    return Background(np.ascontiguousarray(pixels[y : y + height, x : x + width]), place)
 
 
 def background_crop(box: Box, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int] | None:

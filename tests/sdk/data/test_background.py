@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeloc.data.background import background_crop
+from edgeloc.data.background import background_crop, cut_background
 from edgeloc.types import Box
 
 
@@ -52,3 +52,15 @@ def test_the_largest_that_fits_where_the_wanted_side_does_not() -> None:
 def test_deterministic() -> None:
     crops = {background_crop(Box(5, 5, 20, 20), 300, 200, np.random.default_rng(9)) for _ in range(5)}
     assert len(crops) == 1
+
+
+def test_what_is_cut_is_what_lies_there() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 120, 3)).astype(np.uint8)
+    box = Box(60, 30, 90, 60)
+    background = cut_background(pixels, box, np.random.default_rng(4))
+    assert background is not None
+    assert background.place == background_crop(box, 120, 80, np.random.default_rng(4))
+    x, y, w, h = background.place
+    assert np.array_equal(background.pixels, pixels[y : y + h, x : x + w])
+    assert background.pixels.flags.c_contiguous
+    assert cut_background(pixels, Box(0, 0, 120, 80), np.random.default_rng(4)) is None
