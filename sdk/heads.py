@@ -14,10 +14,11 @@ from edgeloc.boxes import Corners, Outputs, activate, box_reader, corners_of, ro
 from edgeloc.contract import Activation, BoxForm, Contract, OutputSpec
 from edgeloc.errors import ContractError
 
-__all__ = ["Reading", "head_reader", "vector_columns"]
+__all__ = ["BOX_PARTS", "Reading", "head_reader", "vector_columns"]
 
 Array = NDArray[np.float32]
-_BOX_PARTS: dict[tuple[str, ...], BoxForm] = {
+# Which slots of a vector make a box, in the order of the form they make.
+BOX_PARTS: dict[tuple[str, ...], BoxForm] = {
     ("x1", "y1", "x2", "y2"): "xyxy",
     ("cx", "cy", "w", "h"): "cxcywh",
     ("x1", "y1", "w", "h"): "xywh",
@@ -109,7 +110,7 @@ def vector_columns(vector: OutputSpec, contract: Contract) -> dict[str, list[int
     Raises ContractError naming the slot that is unknown, repeated or missing.
     """
     where, slots = f"outputs[{vector.tensor}].slots", vector.slots
-    parts = {name for form in _BOX_PARTS for name in form}
+    parts = {name for form in BOX_PARTS for name in form}
     used = [slot for slot in slots if slot != _UNUSED]
     for slot in used:
         if used.count(slot) > 1:
@@ -134,17 +135,17 @@ def vector_columns(vector: OutputSpec, contract: Contract) -> dict[str, list[int
 
 
 def _box_parts(where: str, given: set[str]) -> tuple[str, ...]:
-    for form in _BOX_PARTS:
+    for form in BOX_PARTS:
         if given == set(form):
             return form
-    allowed = " or ".join(" ".join(form) for form in _BOX_PARTS)
+    allowed = " or ".join(" ".join(form) for form in BOX_PARTS)
     raise ContractError(f"{where} gives the box as {' '.join(sorted(given))}: it must be {allowed}")
 
 
 def _vector_box(vector: OutputSpec, columns: list[int], objects: int) -> Corners:
     if vector.activation == "softmax":
         raise ContractError(f"outputs[{vector.tensor}].activation is 'softmax': use class_activation for the classes")
-    form = _BOX_PARTS[tuple(vector.slots[i] for i in columns)]
+    form = BOX_PARTS[tuple(vector.slots[i] for i in columns)]
     tensor, activation = vector.tensor, vector.activation
     return lambda outputs: corners_of(form, activate(rows(outputs[tensor], objects)[:, columns], activation))
 

@@ -1,0 +1,162 @@
+"""The main graph of a float flatbuffer, and where each number of a tensor was computed; it changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloc.converters.editing import constant, operator_name, unpack
+from edgeloc.errors import ModelError
+
+__all__ = ["HeadGraph", "Places", "indices_of", "places_of", "tensors_of"]
+
+# Where a number is computed: the tensor's index in the upper 32 bits, its position in the flattened tensor below.
+Places = NDArray[np.int64]
+_TENSOR = 32
+_INDEX = (1 << _TENSOR) - 1
+
+
+def places_of(tensor: int, indices: Any) -> Places:
+    """The places of the numbers at flat `indices` of a tensor."""
+    return (np.int64(tensor) << _TENSOR) + np.asarray(indices, np.int64)
+
+
+def tensors_of(places: Places) -> NDArray[np.int64]:
+    """The tensor of each place."""
+    return np.asarray(places >> _TENSOR, np.int64)
+
+
+def indices_of(places: Places) -> NDArray[np.int64]:
+    """The flat position of each place within its tensor."""
+    return np.asarray(places & _INDEX, np.int64)
+
+
+class HeadGraph:
+    """The object tree of a flatbuffer (`model`) with the questions that head surgery asks of it.
+
+    Raises ModelError when the flatbuffer has no signature to name its outputs.
+    """
+
+    def __init__(self, flatbuffer: bytes) -> None:
+        self.model: Any = unpack(flatbuffer)
+        self.main: Any = self.model.subgraphs[0]
+        self._producers = {int(out): op for op in self.main.operators for out in op.outputs}
+        signatures = [s for s in self.model.signatureDefs or [] if not s.subgraphIndex]
+        if not signatures:
+            raise ModelError("the float model has no signature: its outputs have no names to speak of")
+        self.signature: Any = next((s for s in signatures if _text(s.signatureKey) == "serving_default"), signatures[0])
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """The tensor of each output by its name in the signature."""
+        return {_text(entry.name): int(entry.tensorIndex) for entry in self.signature.outputs}
+
+    def producer(self, tensor: int) -> Any | None:
+        """The operator that computes a tensor; None for constants and the graph's input."""
+        return self._producers.get(tensor)
+
+    def made_by(self, tensor: int) -> str:
+        """The name of the operator that computes a tensor, "" where none does."""
+        operator = self.producer(tensor)
+        return "" if operator is None else operator_name(self.model, operator)
+
+    def shape(self, tensor: int) -> tuple[int, ...]:
+        """The shape of a tensor for a batch of one image."""
+        shape = self.main.tensors[tensor].shape
+        return () if shape is None else tuple(abs(int(size)) for size in shape)
+
+    def everything(self, tensor: int) -> Places:
+        """The places of all numbers of a tensor, in its own shape."""
+        shape = self.shape(tensor)
+        return places_of(tensor, np.arange(int(np.prod(shape, dtype=np.int64)))).reshape(shape)
+
+    def roots(self, places: Places) -> Places:
+        """Follow each place back through operators that only move numbers, to where it was computed."""
+        places = places.copy()
+        pending = set(tensors_of(places).tolist())
+        while pending:
+            tensor = pending.pop()
+            moved = self._moved(tensor)
+            if moved is None:
+                continue
+            here = tensors_of(places) == tensor
+            places[here] = moved[indices_of(places[here])]
+            pending |= set(tensors_of(places[here]).tolist())
+        return places
+
+    def _moved(self, tensor: int) -> Places | None:
+        """Where each number of a tensor comes from, flat; None when its operator computes."""
+        operator = self.producer(tensor)
+        if operator is None:
+            return None
+        move = getattr(self, f"_move_{self.made_by(tensor).lower()}", None)
+        try:
+            moved = None if move is None else move(operator, list(map(int, operator.outputs)).index(tensor))
+        except (TypeError, ValueError, IndexError):  # where and how far is itself computed, or no whole image's worth
+            return None
+        return None if moved is None else np.asarray(moved, np.int64).reshape(-1)
+
+    def _constant(self, operator: Any, position: int) -> list[int]:
+        values = constant(self.model, int(operator.inputs[position]))
+        if values is None:
+            raise ValueError("a place that is computed while the model runs")
+        return [int(value) for value in values.reshape(-1)]
+
+    def _first(self, operator: Any, output: int) -> Places:
+        return self.everything(int(operator.inputs[0]))
+
+    _move_reshape = _move_squeeze = _move_expand_dims = _first
+
+    def _move_transpose(self, operator: Any, output: int) -> Places:
+        return self._first(operator, output).transpose(self._constant(operator, 1))
+
+    def _move_slice(self, operator: Any, output: int) -> Places:
+        begin, size = self._constant(operator, 1), self._constant(operator, 2)
+        parts = tuple(slice(b, None if s < 0 else b + s) for b, s in zip(begin, size, strict=True))
+        return self._first(operator, output)[parts]
+
+    def _move_strided_slice(self, operator: Any, output: int) -> Places | None:
+        options = operator.builtinOptions
+        if options.ellipsisMask or options.newAxisMask:
+            return None
+        numbers = zip(*(self._constant(operator, position) for position in (1, 2, 3)), strict=True)
+        parts: list[int | slice] = []
+        for axis, (begin, end, stride) in enumerate(numbers):
+            if options.shrinkAxisMask >> axis & 1:
+                parts.append(begin)
+                continue
+            first = None if options.beginMask >> axis & 1 else begin
+            parts.append(slice(first, None if options.endMask >> axis & 1 else end, stride))
+        return self._first(operator, output)[tuple(parts)]
+
+    def _move_split(self, operator: Any, output: int) -> Places:
+        (axis,) = self._constant(operator, 0)
+        return np.split(self.everything(int(operator.inputs[1])), len(operator.outputs), axis)[output]
+
+    def _move_split_v(self, operator: Any, output: int) -> Places:
+        sizes, (axis,) = self._constant(operator, 1), self._constant(operator, 2)
+        return np.split(self._first(operator, output), np.cumsum(sizes)[:-1], axis)[output]
+
+    def _move_concatenation(self, operator: Any, output: int) -> Places | None:
+        if operator.builtinOptions.fusedActivationFunction:
+            return None
+        return np.concatenate([self.everything(int(i)) for i in operator.inputs], operator.builtinOptions.axis)
+
+    def _move_pack(self, operator: Any, output: int) -> Places:
+        return np.stack([self.everything(int(i)) for i in operator.inputs], operator.builtinOptions.axis)
+
+    def _move_unpack(self, operator: Any, output: int) -> Places:
+        return self._first(operator, output).take(output, operator.builtinOptions.axis)
+
+    def _move_gather(self, operator: Any, output: int) -> Places | None:
+        options = operator.builtinOptions
+        if options is not None and options.batchDims:
+            return None
+        picked = np.array(self._constant(operator, 1)).reshape(self.shape(int(operator.inputs[1])))
+        return self._first(operator, output).take(picked, 0 if options is None else options.axis)
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)

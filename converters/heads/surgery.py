@@ -1,0 +1,196 @@
+"""Takes some numbers of a tensor as a tensor of their own, by slicing the weights that make them; decides nothing."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloc.converters.editing import constant, operator_name, pack
+from edgeloc.converters.heads.graph import HeadGraph, Places, indices_of, places_of, tensors_of
+from edgeloc.errors import ModelError
+
+__all__ = ["Surgeon"]
+
+_SLICED = ("FULLY_CONNECTED", "CONV_2D")
+_UNARY = (
+    "ABS", "ELU", "EXP", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "NEG", "RELU", "RELU6", "RELU_N1_TO_1",
+    "RSQRT", "SQRT", "SQUARE", "TANH",
+)  # fmt: skip
+_BINARY = ("ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "SUB")
+
+
+class Surgeon:
+    """Adds operators to a graph, puts other outputs on it and gives the flatbuffer."""
+
+    def __init__(self, graph: HeadGraph) -> None:
+        self._graph = graph
+
+    def take(self, places: Places, name: str) -> int:
+        """The index of a tensor called `name` that holds just these numbers, in this order; exact.
+
+        The places are roots. A tensor that holds nothing else is given as it is. Raises ModelError
+        saying which operator cannot be split.
+        """
+        roots = tensors_of(places)
+        cuts = np.flatnonzero(np.diff(roots)) + 1
+        parts = [self._part(int(tensors_of(run)[0]), indices_of(run), name) for run in np.split(places, cuts)]
+        return parts[0] if len(parts) == 1 else self._join(parts, name)
+
+    def finish(self, outputs: dict[str, int]) -> bytes:
+        """The flatbuffer whose outputs are these tensors by name; operators that led only to others are left out."""
+        graph = self._graph
+        signature, main = graph.signature, graph.main
+        kind = type(signature.outputs[0])
+        signature.outputs = []
+        for name, tensor in outputs.items():
+            entry = kind()
+            entry.name, entry.tensorIndex = name.encode(), tensor
+            signature.outputs.append(entry)
+        graph.model.signatureDefs = [signature]
+        main.outputs = np.array(list(outputs.values()), np.int32)
+        self._leave_out_unused()
+        return pack(graph.model)
+
+    def _part(self, tensor: int, indices: NDArray[np.int64], name: str) -> int:
+        graph = self._graph
+        if np.array_equal(indices, np.arange(graph.everything(tensor).size)):
+            return tensor
+        operator, kind = graph.producer(tensor), graph.made_by(tensor)
+        if kind in _SLICED:
+            return self._slice(operator, tensor, self._channels(tensor, indices), name)
+        if kind in _UNARY:
+            source = self._pick(int(operator.inputs[0]), indices, name)
+            return self._copy(operator, [source], tensor, graph.shape(source), name)
+        if kind in _BINARY:
+            return self._binary(operator, tensor, indices, name)
+        raise ModelError(
+            f"the numbers of the output {name} come out of {kind or 'no operator'}, which cannot be split: "
+            "give each quantity a layer of its own, and train anew"
+        )
+
+    def _pick(self, tensor: int, indices: NDArray[np.int64], name: str) -> int:
+        return self.take(self._graph.roots(places_of(tensor, indices)), name)
+
+    def _channels(self, tensor: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which channels these are, when they are the same ones at every position."""
+        channels = self._graph.shape(tensor)[-1]
+        positions = self._graph.everything(tensor).size // channels
+        chosen = indices[: len(indices) // positions]
+        if not np.array_equal(indices, (np.arange(positions)[:, None] * channels + chosen).reshape(-1)):
+            raise ModelError(
+                f"the parts of the tensor {self._name(tensor)} lie at different positions of a feature map, "
+                "which cannot be split: give each quantity a layer of its own, and train anew"
+            )
+        return chosen
+
+    def _slice(self, operator: Any, tensor: int, channels: NDArray[np.int64], name: str) -> int:
+        """The same layer with only these output channels; both kinds hold them first in the weights."""
+        image, weights, *bias = (int(i) for i in operator.inputs)
+        inputs = [image, self._chosen(weights, channels, name)]
+        inputs += [self._chosen(i, channels, name) if i >= 0 else i for i in bias]
+        return self._copy(operator, inputs, tensor, (*self._graph.shape(tensor)[:-1], len(channels)), name)
+
+    def _binary(self, operator: Any, tensor: int, indices: NDArray[np.int64], name: str) -> int:
+        shape, graph = self._graph.shape(tensor), self._graph
+        inputs = []
+        for source in map(int, operator.inputs):
+            if constant(graph.model, source) is None:
+                if graph.shape(source) != shape:
+                    raise ModelError(
+                        f"the tensor {self._name(tensor)} adds up tensors of different shapes, which cannot be split"
+                    )
+                inputs.append(self._pick(source, indices, name))
+            elif graph.everything(source).size == 1:
+                inputs.append(source)
+            else:
+                everywhere = np.broadcast_to(graph.everything(source), shape)
+                chosen = indices_of(everywhere.reshape(-1)[indices])
+                inputs.append(self._chosen(source, chosen, name, flat=True))
+        computed = next(i for i in inputs if constant(graph.model, i) is None)
+        return self._copy(operator, inputs, tensor, graph.shape(computed), name)
+
+    def _join(self, parts: list[int], name: str) -> int:
+        """One row of all parts, one behind the other."""
+        graph = self._graph
+        flat = [graph.shape(part) for part in parts]
+        if any(shape[:-1] != flat[0][:-1] or np.prod(shape[:-1]) != 1 for shape in flat):
+            raise ModelError(f"the parts of the output {name} differ in shape and cannot be joined")
+        joint = next((op for op in graph.main.operators if operator_name(graph.model, op) == "CONCATENATION"), None)
+        if joint is None:
+            raise ModelError(f"the parts of the output {name} come out of different layers and cannot be joined")
+        shape = (*flat[0][:-1], sum(size[-1] for size in flat))
+        made = self._copy(joint, parts, int(joint.outputs[0]), shape, name)
+        operator = graph.main.operators[-1]
+        operator.builtinOptions = copy.copy(joint.builtinOptions)
+        operator.builtinOptions.axis = len(shape) - 1
+        return made
+
+    def _copy(self, operator: Any, inputs: list[int], tensor: int, shape: tuple[int, ...], name: str) -> int:
+        """The operator again, with other inputs and an output like `tensor` of another shape."""
+        made = copy.copy(operator)
+        output = self._add_tensor(tensor, shape, name, 0)
+        made.inputs, made.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
+        self._graph.main.operators.append(made)
+        return output
+
+    def _chosen(self, tensor: int, channels: NDArray[np.int64], name: str, flat: bool = False) -> int:
+        """Some of the rows, or flat numbers, of a constant as a constant of their own."""
+        values = constant(self._graph.model, tensor)
+        if values is None:
+            raise ModelError(
+                f"the weights of the output {name} are computed while the model runs: they cannot be split"
+            )
+        values = (values.reshape(-1) if flat else values)[channels]
+        buffer = type(self._graph.model.buffers[0])()
+        buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+        self._graph.model.buffers.append(buffer)
+        number = len(self._graph.model.buffers) - 1
+        return self._add_tensor(tensor, values.shape, f"{name}/{self._name(tensor)}", number)
+
+    def _add_tensor(self, like: int, shape: tuple[int, ...], name: str, buffer: int) -> int:
+        tensors = self._graph.main.tensors
+        made = copy.copy(tensors[like])
+        made.shape, made.shapeSignature = np.array(shape, np.int32), None
+        made.name, made.buffer = self._free_name(name).encode(), buffer
+        tensors.append(made)
+        return len(tensors) - 1
+
+    def _free_name(self, name: str) -> str:
+        taken = {self._name(i) for i in range(len(self._graph.main.tensors))}
+        return next(n for n in (name, *(f"{name}_{i}" for i in range(1, len(taken) + 2))) if n not in taken)
+
+    def _name(self, tensor: int) -> str:
+        name = self._graph.main.tensors[tensor].name
+        return name.decode() if isinstance(name, bytes) else str(name)
+
+    def _leave_out_unused(self) -> None:
+        main = self._graph.main
+        needed, kept = set(map(int, main.outputs)), []
+        for operator in reversed(main.operators):
+            if needed & set(map(int, operator.outputs)):
+                needed |= {int(i) for i in operator.inputs if i >= 0} | set(map(int, operator.outputs))
+                kept.append(operator)
+        main.operators = kept[::-1]
+        needed |= set(map(int, main.inputs))
+        order = sorted(needed)
+        places = {-1: -1, **{old: new for new, old in enumerate(order)}}
+        main.tensors = [main.tensors[old] for old in order]
+        for holder in (main, *main.operators):
+            holder.inputs, holder.outputs = (
+                np.array([places[int(i)] for i in indices], np.int32) for indices in (holder.inputs, holder.outputs)
+            )
+        for entry in (*self._graph.signature.inputs, *self._graph.signature.outputs):
+            entry.tensorIndex = places[int(entry.tensorIndex)]
+        self._empty_unused_buffers()
+
+    def _empty_unused_buffers(self) -> None:
+        """Weights that were sliced would travel twice; buffers keep their numbers, which metadata speaks of."""
+        model = self._graph.model
+        used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+        used |= {entry.buffer for entry in model.metadata or []}
+        for number, buffer in enumerate(model.buffers):
+            if number not in used:
+                buffer.data = None
