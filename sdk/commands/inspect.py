@@ -1,10 +1,13 @@
-"""`edgeloc inspect`: prints what is really in a model file; the reading itself is in edgeloc.inspection."""
+"""`edgeloc inspect`: what is really in a model file, or where two of them differ; reading is edgeloc.inspection's."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from edgeloc.arguments import at_least_one
+from edgeloc.errors import UsageError
 
 if TYPE_CHECKING:
     from edgeloc.inspection import GoldenCheck, ModelReport, PortReport
@@ -18,15 +21,50 @@ NEEDS = ()
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("model", metavar="MODEL.tflite", help="the file to look into")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.add_argument(
-        "--no-golden", action="store_true", help="do not run the file's self-test (a stranger's model is only read)"
-    )
+    add = parser.add_argument
+    add("model", metavar="MODEL.tflite", nargs="?", help="the file to look into")
+    add("--json", action="store_true", help="print one JSON object instead of text")
+    add("--no-golden", action="store_true", help="do not run the file's self-test (a stranger's model is only read)")
+    layers = parser.add_argument_group("layer by layer (instead of MODEL.tflite)")
+    add = layers.add_argument
+    add("--compare", nargs=2, metavar=("FLOAT.tflite", "INT8.tflite"), help="error of each tensor, layers to blame")
+    add("--data", metavar="DATA", help="images to run both on: a folder, an annotation file, or synthetic")
+    add("--split", metavar="NAME", help="which split of the data, such as val (default: all of it)")
+    add("--images", metavar="N", type=at_least_one, help="how many, spread evenly over the groups (default: 16)")
+    add("--plot", metavar="OUT.png", help="draw the error of every layer (.png, .svg or .pdf)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report; exit status 1 when the file's own self-test fails, 2 when its contract does not fit it."""
+    """Look into one file, or compare two; exit status 1 when a file's own self-test fails, 2 for bad input."""
+    _check_arguments(args)
+    return _inspect(args) if args.compare is None else _compare(args)
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    if (args.model is None) == (args.compare is None):
+        raise UsageError("give one model to look into, or two with --compare FLOAT.tflite INT8.tflite --data DATA")
+    needing = [name for name in ("data", "split", "images", "plot") if getattr(args, name) is not None]
+    if args.compare is None and needing:
+        raise UsageError(f"--{needing[0]} goes with --compare: looking into one file needs no images")
+    if args.compare is not None and args.data is None:
+        raise UsageError("--compare runs both models on images: give some with --data (a folder, or synthetic)")
+
+
+def _compare(args: argparse.Namespace) -> int:
+    import importlib
+
+    # By a name looked up now: this part imports nothing of the benchmarks.
+    layers: Any = importlib.import_module("edgeloc.benchmarks.layer_inspection")
+    before, after = args.compare
+    options = layers.LayerOptions(
+        before, after, args.data, args.split, args.images or 16, plot=args.plot, as_json=args.json
+    )
+    layers.compare_files(options)
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    """Print the report; 1 when the self-test fails, ContractError when the contract does not fit the tensors."""
     import json
 
     from edgeloc.errors import ContractError

@@ -1,0 +1,186 @@
+"""Which tensors of a float and a quantized graph are the same, and the float graph cut at each of them; runs neither.
+
+The cut is what makes a layer's own error measurable: every operator of the float graph is given the
+quantized model's own inputs, so that what then differs at its output is the error of this layer alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any
+
+from edgeloc.errors import MissingExtra
+from edgeloc.flatbuffer import Graph, Operator
+from edgeloc.precision import CONVERSIONS
+
+__all__ = ["Pair", "Pairing", "computed_inputs", "cut_graph", "pair_graphs", "reached"]
+
+# The readers that can also write; the small package tflite cannot.
+_SCHEMAS = ("ai_edge_litert.schema_py_generated", "tensorflow.lite.python.schema_py_generated")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A tensor of the float graph and the one that stands for it in the quantized graph.
+
+    `position` is the place of the operator that writes it in the float graph's order of execution,
+    `by` says how the two were found to be the same: `name`, or `order` where the names differ.
+    """
+
+    position: int
+    operator: Operator
+    quantized_operator: Operator
+    float_tensor: int
+    quantized_tensor: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """All pairs in order of execution, and the operators that have no counterpart, as "KIND (tensor)"."""
+
+    pairs: tuple[Pair, ...]
+    float_alone: tuple[str, ...]
+    quantized_alone: tuple[str, ...]
+
+
+Layer = tuple[int, Operator]
+
+
+def pair_graphs(before: Graph, after: Graph) -> Pairing:
+    """Find for each operator of the float graph the one in the quantized graph that does its work.
+
+    TensorFlow's quantizer keeps the names of tensors, so equal names (of an operator of the same
+    kind, with an output of the same shape) pair first. What is left is paired where the sequences of
+    kinds and shapes align. QUANTIZE and DEQUANTIZE have no counterpart and are not looked at.
+    """
+    floats, quantized = _layers(before), _layers(after)
+    found = _by_name(before, floats, after, quantized)
+    left_a = [layer for layer in floats if layer[0] not in found]
+    taken = {position for position, _ in found.values()}
+    left_b = [layer for layer in quantized if layer[0] not in taken]
+    aligned = _by_order(before, left_a, after, left_b)
+    taken |= {position for position, _ in aligned.values()}
+    pairs = []
+    for position, operator in floats:
+        other = found.get(position) or aligned.get(position)
+        if other is not None:
+            by = "name" if position in found else "order"
+            tensors = zip(operator.outputs, other[1].outputs, strict=False)
+            pairs += [Pair(position, operator, other[1], a, b, by) for a, b in tensors]
+    alone_a = [_label(before, operator) for place, operator in left_a if place not in aligned]
+    alone_b = [_label(after, operator) for place, operator in left_b if place not in taken]
+    return Pairing(tuple(pairs), tuple(alone_a), tuple(alone_b))
+
+
+def reached(graph: Graph) -> set[int]:
+    """Indices of the tensors that depend on the graph's input."""
+    found = set(graph.inputs)
+    for operator in graph.operators:
+        if not found.isdisjoint(operator.inputs):
+            found.update(operator.outputs)
+    found.discard(-1)
+    return found
+
+
+def computed_inputs(operator: Operator, computed: set[int]) -> list[int]:
+    """Those inputs of an operator that are not stored in the file."""
+    return [index for index in operator.inputs if index in computed]
+
+
+def cut_graph(flatbuffer: bytes) -> tuple[bytes, dict[int, int]]:
+    """The model with every operator on its own: what it reads of other operators becomes an input of the graph.
+
+    Returns the new flatbuffer, and for each tensor index that some operator read the index of the
+    input that took its place. Outputs keep their indices. MissingExtra without a package that can
+    write the format.
+    """
+    schema = _schema()
+    model = schema.ModelT.InitFromPackedBuf(flatbuffer, 0)
+    graph = model.subgraphs[0]
+    given: dict[int, int] = {}
+    computed = _computed(graph)
+    for operator in graph.operators:
+        operator.inputs = [_given(graph, given, int(i)) if int(i) in computed else int(i) for i in operator.inputs]
+    graph.inputs = list(given.values())
+    graph.outputs = sorted({int(i) for operator in graph.operators for i in operator.outputs if i >= 0})
+    model.signatureDefs = []
+    return _pack(model), given
+
+
+def _computed(graph: Any) -> set[int]:
+    """As `reached`, on the schema's own object tree."""
+    plain = [Operator("", tuple(map(int, op.inputs)), tuple(map(int, op.outputs))) for op in graph.operators]
+    return reached(Graph("", (), tuple(plain), tuple(map(int, graph.inputs)), ()))
+
+
+def _given(graph: Any, given: dict[int, int], index: int) -> int:
+    if index not in given:
+        tensor = copy.copy(graph.tensors[index])
+        tensor.name = tensor.name + b" (given)"
+        tensor.buffer = 0
+        graph.tensors.append(tensor)
+        given[index] = len(graph.tensors) - 1
+    return given[index]
+
+
+def _pack(model: Any) -> bytes:
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _schema() -> Any:
+    for name in _SCHEMAS:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise MissingExtra("tensorflow", "convert", "comparing layer by layer (or: pip install ai-edge-litert)")
+
+
+def _layers(graph: Graph) -> list[Layer]:
+    """The operators that compute something from the input, each with its place in the order of execution."""
+    computed = reached(graph)
+    return [
+        (position, operator)
+        for position, operator in enumerate(graph.operators)
+        if operator.name not in CONVERSIONS and operator.outputs and not computed.isdisjoint(operator.inputs)
+    ]
+
+
+def _by_name(before: Graph, floats: Sequence[Layer], after: Graph, quantized: Sequence[Layer]) -> dict[int, Layer]:
+    named = {(_name(after, layer[1]), *_key(after, layer[1])): layer for layer in quantized}
+    keys = [(_name(before, operator), *_key(before, operator)) for _, operator in floats]
+    return {floats[i][0]: named[key] for i, key in enumerate(keys) if key[0] and key in named}
+
+
+def _by_order(before: Graph, floats: Sequence[Layer], after: Graph, quantized: Sequence[Layer]) -> dict[int, Layer]:
+    matcher = SequenceMatcher(None, _keys(before, floats), _keys(after, quantized), autojunk=False)
+    return {
+        floats[block.a + i][0]: quantized[block.b + i]
+        for block in matcher.get_matching_blocks()
+        for i in range(block.size)
+    }
+
+
+def _keys(graph: Graph, layers: Iterable[Layer]) -> list[tuple[str, tuple[int, ...]]]:
+    return [_key(graph, operator) for _, operator in layers]
+
+
+def _key(graph: Graph, operator: Operator) -> tuple[str, tuple[int, ...]]:
+    return operator.name, tuple(abs(size) for size in graph.tensors[operator.outputs[0]].shape)
+
+
+def _name(graph: Graph, operator: Operator) -> str:
+    return graph.tensors[operator.outputs[0]].name
+
+
+def _label(graph: Graph, operator: Operator) -> str:
+    return f"{operator.name} ({_name(graph, operator).split(';')[0]})"
