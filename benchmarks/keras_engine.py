@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeloc.contract import InputSpec
 from edgeloc.engines.base import Engine, TensorInfo
-from edgeloc.errors import EngineError, MissingExtra, ModelError
+from edgeloc.errors import EngineError, MissingExtra, ModelError, first_line
 from edgeloc.modelfile import ModelFile
 
 __all__ = ["KerasEngine"]
@@ -77,5 +77,4 @@ def _load(path: Path) -> Any:
     try:
         return keras.saving.load_model(path, compile=False)
     except (ValueError, OSError, TypeError, KeyError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(f"{path}: Keras cannot load it ({reason})") from error
+        raise ModelError(f"{path}: Keras cannot load it ({first_line(error)})") from error

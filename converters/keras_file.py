@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeloc.contract import Contract
-from edgeloc.errors import ModelError
+from edgeloc.errors import ModelError, first_line
 from edgeloc.files import atomic_path
 from edgeloc.modelfile import CONTRACT
 
@@ -40,8 +40,7 @@ def load_network(path: str | Path) -> keras.Model:
     try:
         network = keras.saving.load_model(path, compile=False)
     except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{path}: Keras cannot load it ({reason})") from error
+        raise ModelError(f"{path}: Keras cannot load it ({first_line(error)})") from error
     return _plain(path, network)
 
 

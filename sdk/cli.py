@@ -24,7 +24,7 @@ from types import FrameType, ModuleType
 from typing import NoReturn
 
 from edgeloc._version import __version__
-from edgeloc.errors import EdgelocError, MissingExtra, UsageError
+from edgeloc.errors import EdgelocError, MissingExtra, UsageError, first_line
 from edgeloc.quiet import quiet_import
 
 __all__ = ["COMMAND_GROUP", "Terminated", "main"]
@@ -154,7 +154,7 @@ def _one_line(name: str, entry: importlib.metadata.EntryPoint) -> str:
         missing = _missing(command.NEEDS)
         help_line = str(command.HELP)
     except Exception as error:
-        return f"(does not load: {_first_line(error)})"
+        return f"(does not load: {first_line(error)})"
     if not missing:
         return help_line
     return f"{help_line} [needs pip install '{_requirement(command)}']"
@@ -236,16 +236,12 @@ def _report(error: Exception, verbose: bool) -> int:
         where = "" if error.filename is None else f"{error.filename}: "
         message, status = f"{where}{error.strerror}", EXIT_USAGE
     elif isinstance(error, MemoryError):
-        message, status = f"not enough memory: {_first_line(error)}", EXIT_INTERNAL
+        message, status = f"not enough memory: {first_line(error)}", EXIT_INTERNAL
     else:
         hint = "" if verbose else "; run again with --verbose and report what it shows"
-        message, status = f"internal error: {type(error).__name__}: {_first_line(error)}{hint}", EXIT_INTERNAL
+        message, status = f"internal error: {type(error).__name__}: {first_line(error)}{hint}", EXIT_INTERNAL
     print(f"edgeloc: error: {message}", file=sys.stderr)
     return status
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _after_broken_pipe() -> int:

@@ -29,6 +29,7 @@ __all__ = [
     "ModelError",
     "OutputError",
     "UsageError",
+    "first_line",
 ]
 
 
@@ -87,3 +88,8 @@ class CameraError(DeviceError):
 
 class CameraTimeout(CameraError, TimeoutError):
     """A camera sent no new frame in the time allowed."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, in one line for a sentence of ours; the error's kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeloc.contract import InputSpec
 from edgeloc.converters.keras_file import load_network
 from edgeloc.converters.sources.base import Source
-from edgeloc.errors import ModelError, UsageError
+from edgeloc.errors import ModelError, UsageError, first_line
 from edgeloc.modelfile import read_keras_contract
 from edgeloc.quiet import quiet_stderr
 
@@ -61,7 +61,9 @@ class KerasSource(Source):
         channels = 1 if spec.color == "gray" else 3
         wanted, shape = (spec.height, spec.width, channels), tuple(self.network.inputs[0].shape[1:])
         if len(shape) != 3 or any(have not in (None, want) for have, want in zip(shape, wanted, strict=True)):
-            raise ModelError(f"the contract's input is {wanted} (height, width, channels), that of {self.name} is {shape}")
+            raise ModelError(
+                f"the contract's input is {wanted} (height, width, channels), that of {self.name} is {shape}"
+            )
         image = tf.TensorSpec((1, *wanted), tf.float32, name=spec.tensor)
         with tempfile.TemporaryDirectory() as folder:
             with quiet_stderr():
@@ -78,9 +80,7 @@ class KerasSource(Source):
         outputs = self.network(image, training=False)
         if isinstance(outputs, dict):
             return outputs
-        return dict(
-            zip(self.output_names, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True)
-        )
+        return dict(zip(self.output_names, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True))
 
 
 def convert_saved_model(folder: str, signature: str) -> bytes:
@@ -103,4 +103,4 @@ def _reason(error: Exception) -> str:
     operators = sorted(set(re.findall(r"'tf\.(\w+)\\?' op is neither a custom op nor a flex op", str(error))))
     if operators:
         return f"TFLite has no operator {', '.join(operators)}"
-    return next(iter(str(error).strip().splitlines()), repr(error))
+    return first_line(error)

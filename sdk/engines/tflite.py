@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.engines.vetting import vet_model
-from edgeloc.errors import EngineError, ModelError
+from edgeloc.errors import EngineError, ModelError, first_line
 from edgeloc.modelfile import ModelFile
 from edgeloc.quiet import quiet_stderr
 
@@ -82,7 +82,7 @@ class TfliteEngine(Engine):
             get = interpreter.get_tensor
             return {name: get(index) for name, index in self._outputs}
         except (ValueError, RuntimeError) as error:
-            raise EngineError(f"{self.name} {self.version} failed to run the model: {_first_line(error)}") from error
+            raise EngineError(f"{self.name} {self.version} failed to run the model: {first_line(error)}") from error
 
     def _open(self, model: ModelFile, threads: int | None, delegates: Sequence[Any]) -> Any:
         kind = self._interpreter_class()
@@ -122,7 +122,7 @@ class TfliteEngine(Engine):
         about = f"{self.package} {self.version} does not work here"
         if self.package == "tflite-runtime" and int(np.__version__.split(".")[0]) >= 2:
             return EngineError(f"{about} with NumPy {np.__version__}: pip install 'numpy<2', or ai-edge-litert instead")
-        return EngineError(f"{about} ({_first_line(error)}): pip install --force-reinstall {self._pip_name()}")
+        return EngineError(f"{about} ({first_line(error)}): pip install --force-reinstall {self._pip_name()}")
 
     def _refused(self, model: ModelFile, error: BaseException) -> EngineError | ModelError:
         text = str(error)
@@ -133,10 +133,10 @@ class TfliteEngine(Engine):
             )
         if "Didn't find op for builtin opcode" in text:
             return EngineError(
-                f"{model.path} needs a newer runtime than {self.package} {self.version} ({_first_line(error)}): "
+                f"{model.path} needs a newer runtime than {self.package} {self.version} ({first_line(error)}): "
                 f"pip install --upgrade {self.package}, or pip install ai-edge-litert"
             )
-        return ModelError(f"{model.path}: {self.name} {self.version} does not load it: {_first_line(error)}")
+        return ModelError(f"{model.path}: {self.name} {self.version} does not load it: {first_line(error)}")
 
     def _details(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Tensor details by name; the signature's names where it speaks of the tensors that invoke() computes."""
@@ -197,8 +197,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "of unknown version"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
