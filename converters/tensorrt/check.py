@@ -1,0 +1,111 @@
+"""Holds a quantized ONNX model against the model it came from, box by box, in ONNX Runtime; needs no GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloc.contract import Contract
+from edgeloc.converters.tensorrt.runtime import OnnxRuntimeEngine
+from edgeloc.decode import Decoder
+from edgeloc.engines import Engine, open_engine
+from edgeloc.errors import ModelError
+from edgeloc.preprocess import Placement
+from edgeloc.types import Box, Result
+
+__all__ = ["Agreement", "check_onnx"]
+
+# A quantized box that shares less than half with the float one is another box: such a file is broken, not rounded.
+_LEAST_IOU = 0.5
+_IN_INPUT = Placement(1, 1, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far two models are apart on some images.
+
+    `images` were compared, on `boxes` of which the first found an object. `iou` is the mean
+    intersection over union of the two boxes there, `box_px_median`, `box_px_p95` and `box_px_max`
+    the greatest difference of an edge, in pixels of the model's input; `presence_max` the
+    greatest difference of the probability of presence. None where there was nothing to compare.
+    """
+
+    images: int
+    boxes: int
+    iou: float | None
+    box_px_median: float | None
+    box_px_p95: float | None
+    box_px_max: float | None
+    presence_max: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures by name."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        if self.iou is None:
+            return f"presence differs by {self.presence_max:.3f} at most ({self.images} images, no box among them)"
+        return (
+            f"boxes share {self.iou:.3f} (mean IoU), their edges differ by {self.box_px_median:.1f} pixels "
+            f"(median; 95 %: {self.box_px_p95:.1f}, most: {self.box_px_max:.1f}) on {self.boxes} of {self.images} images"
+        )
+
+
+def check_onnx(model: bytes, flatbuffer: bytes, contract: Contract, images: NDArray[np.float32]) -> Agreement:
+    """Compare an ONNX model with a `.tflite` of the same network, float or quantized.
+
+    `images` are normalized inputs, float32 (n, height, width, channels). Raises ModelError when
+    the ONNX model cannot be run, answers with numbers that are not finite, or finds other boxes:
+    a mean IoU under 0.5 is no rounding.
+    """
+    original, other = open_engine("auto", flatbuffer), OnnxRuntimeEngine(model)
+    decode = Decoder(contract)
+    pairs = []
+    for image in images:
+        answers = _answer(original, decode, contract, image), _answer(other, decode, contract, image)
+        if not np.isfinite(answers[1].presence):
+            raise ModelError("the ONNX model answers with numbers that are not finite")
+        pairs.append(answers)
+    agreement = _agreement(pairs)
+    if agreement.iou is not None and agreement.iou < _LEAST_IOU:
+        raise ModelError(
+            f"the quantized ONNX model finds other boxes than the original (mean IoU {agreement.iou:.2f} on the "
+            "calibration images): calibrate on more and typical images, or see `edgeloc inspect --compare`"
+        )
+    return agreement
+
+
+def _answer(engine: Engine, decode: Decoder, contract: Contract, image: NDArray[np.float32]) -> Result:
+    """One image's result in pixels of the model's input."""
+    info = engine.inputs[contract.input.tensor]
+    tensor = image[np.newaxis]
+    if info.scale is not None:
+        limits = np.iinfo(info.dtype)
+        levels = np.round(tensor / info.scale) + (info.zero_point or 0)
+        tensor = np.clip(levels, limits.min, limits.max).astype(info.dtype)
+    raw = engine.invoke(tensor)
+    outputs = {}
+    for output in contract.outputs:
+        port, values = engine.outputs[output.tensor], raw[output.tensor].astype(np.float32)
+        outputs[output.tensor] = values if port.scale is None else (values - (port.zero_point or 0)) * port.scale
+    return decode(outputs, _IN_INPUT, (contract.input.width, contract.input.height))
+
+
+def _agreement(pairs: list[tuple[Result, Result]]) -> Agreement:
+    presence = max((abs(before.presence - after.presence) for before, after in pairs), default=0.0)
+    found = [(before.box, after.box) for before, after in pairs if before.box is not None]
+    overlaps = [before.iou(after) if after is not None else 0.0 for before, after in found]
+    edges = [_worst_edge(before, after) for before, after in found if after is not None]
+    if not edges:
+        nothing = 0.0 if overlaps else None
+        return Agreement(len(pairs), len(found), nothing, nothing, nothing, nothing, float(presence))
+    median, p95, most = (float(np.percentile(edges, q)) for q in (50, 95, 100))
+    return Agreement(len(pairs), len(found), float(np.mean(overlaps)), median, p95, most, float(presence))
+
+
+def _worst_edge(before: Box, after: Box) -> float:
+    return max(abs(a - b) for a, b in zip(before, after, strict=True))
