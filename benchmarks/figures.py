@@ -9,7 +9,7 @@ from edgeloc.benchmarks.result import ClassFigures, PresenceFigures, Regression,
 from edgeloc.benchmarks.statistics import bootstrap_drop, mean, share
 from edgeloc.types import Box
 
-__all__ = ["SIZES", "WORST", "WORST_OF_A_GROUP", "regression_figures", "size_of"]
+__all__ = ["SIZES", "WORST", "WORST_OF_A_GROUP", "presence_figures", "regression_figures", "size_of"]
 
 # Side of the object over side of the image, sqrt(box area / image area): from, and below.
 SIZES: dict[str, tuple[float, float]] = {"small": (0.0, 0.15), "medium": (0.15, 0.4), "large": (0.4, math.inf)}
@@ -50,7 +50,7 @@ def regression_figures(
         iou50_quantized=share([iou >= 0.5 for iou in after]),
         iou75_float=share([iou >= 0.75 for iou in before]),
         iou75_quantized=share([iou >= 0.75 for iou in after]),
-        presence=_presence(rows, threshold_float, threshold_quantized),
+        presence=presence_figures(rows, threshold_float, threshold_quantized),
         classes=_classes(objects, labels),
         by_size={name: _size_figures([row for row in objects if row.size == name]) for name in SIZES},
         worst=_worst(objects),
@@ -70,7 +70,8 @@ def _size_figures(objects: Sequence[Row]) -> SizeFigures:
     )
 
 
-def _presence(rows: Sequence[Row], threshold_float: float, threshold_quantized: float) -> PresenceFigures:
+def presence_figures(rows: Sequence[Row], threshold_float: float, threshold_quantized: float) -> PresenceFigures:
+    """Objects found, false alarms and agreement, each model counted from its own threshold of presence."""
     found = [(row.presence_float >= threshold_float, row.presence_quantized >= threshold_quantized) for row in rows]
     objects = [pair for row, pair in zip(rows, found, strict=True) if row.kind == "object"]
     negatives = [pair for row, pair in zip(rows, found, strict=True) if row.kind != "object"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +11,13 @@ import numpy as np
 
 from edgeloc.benchmarks.keras_engine import KerasEngine
 from edgeloc.contract import Contract, Thresholds
-from edgeloc.engines import Engine
+from edgeloc.engines import Engine, open_engine
 from edgeloc.errors import UsageError
 from edgeloc.localizer import Localizer
 from edgeloc.modelfile import ModelFile, read_keras_contract, read_model
 from edgeloc.types import Box, Pixels
 
-__all__ = ["Answer", "Side", "float_side"]
+__all__ = ["Answer", "RememberingSide", "Side", "float_side", "side_in_memory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,31 @@ class Side:
         known = bool(self._labels) and result.class_scores.size == len(self._labels)
         label = self._labels[int(np.argmax(result.class_scores))] if known else None
         return Answer(float(result.presence), result.box, label)
+
+
+class RememberingSide(Side):
+    """A side that runs its model once for each image, however often it is asked: one float model, many quantized."""
+
+    def __init__(self, model: ModelFile, contract: Contract, engine: Engine) -> None:
+        super().__init__(model, contract, engine)
+        self._answers: dict[tuple[tuple[int, ...], bytes], Answer] = {}
+
+    def answer(self, pixels: Pixels) -> Answer:
+        """The answer on a BGR uint8 image (height, width, 3), computed or remembered."""
+        key = pixels.shape, hashlib.sha256(np.ascontiguousarray(pixels)).digest()
+        if key not in self._answers:
+            self._answers[key] = super().answer(pixels)
+        return self._answers[key]
+
+
+def side_in_memory(name: str, flatbuffer: bytes, contract: Contract, *, remember: bool = False) -> Side:
+    """A model that is no file yet; `name` stands for it in errors. It must be known to load without harm.
+
+    Raises ContractError when the contract does not fit it, EngineError when the engine is missing or fails.
+    """
+    model = ModelFile(Path(name), flatbuffer, contract=contract, verified=True)
+    kind = RememberingSide if remember else Side
+    return kind(model, contract, open_engine("auto", model))
 
 
 def float_side(path: str | Path, contract: Contract, engine: str = "auto", threads: int | None = None) -> Side:
