@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["constant", "operator_name", "pack", "set_constant", "unpack"]
+__all__ = ["add_operator_code", "constant", "operator_name", "pack", "set_constant", "tensor_name", "unpack"]
 
-_DTYPES = {0: np.float32, 2: np.int32, 3: np.uint8, 4: np.int64, 7: np.int16, 9: np.int8}
+_DTYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 7: np.int16, 9: np.int8}
 
 
 def unpack(flatbuffer: bytes) -> Any:
@@ -31,6 +31,26 @@ def operator_name(model: Any, operator: Any) -> str:
     from tensorflow.lite.tools import flatbuffer_utils
 
     return str(flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex))
+
+
+def add_operator_code(model: Any, builtin: int) -> int:
+    """The place of a builtin operator, by its number in the schema, in the model's list of operator codes."""
+    for place, code in enumerate(model.operatorCodes):
+        if code.builtinCode == builtin:
+            return place
+    from tensorflow.lite.python.schema_py_generated import OperatorCodeT
+
+    code = OperatorCodeT()
+    code.builtinCode, code.version = builtin, 1
+    # Readers of before 2020 know the 8-bit field alone; 127 sends newer ones to the other.
+    code.deprecatedBuiltinCode = min(builtin, 127)
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def tensor_name(tensor: Any) -> str:
+    """A tensor's name as text."""
+    return tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name)
 
 
 def constant(model: Any, index: int) -> NDArray[Any] | None:

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.converters.editing import constant, operator_name, pack, set_constant, unpack
+from edgeloc.converters.editing import constant, operator_name, pack, set_constant, tensor_name, unpack
 from edgeloc.converters.quantization.stepping import Step, activate
 from edgeloc.errors import ModelError
 
-__all__ = ["WEIGHTED", "correct_biases"]
+__all__ = ["WEIGHTED", "correct_biases", "weight_steps"]
 
 Array = NDArray[Any]
 
@@ -75,8 +75,7 @@ def correct_biases(
 
 
 def _name(graph: Any, operator: Any) -> str:
-    name = graph.tensors[int(operator.outputs[0])].name
-    return name.decode() if isinstance(name, bytes) else str(name)
+    return tensor_name(graph.tensors[int(operator.outputs[0])])
 
 
 def _run(step: Step, values: dict[int, list[Array]]) -> list[list[Array]]:
@@ -100,11 +99,17 @@ def _round_weights(model: Any, operator: Any) -> bool:
     weights = constant(model, index)
     if weights is None or weights.dtype != np.float32:
         return False
-    others = tuple(number for number in range(weights.ndim) if number != axis)
-    step = np.abs(weights).max(axis=others, keepdims=True) / np.float32(_LEVELS)
-    step[step == 0] = 1
-    set_constant(model, index, np.round(weights / step) * step)
+    steps = weight_steps(weights, axis)
+    set_constant(model, index, np.round(weights / steps) * steps)
     return True
+
+
+def weight_steps(weights: NDArray[np.float32], axis: int | None) -> NDArray[np.float32]:
+    """The distance between two int8 values, for each place along `axis` or for the whole; it broadcasts to weights."""
+    others = tuple(number for number in range(weights.ndim) if number != axis)
+    steps: NDArray[np.float32] = np.abs(weights).max(axis=others, keepdims=True) / np.float32(_LEVELS)
+    steps[steps == 0] = 1
+    return steps
 
 
 def _has_bias(operator: Any, position: int) -> bool:
@@ -118,13 +123,16 @@ def _channel_means(values: list[Array]) -> NDArray[np.float32]:
 
 
 def _add_to_bias(model: Any, operator: Any, position: int, shift: NDArray[np.float32]) -> None:
-    """Shift the bias, in a tensor of this operator's own: two layers may share theirs."""
+    """Shift the bias; where two layers share theirs, in a tensor of this operator's own."""
     index = int(operator.inputs[position])
     bias = constant(model, index)
     if bias is None:
         raise ModelError("a layer's bias is computed, not constant: the recipe int8 cannot correct it")
-    tensors = model.subgraphs[0].tensors
-    tensors.append(copy.copy(tensors[index]))
-    operator.inputs = [int(number) for number in operator.inputs]
-    operator.inputs[position] = len(tensors) - 1
-    set_constant(model, len(tensors) - 1, bias + shift)
+    graph = model.subgraphs[0]
+    if sum(index in other.inputs for other in graph.operators) > 1:
+        own = copy.copy(graph.tensors[index])
+        own.name = f"{tensor_name(own)};{len(graph.tensors)}"
+        graph.tensors.append(own)
+        operator.inputs = [int(number) for number in operator.inputs]
+        index = operator.inputs[position] = len(graph.tensors) - 1
+    set_constant(model, index, bias + shift)
