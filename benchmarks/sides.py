@@ -68,7 +68,7 @@ class RememberingSide(Side):
 
     def answer(self, pixels: Pixels) -> Answer:
         """The answer on a BGR uint8 image (height, width, 3), computed or remembered."""
-        key = pixels.shape, hashlib.sha256(np.ascontiguousarray(pixels)).digest()
+        key = pixels.shape, hashlib.sha256(pixels.tobytes()).digest()
         if key not in self._answers:
             self._answers[key] = super().answer(pixels)
         return self._answers[key]

@@ -65,7 +65,7 @@ class GateReport:
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain data for `Contract.measured`: no rows, no images, numbers to five decimals."""
         regression = self.regression
-        return _rounded(
+        figures: dict[str, Any] = _rounded(
             {
                 "data": self.data,
                 "split": self.split,
@@ -87,6 +87,7 @@ class GateReport:
                 "passed": self.passed,
             }
         )
+        return figures
 
     def written_into(self, contract: Contract) -> Contract:
         """The quantized model's contract with its new threshold, and with these figures beside those of training."""

@@ -73,7 +73,7 @@ class Check:
 
 def checks(regression: Regression, max_iou_drop: float) -> tuple[Check, ...]:
     """All figures that the data gives, in the order in which a reader wants them."""
-    return tuple([*_boxes(regression, max_iou_drop), *_presence(regression), *_classes(regression)])
+    return (*_boxes(regression, max_iou_drop), *_presence(regression), *_classes(regression))
 
 
 def _boxes(regression: Regression, max_iou_drop: float) -> Iterator[Check]:
@@ -91,8 +91,8 @@ def _boxes(regression: Regression, max_iou_drop: float) -> Iterator[Check]:
     yield Check("IoU between the two boxes", regression.images, None, between, _BETWEEN_BOXES)
     for name, figures in sizes.items():
         if figures.mean_iou_float_to_quantized is not None:
-            values = figures.images, None, figures.mean_iou_float_to_quantized, _BETWEEN_BOXES_OF_A_SIZE
-            yield Check(f"IoU between the two boxes, {name}", *values, size=True)
+            between, limit = figures.mean_iou_float_to_quantized, _BETWEEN_BOXES_OF_A_SIZE
+            yield Check(f"IoU between the two boxes, {name}", figures.images, None, between, limit, size=True)
 
 
 def _presence(regression: Regression) -> Iterator[Check]:
@@ -122,14 +122,14 @@ def _classes(regression: Regression) -> Iterator[Check]:
 
 def doubts(regression: Regression, found: tuple[Check, ...], max_iou_drop: float) -> tuple[str, ...]:
     """What a reader must know before trusting the verdict, a sentence each."""
-    return tuple([*_about_the_data(regression, max_iou_drop), *_about_few_images(found), *_about_the_float(regression)])
+    return (*_about_the_data(regression, max_iou_drop), *_about_few_images(found), *_about_the_float(regression))
 
 
 def _about_the_data(regression: Regression, max_iou_drop: float) -> Iterator[str]:
     if regression.drop_ci95 is not None and regression.drop_ci95[0] < max_iou_drop < regression.drop_ci95[1]:
         yield (
-            f"the 95 % interval of the drop reaches to both sides of the limit {max_iou_drop:g}: {regression.ci_groups} "
-            f"{regression.ci_by}s cannot tell whether the drop is above or below it; more of them can"
+            f"the 95 % interval of the drop reaches to both sides of the limit {max_iou_drop:g}: "
+            f"{regression.ci_groups} {regression.ci_by}s cannot tell on which side the drop is; more of them can"
         )
     if regression.ci_by == "image" and len({row.group for row in regression.rows}) == 1:
         yield "the data names no groups, or only one: if images are frames of one clip, the interval is too narrow"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,7 +81,7 @@ def _agreement(before: NDArray[np.bool_], scores: NDArray[np.float64], objects: 
 def _gaps(scores: NDArray[np.float64]) -> list[tuple[float, float]]:
     """The open intervals between neighbouring scores, with 0 and 1 as the outermost."""
     edges = np.unique(np.concatenate([[0.0, 1.0], scores]))
-    return [(float(a), float(b)) for a, b in zip(edges[:-1], edges[1:], strict=True) if b - a > _FINEST]
+    return [(float(a), float(b)) for a, b in itertools.pairwise(edges) if b - a > _FINEST]
 
 
 def _distance(gap: tuple[float, float], value: float) -> float:
