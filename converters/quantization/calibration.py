@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,10 +19,12 @@ from edgeloc.data import Dataset, Sample
 from edgeloc.data.background import cut_background
 from edgeloc.errors import DataError
 from edgeloc.preprocess import Preprocessor
+from edgeloc.types import Pixels
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["Calibration", "calibrate", "drawn_order", "pixel_hash", "thumbnail"]
 
 _CROP_EVERY = 4
+_THUMBNAIL = 32
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,13 @@ class Calibration:
     """Calibration images as the model sees them, and where they came from.
 
     `images` is float32 (n, height, width, channels), normalized as the contract says; `manifest`
-    names each with the SHA-256 of its pixels, and the seed it was drawn with.
+    names each with the SHA-256 of its pixels and its group, and the seed it was drawn with.
+    `thumbnails`, uint8 (n, 32, 32), shows each whole image in grey, also where only a crop was used.
     """
 
     images: NDArray[np.float32] = field(repr=False)
     manifest: dict[str, Any]
+    thumbnails: NDArray[np.uint8] = field(repr=False)
 
     @property
     def digest(self) -> str:
@@ -52,10 +57,11 @@ def calibrate(dataset: Dataset, spec: InputSpec, count: int, seed: int, skip_bad
     """
     preprocess = Preprocessor(spec, np.dtype(np.float32), None, None)
     images: list[NDArray[np.float32]] = []
+    thumbnails: list[NDArray[np.uint8]] = []
     entries: list[dict[str, Any]] = []
     skipped: list[str] = []
     crops = not any(sample.labelled and sample.box is None for sample in dataset)
-    for sample in _in_drawn_order(dataset, seed):
+    for sample in drawn_order(dataset, seed):
         if len(images) == count:
             break
         try:
@@ -65,7 +71,10 @@ def calibrate(dataset: Dataset, spec: InputSpec, count: int, seed: int, skip_bad
                 raise
             skipped.append(sample.name)
             continue
-        entry: dict[str, Any] = {"name": sample.name, "sha256": hashlib.sha256(pixels.tobytes()).hexdigest()}
+        entry: dict[str, Any] = {"name": sample.name, "sha256": pixel_hash(pixels)}
+        if sample.group is not None:
+            entry["group"] = sample.group
+        thumbnails.append(thumbnail(pixels))
         if crops and len(images) % _CROP_EVERY == 0 and sample.box is not None:
             background = cut_background(pixels, sample.box, np.random.default_rng((seed, len(images))))
             if background is not None:
@@ -79,10 +88,21 @@ def calibrate(dataset: Dataset, spec: InputSpec, count: int, seed: int, skip_bad
         "dataset": dataset.name, "split": dataset.split, "seed": seed,
         "count": len(images), "skipped": skipped, "images": entries,
     }  # fmt: skip
-    return Calibration(np.stack(images), manifest)
+    return Calibration(np.stack(images), manifest, np.stack(thumbnails))
 
 
-def _in_drawn_order(samples: Sequence[Sample], seed: int) -> list[Sample]:
+def pixel_hash(pixels: Pixels) -> str:
+    """SHA-256 of an image's decoded pixels, as hexadecimal digits: the same whatever the file is called."""
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def thumbnail(pixels: Pixels) -> NDArray[np.uint8]:
+    """A BGR uint8 image as 32x32 greys, whatever its shape was: alike for copies of another size or compression."""
+    small = cv2.resize(pixels, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.uint8)
+
+
+def drawn_order(samples: Sequence[Sample], seed: int) -> list[Sample]:
     """All samples, shuffled, then so ordered that labels take turns, and within a label its groups do."""
     rng = np.random.default_rng(seed)
     strata: dict[str, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))

@@ -105,3 +105,12 @@ def test_a_damaged_image_stops_or_is_left_out(make_sample: Callable[..., Sample]
 def test_an_empty_data_set() -> None:
     with pytest.raises(DataError, match="some has no image to calibrate on"):
         calibrate(as_dataset([]), SPEC, 6, 0)
+
+
+def test_the_whole_image_is_kept_small_and_its_clip_by_name(make_sample: Callable[..., Sample]) -> None:
+    samples = [make_sample(i) for i in range(4)] + [make_sample(4, group=None)]
+    drawn = calibrate(as_dataset(samples), SPEC, 5, 0)
+    assert (drawn.thumbnails.shape, drawn.thumbnails.dtype) == ((5, 32, 32), np.uint8)
+    assert (drawn.thumbnails.reshape(5, -1).max(axis=1) > 180).all()  # the object, also where a crop beside it is used
+    groups = {entry["name"]: entry.get("group") for entry in drawn.manifest["images"]}
+    assert groups == {sample.name: sample.group for sample in samples}
