@@ -74,17 +74,23 @@ class HeadGraph:
 
     def roots(self, places: Places) -> Places:
         """Follow each place back through operators that only move numbers, to where it was computed."""
+        return self.trail(places)[0]
+
+    def trail(self, places: Places) -> tuple[Places, frozenset[int]]:
+        """The roots of these places, and every tensor on the way: in int8 they all have one scale."""
         places = places.copy()
         pending = set(tensors_of(places).tolist())
+        passed: set[int] = set()
         while pending:
             tensor = pending.pop()
+            passed.add(tensor)
             moved = self._moved(tensor)
             if moved is None:
                 continue
             here = tensors_of(places) == tensor
             places[here] = moved[indices_of(places[here])]
             pending |= set(tensors_of(places[here]).tolist())
-        return places
+        return places, frozenset(passed)
 
     def _moved(self, tensor: int) -> Places | None:
         """Where each number of a tensor comes from, flat; None when its operator computes."""

@@ -25,7 +25,9 @@ class Part:
     `slots` names the numbers of one object. `activation` is what the host applies to `places`;
     `in_graph` what the graph applies to them today, which is then part of `activation` ("none"
     where the graph applies nothing that the host could). `tensor` is the output that holds the
-    part, by its name, and `alone` whether it holds nothing else.
+    part, by its name, and `alone` whether it holds nothing else. `scales` are the tensors that its
+    numbers go through before the activation in the graph: in int8 all of them have one scale, and
+    so has everything else that goes through them.
     """
 
     role: Role
@@ -34,16 +36,12 @@ class Part:
     activation: Activation
     in_graph: Activation
     places: Places = field(repr=False)
+    scales: frozenset[int]
     alone: bool
-
-    @property
-    def roots(self) -> frozenset[int]:
-        """The tensors that its numbers are computed in, before the activation in the graph."""
-        return frozenset(tensors_of(self.places).tolist())
 
     def is_apart(self, parts: tuple[Part, ...]) -> bool:
         """Whether it is an output of its own already, of a layer of its own and without an activation to take off."""
-        shared = any(self.roots & other.roots for other in parts if other is not self)
+        shared = any(self.scales & other.scales for other in parts if other is not self)
         return self.alone and self.in_graph == "none" and not shared
 
 
@@ -78,13 +76,14 @@ def _part(
     activation: Activation,
     alone: bool,
 ) -> Part:
-    places = graph.roots(places)
+    places, scales = graph.trail(places)
     in_graph = _last_activation(graph, places)
     if in_graph == "none" or activation != "none" or in_graph not in _ON_HOST.get(role, ()):
-        return Part(role, output.tensor, slots, activation, "none", places, alone)
+        return Part(role, output.tensor, slots, activation, "none", places, scales, alone)
     inputs = {t: graph.everything(int(graph.producer(t).inputs[0])) for t in np.unique(tensors_of(places)).tolist()}
     before = [inputs[t].reshape(-1)[i] for t, i in zip(tensors_of(places), indices_of(places), strict=True)]
-    return Part(role, output.tensor, slots, in_graph, in_graph, graph.roots(np.array(before, np.int64)), alone)
+    places, scales = graph.trail(np.array(before, np.int64))
+    return Part(role, output.tensor, slots, in_graph, in_graph, places, scales, alone)
 
 
 def _last_activation(graph: HeadGraph, places: Places) -> Activation:

@@ -15,7 +15,7 @@ from edgeloc.converters.heads.parts import Part
 from edgeloc.converters.heads.splitting import Answers, Split
 from edgeloc.heads import Reading, head_reader
 
-__all__ = ["Cost", "Grid", "Readings", "apart", "box_iou", "cost", "exact", "outputs_only", "today"]
+__all__ = ["Cost", "Grid", "Readings", "apart", "as_outputs", "box_iou", "cost", "exact", "step_alone", "today"]
 
 Array = NDArray[np.float32]
 _STEPS = 255
@@ -67,6 +67,11 @@ class Readings:
     scores: Array
     corners: Array | None
 
+    def found(self, threshold: float) -> NDArray[np.bool_]:
+        """Where presence reaches the threshold, (n, objects); everywhere, if it does so nowhere."""
+        here = self.presence >= threshold
+        return here if here.any() else np.ones_like(here)
+
 
 def exact(split: Split, values: Answers) -> Readings:
     """What the float model says; `values` are the answers of the split head."""
@@ -86,21 +91,24 @@ def today(split: Split, values: Answers) -> Readings:
     """
     rounded = {}
     for name, part in split.named.items():
-        rows = values[name]
-        if part.in_graph != "none" or part.alone:
-            rows = Grid.over(values[other] for other, mate in split.named.items() if part.roots & mate.roots).round(
-                rows
-            )
+        mates = (values[other] for other, mate in split.named.items() if part.scales & mate.scales)
+        rows = Grid.over(mates).round(values[name])
         rounded[name] = _leave(split, values, part, _in_graph(split, part, rows))
     return _read(_left_as_it_is(split), rounded)
 
 
-def outputs_only(split: Split, values: Answers) -> Readings:
-    """What it says when nothing but the outputs' own grids rounds."""
-    left = {
-        name: _leave(split, values, part, _in_graph(split, part, values[name])) for name, part in split.named.items()
-    }
-    return _read(_left_as_it_is(split), left)
+def step_alone(split: Split, values: Answers) -> Readings:
+    """What it says when only what leaves through an activation in the graph is rounded, to 1/256."""
+    rounded = {}
+    for name, part in split.named.items():
+        rows = _in_graph(split, part, values[name])
+        rounded[name] = rows if part.in_graph == "none" else _PROBABILITIES.round(rows)
+    return _read(_left_as_it_is(split), rounded)
+
+
+def as_outputs(contract: Contract, values: Answers) -> tuple[Readings, Readings]:
+    """What a model says whose outputs are not taken apart: exact, and with each of them on a grid of its own."""
+    return _read(contract, values), _read(contract, {n: Grid.over([rows]).round(rows) for n, rows in values.items()})
 
 
 def _leave(split: Split, values: Answers, part: Part, rows: Array) -> Array:
@@ -108,6 +116,8 @@ def _leave(split: Split, values: Answers, part: Part, rows: Array) -> Array:
     mates = {name: mate for name, mate in split.named.items() if mate.tensor == part.tensor}
     if all(mate.in_graph != "none" for mate in mates.values()):
         return _PROBABILITIES.round(rows)
+    if all(mate.in_graph == "none" for mate in mates.values()):
+        return rows
     return Grid.over(_in_graph(split, mate, values[name]) for name, mate in mates.items()).round(rows)
 
 
@@ -139,9 +149,8 @@ def _read(contract: Contract, values: Answers) -> Readings:
 
 def cost(before: Readings, after: Readings, threshold: float) -> Cost:
     """How far `after` is from `before`; boxes and labels count where `before` sees an object (anywhere, if nowhere)."""
-    here = before.presence >= threshold
-    flips = float(np.mean(here != (after.presence >= threshold)))
-    here = here if here.any() else np.ones_like(here)
+    flips = float(np.mean((before.presence >= threshold) != (after.presence >= threshold)))
+    here = before.found(threshold)
     labels = 0.0
     if before.scores.shape[-1]:
         labels = float(np.mean((before.scores.argmax(-1) != after.scores.argmax(-1))[here]))
