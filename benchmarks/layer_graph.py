@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
@@ -17,7 +17,7 @@ from edgeloc.errors import MissingExtra
 from edgeloc.flatbuffer import Graph, Operator
 from edgeloc.precision import CONVERSIONS
 
-__all__ = ["Pair", "Pairing", "computed_inputs", "cut_graph", "pair_graphs", "reached"]
+__all__ = ["Pair", "Pairing", "cut_graph", "pair_graphs", "reached", "reads_alike", "twins"]
 
 # The readers that can also write; the small package tflite cannot.
 _SCHEMAS = ("ai_edge_litert.schema_py_generated", "tensorflow.lite.python.schema_py_generated")
@@ -87,9 +87,33 @@ def reached(graph: Graph) -> set[int]:
     return found
 
 
-def computed_inputs(operator: Operator, computed: set[int]) -> list[int]:
-    """Those inputs of an operator that are not stored in the file."""
-    return [index for index in operator.inputs if index in computed]
+def twins(before: Graph, after: Graph, pairs: Iterable[Pair]) -> dict[int, int]:
+    """For each tensor of the float graph the one that holds its numbers in the quantized graph, inputs included.
+
+    An image that a QUANTIZE takes in is the quantized tensor behind it.
+    """
+    found = {pair.float_tensor: pair.quantized_tensor for pair in pairs}
+    for index, twin in zip(before.inputs, after.inputs, strict=False):
+        readers = [operator for operator in after.operators if twin in operator.inputs]
+        converted = len(readers) == 1 and readers[0].name in CONVERSIONS
+        found[index] = readers[0].outputs[0] if converted else twin
+    return found
+
+
+def reads_alike(pair: Pair, before: Graph, after: Graph, twin_of: Mapping[int, int]) -> bool:
+    """Whether both operators of a pair read the same tensors, seen through QUANTIZE and DEQUANTIZE."""
+    computed = reached(before)
+    wanted = [twin_of.get(index) for index in pair.operator.inputs if index in computed]
+    read = {_source(after, index) for index in pair.quantized_operator.inputs}
+    return all(index is not None and _source(after, index) in read for index in wanted)
+
+
+def _source(graph: Graph, index: int) -> int:
+    """Where the numbers of a tensor come from, before any conversion."""
+    writers = {op.outputs[0]: op.inputs[0] for op in graph.operators if op.name in CONVERSIONS}
+    while index in writers:
+        index = writers[index]
+    return index
 
 
 def cut_graph(flatbuffer: bytes) -> tuple[bytes, dict[int, int]]:

@@ -54,12 +54,12 @@ def compare_files(options: LayerOptions, tell: Callable[[str], None] = print) ->
         raise DataError(f"{options.data} holds no image to compare the two models on")
     images = (sample.load() for sample in progress(samples, label="layer by layer"))
     report = compare_layers(before, after, images, contract)
+    if options.plot:
+        draw_layers(report, options.plot)
     if options.as_json:
         tell(json.dumps(report.to_dict(), indent=2))
     else:
         tell("\n".join(layer_lines(report)))
-    if options.plot:
-        draw_layers(report, options.plot)
     return report
 
 

@@ -56,4 +56,4 @@ def _draw(axes: Axes, report: LayerReport) -> None:
     names = [f"{rank} {layer.tensor.split(';')[0]}" for rank, layer in enumerate(report.blame[:_NAMED], start=1)]
     axes.set_title("\n".join(["most error added:", *names]), fontsize=8, loc="left")
     axes.set(xlabel="operator, in order of execution", ylabel="signal to noise, dB")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1))

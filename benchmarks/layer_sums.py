@@ -26,8 +26,8 @@ class LayerError:
     input has no counterpart; `own_steps` is `own_rmse` in steps of the tensor's scale: rounding
     the output alone gives 1/sqrt(12) = 0.29. `float_range` is what the float model's values span,
     `int_range` what the tensor can hold (None where it is float), `clipped` the share (0 to 1) of the
-    float model's values that lie beyond it. `weight_snr_db` is of the layer's stored weights. `output` is the name of the model's output
-    that this is, "" where it is none.
+    float model's values that lie beyond it. `weight_snr_db` is of the layer's stored weights. `output` is
+    the name of the model's output that this is, "" where it is none.
     """
 
     position: int

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.benchmarks.layer_graph import Pair, Pairing, computed_inputs, cut_graph, pair_graphs, reached
+from edgeloc.benchmarks.layer_graph import Pair, Pairing, cut_graph, pair_graphs, reached, reads_alike, twins
 from edgeloc.benchmarks.layer_sums import ErrorSums, LayerError, snr_db
 from edgeloc.benchmarks.tensor_runner import TensorRunner
 from edgeloc.contract import Contract, InputSpec
@@ -108,15 +108,15 @@ class _Comparison:
         self._pairing = pair_graphs(self._graph, self._quantized_graph)
         _refuse_strangers(self._files, self._pairing)
         self._preprocessors = [Preprocessor(spec, info.dtype, info.scale, info.zero_point) for info in inputs]
-        self._float = TensorRunner(float_model.flatbuffer)
-        self._quantized = TensorRunner(quantized_model.flatbuffer)
+        self._float = TensorRunner.open(float_model)
+        self._quantized = TensorRunner.open(quantized_model)
         cut, self._given = cut_graph(float_model.flatbuffer)
         self._cut = TensorRunner(cut)
-        self._twins = {pair.float_tensor: pair.quantized_tensor for pair in self._pairing.pairs}
-        self._twins[self._graph.inputs[0]] = self._quantized_graph.inputs[0]
+        graphs = self._graph, self._quantized_graph
+        self._twins = twins(*graphs, self._pairing.pairs)
         # Indices and other whole numbers have no noise to speak of.
         self._pairs = [pair for pair in self._pairing.pairs if self._graph.tensors[pair.float_tensor].is_float]
-        self._fed = {pair.float_tensor for pair in self._pairs if self._is_fed(pair)}
+        self._fed = {pair.float_tensor for pair in self._pairs if reads_alike(pair, *graphs, self._twins)}
         self._sums = {pair.float_tensor: self._new_sums(pair) for pair in self._pairs}
         self._input = ErrorSums()
 
@@ -131,8 +131,8 @@ class _Comparison:
             twin = self._twins.get(index)
             self._cut.set(given, self._float.real(index) if twin is None else self._quantized.real(twin))
         self._cut.run()
-        here, there = self._graph.inputs[0], self._quantized_graph.inputs[0]
-        self._input.add(self._float.real(here), self._quantized.real(there))
+        image = self._graph.inputs[0]
+        self._input.add(self._float.real(image), self._quantized.real(self._twins[image]))
         for pair in self._pairs:
             self._sums[pair.float_tensor].add(
                 self._float.real(pair.float_tensor),
@@ -144,10 +144,6 @@ class _Comparison:
         twin = self._quantized_graph.tensors[pair.quantized_tensor]
         step = twin.scales[0] if twin.is_quantized else None
         return ErrorSums(self._quantized.representable(pair.quantized_tensor), step)
-
-    def _is_fed(self, pair: Pair) -> bool:
-        """Whether the cut graph had the quantized model's numbers for all that this operator reads."""
-        return all(index in self._twins for index in computed_inputs(pair.operator, set(self._given)))
 
     def report(self, images: int) -> LayerReport:
         """The figures of all images so far."""
@@ -229,7 +225,7 @@ def _refuse_sizes(files: tuple[ModelFile, ModelFile], inputs: list[TensorInfo], 
 
 
 def _refuse_strangers(files: tuple[ModelFile, ModelFile], pairing: Pairing) -> None:
-    alone = pairing.float_alone
+    alone = max(pairing.float_alone, pairing.quantized_alone, key=len)
     if len(alone) > len(pairing.pairs):
         raise ModelError(
             f"{files[1].path} is not {files[0].path} quantized: {len(alone)} of {len(alone) + len(pairing.pairs)} "

@@ -9,34 +9,61 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeloc.engines.vetting import vet_model
 from edgeloc.errors import EngineError
+from edgeloc.modelfile import ModelFile
 from edgeloc.quiet import quiet_stderr
 
 __all__ = ["TensorRunner"]
 
 # Where Interpreter and OpResolverType stand side by side.
 _MODULES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite.python.interpreter")
+_TRIAL = """
+import sys
+from {module} import Interpreter, OpResolverType
+interpreter = Interpreter(
+    model_content=sys.stdin.buffer.read(),
+    experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    experimental_preserve_all_tensors=True,
+)
+interpreter.allocate_tensors()
+interpreter.invoke()
+"""
 
 
 class TensorRunner:
     """A loaded model; tensors go by their index in the flatbuffer's main graph.
 
     The default delegate (XNNPACK) stays off: it fuses operators and keeps what lies between to itself.
-    Give it only a model that `open_engine` has loaded before: a damaged one can end the process.
-    EngineError when no runtime is installed, or it fails.
+    Raises EngineError when no runtime is installed or it refuses the flatbuffer, which must be no
+    stranger's: a damaged one can end the process (`open` tries it first).
     """
 
     def __init__(self, flatbuffer: bytes) -> None:
         module = _module()
-        with quiet_stderr(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._interpreter = module.Interpreter(
-                model_content=flatbuffer,
-                experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-                experimental_preserve_all_tensors=True,
-            )
-            self._interpreter.allocate_tensors()
+        try:
+            with quiet_stderr(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._interpreter = module.Interpreter(
+                    model_content=flatbuffer,
+                    experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+                    experimental_preserve_all_tensors=True,
+                )
+                self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(f"the model does not load without XNNPACK: {_short(error)}") from error
         self._details = {detail["index"]: detail for detail in self._interpreter.get_tensor_details()}
+
+    @classmethod
+    def open(cls, model: ModelFile) -> TensorRunner:
+        """Load a file; one that is not known to be whole is run in a process of its own first.
+
+        ModelError when it ends that process: other kernels than XNNPACK's can do so with a file that XNNPACK runs.
+        """
+        if not model.verified:
+            name = _module().__name__
+            vet_model(model, _TRIAL.format(module=name), f"{name} without XNNPACK")
+        return cls(model.flatbuffer)
 
     def set(self, index: int, values: NDArray[Any]) -> None:
         """Put values of the tensor's own shape and dtype into an input."""
@@ -48,7 +75,7 @@ class TensorRunner:
         try:
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
-            raise EngineError(f"the model does not run with all its tensors kept: {error}") from error
+            raise EngineError(f"the model does not run with all its tensors kept: {_short(error)}") from error
 
     def real(self, index: int) -> NDArray[np.float32]:
         """A tensor's values as real numbers (float32), in its own shape."""
@@ -81,3 +108,8 @@ def _module() -> Any:
         except ImportError:
             continue
     raise EngineError("comparing layer by layer needs a TFLite runtime: pip install ai-edge-litert")
+
+
+def _short(error: Exception, most: int = 200) -> str:
+    """The first line: a runtime strings all that it had to say together."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
