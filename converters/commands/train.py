@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeloc.arguments import above_zero, at_least_one, at_least_zero
 from edgeloc.errors import UsageError
 
-HELP = "train a reference localizer on your labelled images"
+if TYPE_CHECKING:
+    from edgeloc.converters.training.start import Start
+
+HELP = "train a reference localizer on your labelled images, or a trained network further"
 EXTRA = "convert"
 NEEDS = ("tensorflow", "keras", "matplotlib")
+
+
+_EPOCHS, _QAT_EPOCHS = 40, 3
+_RATE, _FINE_RATE = 2e-3, 2e-4
+_NETWORK_FLAGS = ("backbone", "alpha", "weights", "input_size", "head")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -41,22 +52,20 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
 
 def _add_network(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--backbone", metavar="NAME", default="MobileNetV2", help="a keras.applications name (default: MobileNetV2)")
+    add("--backbone", metavar="NAME", help="a keras.applications name (default: MobileNetV2)")
     add("--alpha", metavar="X", type=above_zero, help="width multiplier of a MobileNet (default: 0.35 for MobileNetV2)")
     add(
         "--weights",
         metavar="WHICH",
-        default="imagenet",
         help="the backbone's: imagenet, none, or a file .npz or .weights.h5 (default: imagenet)",
     )
     add(
         "--input-size",
         metavar="N",
         type=at_least_one,
-        default=224,
         help="side of the square input in pixels (default: 224)",
     )
-    add("--head", metavar="NAME", default="grid", help="box head: grid, distribution or vector (default: grid)")
+    add("--head", metavar="NAME", help="box head: grid, distribution or vector (default: grid)")
     add(
         "--box-loss",
         metavar="NAMES",
@@ -67,9 +76,19 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
 
 def _add_schedule(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--epochs", metavar="N", type=at_least_one, default=40, help="passes over the images at most (default: 40)")
+    add(
+        "--epochs",
+        metavar="N",
+        type=at_least_one,
+        help=f"passes over the images at most (default: {_EPOCHS}; {_QAT_EPOCHS} with --qat)",
+    )
     add("--batch-size", metavar="N", type=at_least_one, default=32, help="images a step (default: 32)")
-    add("--learning-rate", metavar="X", type=above_zero, default=2e-3, help="peak of the cosine (default: 0.002)")
+    add(
+        "--learning-rate",
+        metavar="X",
+        type=above_zero,
+        help=f"peak of the cosine (default: {_RATE:g}; {_FINE_RATE:g} with --resume MODEL.keras)",
+    )
     add(
         "--patience",
         metavar="N",
@@ -78,38 +97,90 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         help="stop after so many epochs without a better IoU (default: 12)",
     )
     add("--seed", metavar="N", type=at_least_zero, default=0, help="of weights, crops and draws (default: 0)")
-    add("--resume", action="store_true", help="go on with an interrupted run of the same --out")
+    add(
+        "--resume",
+        metavar="MODEL.keras",
+        nargs="?",
+        const="",
+        help="start from a trained network; without a name: go on with an interrupted run of the same --out",
+    )
+    add(
+        "--qat", action="store_true", help="train with fake quantization, so that int8 costs less; needs --resume MODEL"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Train and report; 0 when the network is saved."""
-    from pathlib import Path
-
     from edgeloc.converters.training.fit import TrainingConfig, train
-    from edgeloc.converters.training.network import NetworkConfig
     from edgeloc.converters.training.samples import gather_samples
 
     out = Path(args.out)
-    if out.suffix != ".keras":
-        raise UsageError(f"--out {out}: the name must end in .keras")
-    alpha = 0.35 if args.alpha is None and args.backbone == "MobileNetV2" else args.alpha
-    network = NetworkConfig(args.backbone, alpha, args.input_size, args.head, args.weights)
+    _check(args, out)
     config = TrainingConfig(
-        epochs=args.epochs, batch_size=args.batch_size, learning_rate=args.learning_rate,
-        box_loss=args.box_loss, patience=args.patience, seed=args.seed,
+        epochs=args.epochs or (_QAT_EPOCHS if args.qat else _EPOCHS), batch_size=args.batch_size,
+        learning_rate=args.learning_rate or (_FINE_RATE if args.resume else _RATE),
+        box_loss=args.box_loss, patience=args.patience, seed=args.seed, qat=args.qat,
     )  # fmt: skip
+    start_for = _start(args)
     training, validation, labels = gather_samples(
         args.data, args.split, args.validation, args.validation_split,
         seed=args.seed, skip_bad=args.skip_bad, tell=print,
     )  # fmt: skip
     print(f"{len(training)} images to learn from, {len(validation)} to validate on, {len(labels)} classes")
     try:
-        metrics = train(out, training, validation, labels, network, config, resume=args.resume)
+        metrics = train(
+            out, training, validation, start_for(labels), config, resume=args.resume is not None, tell=print
+        )
     except KeyboardInterrupt:
-        if (out.with_suffix(".training") / "resume").is_dir():
-            print(f"stopped; what was learned is kept: run again with --resume to finish {out}")
-        else:
-            print("stopped before the end of the first epoch: nothing was learned yet")
+        _tell_what_is_kept(out, same_command=bool(args.resume))
         raise
-    print(f"wrote {out}: validation mean IoU {metrics['box_iou']:.3f}, curves in {out.with_suffix('.training')}")
+    how = " with fake quantization" if args.qat else ""
+    before = f" ({metrics['box_iou_at_start']:.3f} at the start)" if "box_iou_at_start" in metrics else ""
+    curves = out.with_suffix(".training")
+    print(f"wrote {out}: validation mean IoU {metrics['box_iou']:.3f}{how}{before}, curves in {curves}")
     return 0
+
+
+def _check(args: argparse.Namespace, out: Path) -> None:
+    if out.suffix != ".keras":
+        raise UsageError(f"--out {out}: the name must end in .keras")
+    if args.qat and not args.resume:
+        raise UsageError("--qat starts from a trained network: name it with --resume MODEL.keras")
+    if args.resume and Path(args.resume).resolve() == out.resolve():
+        raise UsageError(f"--out {out} is the network to start from: give another name")
+    given = [name for name in _NETWORK_FLAGS if getattr(args, name) is not None]
+    if args.resume and given:
+        flag = given[0].replace("_", "-")
+        raise UsageError(f"--{flag} is for a new network: leave it out, {args.resume} is what it is")
+
+
+def _start(args: argparse.Namespace) -> Callable[[tuple[str, ...]], Start]:
+    """What the training starts from once the data's labels are known; bad names are refused before the data is read."""
+    from edgeloc.converters.training.network import NetworkConfig
+    from edgeloc.converters.training.start import reference_start, trained_start
+
+    if args.resume:
+        trained = trained_start(args.resume)
+        return lambda labels: _with_labels(trained, labels)
+    given = {name: getattr(args, name) for name in _NETWORK_FLAGS if getattr(args, name) is not None}
+    if "alpha" not in given and given.get("backbone", "MobileNetV2") != "MobileNetV2":
+        given["alpha"] = None
+    config = NetworkConfig(**given)
+    return lambda labels: reference_start(config, labels)
+
+
+def _with_labels(start: Start, labels: tuple[str, ...]) -> Start:
+    """The same; the data's labels that the network doesn't have are told, since nothing is learned from them."""
+    known = start.contract.labels
+    strange = [label for label in labels if label not in known]
+    if known and strange:
+        print(f"the network has no class {', '.join(strange)}: their images teach presence and box only")
+    return start
+
+
+def _tell_what_is_kept(out: Path, same_command: bool) -> None:
+    if (out.with_suffix(".training") / "resume").is_dir():
+        again = "the same command again" if same_command else "again with --resume"
+        print(f"stopped; what was learned is kept: run {again} to finish {out}")
+    else:
+        print("stopped before the end of the first epoch: nothing was learned yet")

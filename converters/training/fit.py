@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import itertools
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +14,15 @@ from typing import Any
 
 import keras
 
-from edgeloc.contract import Contract
 from edgeloc.converters.keras_file import save_network
 from edgeloc.converters.training.augment import CLOSING, Augmentation
 from edgeloc.converters.training.batches import TrainingBatches, ValidationBatches
-from edgeloc.converters.training.batchnorm import (
-    MOMENTUM,
-    REESTIMATION_BATCHES,
-    reestimate_batch_norm,
-    set_batch_norm_momentum,
-)
 from edgeloc.converters.training.curves import plot_curves
 from edgeloc.converters.training.losses import parse_box_loss
 from edgeloc.converters.training.model import TrainableLocalizer
-from edgeloc.converters.training.network import NetworkConfig, build_network, network_contract
+from edgeloc.converters.training.settling import BatchNormSettling, GridSettling, Settling
+from edgeloc.converters.training.start import Start
+from edgeloc.converters.training.twin import QuantizedTwin
 from edgeloc.data import Sample
 from edgeloc.errors import OutputError, UsageError
 from edgeloc.files import require_writable
@@ -36,11 +31,14 @@ from edgeloc.interrupt import signals_wait
 __all__ = ["TrainingConfig", "train"]
 
 _MONITOR = "val_box_iou"
-_WARMUP_EPOCHS = 1.0
+# Names the network that a run started from, so that it is only gone on with from the same.
+_ORIGIN = "origin.txt"
+# The first epoch warms up, in a short training the first tenth of it.
+_WARMUP_EPOCHS, _WARMUP_SHARE = 1.0, 0.1
 # The last epochs see images much as the runtime will.
 _CLOSING_SHARE = 0.2
-# The averaged weights forget a step after about a thousand others.
-_AVERAGE = 0.999
+# The averaged weights forget a step after about a thousand others, in a short training after a fifth of it.
+_AVERAGE, _AVERAGE_SHARE = 0.999, 0.2
 # The network, its best epoch, and the checkpoint with the optimizer's three numbers a weight, each while it is renewed.
 _FILES_PER_NETWORK = 12
 
@@ -50,7 +48,8 @@ class TrainingConfig:
     """How to train: epochs, batch size, peak learning rate of Adam's cosine, box loss by name, patience, seed.
 
     `validation_images` bounds how many images are looked at after each epoch; `patience` is after
-    how many epochs without a better mean IoU on them training stops.
+    how many epochs without a better mean IoU on them training stops. With `qat` the network
+    computes with fake quantization, in training and in validation.
     """
 
     epochs: int = 40
@@ -60,6 +59,7 @@ class TrainingConfig:
     patience: int = 12
     validation_images: int = 500
     seed: int = 0
+    qat: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience", "validation_images"):
@@ -74,38 +74,71 @@ def train(
     out: Path,
     training: list[Sample],
     validation: list[Sample],
-    labels: tuple[str, ...],
-    network_config: NetworkConfig,
+    start: Start,
     config: TrainingConfig,
     resume: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Train and write `out` (.keras), with history and curves in the folder `<out's stem>.training` beside it.
 
-    The epoch with the best validation IoU is kept, its batch-norm statistics re-estimated. Returns
-    the final validation metrics. An interrupted run goes on from its last epoch with `resume`;
-    one that had come to its end raises UsageError.
+    The epoch with the best validation IoU is kept, its batch-norm statistics re-estimated, or with
+    `qat` its kernels rounded to their int8 grids: then the file is a float network that int8
+    changes little, and the metrics are those under fake quantization. Returns the final validation
+    metrics, and as `box_iou_at_start` that of a network that was trained before. An interrupted
+    run goes on from its last epoch with `resume`, if it started from the same network with the
+    same `qat`; one of a fresh network that had come to its end raises UsageError. `tell` is called
+    with what a user should know.
     """
     keras.utils.set_random_seed(config.seed)
     folder = out.with_suffix(".training")
-    saved, history = folder / "resume", folder / "history.csv"
-    if resume and _rows(history) and not saved.is_dir() and out.is_file():
-        raise UsageError(f"{out}: its training ran to the end, there is nothing to resume; leave --resume out")
+    goes_on = _goes_on(out, folder, start, config, resume)
     require_writable(out)
-    contract = network_contract(network_config, labels)
-    network = build_network(network_config, len(labels))
-    set_batch_norm_momentum(network, MOMENTUM)
-    _require_room(out, network)
+    _require_room(out, start.network)
     # Only now, when all that can be refused has been: an earlier run's epochs lie there.
-    if not (resume and saved.is_dir()):
+    if not goes_on:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    batches = TrainingBatches(training, labels, contract.input, config.batch_size, config.seed)
-    checks = ValidationBatches(validation, labels, contract.input, config.batch_size, config.validation_images)
-    model = TrainableLocalizer(network, parse_box_loss(config.box_loss))
-    model.compile(optimizer=_optimizer(config, len(batches)), jit_compile=False)
-    model.build((None, contract.input.height, contract.input.width, 3))
-    _fit(model, batches, checks, config, folder)
-    return _finish(out, model, batches, checks, contract, config, folder)
+    (folder / _ORIGIN).write_text(_origin(start, config))
+    spec, labels = start.contract.input, start.contract.labels
+    batches = TrainingBatches(training, labels, spec, config.batch_size, config.seed)
+    checks = ValidationBatches(validation, labels, spec, config.batch_size, config.validation_images)
+    settle = GridSettling(training, labels, spec) if config.qat else BatchNormSettling(batches)
+    model = _model(start, config, len(batches))
+    if config.qat and model.network.unquantized:
+        tell(f"left in float, since int8 treats them in its own way: {', '.join(model.network.unquantized)}")
+    at_start = {}
+    if start.digest:
+        settle.at_epoch(model.network)
+        at_start["box_iou_at_start"] = _measure(model, checks)["box_iou"]
+    _fit(model, batches, checks, settle, config, folder)
+    return _finish(out, model, checks, settle, start, config, folder) | at_start
+
+
+def _goes_on(out: Path, folder: Path, start: Start, config: TrainingConfig, resume: bool) -> bool:
+    """Whether an interrupted run lies there that is to be finished; UsageError where it cannot be."""
+    saved, origin = folder / "resume", folder / _ORIGIN
+    if not resume:
+        return False
+    if not start.digest and not saved.is_dir() and _rows(folder / "history.csv") and out.is_file():
+        raise UsageError(f"{out}: its training ran to the end, there is nothing to resume; leave --resume out")
+    same = origin.is_file() and origin.read_text() == _origin(start, config)
+    if saved.is_dir() and not same and not start.digest:
+        raise UsageError(
+            f"{out}: its interrupted run began with a trained network: name it again, --resume MODEL.keras"
+        )
+    return saved.is_dir() and same
+
+
+def _origin(start: Start, config: TrainingConfig) -> str:
+    return f"{start.digest or 'fresh'} {'qat' if config.qat else 'float'}\n"
+
+
+def _model(start: Start, config: TrainingConfig, steps: int) -> TrainableLocalizer:
+    network = QuantizedTwin(start.network) if config.qat else start.network
+    model = TrainableLocalizer(network, start.names, start.contract, parse_box_loss(config.box_loss))
+    model.compile(optimizer=_optimizer(config, steps), jit_compile=False)
+    model.build((None, *start.network.inputs[0].shape[1:]))
+    return model
 
 
 def _require_room(out: Path, network: keras.Model) -> None:
@@ -116,11 +149,12 @@ def _require_room(out: Path, network: keras.Model) -> None:
 
 
 def _optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
+    warmup = int(min(_WARMUP_EPOCHS, _WARMUP_SHARE * config.epochs) * steps)
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,
-        decay_steps=max(1, int((config.epochs - _WARMUP_EPOCHS) * steps)),
+        decay_steps=max(1, config.epochs * steps - warmup),
         warmup_target=config.learning_rate,
-        warmup_steps=int(_WARMUP_EPOCHS * steps),
+        warmup_steps=warmup,
         alpha=0.01,
     )
     return keras.optimizers.AdamW(
@@ -128,12 +162,19 @@ def _optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer
         weight_decay=1e-4,
         global_clipnorm=5.0,
         use_ema=True,
-        ema_momentum=_AVERAGE,
+        ema_momentum=max(0.0, min(_AVERAGE, 1 - 1 / (_AVERAGE_SHARE * config.epochs * steps))),
         ema_overwrite_frequency=None,
     )
 
 
-def _fit(model: Any, batches: TrainingBatches, checks: ValidationBatches, config: TrainingConfig, folder: Path) -> None:
+def _fit(
+    model: Any,
+    batches: TrainingBatches,
+    checks: ValidationBatches,
+    settle: Settling,
+    config: TrainingConfig,
+    folder: Path,
+) -> None:
     history = folder / "history.csv"
     best = max((float(row[_MONITOR]) for row in _rows(history)), default=None)
     waiting = ExitStack()
@@ -142,8 +183,9 @@ def _fit(model: Any, batches: TrainingBatches, checks: ValidationBatches, config
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: waiting.enter_context(signals_wait())),
         # Before the batches of an epoch are drawn, so that a resumed run draws the ones it would have drawn.
         keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch, _augmentation(epoch, config.epochs))
+            on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch, _augmentation(epoch, config))
         ),
+        keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: settle.at_epoch(model.network)),
         keras.callbacks.CSVLogger(history, append=True),
         keras.callbacks.ModelCheckpoint(
             folder / "best.weights.h5", _MONITOR, mode="max", save_best_only=True, save_weights_only=True,
@@ -159,8 +201,8 @@ def _fit(model: Any, batches: TrainingBatches, checks: ValidationBatches, config
         model.fit(batches, validation_data=checks, epochs=config.epochs, callbacks=callbacks, verbose=verbose)
 
 
-def _augmentation(epoch: int, epochs: int) -> Augmentation:
-    return CLOSING if epoch >= epochs * (1 - _CLOSING_SHARE) else Augmentation()
+def _augmentation(epoch: int, config: TrainingConfig) -> Augmentation:
+    return CLOSING if config.qat or epoch >= config.epochs * (1 - _CLOSING_SHARE) else Augmentation()
 
 
 def _rows(history: Path) -> list[dict[str, str]]:
@@ -173,29 +215,29 @@ def _rows(history: Path) -> list[dict[str, str]]:
 def _finish(
     out: Path,
     model: Any,
-    batches: TrainingBatches,
     checks: ValidationBatches,
-    contract: Contract,
+    settle: Settling,
+    start: Start,
     config: TrainingConfig,
     folder: Path,
 ) -> dict[str, float]:
     """Settle the averaged weights and those of the best epoch, and save whichever localizes better."""
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    averaged = _settle(model, batches, checks)
-    kept = model.network.get_weights()
+    settle(model.network)
+    averaged, kept = _measure(model, checks), model.network.get_weights()
     model.load_weights(folder / "best.weights.h5")
-    metrics = _settle(model, batches, checks)
+    settle(model.network)
+    metrics = _measure(model, checks)
     if averaged["box_iou"] >= metrics["box_iou"]:
         model.network.set_weights(kept)
         metrics = averaged
+    if isinstance(model.network, QuantizedTwin):
+        model.network.round_kernels()
     measured = {"training": {"settings": dataclasses.asdict(config), "validation": metrics}}
-    save_network(out, model.network, dataclasses.replace(contract, measured=measured))
+    save_network(out, start.network, dataclasses.replace(start.contract, measured=measured))
     shutil.rmtree(folder / "resume", ignore_errors=True)
     return metrics
 
 
-def _settle(model: Any, batches: TrainingBatches, checks: ValidationBatches) -> dict[str, float]:
-    """Bring the batch-norm statistics up to date with the weights, then measure."""
-    numbers = itertools.islice(itertools.cycle(range(len(batches))), REESTIMATION_BATCHES)
-    reestimate_batch_norm(model.network, (batches[i][0] for i in numbers))
+def _measure(model: Any, checks: ValidationBatches) -> dict[str, float]:
     return {name: float(value) for name, value in model.evaluate(checks, verbose=0, return_dict=True).items()}

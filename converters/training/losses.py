@@ -27,12 +27,12 @@ def parse_box_loss(text: str) -> tuple[str, ...]:
 
 
 def decode_boxes(outputs: dict[str, Any]) -> Any:
-    """Boxes (batch, 4) as x1, y1, x2, y2 in fractions of the input, by whichever box head the outputs have."""
+    """Boxes (batch, 4) as x1, y1, x2, y2 in fractions of the input, by whichever box head `read_roles` found."""
     if "distances" in outputs:
         return _grid_boxes(outputs["weights"], outputs["distances"])
     if "bins" in outputs:
         return _distribution_boxes(outputs["bins"])
-    return _vector_boxes(outputs["box"])
+    return outputs["corners"]
 
 
 def _cell_centres(height: int, width: int) -> Any:
@@ -61,13 +61,6 @@ def _distribution_boxes(bins: Any) -> Any:
 
     positions = ops.linspace(0.0, 1.0, bins.shape[-1])
     return ops.sum(ops.softmax(bins, axis=-1) * positions, axis=-1)
-
-
-def _vector_boxes(box: Any) -> Any:
-    from keras import ops
-
-    centre, half = ops.split(ops.sigmoid(box), 2, axis=-1)
-    return ops.concatenate([centre - half / 2, centre + half / 2], axis=-1)
 
 
 def box_loss(truth: Any, boxes: Any, parts: tuple[str, ...]) -> Any:

@@ -7,7 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from edgeloc.contract import Contract
 from edgeloc.converters.training.losses import box_loss, cell_loss, decode_boxes, iou
+from edgeloc.converters.training.roles import read_roles
 
 __all__ = ["TrainableLocalizer"]
 
@@ -16,15 +18,18 @@ _LABEL_SMOOTHING = 0.1
 
 
 class TrainableLocalizer(keras.Model):  # type: ignore[misc]
-    """Wraps a network; targets are `box`, `present` and `label` as the batches give them.
+    """Wraps a network whose outputs are what `contract` says; targets are as the batches give them.
 
     Metrics: `box_iou`, the mean IoU over images with an object; `presence_accuracy`;
     `label_accuracy` over images with a label.
     """
 
-    def __init__(self, network: keras.Model, loss_parts: tuple[str, ...]) -> None:
+    def __init__(
+        self, network: keras.Model, names: tuple[str, ...], contract: Contract, loss_parts: tuple[str, ...]
+    ) -> None:
         super().__init__(name="training")
         self.network = network
+        self._names, self._contract = names, contract
         self._loss_parts = loss_parts
         self._means = {
             name: keras.metrics.Mean(name=name)
@@ -35,8 +40,10 @@ class TrainableLocalizer(keras.Model):  # type: ignore[misc]
         }  # fmt: skip
 
     def call(self, image: Any, training: bool | None = None) -> dict[str, Any]:
-        outputs: dict[str, Any] = self.network(image, training=training)
-        return outputs
+        outputs = self.network(image, training=training)
+        if not isinstance(outputs, dict):
+            outputs = dict(zip(self._names, keras.tree.flatten(outputs), strict=True))
+        return read_roles(outputs, self._contract)
 
     def compute_loss(
         self,
@@ -51,15 +58,20 @@ class TrainableLocalizer(keras.Model):  # type: ignore[misc]
         boxes = decode_boxes(y_pred)
         box = self._masked("box_loss", box_loss(y["box"], boxes, self._loss_parts), present)
         cell = ops.sum(cell_loss(y["box"], y_pred) * present) / ops.maximum(ops.sum(present), 1.0)
-        presence = keras.losses.binary_crossentropy(present[:, None], y_pred["presence"], from_logits=True)
-        presence = self._masked("presence_loss", presence, ops.ones_like(present))
         self._masked("box_iou", iou(y["box"], boxes), present)
-        right = ops.equal(y_pred["presence"][:, 0] > 0, present > 0.5)
-        self._masked("presence_accuracy", ops.cast(right, "float32"), ops.ones_like(present))
-        total = _WEIGHTS["box"] * box + _WEIGHTS["cell"] * cell + _WEIGHTS["presence"] * presence
+        total = _WEIGHTS["box"] * box + _WEIGHTS["cell"] * cell
+        if "presence" in y_pred:
+            total = total + _WEIGHTS["presence"] * self._presence_loss(present, y_pred["presence"])
         if "class" in y_pred:
             total = total + _WEIGHTS["class"] * self._class_loss(y["label"], y_pred["class"], labelled)
         return total + sum(self.losses)
+
+    def _presence_loss(self, present: Any, logits: Any) -> Any:
+        everywhere = ops.ones_like(present)
+        right = ops.equal(logits[:, 0] > 0, present > 0.5)
+        self._masked("presence_accuracy", ops.cast(right, "float32"), everywhere)
+        loss = keras.losses.binary_crossentropy(present[:, None], logits, from_logits=True)
+        return self._masked("presence_loss", loss, everywhere)
 
     def _class_loss(self, label: Any, logits: Any, labelled: Any) -> Any:
         target = ops.one_hot(ops.maximum(label, 0), logits.shape[-1])

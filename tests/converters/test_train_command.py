@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeloc.cli import main
-from edgeloc.converters.training import fit
+from edgeloc.converters.training import fit, settling
 
 SMALL = ["--weights", "none", "--input-size", "64", "--epochs", "1", "--batch-size", "4"]
 DATA = ["--data", "synthetic?count=8&size=96x64", "--validation", "synthetic?count=4&size=96x64"]
@@ -17,7 +17,7 @@ DATA = ["--data", "synthetic?count=8&size=96x64", "--validation", "synthetic?cou
 def test_train_writes_a_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "REESTIMATION_BATCHES", 2)
+    monkeypatch.setattr(settling, "REESTIMATION_BATCHES", 2)
     out = tmp_path / "m.keras"
     assert main(["train", *DATA, *SMALL, "--head", "vector", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
@@ -29,7 +29,9 @@ def test_train_writes_a_model(
 def test_ctrl_c_tells_how_to_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(model: object, batches: object, checks: object, config: object, folder: Path) -> None:
+    def interrupted(*given: object) -> None:
+        folder = given[-1]
+        assert isinstance(folder, Path)
         if (tmp_path / "m.training" / "once").exists():
             (folder / "resume").mkdir()
         (folder / "once").touch()

@@ -15,22 +15,21 @@ import numpy as np
 import pytest
 
 from edgeloc.converters.keras_file import load_network
-from edgeloc.converters.training import fit
+from edgeloc.converters.training import fit, settling
 from edgeloc.converters.training.fit import TrainingConfig, train
-from edgeloc.converters.training.network import NetworkConfig
+from edgeloc.converters.training.network import NetworkConfig, network_contract
+from edgeloc.converters.training.start import Start
 from edgeloc.data import Sample
 from edgeloc.errors import UsageError
 from edgeloc.modelfile import read_keras_contract
 
 LABELS = ("bolt", "nut", "washer")
-TINY = NetworkConfig("MobileNetV2", 0.35, 64, "grid", "none")
 TWO_EPOCHS = TrainingConfig(epochs=2, batch_size=4)
 
 
 @pytest.fixture(autouse=True)
 def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "REESTIMATION_BATCHES", 3)
-    monkeypatch.setattr(fit, "build_network", lambda config, classes: small_grid(classes))
+    monkeypatch.setattr(settling, "REESTIMATION_BATCHES", 3)
 
 
 def small_grid(classes: int) -> Any:
@@ -51,6 +50,11 @@ def small_grid(classes: int) -> Any:
     return keras.Model(image, outputs)
 
 
+def fresh() -> Start:
+    network = small_grid(len(LABELS))
+    return Start(network, tuple(network.output), network_contract(NetworkConfig(input_size=64), LABELS))
+
+
 @pytest.fixture
 def go(tmp_path: Path, make_sample: Callable[..., Sample]) -> Callable[..., dict[str, float]]:
     """Train on eight drawn images, validate on four of another clip, into `m.keras`."""
@@ -58,7 +62,7 @@ def go(tmp_path: Path, make_sample: Callable[..., Sample]) -> Callable[..., dict
     validation = [make_sample(i, group="b") for i in range(20, 24)]
 
     def run(config: TrainingConfig = TWO_EPOCHS, **more: Any) -> dict[str, float]:
-        return train(tmp_path / "m.keras", training, validation, LABELS, TINY, config, **more)
+        return train(tmp_path / "m.keras", training, validation, more.pop("start", None) or fresh(), config, **more)
 
     return run
 
@@ -126,7 +130,7 @@ def test_an_interruption_at_the_very_end_loses_no_epoch(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "reestimate_batch_norm", interrupted)
+        patch.setattr(settling, "reestimate_batch_norm", interrupted)
         with pytest.raises(KeyboardInterrupt):
             go()
     go(resume=True)

@@ -10,6 +10,7 @@ import pytest
 
 from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.converters.training.losses import BOX_LOSSES, box_loss, cell_loss, decode_boxes, iou, parse_box_loss
+from edgeloc.converters.training.roles import read_roles
 from edgeloc.decode import Decoder
 from edgeloc.errors import UsageError
 from edgeloc.preprocess import frame_geometry
@@ -31,8 +32,9 @@ def test_training_decodes_as_the_runtime_does(head: str) -> None:
     outputs, encoding, shapes = HEADS[head]
     rng = np.random.default_rng(1)
     logits = {name: rng.normal(0, 2, (8, *shape)).astype(np.float32) for name, shape in shapes.items()}
-    trained = np.asarray(decode_boxes(logits))
-    decoder = Decoder(Contract(SPEC, outputs, encoding, thresholds=Thresholds(presence=0.0)))
+    contract = Contract(SPEC, outputs, encoding, thresholds=Thresholds(presence=0.0))
+    trained = np.asarray(decode_boxes(read_roles(logits, contract)))
+    decoder = Decoder(contract)
     placement = frame_geometry(SPEC, 64, 64).placement
     for i in range(8):
         box = decoder({name: values[i : i + 1] for name, values in logits.items()}, placement, (64, 64)).box
@@ -119,4 +121,4 @@ def test_bins_are_led_to_the_edges_and_a_vector_nowhere() -> None:
     for edge, position in enumerate((2, 5, 4, 7)):
         bins[0, edge, position] = 12
     assert float(cell_loss(boxes((0.2, 0.5, 0.4, 0.7)), {"bins": bins})[0]) < 0.01
-    assert float(cell_loss(boxes(FIRST), {"box": np.zeros((1, 4), np.float32)})[0]) == 0
+    assert float(cell_loss(boxes(FIRST), {"corners": np.zeros((1, 4), np.float32)})[0]) == 0

@@ -1,0 +1,191 @@
+"""A float network's twin that computes as its int8 file will, over the same weights, for them to learn it.
+
+Symmetric int8 kernels, one scale for each output channel, and asymmetric int8 activations, one for
+each tensor, after Jacob et al. 2018; the rounding lets gradients through. No rounding reaches a file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from edgeloc.converters.training.grids import Graph, Step, read_graph
+
+__all__ = ["QuantizedTwin"]
+
+_LEVELS = 127
+_SMALLEST_RANGE = 1e-6
+
+Visit = Callable[[int, Any], Any]
+
+
+class QuantizedTwin(keras.Model):  # type: ignore[misc]
+    """Wraps a functional network and shares its weights; answers in the same structure, with fake quantization.
+
+    Batch norm works with its moving statistics in training too: they are part of the folded
+    kernels, whose grids would move with every batch. `unquantized` names the layers that compute
+    in float because it is not known here how the quantizer treats them. Until `measure_ranges` has
+    seen images, the answers mean nothing.
+    """
+
+    def __init__(self, network: keras.Model) -> None:
+        super().__init__(name="quantized_twin")
+        self.network = network
+        self._graph = _Kept(read_graph(network))
+        fixed = [given or (0.0, 0.0) for given in self._graph.value.ranges]
+        self.ranges = self.add_weight(
+            shape=(len(fixed), 2), initializer="zeros", trainable=False, dtype="float32", name="ranges"
+        )
+        self.ranges.assign(np.array(fixed, np.float32))
+        self.built = True
+
+    @property
+    def unquantized(self) -> tuple[str, ...]:
+        return tuple(self._graph.value.unquantized)
+
+    def call(self, image: Any, training: bool | None = None) -> Any:
+        del training  # of dropout, which asks Keras for it
+        return _walk(self._graph.value, [image], self._round)
+
+    def _round(self, grid: int, values: Any) -> Any:
+        import tensorflow as tf
+
+        return tf.quantization.fake_quant_with_min_max_vars(values, self.ranges[grid, 0], self.ranges[grid, 1])
+
+    def measure_ranges(self, batches: Iterable[NDArray[np.float32]]) -> None:
+        """Set every activation's grid to what `batches` of normalized images reach, as the calibration does.
+
+        The kernels are rounded, as they will be in the network that is converted; activations are not.
+        """
+        import tensorflow as tf
+
+        graph, spans = self._graph.value, tf.function(self._spans)
+        ranges = np.zeros((len(graph.ranges), 2), np.float32)  # 0 is on every grid
+        for images in batches:
+            seen = spans(tf.convert_to_tensor(images)).numpy()
+            ranges[:, 0] = np.minimum(ranges[:, 0], seen[:, 0])
+            ranges[:, 1] = np.maximum(ranges[:, 1], seen[:, 1])
+        for index, fixed in enumerate(graph.ranges):
+            ranges[index] = fixed or ranges[index]
+        ranges[:, 1] = np.maximum(ranges[:, 1], ranges[:, 0] + _SMALLEST_RANGE)
+        self.ranges.assign(ranges)
+
+    def _spans(self, images: Any) -> Any:
+        """Lowest and highest value on every grid, (grids, 2)."""
+        seen: dict[int, list[Any]] = {}
+
+        def note(grid: int, values: Any) -> Any:
+            seen.setdefault(grid, []).append(ops.stack([ops.min(values), ops.max(values)]))
+            return values
+
+        _walk(self._graph.value, [images], note)
+        spans = [ops.stack(seen.get(grid, [ops.zeros(2)])) for grid in range(len(self._graph.value.ranges))]
+        return ops.stack([ops.stack([ops.min(span[:, 0]), ops.max(span[:, 1])]) for span in spans])
+
+    def round_kernels(self) -> None:
+        """Round the network's own kernels to the grids that they have learnt on.
+
+        From then on the float network differs from its int8 file by the rounding of activations
+        only, and the converter finds the very same grids. A layer that is called twice, each time
+        into another batch norm, has no one grid and keeps its kernel.
+        """
+        steps = [step for step in self._graph.value.all_steps() if step.linear]
+        calls = Counter(id(step.layer) for step in steps)
+        for step in steps:
+            if calls[id(step.layer)] == 1:
+                factor = _factor(step)
+                rounded = np.asarray(_rounded_kernel(step, factor))
+                divisor = np.asarray(factor)
+                kernel = np.asarray(step.layer.kernel)
+                safe = np.where(divisor == 0, 1, divisor)
+                step.layer.kernel.assign(np.where(divisor == 0, kernel, rounded / safe))
+
+
+class _Kept:
+    """Hides a value from Keras, which would track what is in it, and the network's layers twice."""
+
+    def __init__(self, value: Graph) -> None:
+        self.value = value
+
+
+def _walk(graph: Graph, inputs: list[Any], visit: Visit) -> Any:
+    """Compute the network step by step; `visit` is given each tensor that has a grid, and gives it back rounded."""
+    values = {
+        id(tensor): visit(grid, value)
+        for tensor, grid, value in zip(graph.network.inputs, graph.inputs, inputs, strict=True)
+    }
+    return _steps(graph, values, visit)
+
+
+def _steps(graph: Graph, values: dict[int, Any], visit: Visit) -> Any:
+    for step in graph.steps:
+        args, kwargs = step.node.arguments.fill_in(values)
+        outputs = keras.tree.flatten(_compute(step, args, kwargs, visit))
+        if step.grid is not None and step.graph is None:
+            outputs = [visit(step.grid, output) for output in outputs]
+        values.update(zip(map(id, step.node.outputs), outputs, strict=True))
+    return keras.tree.map_structure(lambda tensor: values[id(tensor)], graph.network.output)
+
+
+def _compute(step: Step, args: Any, kwargs: dict[str, Any], visit: Visit) -> Any:
+    if step.graph is not None:
+        inside = step.graph.network.inputs
+        return _steps(step.graph, dict(zip(map(id, inside), keras.tree.flatten(args), strict=True)), visit)
+    if step.folded:
+        return args[0]
+    if step.linear:
+        return _linear(step, args[0], visit)
+    if isinstance(step.layer, keras.layers.BatchNormalization):
+        return step.layer(*args, **{**kwargs, "training": False})
+    return step.layer(*args, **kwargs)
+
+
+def _linear(step: Step, values: Any, visit: Visit) -> Any:
+    """The layer with its rounded kernel, the batch norm behind it folded in."""
+    layer, factor = step.layer, _factor(step)
+    kernel = _rounded_kernel(step, factor)
+    if isinstance(layer, keras.layers.Dense):
+        result = ops.matmul(values, kernel)
+    else:
+        convolve = ops.depthwise_conv if isinstance(layer, keras.layers.DepthwiseConv2D) else ops.conv
+        result = convolve(
+            values, kernel, strides=layer.strides, padding=layer.padding,
+            data_format=layer.data_format, dilation_rate=layer.dilation_rate,
+        )  # fmt: skip
+    result = result + _bias(step, ops.reshape(factor, (-1,)))
+    if step.inner is not None:
+        result = visit(step.inner, result)
+    return layer.activation(result)
+
+
+def _factor(step: Step) -> Any:
+    """What the batch norm multiplies each output channel by, in a shape that the kernel can be multiplied with."""
+    kernel, norm = step.layer.kernel, step.batch_norm
+    channels = kernel.shape[-2:] if isinstance(step.layer, keras.layers.DepthwiseConv2D) else kernel.shape[-1:]
+    if norm is None:
+        return ops.ones(channels)
+    factor = ops.rsqrt(norm.moving_variance + norm.epsilon)
+    return ops.reshape(factor if norm.gamma is None else factor * norm.gamma, channels)
+
+
+def _bias(step: Step, factor: Any) -> Any:
+    bias = 0.0 if getattr(step.layer, "bias", None) is None else step.layer.bias
+    norm = step.batch_norm
+    if norm is None:
+        return bias
+    return (bias - norm.moving_mean) * factor + (0.0 if norm.beta is None else norm.beta)
+
+
+def _rounded_kernel(step: Step, factor: Any) -> Any:
+    """The folded kernel on its int8 grid, symmetric, one scale for each output channel; gradients pass."""
+    folded = step.layer.kernel * factor
+    over = tuple(range(len(folded.shape) - len(factor.shape)))
+    largest = ops.max(ops.abs(folded), axis=over, keepdims=True)
+    scale = ops.where(largest > 0, largest / _LEVELS, 1.0)
+    return folded + ops.stop_gradient(ops.round(folded / scale) * scale - folded)
