@@ -51,7 +51,7 @@ class Agreement:
             return f"presence differs by {self.presence_max:.3f} at most ({self.images} images, no box among them)"
         return (
             f"boxes share {self.iou:.3f} (mean IoU), their edges differ by {self.box_px_median:.1f} pixels "
-            f"(median; 95 %: {self.box_px_p95:.1f}, most: {self.box_px_max:.1f}) on {self.boxes} of {self.images} images"
+            f"(median; 95 %: {self.box_px_p95:.1f}, most: {self.box_px_max:.1f}), {self.boxes} of {self.images} images"
         )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgeloc.contract import InputSpec
 from edgeloc.converters.tensorrt.translation import held_back
-from edgeloc.errors import ModelError
+from edgeloc.errors import ModelError, first_line
 
 __all__ = ["count_pairs", "quantize_onnx"]
 
@@ -85,7 +85,7 @@ def _quantize(model: Any, spec: InputSpec, images: NDArray[np.float32], path: Pa
             },
         )
     except Exception as error:  # its errors have no common base
-        raise ModelError(f"ONNX Runtime cannot quantize the model: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"ONNX Runtime cannot quantize the model: {first_line(error)}") from error
 
 
 def _reader(spec: InputSpec, images: NDArray[np.float32]) -> Any:
@@ -141,3 +141,6 @@ def _release_sums(graph: Any) -> None:
                 graph.node.remove(dequantize)
                 graph.node.remove(quantize)
                 break
+    used = {name for node in graph.node for name in node.input}
+    for constant in [constant for constant in graph.initializer if constant.name not in used]:
+        graph.initializer.remove(constant)

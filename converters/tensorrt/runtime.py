@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.engines import Engine, TensorInfo
-from edgeloc.errors import MissingExtra, ModelError
+from edgeloc.errors import MissingExtra, ModelError, first_line
 from edgeloc.modelfile import ModelFile
 
 __all__ = ["OnnxRuntimeEngine"]
@@ -37,7 +36,7 @@ class OnnxRuntimeEngine(Engine):
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common base
-            raise ModelError(f"ONNX Runtime refuses the model: {str(error).splitlines()[0]}") from error
+            raise ModelError(f"ONNX Runtime refuses the model: {first_line(error)}") from error
         self.inputs = {port.name: _info(port) for port in self._session.get_inputs()}
         self.outputs = {port.name: _info(port) for port in self._session.get_outputs()}
         self._input = next(iter(self.inputs))

@@ -18,7 +18,7 @@ from edgeloc.contract import Contract
 from edgeloc.converters.editing import operator_name, pack, unpack
 from edgeloc.converters.tensorrt.runtime import OnnxRuntimeEngine
 from edgeloc.engines import open_engine
-from edgeloc.errors import ContractError, MissingExtra, ModelError
+from edgeloc.errors import ContractError, MissingExtra, ModelError, first_line
 from edgeloc.flatbuffer import parse_flatbuffer
 from edgeloc.quiet import quiet_stderr
 
@@ -130,8 +130,7 @@ def _translate(flatbuffer: bytes, inputs: list[str], outputs: list[str]) -> Any:
         try:
             model, _ = tf2onnx.convert.from_tflite(str(path), inputs, outputs, opset=_OPSET)
         except Exception as error:  # tf2onnx raises what its handlers happen to raise
-            reason = next(iter(str(error).strip().splitlines()), repr(error))
-            raise ModelError(f"tf2onnx cannot translate the model: {reason}") from error
+            raise ModelError(f"tf2onnx cannot translate the model: {first_line(error)}") from error
     unknown = sorted({node.op_type for node in model.graph.node if node.op_type.startswith("TFL_")})
     if unknown:
         raise ModelError(f"ONNX has no operator for {', '.join(unknown)}: take it out of the network")

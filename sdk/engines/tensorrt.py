@@ -1,0 +1,221 @@
+"""TensorRT as an engine: builds a plan from the `.onnx` on the device, keeps it, runs it; converts nothing.
+
+Written to the Python API that TensorRT 8.6 and 10 share: tensors by name, `execute_async_v3`.
+https://docs.nvidia.com/deeplearning/tensorrt/
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import time
+import weakref
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloc.engines.base import Engine, TensorInfo
+from edgeloc.engines.cuda import Cuda
+from edgeloc.engines.plans import plan_path, read_plan, write_plan
+from edgeloc.errors import EngineError, ModelError, OutputError, first_line
+from edgeloc.modelfile import ModelFile
+from edgeloc.onnxfile import is_onnx
+
+__all__ = ["TensorRtEngine"]
+
+_OLDEST, _NEWEST_MAJOR = (8, 6), 10
+# From here on a network takes its types from the model; before, int8 had to be allowed.
+_STRONGLY_TYPED_SINCE = 10
+# Not trt.nptype: that of 8.6 fails with the NumPy releases that have no np.bool.
+_DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "UINT8": np.uint8}
+
+
+class TensorRtEngine(Engine):
+    """An ONNX model with Q/DQ pairs on the first NVIDIA GPU, as `edgeloc convert --target tensorrt` writes it.
+
+    The first load builds the plan, which takes minutes on a Jetson and is told on the standard
+    error; later loads take it from the cache. A plan that TensorRT no longer takes is built anew.
+    """
+
+    name = "tensorrt"
+
+    def __init__(self, model: ModelFile) -> None:
+        if not is_onnx(model.flatbuffer):
+            raise ModelError(f"{model.path} is no ONNX model: convert it with `edgeloc convert --target tensorrt`")
+        self._trt = _import_tensorrt()
+        self.version = self._trt.__version__
+        self._cuda = Cuda()
+        # All three are kept: a context does not outlive its engine, nor an engine its runtime.
+        self._runtime = _started(self._trt, self._trt.Runtime)
+        self._engine = _engine(self._trt, self._runtime, model, self._cuda)
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise EngineError(f"{model.path}: {_reason(self._trt, 'the GPU has no memory left for the model')}")
+        self._addresses: dict[str, int] = {}
+        self.inputs, self.outputs = self._ports(True), self._ports(False)
+        if len(self.inputs) != 1:
+            raise ModelError(f"{model.path} has {len(self.inputs)} inputs: it must have one, the image")
+        self._place_tensors()
+
+    @classmethod
+    def load(cls, model: ModelFile, threads: int | None) -> TensorRtEngine:
+        """Build or fetch the plan and load it; `threads` means nothing to a GPU."""
+        return cls(model)
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether TensorRT's Python package is installed."""
+        try:
+            return importlib.util.find_spec("tensorrt") is not None
+        except (ImportError, ValueError):
+            return False
+
+    def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Run the model; raw output arrays by name."""
+        (name, info), cuda = next(iter(self.inputs.items())), self._cuda
+        if tensor.shape != info.shape or tensor.dtype != info.dtype:
+            raise EngineError(f"the input must be {info.dtype} {info.shape}, not {tensor.dtype} {tensor.shape}")
+        tensor = np.ascontiguousarray(tensor)
+        outputs = {name: np.empty(port.shape, port.dtype) for name, port in self.outputs.items()}
+        cuda.make_current()
+        cuda.upload(self._addresses[name], tensor)
+        if not self._context.execute_async_v3(stream_handle=cuda.stream):
+            raise EngineError(f"TensorRT {self.version} failed to run the model: {_reason(self._trt)}")
+        for name, values in outputs.items():
+            cuda.download(values, self._addresses[name])
+        cuda.synchronize()
+        return outputs
+
+    def _ports(self, is_input: bool) -> dict[str, TensorInfo]:
+        engine, wanted = self._engine, self._trt.TensorIOMode.INPUT
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        return {
+            name: TensorInfo(name, tuple(engine.get_tensor_shape(name)), _dtype(engine.get_tensor_dtype(name)))
+            for name in names
+            if (engine.get_tensor_mode(name) == wanted) == is_input
+        }
+
+    def _place_tensors(self) -> None:
+        """Give every input and output its place on the GPU, for as long as this engine lives."""
+        for name, port in {**self.inputs, **self.outputs}.items():
+            address = self._cuda.allocate(int(np.prod(port.shape)) * port.dtype.itemsize)
+            self._addresses[name] = address
+            self._context.set_tensor_address(name, address)
+        weakref.finalize(self, self._cuda.free, *self._addresses.values()).atexit = False
+
+
+def _import_tensorrt() -> Any:
+    try:
+        trt: Any = importlib.import_module("tensorrt")
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            "TensorRT is not installed for this Python: on a Jetson, sudo apt install python3-libnvinfer, "
+            "and make the virtual environment with --system-site-packages"
+        ) from error
+    except (ImportError, OSError, AttributeError) as error:
+        raise EngineError(f"TensorRT does not work here ({first_line(error)}): reinstall python3-libnvinfer") from error
+    version = tuple(int(part) for part in trt.__version__.split(".")[:2])
+    if version < _OLDEST or version[0] > _NEWEST_MAJOR:
+        raise EngineError(f"TensorRT {trt.__version__} cannot be used: 8.6 to 10.x can (JetPack 6 and 7 bring them)")
+    return trt
+
+
+def _started(trt: Any, kind: Any) -> Any:
+    """A Runtime or a Builder, with no errors on record."""
+    recorder = _recorder(trt)
+    recorder.errors.clear()
+    try:
+        return kind(recorder)
+    except TypeError as error:  # so its bindings say that the library made none
+        raise EngineError(f"TensorRT {trt.__version__} does not start: {_reason(trt, first_line(error))}") from error
+
+
+def _engine(trt: Any, runtime: Any, model: ModelFile, cuda: Cuda) -> Any:
+    """The loaded engine, from the cache where it has a plan that is still good."""
+    path = plan_path(model.flatbuffer, trt.__version__, cuda.name, cuda.capability)
+    plan = read_plan(path)
+    engine = None if plan is None else runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        _tell(f"building {model.path.name} for {cuda.name} with TensorRT {trt.__version__}: some minutes, only once")
+        start = time.monotonic()
+        plan = _build(trt, model)
+        _tell(f"built in {time.monotonic() - start:.0f} s")
+        _keep(path, plan)
+        engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineError(f"TensorRT cannot load what it built from {model.path}: {_reason(trt)}")
+    return engine
+
+
+def _keep(path: Path, plan: bytes) -> None:
+    try:
+        write_plan(path, plan)
+    except OutputError as error:
+        _tell(f"the next start will build it again: {error}")
+
+
+def _build(trt: Any, model: ModelFile) -> bytes:
+    builder = _started(trt, trt.Builder)
+    typed = int(trt.__version__.split(".")[0]) >= _STRONGLY_TYPED_SINCE
+    flags = trt.NetworkDefinitionCreationFlag
+    network = builder.create_network(1 << int(flags.STRONGLY_TYPED if typed else flags.EXPLICIT_BATCH))
+    parser = trt.OnnxParser(network, _recorder(trt))
+    if not parser.parse(model.flatbuffer):
+        raise ModelError(f"{model.path}: TensorRT {trt.__version__} cannot read the model: {_parser_error(parser)}")
+    config = builder.create_builder_config()
+    if not typed:
+        config.set_flag(trt.BuilderFlag.INT8)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise EngineError(f"{model.path}: TensorRT {trt.__version__} cannot build it: {_reason(trt)}")
+    return bytes(plan)
+
+
+def _parser_error(parser: Any) -> str:
+    """The first thing that the parser has to say, and about which node."""
+    if not parser.num_errors:
+        return "no reason given"
+    error = parser.get_error(0)
+    # Only TensorRT 10 knows the node's name.
+    node = f"{error.node_operator()} {error.node_name()!r}" if hasattr(error, "node_name") else f"node {error.node()}"
+    return f"{node}: {first_line(ValueError(error.desc()))}"
+
+
+def _reason(trt: Any, otherwise: str = "no reason given") -> str:
+    """What TensorRT logged as the first error since the last reason was asked for."""
+    errors = _recorder(trt).errors
+    reason = first_line(ValueError(errors[0])) if errors else otherwise
+    full = any("out of memory" in line.lower() or "outofmemory" in line.lower() for line in errors)
+    errors.clear()
+    return f"the GPU's memory is full, end other programs that use it ({reason})" if full else reason
+
+
+@lru_cache(maxsize=1)
+def _recorder(trt: Any) -> Any:
+    """TensorRT's one logger in this process: keeps the errors for a sentence of ours, lets the rest go."""
+    grave = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
+
+    class Recorder(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in grave:
+                self.errors.append(msg)
+
+    return Recorder()
+
+
+def _dtype(kind: Any) -> np.dtype[Any]:
+    if kind.name not in _DTYPES:
+        raise ModelError(f"the model has an input or output of type {kind.name}: it must be float32 or an integer")
+    return np.dtype(_DTYPES[kind.name])
+
+
+def _tell(line: str) -> None:
+    print(f"edgeloc: {line}", file=sys.stderr, flush=True)
