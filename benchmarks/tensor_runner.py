@@ -88,7 +88,8 @@ class TensorRunner:
         if scales.size > 1:
             shape[quantization["quantized_dimension"]] = scales.size
         zeros = quantization["zero_points"].astype(np.float32).reshape(shape)
-        return (values.astype(np.float32) - zeros) * scales.reshape(shape)
+        real: NDArray[np.float32] = (values.astype(np.float32) - zeros) * scales.reshape(shape)
+        return real
 
     def representable(self, index: int) -> tuple[float, float] | None:
         """The smallest and the largest real number that a quantized tensor can hold; None for a float one."""
