@@ -1,180 +1,321 @@
-"""From a trained Keras network to one `.tflite` that carries its contract, checked before it is written."""
+"""From a trained network to one model file that carries its contract, checked at every step before it is written."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import math
-import tempfile
-import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeloc._version import __version__
 from edgeloc.contract import Contract
-from edgeloc.converters.bias_correction import correct_biases
-from edgeloc.converters.keras_file import load_network
+from edgeloc.converters.auto import AUTO_LIMIT, choose_recipe
+from edgeloc.converters.batch_norm import check_batch_norm
+from edgeloc.converters.gate import DEFAULT_MAX_IOU_DROP, Gate, GateReport
+from edgeloc.converters.gate_words import report_lines
+from edgeloc.converters.golden import make_golden
+from edgeloc.converters.heads.diagnosis import diagnose
+from edgeloc.converters.heads.repair import repair_head
+from edgeloc.converters.promises import check_ports, presence_warning, refuse_what_is_not
 from edgeloc.converters.quantization.calibration import Calibration, calibrate
-from edgeloc.converters.quantization.recipes import Recipe, recipe
-from edgeloc.converters.tflite import check_outputs, to_flatbuffer
-from edgeloc.converters.training.batchnorm import batch_norm_lag
-from edgeloc.errors import ContractError, ModelError, UsageError
+from edgeloc.converters.quantization.calibration_checks import judge_halves, judge_images
+from edgeloc.converters.quantization.contract_check import suspect_contract
+from edgeloc.converters.quantization.leaks import refuse_leak
+from edgeloc.converters.quantization.quantizing import quantize
+from edgeloc.converters.quantization.recipes import AUTO, RECIPES, Recipe, recipe
+from edgeloc.converters.sources import Source, open_source
+from edgeloc.converters.sources.parity import check_same
+from edgeloc.data import Dataset
+from edgeloc.errors import ContractError, UsageError
 from edgeloc.files import require_writable
-from edgeloc.inspection import ModelReport, inspect_model, report_flatbuffer
+from edgeloc.inspection import inspect_model, report_flatbuffer
 from edgeloc.localizer import Localizer
-from edgeloc.modelfile import Golden, read_keras_contract, write_model
+from edgeloc.modelfile import ModelFile, write_model
+from edgeloc.preprocess import Preprocessor
 from edgeloc.scenes import SceneGenerator
 
-if TYPE_CHECKING:
-    import keras
+__all__ = ["TARGETS", "ConvertOptions", "convert"]
 
-    from edgeloc.data import Dataset
+Target = Literal["tflite", "edgetpu", "tensorrt"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+_PARITY_IMAGES = 4
 
-__all__ = ["convert"]
 
-_BIAS_IMAGES = 64
-_LAG_IMAGES = 64
-# Statistics that are up to date give 0.2 to 0.3 here, ones that lag above 1.
-_LAG_LIMIT = 0.6
-_GOLDEN_CANDIDATES = 16
-_GOLDEN_SIZE = (160, 120)
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """How to convert; see `edgeloc convert --help` for each.
+
+    `recipe` is a name in RECIPES or "auto"; `images` are drawn to calibrate on, by `seed`;
+    `keep_float` are regular expressions of operators that stay in float; `weights` is the file of
+    a PyTorch factory's weights. `max_iou_drop` (None: 0.005) and `limit` are the gate's;
+    `min_mapped` (None: 0.9) is the least share of operators on the Edge TPU.
+    """
+
+    recipe: str = "int8"
+    target: Target = "tflite"
+    images: int = 200
+    seed: int = 0
+    keep_float: tuple[str, ...] = ()
+    fix_head: bool = False
+    repair_batch_norm: bool = False
+    weights: str | None = None
+    max_iou_drop: float | None = None
+    limit: int | None = None
+    min_mapped: float | None = None
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or self.seed < 0:
+            raise UsageError(f"images is {self.images} and seed {self.seed}: they must be at least 1 and 0")
+        if self.target not in TARGETS:
+            raise UsageError(f"--target is {self.target!r}: choose one of {', '.join(TARGETS)}")
+        if self.recipe != AUTO:
+            recipe(self.recipe)
+        if self.target != "tflite" and self.recipe != "int8":
+            raise UsageError(f"--target {self.target} computes in int8: leave --recipe {self.recipe} out")
+        if self.min_mapped is not None and self.target != "edgetpu":
+            raise UsageError("--min-mapped is for --target edgetpu")
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether images to calibrate on are needed."""
+        return self.recipe == AUTO or recipe(self.recipe).calibrated
 
 
 def convert(
     model: str | Path,
     out: str | Path,
+    options: ConvertOptions | None = None,
     *,
     calibration: Dataset | None = None,
-    recipe_name: str = "int8",
+    validation: Dataset | None = None,
     contract: Contract | None = None,
-    images: int = 200,
-    seed: int = 0,
-    skip_bad: bool = False,
     tell: Callable[[str], None] = lambda line: None,
-) -> ModelReport:
-    """Convert the `.keras` file `model` by a recipe and write `out` with everything behind it.
+) -> Path:
+    """Convert the trained network `model` and write `out`, a `.tflite` (or `.onnx` for TensorRT), all behind it.
 
-    `calibration` is a data set, needed by the recipe int8 and used by no other, of which `images` are drawn with
-    `seed`. `contract` is only for a model that carries none. `tell` is called with each finding
-    that a user should see. Returns the report on the written file.
+    `model` is whatever `edgeloc.converters.sources.open_source` reads. `calibration` are images for
+    a recipe that becomes integer; `validation`, labelled and other images than those, is what the
+    gate measures on, and without it nothing is gated. `contract` is only for a model that carries
+    none. `tell` is called with each finding that a user should see. Returns the file that goes to
+    the device: `out`, or for the Edge TPU the compiled one beside it.
 
-    Raises UsageError when the recipe needs images and none are given, ContractError when there is
-    no contract or it does not fit, DataError for bad images, OutputError when `out` cannot be
-    written, and ModelError when the result is not what the recipe promises; then nothing is written.
+    Raises UsageError when something that is needed is not given, ContractError when there is no
+    contract or it does not fit, DataError for bad images or ones on both sides, OutputError when
+    `out` cannot be written, ModelError when the result is not what the recipe promises, and
+    GateFailed; then nothing is written but the gate's pictures.
     """
-    chosen, out = recipe(recipe_name), Path(out)
-    if chosen.calibrated and calibration is None:
-        raise UsageError(f"the recipe {chosen.name} needs images to calibrate on: give --calibration DATA")
-    if images < 1 or seed < 0:
-        raise UsageError(f"images is {images} and seed {seed}: they must be at least 1 and 0")
-    require_writable(out)
-    network = load_network(model)
-    contract = _contract(model, network, contract)
-    drawn = None
-    if calibration is not None and not chosen.calibrated:
-        tell(f"the recipe {chosen.name} needs no calibration: {calibration.name} is not used")
-    elif calibration is not None:
-        drawn = calibrate(calibration, contract.input, images, seed, skip_bad)
-        _tell_about_calibration(network, drawn, tell)
-    flatbuffer = _quantize(network, contract, chosen, drawn)
-    report = report_flatbuffer(flatbuffer, str(out))
-    _refuse_what_is_not(chosen, report)
-    _tell_about_presence(report, contract, tell)
-    contract = _signed(contract, chosen, Path(model), drawn)
-    golden = _golden(flatbuffer, contract)
-    write_model(out, flatbuffer, contract, calibration=drawn.manifest if drawn else None, golden=golden)
-    return inspect_model(out)
+    return _Conversion(
+        str(model), Path(out), options or ConvertOptions(), calibration, validation, contract, tell
+    ).run()
 
 
-def _contract(model: str | Path, network: keras.Model, given: Contract | None) -> Contract:
-    # An .h5 is no archive and carries nothing.
-    own = read_keras_contract(model) if zipfile.is_zipfile(model) else None
-    if own is not None and given is not None:
-        raise UsageError(f"{model} carries its own contract: leave --contract out")
-    contract = own or given
+class _Conversion:
+    """One conversion from its inputs to the written file; each step is a method, in the order of the calls in `run`."""
+
+    def __init__(
+        self,
+        model: str,
+        out: Path,
+        options: ConvertOptions,
+        calibration: Dataset | None,
+        validation: Dataset | None,
+        contract: Contract | None,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.options, self.out, self.tell = options, out, tell
+        self.calibration, self.validation = calibration, validation
+        self._refuse_what_is_missing()
+        require_writable(out)
+        self.source = open_source(model, weights=options.weights)
+        self.contract = _own_or_given(self.source, contract)
+        self.drawn: Calibration | None = None
+        self.gate: Gate | None = None
+
+    def _refuse_what_is_missing(self) -> None:
+        options = self.options
+        if options.calibrated and self.calibration is None:
+            raise UsageError(f"the recipe {options.recipe} needs images to calibrate on: give --calibration DATA")
+        if options.recipe == AUTO and self.validation is None:
+            raise UsageError("--recipe auto needs labelled images to judge by: give --data DATA")
+        if options.max_iou_drop is not None and self.validation is None:
+            raise UsageError("--max-iou-drop is judged on labelled images: give --data DATA")
+
+    def run(self) -> Path:
+        """All of it."""
+        self.drawn = self._draw()
+        self._check_batch_norm()
+        flatbuffer = self._to_float()
+        self._check_contract(flatbuffer)
+        float_contract = self.contract
+        if self.validation is not None:
+            limit = self.options.limit or (AUTO_LIMIT if self.options.recipe == AUTO else None)
+            maximum = DEFAULT_MAX_IOU_DROP if self.options.max_iou_drop is None else self.options.max_iou_drop
+            self.gate = Gate(
+                flatbuffer,
+                float_contract,
+                self.validation,
+                max_iou_drop=maximum,
+                limit=limit,
+                skip_bad=self.options.skip_bad,
+            )
+        flatbuffer = self._mend_head(flatbuffer)
+        if self.options.target == "tensorrt":
+            return self._write_onnx(flatbuffer)
+        chosen, quantized, report = self._quantize(flatbuffer)
+        self._write(chosen, quantized, report)
+        return self._compile() if self.options.target == "edgetpu" else self.out
+
+    def _draw(self) -> Calibration | None:
+        dataset, options = self.calibration, self.options
+        if dataset is None:
+            return None
+        if not options.calibrated and not options.repair_batch_norm:
+            self.tell(f"the recipe {options.recipe} needs no calibration: {dataset.name} is not used")
+            return None
+        drawn = calibrate(dataset, self.contract.input, options.images, options.seed, options.skip_bad)
+        self.tell(f"calibrating on {drawn.manifest['count']} images of {dataset.name} (seed {options.seed})")
+        if drawn.manifest["skipped"]:
+            self.tell(f"left out {len(drawn.manifest['skipped'])} damaged images")
+        for doubt in judge_images(drawn, self.contract.input):
+            self.tell(doubt)
+        if self.validation is not None:
+            for doubt in refuse_leak(drawn, self.validation, skip_bad=options.skip_bad):
+                self.tell(doubt)
+        return drawn
+
+    def _check_batch_norm(self) -> None:
+        from edgeloc.converters.sources.keras import KerasSource
+
+        repair = self.options.repair_batch_norm
+        if repair and (self.drawn is None or not isinstance(self.source, KerasSource)):
+            raise UsageError("--repair-batch-norm takes statistics anew for a Keras network: give --calibration DATA")
+        if self.drawn is not None and isinstance(self.source, KerasSource):
+            samples = self.validation if self.validation is not None else self.calibration
+            check_batch_norm(self.source, self.contract, self.drawn.images, samples or (), repair, self.tell)
+
+    def _to_float(self) -> bytes:
+        spec = self.contract.input
+        flatbuffer = self.source.to_tflite(spec)
+        check_ports(flatbuffer, self.contract, self.source.name)
+        images = self._scenes() if self.drawn is None else self.drawn.images[:_PARITY_IMAGES]
+        check_same(self.source, flatbuffer, spec, images)
+        return flatbuffer
+
+    def _scenes(self) -> NDArray[np.float32]:
+        """A few generated scenes as the model sees them, where no images are given."""
+        preprocess = Preprocessor(self.contract.input, np.dtype(np.float32), None, None)
+        scenes = SceneGenerator(seed=0)
+        return np.stack([preprocess(scenes.scene(index).pixels)[0][0] for index in range(_PARITY_IMAGES)])
+
+    def _check_contract(self, flatbuffer: bytes) -> None:
+        """Images that the network learned from tell best whether the contract is how it was trained."""
+        if self.drawn is None:
+            return
+        for dataset in (self.calibration, self.validation):
+            if dataset is not None and any(sample.box is not None for sample in dataset):
+                doubt = suspect_contract(
+                    flatbuffer, self.contract, dataset, seed=self.options.seed, skip_bad=self.options.skip_bad
+                )
+                if doubt is not None:
+                    self.tell(doubt)
+                return
+
+    def _mend_head(self, flatbuffer: bytes) -> bytes:
+        if self.drawn is None:
+            if self.options.fix_head:
+                raise UsageError("--fix-head looks at the outputs on images: give --calibration DATA")
+            return flatbuffer
+        images = self.drawn.images
+        halves = judge_halves(flatbuffer, images, self.options.seed)
+        if halves is not None:
+            self.tell(halves)
+        if not self.options.fix_head:
+            for finding in diagnose(flatbuffer, self.contract, images):
+                self.tell(f"warning: {finding.sentence}")
+            return flatbuffer
+        flatbuffer, self.contract, done = repair_head(flatbuffer, self.contract, images)
+        for sentence in done or ("--fix-head found nothing to repair",):
+            self.tell(sentence)
+        return flatbuffer
+
+    def _quantize(self, flatbuffer: bytes) -> tuple[Recipe, bytes, GateReport | None]:
+        options, spec = self.options, self.contract.input
+        images = None if self.drawn is None else self.drawn.images
+
+        def make(chosen: Recipe) -> bytes:
+            made = quantize(flatbuffer, chosen, spec, images, options.keep_float)
+            refuse_what_is_not(chosen, report_flatbuffer(made, str(self.out)), bool(options.keep_float))
+            return made
+
+        if options.recipe == AUTO:
+            assert self.gate is not None  # refused without labelled images
+            gate = self.gate
+            choice = choose_recipe(
+                tuple(RECIPES.values()), make, lambda made: gate.judge(made, self.contract), tell=self.tell
+            )
+            return choice.recipe, choice.flatbuffer, choice.report
+        chosen = recipe(options.recipe)
+        made = make(chosen)
+        return chosen, made, self._judge(made)
+
+    def _judge(self, quantized: bytes) -> GateReport | None:
+        """The gate's report; GateFailed, with the worst images beside the output, where it does not pass."""
+        if self.gate is None:
+            return None
+        report = self.gate.judge(quantized, self.contract)
+        for line in report_lines(report):
+            self.tell(line)
+        self.gate.require(report, self.out)
+        return report
+
+    def _write(self, chosen: Recipe, quantized: bytes, judged: GateReport | None) -> None:
+        contract = self._signed(chosen.name)
+        if judged is not None:
+            contract = judged.written_into(contract)
+        doubt = presence_warning(report_flatbuffer(quantized, str(self.out)), contract)
+        if doubt is not None:
+            self.tell(doubt)
+        memory = ModelFile(self.out, quantized, contract=contract, verified=True)
+        golden = make_golden(Localizer(memory))
+        manifest = self.drawn.manifest if self.drawn is not None and chosen.calibrated else None
+        write_model(self.out, quantized, contract, calibration=manifest, golden=golden)
+        report = inspect_model(self.out)
+        megabytes, macs = report.file_bytes / 1e6, report.macs / 1e6
+        self.tell(f"wrote {self.out}: {report.precision}, {megabytes:.2f} MB, {macs:.0f} million MACs")
+
+    def _compile(self) -> Path:
+        from edgeloc.converters.edgetpu.compiler import MIN_MAPPED, to_edgetpu
+
+        least = MIN_MAPPED if self.options.min_mapped is None else self.options.min_mapped
+        return to_edgetpu(self.out, min_mapped=least, tell=self.tell)
+
+    def _signed(self, name: str) -> Contract:
+        hashes = {"float_model": self.source.digest}
+        if self.drawn is not None:
+            hashes["calibration"] = self.drawn.digest
+        tools = {"edgeloc": __version__, **self.source.tools}
+        return dataclasses.replace(self.contract, recipe=name, tools=tools, hashes=hashes)
+
+    def _write_onnx(self, flatbuffer: bytes) -> Path:
+        from edgeloc.converters.tensorrt.conversion import convert_tensorrt
+
+        assert self.drawn is not None  # the target goes with the recipe int8
+        report = convert_tensorrt(flatbuffer, self._signed(self.options.recipe), self.drawn, self.out)
+        self.tell(f"wrote {report}")
+        return self.out
+
+
+def _own_or_given(source: Source, given: Contract | None) -> Contract:
+    if source.contract is not None and given is not None:
+        raise UsageError(f"{source.name} carries its own contract: leave --contract out")
+    contract = source.contract or given
     if contract is None:
         raise ContractError(
-            f"{model} carries no contract: say what its input and outputs mean with --contract FILE.json"
+            f"{source.name} carries no contract: say what its input and outputs mean with --contract FILE.json"
         )
-    check_outputs(network, contract)
     return contract
-
-
-def _tell_about_calibration(network: keras.Model, drawn: Calibration, tell: Callable[[str], None]) -> None:
-    count = drawn.manifest["count"]
-    tell(f"calibrating on {count} images of {drawn.manifest['dataset']} (seed {drawn.manifest['seed']})")
-    if drawn.manifest["skipped"]:
-        tell(f"left out {len(drawn.manifest['skipped'])} damaged images")
-    lag = batch_norm_lag(network, drawn.images[:_LAG_IMAGES])
-    if lag > _LAG_LIMIT:
-        tell(
-            f"warning: the batch-norm statistics lag behind the weights (outputs differ by {lag:.2f} standard "
-            "deviations from those with the images' own statistics): train longer or re-estimate them"
-        )
-
-
-def _quantize(network: keras.Model, contract: Contract, chosen: Recipe, drawn: Calibration | None) -> bytes:
-    if drawn is None:
-        return to_flatbuffer(network, contract, chosen, None)
-    corrected = correct_biases(network, drawn.images[:_BIAS_IMAGES])
-    return to_flatbuffer(corrected, contract, chosen, drawn.images)
-
-
-def _refuse_what_is_not(chosen: Recipe, report: ModelReport) -> None:
-    """A file goes out only as what it is: no float islands called int8, no output that never changes."""
-    if report.constant_outputs:
-        names = ", ".join(report.constant_outputs)
-        raise ModelError(f"the output {names} does not depend on the input: the head is dead, train it anew")
-    if report.precision != chosen.precision:
-        reasons = "; ".join(report.reasons) or "see edgeloc inspect"
-        raise ModelError(f"the recipe {chosen.name} gave a model that is {report.precision}, not that: {reasons}")
-
-
-def _tell_about_presence(report: ModelReport, contract: Contract, tell: Callable[[str], None]) -> None:
-    """In int8 a presence output can only say what it said on the calibration images."""
-    output = contract.output("presence")
-    port = next((port for port in report.outputs if output is not None and port.name == output.tensor), None)
-    if output is None or port is None or port.scale is None or port.zero_point is None:
-        return
-    threshold = contract.thresholds.presence
-    if not 0 < threshold < 1:
-        return
-    if output.activation == "sigmoid":
-        threshold = math.log(threshold / (1 - threshold))
-    limits = np.iinfo(port.dtype)
-    lowest, highest = ((limit - port.zero_point) * port.scale for limit in (limits.min, limits.max))
-    if not lowest < threshold <= highest:
-        word = "present" if lowest >= threshold else "absent"
-        tell(
-            f"warning: the presence output can only say {word!r}, as on every calibration image: "
-            "calibrate on images with and without an object"
-        )
-
-
-def _signed(contract: Contract, chosen: Recipe, model: Path, drawn: Calibration | None) -> Contract:
-    import tensorflow as tf
-
-    hashes = {"float_model": hashlib.sha256(model.read_bytes()).hexdigest()}
-    if drawn is not None:
-        hashes["calibration"] = drawn.digest
-    tools = {"edgeloc": __version__, "tensorflow": tf.__version__}
-    return dataclasses.replace(contract, recipe=chosen.name, tools=tools, hashes=hashes)
-
-
-def _golden(flatbuffer: bytes, contract: Contract) -> Golden:
-    """The self-test: the generated scene that this model is surest about, and what it answers on it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.tflite"
-        write_model(path, flatbuffer, contract)
-        localizer = Localizer(path)
-        scenes = SceneGenerator(seed=0, size=_GOLDEN_SIZE)
-        answers = [
-            (localizer(pixels), pixels) for pixels in (scenes.scene(i).pixels for i in range(_GOLDEN_CANDIDATES))
-        ]
-    result, pixels = max(answers, key=lambda answer: answer[0].presence)
-    if not np.isfinite(result.presence):
-        raise ModelError("the converted model answers with numbers that are not finite")
-    return Golden(pixels, result.presence, result.box, result.label)

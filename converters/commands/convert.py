@@ -1,28 +1,81 @@
-"""`edgeloc convert`: a trained network to one `.tflite` with its contract."""
+"""`edgeloc convert`: a trained network to one model file with its contract."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from edgeloc.arguments import at_least_one, at_least_zero
+
+if TYPE_CHECKING:
+    from edgeloc.data import Dataset
 
 HELP = "turn a trained CNN into one .tflite that carries its contract"
 EXTRA = "convert"
 NEEDS = ("tensorflow", "keras")
 
+_SUFFIXES = {"tflite": ".tflite", "edgetpu": ".tflite", "tensorrt": ".onnx"}
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `edgeloc convert`."""
+    """Add the flags of `edgeloc convert`, by what they concern."""
     add = parser.add_argument
-    add("model", metavar="MODEL.keras", help="the trained network")
-    add("--out", required=True, metavar="MODEL.tflite", help="where the result goes")
-    add("--recipe", metavar="NAME", default="int8", help="float32, float16, dynamic or int8 (default: int8)")
-    add("--calibration", metavar="DATA", help="a data set or folder of images; the recipe int8 needs it")
+    add(
+        "model",
+        metavar="MODEL",
+        help=".keras, .h5, a SavedModel folder, a float .tflite, .onnx, .pt2, or module:factory",
+    )
+    add("--weights", metavar="FILE", help="the weights of a PyTorch module:factory")
+    add("--out", required=True, metavar="FILE", help="where the result goes: .tflite, or .onnx for TensorRT")
+    add("--contract", metavar="FILE.json", help="what input and outputs mean, for a model that carries no contract")
+    add("--skip-bad", action="store_true", help="leave bad rows and images out and count them")
+    _configure_quantization(parser.add_argument_group("quantization"))
+    _configure_gate(parser.add_argument_group("gate"))
+    add = parser.add_argument_group("target").add_argument
+    add("--target", metavar="NAME", default="tflite", help="tflite, edgetpu or tensorrt (default: tflite)")
+    add(
+        "--min-mapped",
+        metavar="X",
+        type=float,
+        help="the least share of operators on the Edge TPU, 0 to 1 (default: 0.9)",
+    )
+
+
+def _configure_quantization(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--recipe",
+        metavar="NAME",
+        default="int8",
+        help="int8, int8-float-head, int16-activations, float16, float32, dynamic, or auto: the cheapest that passes "
+        "the gate (default: int8)",
+    )
+    add("--calibration", metavar="DATA", help="a data set or folder of images; integer recipes need it")
     add("--split", metavar="NAME", help="the data set's split to calibrate on, such as train (default: all of it)")
     add("--images", metavar="N", type=at_least_one, default=200, help="how many images to calibrate on (default: 200)")
     add("--seed", metavar="N", type=at_least_zero, default=0, help="which of them are drawn (default: 0)")
-    add("--skip-bad", action="store_true", help="leave bad rows and images out and count them")
-    add("--contract", metavar="FILE.json", help="what input and outputs mean, for a model that carries no contract")
+    add(
+        "--keep-float",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="operators that stay in float: a regular expression for their output's name, or an operator such as "
+        "SOFTMAX; repeat for more",
+    )
+    add("--fix-head", action="store_true", help="split and bare the outputs that lose to int8 as they are")
+    add(
+        "--repair-batch-norm",
+        action="store_true",
+        help="take batch-norm statistics that lag anew from the calibration images (Keras)",
+    )
+
+
+def _configure_gate(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--data", metavar="DATA", help="labelled images, other than for calibration, to hold the result against float")
+    add("--data-split", metavar="NAME", help="their split, such as val (default: all of it)")
+    add("--max-iou-drop", metavar="X", type=float, help="how much mean IoU may be lost, 0 to 1 (default: 0.005)")
+    add("--limit", metavar="N", type=at_least_one, help="judge on N images, spread evenly over the groups")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,29 +83,43 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from edgeloc.contract import read_contract
-    from edgeloc.converters.conversion import convert
-    from edgeloc.data import open_dataset
+    from edgeloc.converters.conversion import ConvertOptions, convert
     from edgeloc.errors import UsageError
 
-    if Path(args.out).suffix != ".tflite":
-        raise UsageError(f"--out {args.out}: the name must end in .tflite")
-    dataset = None
-    if args.calibration:
-        dataset = open_dataset(args.calibration, split=args.split, skip_bad=args.skip_bad)
-        for note in dataset.notes:
-            print(f"{dataset.name}: {note}")
-    report = convert(
-        args.model,
-        args.out,
-        calibration=dataset,
-        recipe_name=args.recipe,
-        contract=read_contract(args.contract) if args.contract else None,
+    options = ConvertOptions(
+        recipe=args.recipe,
+        target=args.target,
         images=args.images,
         seed=args.seed,
+        keep_float=tuple(args.keep_float),
+        fix_head=args.fix_head,
+        repair_batch_norm=args.repair_batch_norm,
+        weights=args.weights,
+        max_iou_drop=args.max_iou_drop,
+        limit=args.limit,
+        min_mapped=args.min_mapped,
         skip_bad=args.skip_bad,
+    )
+    if Path(args.out).suffix != _SUFFIXES[options.target]:
+        raise UsageError(f"--out {args.out}: for the target {options.target} it ends in {_SUFFIXES[options.target]}")
+    convert(
+        args.model,
+        args.out,
+        options,
+        calibration=_open(args.calibration, args.split, args.skip_bad),
+        validation=_open(args.data, args.data_split, args.skip_bad),
+        contract=read_contract(args.contract) if args.contract else None,
         tell=print,
     )
-    print(
-        f"wrote {args.out}: {report.precision}, {report.file_bytes / 1e6:.2f} MB, {report.macs / 1e6:.0f} million MACs"
-    )
     return 0
+
+
+def _open(uri: str | None, split: str | None, skip_bad: bool) -> Dataset | None:
+    from edgeloc.data import open_dataset
+
+    if uri is None:
+        return None
+    dataset = open_dataset(uri, split=split, skip_bad=skip_bad)
+    for note in dataset.notes:
+        print(f"{dataset.name}: {note}")
+    return dataset

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeloc.contract import InputSpec
 from edgeloc.converters.keras_file import load_network
 from edgeloc.converters.sources.base import Source
-from edgeloc.errors import ModelError, UsageError, first_line
+from edgeloc.errors import ContractError, ModelError, UsageError, first_line
 from edgeloc.modelfile import read_keras_contract
 from edgeloc.quiet import quiet_stderr
 
@@ -61,9 +61,7 @@ class KerasSource(Source):
         channels = 1 if spec.color == "gray" else 3
         wanted, shape = (spec.height, spec.width, channels), tuple(self.network.inputs[0].shape[1:])
         if len(shape) != 3 or any(have not in (None, want) for have, want in zip(shape, wanted, strict=True)):
-            raise ModelError(
-                f"the contract's input is {wanted} (height, width, channels), that of {self.name} is {shape}"
-            )
+            raise ContractError(f"the contract's input is {wanted} (height, width, channels), the model's is {shape}")
         image = tf.TensorSpec((1, *wanted), tf.float32, name=spec.tensor)
         with tempfile.TemporaryDirectory() as folder:
             with quiet_stderr():

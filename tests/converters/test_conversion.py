@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgeloc.contract import Contract, InputSpec, OutputSpec
-from edgeloc.converters.conversion import convert
+from edgeloc.converters.conversion import ConvertOptions, convert
 from edgeloc.converters.training.network import NetworkConfig, build_network, network_contract
 from edgeloc.data import Dataset
 from edgeloc.inspection import check_golden, inspect_model
@@ -52,7 +52,7 @@ def test_float32_computes_exactly_what_the_network_computes(
     make_network: Network, save_keras: Save, contract: Contract, frames: list[np.ndarray], tmp_path: Path
 ) -> None:
     network = make_network()
-    report = convert(save_keras(network), tmp_path / "m.tflite", recipe_name="float32")
+    report = inspect_model(convert(save_keras(network), tmp_path / "m.tflite", ConvertOptions(recipe="float32")))
     assert report.precision == "float32"
     for frame in frames:
         expected, found = keras_answers(network, contract, frame), answers(tmp_path / "m.tflite", frame)
@@ -63,7 +63,7 @@ def test_float32_computes_exactly_what_the_network_computes(
 
 @pytest.fixture
 def int8(make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path) -> Path:
-    convert(save_keras(make_network()), tmp_path / "int8.tflite", calibration=dataset, seed=3)
+    convert(save_keras(make_network()), tmp_path / "int8.tflite", calibration=dataset, options=ConvertOptions(seed=3))
     return tmp_path / "int8.tflite"
 
 
@@ -104,7 +104,7 @@ def test_everything_lies_behind_the_flatbuffer(int8: Path, contract: Contract, d
     assert model.contract is not None
     assert (model.contract.input, model.contract.outputs) == (contract.input, contract.outputs)
     assert model.contract.recipe == "int8"
-    assert set(model.contract.tools) == {"edgeloc", "tensorflow"}
+    assert set(model.contract.tools) == {"edgeloc", "keras", "tensorflow"}
     float_model = (int8.parent / "model.keras").read_bytes()
     assert model.contract.hashes["float_model"] == hashlib.sha256(float_model).hexdigest()
     assert set(model.contract.hashes) == {"float_model", "calibration", "flatbuffer"}
@@ -129,7 +129,7 @@ def test_a_bare_interpreter_loads_the_file(int8: Path) -> None:
 
 
 def test_the_same_command_gives_the_same_file(int8: Path, dataset: Dataset, tmp_path: Path) -> None:
-    convert(tmp_path / "model.keras", tmp_path / "again.tflite", calibration=dataset, seed=3)
+    convert(tmp_path / "model.keras", tmp_path / "again.tflite", calibration=dataset, options=ConvertOptions(seed=3))
     again, first = read_model(tmp_path / "again.tflite"), read_model(int8)
     assert again.calibration == first.calibration
     assert again.flatbuffer == first.flatbuffer
@@ -143,7 +143,8 @@ def test_other_recipes_give_what_they_promise(
 
     # The converter leaves small weights in float; this one is large enough for a dynamic range.
     network = make_network(layers.Conv2D(96, 1))
-    assert convert(save_keras(network), tmp_path / "m.tflite", recipe_name=recipe).precision == precision
+    path = convert(save_keras(network), tmp_path / "m.tflite", ConvertOptions(recipe=recipe))
+    assert inspect_model(path).precision == precision
     model = read_model(tmp_path / "m.tflite")
     assert model.contract is not None
     assert (model.contract.recipe, model.calibration) == (recipe, None)
@@ -155,7 +156,7 @@ def test_the_contract_names_the_input(
 ) -> None:
     renamed = dataclasses.replace(contract, input=InputSpec("pixels", 32, 32))
     path = save_keras(make_network(), changed=renamed)
-    report = convert(path, tmp_path / "m.tflite", recipe_name="float32")
+    report = inspect_model(convert(path, tmp_path / "m.tflite", ConvertOptions(recipe="float32")))
     assert [port.name for port in report.inputs] == ["pixels"]
 
 
@@ -165,7 +166,9 @@ def test_outputs_without_a_dict_are_named_after_their_layers(
 ) -> None:
     make_network(form=form).save(tmp_path / "foreign.keras")
     given = contract if form == "list" else box_contract
-    report = convert(tmp_path / "foreign.keras", tmp_path / "m.tflite", calibration=dataset, contract=given)
+    report = inspect_model(
+        convert(tmp_path / "foreign.keras", tmp_path / "m.tflite", calibration=dataset, contract=given)
+    )
     assert {port.name for port in report.outputs} == {output.tensor for output in given.outputs}
     assert report.is_full_integer
 
@@ -184,7 +187,7 @@ def test_a_sequential_network_from_elsewhere(
     )  # fmt: skip
     path = tmp_path / f"foreign{suffix}"
     network.save(path)
-    report = convert(path, tmp_path / "m.tflite", calibration=dataset, contract=box_contract)
+    report = inspect_model(convert(path, tmp_path / "m.tflite", calibration=dataset, contract=box_contract))
     assert [port.name for port in report.outputs] == ["box"]
 
 
@@ -193,9 +196,11 @@ def test_images_for_a_recipe_that_needs_none_are_not_claimed(
 ) -> None:
     told: list[str] = []
     path = save_keras(make_network())
-    report = convert(path, tmp_path / "m.tflite", recipe_name="float32", calibration=dataset, tell=told.append)
+    report = inspect_model(
+        convert(path, tmp_path / "m.tflite", ConvertOptions(recipe="float32"), calibration=dataset, tell=told.append)
+    )
     assert report.calibration is None
-    assert told == ["the recipe float32 needs no calibration: drawn is not used"]
+    assert told[0] == "the recipe float32 needs no calibration: drawn is not used"
 
 
 def test_lagging_statistics_are_told(make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path) -> None:
@@ -223,8 +228,8 @@ def test_the_reference_network_with_its_grid(dataset: Dataset, save_keras: Save,
     contract = network_contract(config, dataset.labels)
     network = build_network(config, len(dataset.labels))
     path = save_keras(network, changed=contract)
-    convert(path, tmp_path / "f.tflite", recipe_name="float32")
-    report = convert(path, tmp_path / "q.tflite", calibration=dataset)
+    convert(path, tmp_path / "f.tflite", ConvertOptions(recipe="float32"))
+    report = inspect_model(convert(path, tmp_path / "q.tflite", calibration=dataset))
     assert report.is_full_integer
     assert {port.name for port in report.outputs} == {"presence", "class", "weights", "distances"}
     frame = dataset[0].load()

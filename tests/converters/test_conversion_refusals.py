@@ -14,7 +14,7 @@ import pytest
 from edgeloc.cli import main
 from edgeloc.contract import Contract, InputSpec, OutputSpec
 from edgeloc.converters import conversion
-from edgeloc.converters.conversion import convert
+from edgeloc.converters.conversion import ConvertOptions, convert
 from edgeloc.data import Dataset
 from edgeloc.errors import ContractError, ModelError, OutputError, UsageError
 
@@ -39,19 +39,21 @@ def test_int8_without_images(make_network: Network, save_keras: Save, out: Path)
 
 
 def test_a_recipe_that_is_none(make_network: Network, save_keras: Save, out: Path) -> None:
-    with pytest.raises(UsageError, match="--recipe is 'int4': choose one of float32, float16, dynamic, int8"):
-        convert(save_keras(make_network()), out, recipe_name="int4")
+    with pytest.raises(
+        UsageError, match="--recipe is 'int4': choose one of int8, int8-float-head, int16-activations, .*auto"
+    ):
+        convert(save_keras(make_network()), out, ConvertOptions(recipe="int4"))
 
 
 def test_a_network_without_a_contract(make_network: Network, out: Path, tmp_path: Path) -> None:
     make_network().save(tmp_path / "bare.keras")
     with pytest.raises(ContractError, match=r"carries no contract: .* --contract FILE\.json"):
-        convert(tmp_path / "bare.keras", out, recipe_name="float32")
+        convert(tmp_path / "bare.keras", out, ConvertOptions(recipe="float32"))
 
 
 def test_a_second_contract(make_network: Network, save_keras: Save, contract: Contract, out: Path) -> None:
     with pytest.raises(UsageError, match="carries its own contract: leave --contract out"):
-        convert(save_keras(make_network()), out, recipe_name="float32", contract=contract)
+        convert(save_keras(make_network()), out, ConvertOptions(recipe="float32"), contract=contract)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_a_contract_that_does_not_fit(
 ) -> None:
     path = save_keras(make_network(), changed=dataclasses.replace(contract, **changes))
     with pytest.raises(ContractError, match=sentence):
-        convert(path, out, recipe_name="float32")
+        convert(path, out, ConvertOptions(recipe="float32"))
 
 
 def test_networks_that_take_no_single_image(box_contract: Contract, out: Path, tmp_path: Path) -> None:
@@ -81,12 +83,12 @@ def test_networks_that_take_no_single_image(box_contract: Contract, out: Path, t
     flat = keras.Input((10,))
     keras.Model(flat, layers.Dense(4, name="box")(flat)).save(tmp_path / "flat.keras")
     with pytest.raises(ContractError, match=r"the model's is \(10,\)"):
-        convert(tmp_path / "flat.keras", out, recipe_name="float32", contract=box_contract)
+        convert(tmp_path / "flat.keras", out, ConvertOptions(recipe="float32"), contract=box_contract)
     first, second = keras.Input((10,)), keras.Input((10,))
     both = layers.Dense(4, name="box")(layers.Add()([first, second]))
     keras.Model([first, second], both).save(tmp_path / "two.keras")
     with pytest.raises(ContractError, match="the model has 2 inputs: a contract speaks of one image"):
-        convert(tmp_path / "two.keras", out, recipe_name="float32", contract=box_contract)
+        convert(tmp_path / "two.keras", out, ConvertOptions(recipe="float32"), contract=box_contract)
 
 
 def test_a_dead_head(make_network: Network, save_keras: Save, dataset: Dataset, out: Path) -> None:
@@ -122,7 +124,7 @@ def test_outputs_that_are_no_numbers(make_network: Network, save_keras: Save, ou
     network = make_network()
     network.get_layer("presence").bias.assign([np.nan])
     with pytest.raises(Exception, match="finite") as caught:
-        convert(save_keras(network), out, recipe_name="float32")
+        convert(save_keras(network), out, ConvertOptions(recipe="float32"))
     assert type(caught.value).__module__ == "edgeloc.errors"
 
 
@@ -130,13 +132,13 @@ def test_outputs_that_are_no_numbers(make_network: Network, save_keras: Save, ou
 def test_a_file_that_is_no_keras_model(content: bytes, contract: Contract, out: Path, tmp_path: Path) -> None:
     (tmp_path / "m.keras").write_bytes(content)
     with pytest.raises(ModelError, match=r"m\.keras is no \.keras file, or was cut off"):
-        convert(tmp_path / "m.keras", out, recipe_name="float32", contract=contract)
+        convert(tmp_path / "m.keras", out, ConvertOptions(recipe="float32"), contract=contract)
 
 
 def test_a_legacy_file_that_is_broken(contract: Contract, out: Path, tmp_path: Path) -> None:
     (tmp_path / "m.h5").write_bytes(os.urandom(500))
     with pytest.raises(ModelError, match=r"m\.h5: Keras cannot load it"):
-        convert(tmp_path / "m.h5", out, recipe_name="float32", contract=contract)
+        convert(tmp_path / "m.h5", out, ConvertOptions(recipe="float32"), contract=contract)
 
 
 def test_a_keras_file_with_a_damaged_middle(make_network: Network, save_keras: Save, out: Path) -> None:
@@ -145,18 +147,18 @@ def test_a_keras_file_with_a_damaged_middle(make_network: Network, save_keras: S
     data[len(data) // 3 : len(data) // 3 + 300] = os.urandom(300)
     path.write_bytes(data)
     with pytest.raises(ModelError, match=r"model\.keras"):
-        convert(path, out, recipe_name="float32")
+        convert(path, out, ConvertOptions(recipe="float32"))
 
 
 def test_no_file(out: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"m\.keras is no file that is there; give a \.keras model"):
-        convert(tmp_path / "m.keras", out, recipe_name="float32")
+    with pytest.raises(ModelError, match=r"m\.keras: no such file; give a Keras file"):
+        convert(tmp_path / "m.keras", out, ConvertOptions(recipe="float32"))
 
 
 def test_a_place_that_cannot_be_written_is_found_before_the_work(
     make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversion, "load_network", lambda path: pytest.fail("the work had begun"))
+    monkeypatch.setattr(conversion, "open_source", lambda path, weights: pytest.fail("the work had begun"))
     (tmp_path / "file").write_text("in the way")
     path = save_keras(make_network())
     for target in (tmp_path, tmp_path / "file" / "m.tflite"):
@@ -187,7 +189,7 @@ def test_the_command_converts(
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--out", "m.bin"], "the name must end in .tflite"),
+        (["--out", "m.bin"], "for the target tflite it ends in .tflite"),
         (["--out", "m.tflite"], "needs images to calibrate on"),
         (["--out", "m.tflite", "--calibration", "nowhere"], "nowhere does not exist"),
         (["--out", "m.tflite", "--recipe", "float32", "--contract", "none.json"], "none.json: no such file"),
