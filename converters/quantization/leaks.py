@@ -15,9 +15,9 @@ from edgeloc.types import Pixels
 __all__ = ["refuse_leak"]
 
 _NAMES_SHOWN = 3
-# Most that any of the 32x32 greys may differ. Copies as JPEG at quality 30 to 90, or resized to 0.5 to 2 times, differ
-# by at most 7, and 97 of 100 by at most 4; of 10 million pairs from different clips of fod-a none by less than 9,
-# although some clips show the same floor under the same lamp.
+# Most that any of the 32x32 greys may differ. Copies as JPEG at quality 30 to 90, or resized to 0.9 or 2 times, differ
+# by at most 3, and 95 of 100 of half the size by at most 4; of 3 million pairs from different clips of fod-a none by
+# less than 9, although some clips show the same floor under the same lamp.
 _COPY = 4
 # Pictures of nothing resemble each other: a wall, a clear sky. They are compared by their pixels alone.
 _LEAST_CONTRAST = 8.0
