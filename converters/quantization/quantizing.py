@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from edgeloc.errors import ModelError, UsageError, first_line
 from edgeloc.flatbuffer import Graph, parse_flatbuffer
 from edgeloc.quiet import quiet_stderr
 
-__all__ = ["quantize"]
+__all__ = ["quantize", "to_integers"]
 
 _BIAS_IMAGES = 64
 _TINY = 1e-4
@@ -50,7 +51,7 @@ def quantize(
         return {"int8": int8_weights, "float16": float16_weights, "float32": bytes}[recipe.weights](flatbuffer)
     assert images is not None  # calibrated recipes are never called without images
     corrected = correct_biases(flatbuffer, images[:_BIAS_IMAGES], kept.__contains__)
-    return _calibrated(corrected, recipe, _covering(images, spec), kept)
+    return to_integers(corrected, recipe, spec, images, kept)
 
 
 def _matched(graph: Graph, patterns: Sequence[str]) -> set[str]:
@@ -106,13 +107,23 @@ def _covering(images: NDArray[np.float32], spec: InputSpec) -> NDArray[np.float3
     return images
 
 
-def _calibrated(flatbuffer: bytes, recipe: Recipe, images: NDArray[np.float32], kept: set[str]) -> bytes:
+def to_integers(
+    flatbuffer: bytes,
+    recipe: Recipe,
+    spec: InputSpec,
+    images: NDArray[np.float32],
+    kept: AbstractSet[str] = frozenset(),
+) -> bytes:
+    """The second half of `quantize`: a calibrated recipe on weights and biases as they are.
+
+    `kept` are names of tensors whose operators stay in float. Raises ModelError with the quantizer's reason.
+    """
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize
     from tensorflow.lite.python.optimize import calibrator
 
     def representative() -> Iterator[list[NDArray[Any]]]:
-        for image in images:
+        for image in _covering(images, spec):
             yield [image[np.newaxis]]
 
     with quiet_stderr():

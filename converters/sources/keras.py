@@ -39,7 +39,7 @@ class KerasSource(Source):
         self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.tools = {"keras": keras.__version__, "tensorflow": tf.__version__}
         if len(self.network.inputs) != 1:
-            raise ModelError(f"{path} has {len(self.network.inputs)} inputs: a localizer has one, the image")
+            raise ContractError(f"{path} has {len(self.network.inputs)} inputs: a contract speaks of one image")
 
     @classmethod
     def open(cls, path: str, weights: str | None = None) -> KerasSource:
