@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from edgeloc._version import __version__
 from edgeloc.contract import Contract
+from edgeloc.converters.golden import make_golden
 from edgeloc.converters.quantization.bias_correction import correct_biases
 from edgeloc.converters.quantization.calibration import Calibration
 from edgeloc.converters.tensorrt.check import Agreement, check_onnx
 from edgeloc.converters.tensorrt.quantize import count_pairs, quantize_onnx
 from edgeloc.converters.tensorrt.runtime import OnnxRuntimeEngine
 from edgeloc.converters.tensorrt.translation import require_extra, to_onnx
-from edgeloc.errors import ModelError
+from edgeloc.errors import UsageError
 from edgeloc.files import require_writable
 from edgeloc.localizer import Localizer
-from edgeloc.modelfile import Golden, ModelFile
+from edgeloc.modelfile import ModelFile
 from edgeloc.onnxfile import write_onnx_model
-from edgeloc.scenes import SceneGenerator
 
 __all__ = ["RECIPE", "TensorRtReport", "convert_tensorrt", "to_qdq_onnx"]
 
@@ -31,8 +31,6 @@ RECIPE = "int8-qdq"
 _BIAS_IMAGES = 64
 _TRANSLATION_IMAGES = 2
 _CHECK_IMAGES = 50
-_GOLDEN_CANDIDATES = 16
-_GOLDEN_SIZE = (160, 120)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +77,12 @@ def convert_tensorrt(
     """Write `out`, an `.onnx` with Q/DQ pairs and everything that the runtime needs, checked against the float model.
 
     `contract.hashes` and `contract.tools` are kept and added to. Raises what `to_qdq_onnx` and
-    `check_onnx` do, and OutputError when `out` cannot be written; then nothing is written.
+    `check_onnx` do, UsageError for a name without `.onnx`, and OutputError when `out` cannot be
+    written; then nothing is written.
     """
     out = Path(out)
     if out.suffix != ".onnx":
-        raise ModelError(f"{out}: a model for TensorRT is an ONNX file; give it the suffix .onnx")
+        raise UsageError(f"{out}: a model for TensorRT is an ONNX file; give it the suffix .onnx")
     versions = require_extra()
     require_writable(out)
     model = to_qdq_onnx(float_flatbuffer, contract, calibration.images)
@@ -95,15 +94,7 @@ def convert_tensorrt(
         hashes={**contract.hashes, "calibration": calibration.digest},
         measured={**contract.measured, "onnx_to_float": agreement.to_dict()},
     )
-    golden = _golden(ModelFile(out, model, contract=contract, verified=True))
+    file = ModelFile(out, model, contract=contract, verified=True)
+    golden = make_golden(Localizer(file, engine=OnnxRuntimeEngine(model)))
     write_onnx_model(out, model, contract, calibration=calibration.manifest, golden=golden)
     return TensorRtReport(out, out.stat().st_size, *count_pairs(model), agreement)
-
-
-def _golden(model: ModelFile) -> Golden:
-    """The self-test for the device: the generated scene that the model is surest about, and what it answers here."""
-    localizer = Localizer(model, engine=OnnxRuntimeEngine(model.flatbuffer))
-    scenes = SceneGenerator(seed=0, size=_GOLDEN_SIZE)
-    images = [scenes.scene(index).pixels for index in range(_GOLDEN_CANDIDATES)]
-    pixels, result = max(((image, localizer(image)) for image in images), key=lambda pair: pair[1].presence)
-    return Golden(pixels, result.presence, result.box, result.label)

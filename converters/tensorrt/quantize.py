@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,12 @@ def quantize_onnx(model: Any, spec: InputSpec, images: NDArray[np.float32]) -> A
     import onnx
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "qdq.onnx"
+        # As a file, because ONNX Runtime changes a model that it is given as an object.
+        before, after = Path(folder) / "float.onnx", Path(folder) / "qdq.onnx"
+        onnx.save(model, str(before))
         with held_back():
-            _quantize(model, spec, images, path)
-        quantized = onnx.load(str(path))
+            _quantize(before, after, spec, images, _other_sums(model.graph))
+        quantized = onnx.load(str(after))
     _release_sums(quantized.graph)
     quantized.ir_version = model.ir_version
     quantized.producer_name = "edgeloc"
@@ -60,17 +62,17 @@ def count_pairs(model: bytes) -> tuple[int, int]:
     return len(whole), len(weighted)
 
 
-def _quantize(model: Any, spec: InputSpec, images: NDArray[np.float32], path: Path) -> None:
+def _quantize(before: Path, after: Path, spec: InputSpec, images: NDArray[np.float32], excluded: Sequence[str]) -> None:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     try:
         quantize_static(
-            model,
-            path,
+            before,
+            after,
             _reader(spec, images),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*_WEIGHTED, _SUM],
-            nodes_to_exclude=_other_sums(model.graph),
+            nodes_to_exclude=list(excluded),
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
