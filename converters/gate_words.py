@@ -84,7 +84,8 @@ def _worst(worst: Sequence[Worst]) -> list[str]:
 
 
 def _skipped(names: Sequence[str]) -> list[str]:
-    return [f"left out {len(names)} images that cannot be read, such as {names[0]}"] if names else []
+    plural = "s" * (len(names) != 1)
+    return [f"left out {len(names)} image{plural} that cannot be read, such as {names[0]}"] if names else []
 
 
 def _verdict(report: GateReport) -> str:

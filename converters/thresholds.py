@@ -42,9 +42,9 @@ class PresenceFit:
 def fit_presence(rows: Sequence[Row], threshold_float: float, threshold_quantized: float) -> PresenceFit:
     """The threshold at which the quantized model decides most as the float model does at its own.
 
-    Both kinds of image, with and without an object, weigh the same however many there are. Among
-    thresholds whose agreement is within one image's worth of the best, the one nearest to the old
-    is taken, so that no single image moves it. Between two scores that the quantized model gives
+    Both kinds of image, with and without an object, weigh the same however many there are. The old
+    threshold stays where the best gains no more than one image's worth, so that no single image
+    moves it; among the best, the one nearest to the old is taken. Between two scores that the quantized model gives
     (steps of its integer output) all thresholds decide alike: of these it is the shortest decimal
     near the middle. It always lies between 0 and 1; where the data has only one kind of image, or
     the old threshold is 0 or 1 (presence was switched off), the old one stays.
@@ -65,10 +65,10 @@ def fit_presence(rows: Sequence[Row], threshold_float: float, threshold_quantize
     gaps = _gaps(scores)
     reached = [_agreement(before, scores, objects, (low + high) / 2) for low, high in gaps]
     one_image = 0.5 / min(objects.sum(), (~objects).sum())
-    enough = max([*reached, old]) - one_image - _TINY
-    if old >= enough:
+    best = max(reached)
+    if best <= old + one_image + _TINY:
         return kept("no other agrees better with the float model by more than one image", old)
-    good = [gap for gap, agreement in zip(gaps, reached, strict=True) if agreement >= enough]
+    good = [gap for gap, agreement in zip(gaps, reached, strict=True) if agreement >= best - _TINY]
     chosen = _between(*min(good, key=lambda gap: _distance(gap, threshold_quantized)))
     return PresenceFit(threshold_quantized, chosen, old, _agreement(before, scores, objects, chosen), "")
 
