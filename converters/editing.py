@@ -20,7 +20,12 @@ def unpack(flatbuffer: bytes) -> Any:
 
 
 def pack(model: Any) -> bytes:
-    """The object tree as a flatbuffer again."""
+    """The object tree as a flatbuffer again, without the contents of buffers that nothing refers to any more."""
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    used |= {entry.buffer for entry in model.metadata or ()}
+    for number, buffer in enumerate(model.buffers):
+        if number not in used:
+            buffer.data = None
     from tensorflow.lite.tools import flatbuffer_utils
 
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))

@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+# LiteRT joins its messages without an end of line, thousands of characters were seen.
+_LONGEST_LINE = 300
+
+
 class EdgelocError(Exception):
     """Base of all errors here; its text is one sentence that names the thing and the mend."""
 
@@ -92,4 +96,4 @@ class CameraTimeout(CameraError, TimeoutError):
 
 def first_line(error: BaseException) -> str:
     """What a library's error says, in one line for a sentence of ours; the error's kind where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")[:_LONGEST_LINE]

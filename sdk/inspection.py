@@ -26,6 +26,7 @@ __all__ = [
     "WeightReport",
     "check_golden",
     "inspect_model",
+    "operator_macs",
     "report_flatbuffer",
 ]
 
@@ -172,7 +173,7 @@ def report_flatbuffer(data: bytes, name: str) -> ModelReport:
         activations=_counted(t.dtype for part in model.graphs for t in runtime_tensors(part)),
         operators=_counted(operator.name for operator in operators),
         custom_operators=tuple(sorted({operator.name for operator in operators if operator.is_custom})),
-        macs=sum(_macs(graph, operator) for operator in graph.operators),
+        macs=sum(operator_macs(graph, operator) for operator in graph.operators),
         macs_uncounted=tuple(sorted({op.name for op in operators if _is_uncounted(op)})),
         parameters=sum(tensor.elements for tensor in _weights(model)),
     )
@@ -257,7 +258,7 @@ def _weight_reports(model: TfliteModel) -> tuple[WeightReport, ...]:
     return tuple(reports)
 
 
-def _macs(graph: Graph, operator: Operator) -> int:
+def operator_macs(graph: Graph, operator: Operator) -> int:
     """Multiply-accumulates of one operator, from shapes alone; 0 for one that does not multiply by a matrix.
 
     Convolution: outputs x kernel height x kernel width x input channels of a group. Depthwise:

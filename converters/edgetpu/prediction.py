@@ -12,7 +12,7 @@ from edgeloc.converters.edgetpu.limits import Judged, Settings, judge_operator, 
 from edgeloc.converters.edgetpu.table import COMPILER_VERSION, NEWEST_VERSION
 from edgeloc.errors import ModelError
 from edgeloc.flatbuffer import Graph, Operator, parse_flatbuffer
-from edgeloc.inspection import _macs as operator_macs
+from edgeloc.inspection import operator_macs
 
 __all__ = ["MappingPrediction", "PredictedOperator", "predict_mapping"]
 

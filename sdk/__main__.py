@@ -1,0 +1,8 @@
+"""`python -m edgeloc`: the command `edgeloc`, for where scripts are not on the PATH."""
+
+import sys
+
+from edgeloc.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
