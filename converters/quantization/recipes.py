@@ -35,8 +35,8 @@ class Recipe:
         return self.activation_bits != 32
 
 
-# In the order of their median invoke, measured by edgeloc.benchmarks.methods on x86-64 with LiteRT 2.3: 0.65 of float32's
-# for int8 to 1.7 for dynamic and 60 for 16-bit activations, for which the runtime has no fast kernels.
+# In the order of their median invoke, measured by edgeloc.benchmarks.methods on x86-64 with LiteRT 2.3: from 0.65 of
+# float32's for int8 to 1.7 for dynamic and 60 for 16-bit activations, for which the runtime has no fast kernels.
 RECIPES = {
     entry.name: entry
     for entry in (

@@ -1,6 +1,7 @@
 """Runs a float flatbuffer operator by operator, each in an interpreter of its own.
 
-Values can so be changed in between. That works for every operator that the runtime has, whatever framework the network came from.
+Values can so be changed in between. That works for every operator that the runtime has, whatever
+framework the network came from.
 """
 
 from __future__ import annotations
