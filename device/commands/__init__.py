@@ -1,0 +1,1 @@
+"""The sub-commands of `edgeloc` that belong on the device."""

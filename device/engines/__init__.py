@@ -1,0 +1,1 @@
+"""Inference engines that need an accelerator of the board."""

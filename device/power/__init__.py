@@ -1,0 +1,1 @@
+"""What a board draws: power meters behind one contract, and energy from their samples."""
