@@ -16,6 +16,7 @@ __all__ = ["PresenceFit", "fit_presence"]
 # Scores are kept to six decimals: two that differ by less are one.
 _FINEST = 1e-5
 _TINY = 1e-9
+_LEAST_GAIN = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,12 @@ def fit_presence(rows: Sequence[Row], threshold_float: float, threshold_quantize
     """The threshold at which the quantized model decides most as the float model does at its own.
 
     Both kinds of image, with and without an object, weigh the same however many there are. The old
-    threshold stays where the best gains no more than one image's worth, so that no single image
-    moves it; among the best, the one nearest to the old is taken. Between two scores that the quantized model gives
-    (steps of its integer output) all thresholds decide alike: of these it is the shortest decimal
-    near the middle. It always lies between 0 and 1; where the data has only one kind of image, or
-    the old threshold is 0 or 1 (presence was switched off), the old one stays.
+    threshold stays where the best gains no more than one image's worth or half a per cent, so that
+    chance does not move it; among the best, the one nearest to the old is taken. Between two scores
+    that the quantized model gives (steps of its integer output) all thresholds decide alike: of
+    these it is the shortest decimal near the middle. It always lies between 0 and 1; where the data
+    has only one kind of image, or the old threshold is 0 or 1 (presence was switched off), the old
+    one stays.
     """
 
     def kept(reason: str, agreement: float | None = None) -> PresenceFit:
@@ -64,10 +66,10 @@ def fit_presence(rows: Sequence[Row], threshold_float: float, threshold_quantize
         return kept(f"it is {threshold_quantized:g}, which switches presence off", old)
     gaps = _gaps(scores)
     reached = [_agreement(before, scores, objects, (low + high) / 2) for low, high in gaps]
-    one_image = 0.5 / min(objects.sum(), (~objects).sum())
+    needed = max(_LEAST_GAIN, 0.5 / min(objects.sum(), (~objects).sum()))
     best = max(reached)
-    if best <= old + one_image + _TINY:
-        return kept("no other agrees better with the float model by more than one image", old)
+    if best <= old + needed + _TINY:
+        return kept("at no other are the decisions noticeably more those of the float model", old)
     good = [gap for gap, agreement in zip(gaps, reached, strict=True) if agreement >= best - _TINY]
     chosen = _between(*min(good, key=lambda gap: _distance(gap, threshold_quantized)))
     return PresenceFit(threshold_quantized, chosen, old, _agreement(before, scores, objects, chosen), "")

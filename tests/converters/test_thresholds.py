@@ -60,6 +60,10 @@ def test_a_single_image_moves_nothing() -> None:
     assert fitted([*objects, (0.9, 0.4), (0.9, 0.4)], [(0.1, 0.1)] * 50, old=0.5).moved
 
 
+def test_two_images_of_a_thousand_move_nothing() -> None:
+    assert not fitted([(0.9, 0.9)] * 998 + [(0.9, 0.4)] * 2, [(0.1, 0.1)] * 1000, old=0.5).moved
+
+
 def test_the_nearest_to_the_old_one_is_taken() -> None:
     # Whether the step at 0.25 counts as present is wrong for one image either way: both sides of it are as good.
     objects = [(0.9, 0.4)] * 10 + [(0.9, 0.25), (0.4, 0.25)]
