@@ -23,6 +23,8 @@ Kind = Literal["shared-scale", "coarse-box", "saturated", "constant", "dead-pres
 
 # Less than this is lost among what the weights lose, and no reason to touch a model.
 _IOU, _SHARE = 0.005, 0.01
+# A box of half the frame's side loses 0.008 to steps of 1/256, which nobody sees.
+_COARSE = 0.01
 # A coordinate within half a step of an end on as many images says nothing there.
 _STUCK = 0.5
 _HALF_STEP = 1 / 512
@@ -166,7 +168,7 @@ def _coarse_box(
     box: Part, readings: Readings, only: Readings, threshold: float, before: float, after: float
 ) -> Iterator[Finding]:
     alone = cost(readings, only, threshold).iou
-    if alone < _IOU:
+    if alone < _COARSE:
         return
     sentence = (
         f"the box leaves the output {box.tensor} through a {box.in_graph}, in steps of 1/256: they alone cost "

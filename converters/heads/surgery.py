@@ -94,23 +94,20 @@ class Surgeon:
         return self._copy(operator, inputs, tensor, (*self._graph.shape(tensor)[:-1], len(channels)), name)
 
     def _binary(self, operator: Any, tensor: int, indices: NDArray[np.int64], name: str) -> int:
-        shape, graph = self._graph.shape(tensor), self._graph
-        inputs = []
-        for source in map(int, operator.inputs):
-            if constant(graph.model, source) is None:
-                if graph.shape(source) != shape:
-                    raise ModelError(
-                        f"the tensor {self._name(tensor)} adds up tensors of different shapes, which cannot be split"
-                    )
-                inputs.append(self._pick(source, indices, name))
-            elif graph.everything(source).size == 1:
-                inputs.append(source)
-            else:
-                everywhere = np.broadcast_to(graph.everything(source), shape)
-                chosen = indices_of(everywhere.reshape(-1)[indices])
-                inputs.append(self._chosen(source, chosen, name, flat=True))
-        computed = next(i for i in inputs if constant(graph.model, i) is None)
-        return self._copy(operator, inputs, tensor, graph.shape(computed), name)
+        """The operator on just what it reads for these numbers; constants are laid out for each of them."""
+        graph = self._graph
+        everywhere = [np.broadcast_to(graph.everything(int(i)), graph.shape(tensor)) for i in operator.inputs]
+        read = [indices_of(places.reshape(-1)[indices]) for places in everywhere]
+        computed = [constant(graph.model, int(i)) is None for i in operator.inputs]
+        inputs = [
+            self._pick(int(i), chosen, name) if picked else -1
+            for i, chosen, picked in zip(operator.inputs, read, computed, strict=True)
+        ]
+        shape = np.broadcast_shapes(*(graph.shape(i) for i in inputs if i >= 0))
+        for position, (i, chosen) in enumerate(zip(operator.inputs, read, strict=True)):
+            if not computed[position]:
+                inputs[position] = self._chosen(int(i), chosen.reshape(shape), name, flat=True)
+        return self._copy(operator, inputs, tensor, shape, name)
 
     def _join(self, parts: list[int], name: str) -> int:
         """One row of all parts, one behind the other."""
