@@ -21,7 +21,7 @@ from edgeloc.benchmarks.sources import spread
 from edgeloc.contract import Contract
 from edgeloc.converters.gate_checks import Check, checks, doubts
 from edgeloc.converters.thresholds import PresenceFit, fit_presence
-from edgeloc.converters.worst import write_worst
+from edgeloc.converters.worst import remove_worst, write_worst
 from edgeloc.data import Dataset
 from edgeloc.errors import DataError, GateFailed, UsageError
 from edgeloc.progress import progress
@@ -164,11 +164,13 @@ class Gate:
         )
 
     def require(self, report: GateReport, out: str | Path) -> None:
-        """Do nothing where the report has passed; else write its worst images beside `out` and raise GateFailed.
+        """Write the worst images of a report that has not passed beside `out` and raise GateFailed.
 
-        The pictures go into the folder `<out without suffix>-worst`, which replaces one of an earlier failure.
+        The pictures go into the folder `<out without suffix>-worst`. One of an earlier failure is
+        replaced, or removed where the report has passed.
         """
         if report.passed:
+            remove_worst(out)
             return
         folder = write_worst(report.regression.worst, self.samples, out)
         first = "; ".join(str(check) for check in report.failures[:_NAMED])

@@ -17,17 +17,18 @@ from edgeloc.draw import FLOAT_COLOR, QUANTIZED_COLOR, TRUTH_COLOR, draw_boxes
 from edgeloc.errors import DataError, OutputError
 from edgeloc.types import Box, Pixels
 
-__all__ = ["worst_folder", "write_worst"]
+__all__ = ["remove_worst", "write_worst"]
 
 _SIDE = 640  # pixels of the longer side, so that titles stay beside a small object
 _QUALITY = 90
 _OURS = re.compile(r"\d\d-.*\.jpg")
 
 
-def worst_folder(out: str | Path) -> Path:
-    """The folder for the pictures of a model that would have been written to `out`."""
-    out = Path(out)
-    return out.with_name(f"{out.stem}-worst")
+def remove_worst(out: str | Path) -> None:
+    """Remove the pictures of an earlier failure beside `out`, which would speak of another model than the one there."""
+    folder = _folder(out)
+    if folder.is_dir() and _only_ours(folder):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_worst(worst: Sequence[Worst], samples: Sequence[Sample], out: str | Path) -> Path:
@@ -36,9 +37,9 @@ def write_worst(worst: Sequence[Worst], samples: Sequence[Sample], out: str | Pa
     They are named by rank and image. A folder of an earlier failure is replaced, all of it or nothing. Raises
     OutputError where it cannot be written, or where the folder holds something else.
     """
-    folder = worst_folder(out)
+    folder = _folder(out)
     try:
-        if folder.exists() and not (folder.is_dir() and all(_OURS.fullmatch(path.name) for path in folder.iterdir())):
+        if folder.exists() and not (folder.is_dir() and _only_ours(folder)):
             raise OutputError(f"cannot write {folder}: it holds other things than pictures; remove or rename it")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
@@ -53,6 +54,15 @@ def write_worst(worst: Sequence[Worst], samples: Sequence[Sample], out: str | Pa
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
     return folder
+
+
+def _folder(out: str | Path) -> Path:
+    out = Path(out)
+    return out.with_name(f"{out.stem}-worst")
+
+
+def _only_ours(folder: Path) -> bool:
+    return all(_OURS.fullmatch(path.name) for path in folder.iterdir())
 
 
 def _write_all(folder: Path, worst: Sequence[Worst], samples: Sequence[Sample]) -> None:

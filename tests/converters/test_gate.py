@@ -172,6 +172,8 @@ def test_pictures_of_an_earlier_failure_are_replaced(models: Models, photos: Dat
     with pytest.raises(GateFailed):
         gate.require(report, tmp_path / "m.tflite")
     assert not old.exists() and any(old.parent.iterdir())
+    gate.require(gate.judge(models.float, CONTRACT), tmp_path / "m.tflite")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(models: Models, photos: Dataset, tmp_path: Path) -> None:
