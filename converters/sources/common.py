@@ -10,18 +10,13 @@ from numpy.typing import NDArray
 
 from edgeloc.errors import UsageError
 
-__all__ = ["answer_each", "first_line", "refuse_weights"]
+__all__ = ["answer_each", "refuse_weights"]
 
 
 def refuse_weights(path: str, weights: str | None) -> None:
     """Raise UsageError when a file that holds its own weights was given others."""
     if weights is not None:
         raise UsageError(f"{path} holds its own weights: leave --weights out")
-
-
-def first_line(error: BaseException) -> str:
-    """An error of a library as one line."""
-    return next(iter(str(error).strip().splitlines()), "") or repr(error)
 
 
 def answer_each(

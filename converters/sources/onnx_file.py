@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from edgeloc.contract import InputSpec
 from edgeloc.converters.editing import pack, unpack
 from edgeloc.converters.sources.base import Source
-from edgeloc.converters.sources.common import answer_each, first_line, refuse_weights
+from edgeloc.converters.sources.common import answer_each, refuse_weights
 from edgeloc.converters.sources.layout import channels_first, image_shape
+from edgeloc.converters.sources.maps import put_channels_last
 from edgeloc.converters.sources.pooling import mend_pooling
 from edgeloc.converters.sources.signature import set_signature
-from edgeloc.errors import MissingExtra, ModelError, UsageError
+from edgeloc.errors import MissingExtra, ModelError, UsageError, first_line
 
 __all__ = ["OnnxSource"]
 
@@ -70,7 +71,9 @@ class OnnxSource(Source):
         with tempfile.TemporaryDirectory() as folder:
             flatbuffer = _converted(tool, self._path, Path(folder), self._flags(spec, first))
         model = unpack(flatbuffer)
-        set_signature(model, spec.tensor, [output.name for output in self._session.get_outputs()])
+        outputs = self.answer(np.zeros(image_shape(spec), np.float32))
+        put_channels_last(model, [values.shape for values in outputs.values()])
+        set_signature(model, spec.tensor, list(outputs))
         mend_pooling(model)
         return pack(model)
 
@@ -110,7 +113,8 @@ def find_onnx2tf() -> tuple[str, str]:
 
 
 def _converted(tool: str, path: Path, folder: Path, flags: list[str]) -> bytes:
-    command = [tool, "-i", str(path.resolve()), "-o", str(folder), "-n", *flags]
+    # It simplifies the very file that it is given, so it is given a copy.
+    command = [tool, "-i", str(_copy(path, folder)), "-o", str(folder), "-n", *flags]
     # Its simplifier is a command of its own, which lies beside it and not on the user's PATH.
     home = os.path.dirname(os.path.realpath(tool))
     environment = {**os.environ, "PATH": os.pathsep.join([home, os.environ.get("PATH", "")])}
@@ -140,10 +144,21 @@ def _only_input(name: str, session: Any) -> Any:
     return inputs[0]
 
 
+def _copy(path: Path, folder: Path) -> Path:
+    """The graph, and the weights where the exporter wrote them beside it, in a folder of our own."""
+    for file in _files(path):
+        shutil.copyfile(file, folder / file.name)
+    return folder / path.name
+
+
 def _digest(path: Path) -> str:
-    """Of the file and, where the exporter wrote the weights beside it, of those too."""
-    digest = hashlib.sha256(path.read_bytes())
-    beside = path.with_name(path.name + ".data")
-    if beside.is_file():
-        digest.update(beside.read_bytes())
+    digest = hashlib.sha256()
+    for file in _files(path):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    """The graph's file, and that of its weights where the exporter wrote them beside it."""
+    beside = path.with_name(path.name + ".data")
+    return [path, beside] if beside.is_file() else [path]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.converters.editing import constant, operator_name
+from edgeloc.converters.editing import add_operator_code, constant, operator_name
 
 __all__ = ["mend_pooling"]
 
@@ -70,7 +70,7 @@ def _fits_mirror(paddings: NDArray[Any], pooling: Any) -> bool:
 def _become_pad(model: Any, operator: Any) -> None:
     from tensorflow.lite.python import schema_py_generated as schema
 
-    operator.opcodeIndex = _opcode(model, schema.BuiltinOperator.PAD)
+    operator.opcodeIndex = add_operator_code(model, schema.BuiltinOperator.PAD)
     operator.inputs = operator.inputs[:2]
     operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.PadOptions, schema.PadOptionsT()
 
@@ -78,21 +78,8 @@ def _become_pad(model: Any, operator: Any) -> None:
 def _become_mirror(model: Any, operator: Any) -> None:
     from tensorflow.lite.python import schema_py_generated as schema
 
-    operator.opcodeIndex = _opcode(model, schema.BuiltinOperator.MIRROR_PAD)
+    operator.opcodeIndex = add_operator_code(model, schema.BuiltinOperator.MIRROR_PAD)
     operator.inputs = operator.inputs[:2]
     options = schema.MirrorPadOptionsT()
     options.mode = schema.MirrorPadMode.SYMMETRIC
     operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.MirrorPadOptions, options
-
-
-def _opcode(model: Any, builtin: int) -> int:
-    """The index of a builtin operator's code, added where the model has none."""
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    for index, code in enumerate(model.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), 1
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from edgeloc.contract import InputSpec
 from edgeloc.converters.sources.base import Source
-from edgeloc.converters.sources.common import first_line
 from edgeloc.converters.sources.torch_lowering import import_torch, lower, torch_answer, torch_tools
-from edgeloc.errors import ModelError, UsageError
+from edgeloc.errors import ModelError, UsageError, first_line
 
 if TYPE_CHECKING:
     import torch

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from edgeloc.contract import InputSpec
 from edgeloc.converters.sources.base import Source
-from edgeloc.converters.sources.common import first_line, refuse_weights
+from edgeloc.converters.sources.common import refuse_weights
 from edgeloc.converters.sources.layout import channels_first, image_shape
 from edgeloc.converters.sources.torch_lowering import import_torch, lower, torch_answer, torch_tools
-from edgeloc.errors import ModelError
+from edgeloc.errors import ModelError, first_line
 
 __all__ = ["ExportSource"]
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from edgeloc.contract import InputSpec
 from edgeloc.converters.sources.base import Source
-from edgeloc.converters.sources.common import answer_each, first_line, refuse_weights
+from edgeloc.converters.sources.common import answer_each, refuse_weights
 from edgeloc.converters.sources.keras import convert_saved_model
 from edgeloc.converters.sources.layout import image_shape
 from edgeloc.converters.sources.signature import SERVING
-from edgeloc.errors import ModelError
+from edgeloc.errors import ModelError, first_line
 from edgeloc.quiet import quiet_stderr
 
 __all__ = ["SavedModelSource"]

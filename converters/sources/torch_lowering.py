@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from edgeloc.contract import InputSpec
 from edgeloc.converters.editing import pack, unpack
-from edgeloc.converters.sources.common import answer_each, first_line
+from edgeloc.converters.sources.common import answer_each
 from edgeloc.converters.sources.layout import image_shape
 from edgeloc.converters.sources.pooling import mend_pooling
 from edgeloc.converters.sources.signature import numbered, set_signature
-from edgeloc.errors import MissingExtra, ModelError
+from edgeloc.errors import MissingExtra, ModelError, first_line
 from edgeloc.quiet import quiet_stderr
 
 __all__ = ["import_torch", "lower", "torch_answer", "torch_tools"]
@@ -53,7 +53,7 @@ def lower(network: Any, spec: InputSpec, name: str, *, first: bool) -> bytes:
         import litert_torch
 
         try:
-            flatbuffer = bytes(litert_torch.convert(module, (image,)).model_content)
+            flatbuffer = bytes(litert_torch.convert(module, (image,)).model_content())
         except Exception as error:  # litert-torch raises errors of torch, of MLIR and its own
             refusal = error
     if refusal is not None:
