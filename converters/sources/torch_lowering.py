@@ -111,7 +111,7 @@ def _serving(network: Any, first: bool) -> Any:
     """The network with channels last at its ends, and its outputs as a tuple."""
     import torch
 
-    class Serving(torch.nn.Module):
+    class Serving(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.network = network

@@ -67,7 +67,7 @@ def test_a_float_tflite_answers_as_before_under_the_contracts_input_name(tiny_mo
         ("int8", r"int8 \(full integer\)"),
         ("float16", "float16 weights"),
         ("dynamic", "dynamic range"),
-        ("int16", "int8 with 16-bit activations"),
+        ("int16", "int8 with 16-bit activations, float I/O"),
         ("island", "mixed: float island"),
     ],
 )
