@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from edgeloc.benchmarks.figures import SIZES
 from edgeloc.boxes import activate
 from edgeloc.contract import Contract
-from edgeloc.converters.heads.parts import Part
+from edgeloc.converters.heads.graph import HeadGraph
+from edgeloc.converters.heads.parts import Part, parts_of
 from edgeloc.converters.heads.rounding import Cost, Readings, apart, as_outputs, box_iou, cost, exact, step_alone, today
 from edgeloc.converters.heads.splitting import Answers, Split, answers, split_head
 from edgeloc.errors import ModelError
@@ -61,6 +62,7 @@ def diagnose(flatbuffer: bytes, contract: Contract, images: NDArray[np.float32])
     Raises ModelError when the flatbuffer has no signature, ContractError when the contract's
     outputs contradict each other.
     """
+    parts_of(HeadGraph(flatbuffer), contract)  # so that an error behind this is one of splitting
     images = images[:: max(1, len(images) // _MOST_IMAGES)][:_MOST_IMAGES]
     if contract.output("ssd-boxes") is not None:
         return ()  # what its operator gives was computed in float

@@ -20,7 +20,7 @@ _INDEX = (1 << _TENSOR) - 1
 
 def places_of(tensor: int, indices: Any) -> Places:
     """The places of the numbers at flat `indices` of a tensor."""
-    return (np.int64(tensor) << _TENSOR) + np.asarray(indices, np.int64)
+    return np.asarray((tensor << _TENSOR) + np.asarray(indices, np.int64), np.int64)
 
 
 def tensors_of(places: Places) -> NDArray[np.int64]:
@@ -53,7 +53,7 @@ class HeadGraph:
         """The tensor of each output by its name in the signature."""
         return {_text(entry.name): int(entry.tensorIndex) for entry in self.signature.outputs}
 
-    def producer(self, tensor: int) -> Any | None:
+    def producer(self, tensor: int) -> Any:
         """The operator that computes a tensor; None for constants and the graph's input."""
         return self._producers.get(tensor)
 
@@ -116,7 +116,7 @@ class HeadGraph:
     _move_reshape = _move_squeeze = _move_expand_dims = _first
 
     def _move_transpose(self, operator: Any, output: int) -> Places:
-        return self._first(operator, output).transpose(self._constant(operator, 1))
+        return np.transpose(self._first(operator, output), self._constant(operator, 1))
 
     def _move_slice(self, operator: Any, output: int) -> Places:
         begin, size = self._constant(operator, 1), self._constant(operator, 2)
@@ -154,14 +154,15 @@ class HeadGraph:
         return np.stack([self.everything(int(i)) for i in operator.inputs], operator.builtinOptions.axis)
 
     def _move_unpack(self, operator: Any, output: int) -> Places:
-        return self._first(operator, output).take(output, operator.builtinOptions.axis)
+        return np.asarray(np.take(self._first(operator, output), output, operator.builtinOptions.axis), np.int64)
 
     def _move_gather(self, operator: Any, output: int) -> Places | None:
         options = operator.builtinOptions
         if options is not None and options.batchDims:
             return None
         picked = np.array(self._constant(operator, 1)).reshape(self.shape(int(operator.inputs[1])))
-        return self._first(operator, output).take(picked, 0 if options is None else options.axis)
+        axis = 0 if options is None else options.axis
+        return np.asarray(np.take(self._first(operator, output), picked, axis), np.int64)
 
 
 def _text(name: Any) -> str:

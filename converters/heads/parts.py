@@ -9,6 +9,7 @@ import numpy as np
 
 from edgeloc.contract import Activation, BoxForm, Contract, OutputSpec, Role
 from edgeloc.converters.heads.graph import HeadGraph, Places, indices_of, tensors_of
+from edgeloc.errors import ContractError
 from edgeloc.heads import BOX_PARTS, vector_columns
 
 __all__ = ["Part", "parts_of", "split_contract"]
@@ -48,10 +49,15 @@ class Part:
 def parts_of(graph: HeadGraph, contract: Contract) -> tuple[Part, ...]:
     """Every part of every output, in the contract's order; the slots of a vector by role.
 
-    Raises ContractError when the slots of a vector make no sense.
+    Raises ContractError when the model has no such output, or the slots of a vector make no sense.
     """
     parts: list[Part] = []
     for output in contract.outputs:
+        if output.tensor not in graph.outputs:
+            raise ContractError(
+                f"the contract names the output {output.tensor!r}, which the model does not have; "
+                f"it has {', '.join(graph.outputs)}"
+            )
         everything = graph.everything(graph.outputs[output.tensor])
         if output.role != "vector":
             parts.append(_part(graph, output, output.role, (), everything.reshape(-1), output.activation, True))

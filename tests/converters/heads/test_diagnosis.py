@@ -12,6 +12,7 @@ import pytest
 from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.converters.heads.diagnosis import Finding, diagnose
 from edgeloc.converters.heads.repair import repair_head
+from edgeloc.errors import ContractError
 
 Head = Callable[[str], tuple[bytes, Contract]]
 Made = tuple[bytes, Contract]
@@ -154,3 +155,8 @@ def test_yolo_boxes_in_pixels_drown_the_scores(to_float: Callable[..., bytes], i
     assert finding.kind == "shared-scale" and finding.parts == ("yolo",)
     assert finding.cost is not None and finding.cost.presence + finding.cost.label > 0.3
     assert "box.units" in finding.sentence
+
+
+def test_a_contract_of_another_model_is_refused(make_head: Head, contract: Contract, images: np.ndarray) -> None:
+    with pytest.raises(ContractError, match="which the model does not have"):
+        diagnose(make_head("joined_as_logits")[0], contract, images)

@@ -15,7 +15,7 @@ from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.converters.heads.repair import repair_head
 from edgeloc.converters.quantization.quantizing import quantize
 from edgeloc.converters.quantization.recipes import recipe
-from edgeloc.errors import ModelError
+from edgeloc.errors import ContractError, ModelError
 from edgeloc.flatbuffer import parse_flatbuffer
 from edgeloc.inspection import report_flatbuffer
 from edgeloc.localizer import Localizer
@@ -184,6 +184,14 @@ def test_a_softmax_over_more_than_the_classes_stays(
     given = make_contract("none", "none", ("cx", "cy", "w", "h", "class:0", "class:1", "class:2", "unused"))
     with pytest.raises(ModelError, match=r"output class come out of SOFTMAX, which cannot be split: give each"):
         repair_head(to_float(network), given, images)
+
+
+def test_an_output_that_the_model_does_not_have(
+    make_head: Callable[[str], tuple[bytes, Contract]], contract: Contract, images: np.ndarray
+) -> None:
+    flatbuffer, _ = make_head("joined_as_logits")
+    with pytest.raises(ContractError, match="names the output 'presence', which the model does not have; it has vec"):
+        repair_head(flatbuffer, contract, images)
 
 
 def test_what_was_sliced_does_not_travel_twice(
