@@ -204,8 +204,9 @@ class _Conversion:
         images = None if self.drawn is None else self.drawn.images
 
         def make(chosen: Recipe) -> bytes:
-            made = quantize(flatbuffer, chosen, spec, images, options.keep_float)
-            refuse_what_is_not(chosen, report_flatbuffer(made, str(self.out)), bool(options.keep_float))
+            keep = options.keep_float if chosen.calibrated or options.recipe != AUTO else ()
+            made = quantize(flatbuffer, chosen, spec, images, keep)
+            refuse_what_is_not(chosen, report_flatbuffer(made, str(self.out)), bool(keep))
             return made
 
         if options.recipe == AUTO:
@@ -214,6 +215,7 @@ class _Conversion:
             choice = choose_recipe(
                 tuple(RECIPES.values()), make, lambda made: gate.judge(made, self.contract), tell=self.tell
             )
+            self._tell_verdict(choice.report)
             return choice.recipe, choice.flatbuffer, choice.report
         chosen = recipe(options.recipe)
         made = make(chosen)
@@ -224,10 +226,14 @@ class _Conversion:
         if self.gate is None:
             return None
         report = self.gate.judge(quantized, self.contract)
+        self._tell_verdict(report)
+        return report
+
+    def _tell_verdict(self, report: GateReport) -> None:
+        assert self.gate is not None  # it gave the report
         for line in report_lines(report):
             self.tell(line)
         self.gate.require(report, self.out)
-        return report
 
     def _write(self, chosen: Recipe, quantized: bytes, judged: GateReport | None) -> None:
         contract = self._signed(chosen.name)

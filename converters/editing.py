@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["add_operator_code", "constant", "operator_name", "pack", "set_constant", "tensor_name", "unpack"]
+__all__ = [
+    "add_constant",
+    "add_operator_code",
+    "constant",
+    "operator_name",
+    "pack",
+    "set_constant",
+    "tensor_name",
+    "unpack",
+]
 
 _DTYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 7: np.int16, 9: np.int8}
 
@@ -73,8 +82,18 @@ def constant(model: Any, index: int) -> NDArray[Any] | None:
 def set_constant(model: Any, index: int, values: NDArray[Any]) -> None:
     """Put other values of the same shape and dtype into a constant tensor; others that share its buffer keep theirs."""
     tensor = model.subgraphs[0].tensors[index]
-    if sum(other.buffer == tensor.buffer for graph in model.subgraphs for other in graph.tensors) > 1:
+    if tensor.buffer == 0 or sum(t.buffer == tensor.buffer for graph in model.subgraphs for t in graph.tensors) > 1:
         model.buffers.append(type(model.buffers[0])())
         tensor.buffer = len(model.buffers) - 1
     data = np.ascontiguousarray(values, _DTYPES[tensor.type]).tobytes()
     model.buffers[tensor.buffer].data = np.frombuffer(data, np.uint8)
+
+
+def add_constant(model: Any, name: str, values: NDArray[np.float32]) -> int:
+    """Add a float32 constant to the main graph; its tensor's index."""
+    tensors = model.subgraphs[0].tensors
+    tensor = type(tensors[0])()
+    tensor.name, tensor.shape, tensor.type, tensor.buffer = name, list(values.shape), 0, 0
+    tensors.append(tensor)
+    set_constant(model, len(tensors) - 1, values)
+    return len(tensors) - 1

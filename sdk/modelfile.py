@@ -119,12 +119,16 @@ class ModelFile:
 
 
 def read_model(path: str | Path) -> ModelFile:
-    """Read a `.tflite` file and what lies behind its flatbuffer.
+    """Read a `.tflite` file and what lies behind its flatbuffer, or an `.onnx` file that was made for TensorRT.
 
-    Raises ModelError when the file is missing, is no TFLite model, is truncated or altered, and
+    Raises ModelError when the file is missing, is no such model, is truncated or altered, and
     ContractError when its contract does not hold together. No interpreter is involved.
     """
     path = Path(path)
+    if path.suffix == ".onnx":
+        from edgeloc.onnxfile import read_onnx_model  # it builds on this module
+
+        return read_onnx_model(path)
     data = _read(path)
     if data[4:8] != _MARK:
         raise ModelError(f"{path} is no TFLite model: {_what_it_is(path, data)}")
@@ -217,7 +221,7 @@ def _read(path: Path) -> bytes:
 def _what_it_is(path: Path, data: bytes) -> str:
     if not data:
         return "the file is empty"
-    if path.suffix in (".keras", ".h5", ".pb", ".pt", ".onnx"):
+    if path.suffix in (".keras", ".h5", ".pb", ".pt"):
         return "convert it first with `edgeloc convert`"
     if data[:4] == _LOCAL_HEADER:
         return "it is a zip with no model before it"

@@ -8,7 +8,6 @@ Correction", 2019, section 4.2, with measured means).
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.converters.editing import constant, operator_name, pack, set_constant, tensor_name, unpack
+from edgeloc.converters.editing import add_constant, constant, operator_name, pack, set_constant, tensor_name, unpack
 from edgeloc.converters.quantization.stepping import Step, activate
 from edgeloc.errors import ModelError
 
@@ -59,7 +58,7 @@ def correct_biases(
             rounded, bias = Step(model, operator, computed), WEIGHTED[operator_name(model, operator)][1]
         before = _run(original, wanted)
         after = before if rounded is original and _same(original.reads, wanted, got) else _run(rounded, got)
-        if bias is not None and _has_bias(operator, bias):
+        if bias is not None:
             shift = _channel_means(before[0]) - _channel_means(after[0])
             _add_to_bias(model, operator, bias, shift)
             after = [[values + shift for values in after[0]]]
@@ -112,10 +111,6 @@ def weight_steps(weights: NDArray[np.float32], axis: int | None) -> NDArray[np.f
     return steps
 
 
-def _has_bias(operator: Any, position: int) -> bool:
-    return len(operator.inputs) > position and int(operator.inputs[position]) >= 0
-
-
 def _channel_means(values: list[Array]) -> NDArray[np.float32]:
     """The mean over images and positions, by channel (the last axis)."""
     sums = sum(value.reshape(-1, value.shape[-1]).sum(axis=0, dtype=np.float64) for value in values)
@@ -123,16 +118,17 @@ def _channel_means(values: list[Array]) -> NDArray[np.float32]:
 
 
 def _add_to_bias(model: Any, operator: Any, position: int, shift: NDArray[np.float32]) -> None:
-    """Shift the bias; where two layers share theirs, in a tensor of this operator's own."""
-    index = int(operator.inputs[position])
-    bias = constant(model, index)
-    if bias is None:
-        raise ModelError("a layer's bias is computed, not constant: the recipe int8 cannot correct it")
+    """Shift the bias in a tensor of this operator's own: there may be none so far, or one that two layers share."""
     graph = model.subgraphs[0]
-    if sum(index in other.inputs for other in graph.operators) > 1:
-        own = copy.copy(graph.tensors[index])
-        own.name = f"{tensor_name(own)};{len(graph.tensors)}"
-        graph.tensors.append(own)
-        operator.inputs = [int(number) for number in operator.inputs]
-        index = operator.inputs[position] = len(graph.tensors) - 1
-    set_constant(model, index, bias + shift)
+    inputs = [int(index) for index in operator.inputs]
+    inputs += [-1] * (position + 1 - len(inputs))
+    bias = constant(model, inputs[position])
+    if bias is None and inputs[position] >= 0:
+        raise ModelError("a layer's bias is computed, not constant: the recipe int8 cannot correct it")
+    if bias is None or sum(inputs[position] in other.inputs for other in graph.operators) > 1:
+        inputs[position] = add_constant(
+            model, f"{_name(graph, operator)}/bias", shift if bias is None else bias + shift
+        )
+    else:
+        set_constant(model, inputs[position], bias + shift)
+    operator.inputs = inputs

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import EngineError, UsageError
 from edgeloc.modelfile import ModelFile, read_model
+from edgeloc.onnxfile import is_onnx
 
 __all__ = ["AUTO", "ENGINES", "Engine", "TensorInfo", "engine_class", "open_engine"]
 
@@ -15,6 +16,7 @@ ENGINES = {
     "litert": "edgeloc.engines.tflite:LiteRtEngine",
     "tflite-runtime": "edgeloc.engines.tflite:TfliteRuntimeEngine",
     "tensorflow": "edgeloc.engines.tflite:TensorFlowEngine",
+    "tensorrt": "edgeloc.engines.tensorrt:TensorRtEngine",
     "standin": "edgeloc.engines.standin:StandinEngine",
 }
 # In which order "auto" looks for a runtime: the smaller and newer first.
@@ -24,6 +26,8 @@ _MOST_THREADS = 1024
 
 def open_engine(name: str, model: bytes | str | Path | ModelFile, threads: int | None = None) -> Engine:
     """Load a model into the engine called `name`, or into the first of `AUTO` that is installed and works.
+
+    For an ONNX model "auto" is TensorRT, the one engine that takes it.
 
     Bytes are loaded as they are. A file, or a ModelFile, whose flatbuffer is not known to be the
     one its contract was written for is tried in a process of its own first, since a damaged model
@@ -35,6 +39,8 @@ def open_engine(name: str, model: bytes | str | Path | ModelFile, threads: int |
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise UsageError(f"threads is {threads}: it must be 1 to {_MOST_THREADS}")
     file = _as_file(model)
+    if name == "auto" and is_onnx(file.flatbuffer):
+        name = "tensorrt"
     if name != "auto":
         return _load(engine_class(name), file, threads)
     failures = []

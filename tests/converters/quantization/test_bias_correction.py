@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgeloc.converters import bias_correction
-from edgeloc.converters.bias_correction import correct_biases
+from edgeloc.contract import InputSpec
+from edgeloc.converters.editing import constant, operator_name, pack, set_constant, tensor_name, unpack
+from edgeloc.converters.quantization import bias_correction
+from edgeloc.converters.quantization.bias_correction import WEIGHTED, correct_biases
+from edgeloc.converters.sources.keras import KerasSource
+from edgeloc.engines import open_engine
+
+SPEC = InputSpec("image", 32, 32)
 
 
 @pytest.fixture
@@ -20,7 +27,16 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture
-def network(make_network: Callable[..., Any]) -> Any:
+def to_float(tmp_path: Path) -> Callable[[Any], bytes]:
+    def convert(network: Any) -> bytes:
+        network.save(tmp_path / "m.keras")
+        return KerasSource(tmp_path / "m.keras").to_tflite(SPEC)
+
+    return convert
+
+
+@pytest.fixture
+def flatbuffer(make_network: Callable[..., Any], to_float: Callable[[Any], bytes]) -> bytes:
     """A network whose batch norm has statistics, gains and shifts of its own."""
     built = make_network()
     norm, rng = built.get_layer("stem_bn"), np.random.default_rng(3)
@@ -28,101 +44,115 @@ def network(make_network: Callable[..., Any]) -> Any:
     norm.beta.assign(rng.normal(0, 0.5, 16))
     norm.moving_mean.assign(rng.normal(0, 0.2, 16))
     norm.moving_variance.assign(rng.uniform(0.1, 2, 16))
-    return built
+    return to_float(built)
 
 
+@pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """A grid of 3 bits instead of 8, on which rounding does damage that a test can see."""
     monkeypatch.setattr(bias_correction, "_LEVELS", 3)
 
 
-def channel_means(network: Any, name: str, images: np.ndarray) -> np.ndarray:
-    import keras
-
-    part = keras.Model(network.inputs[0], network.get_layer(name).output)
-    values = np.asarray(part(images, training=False))
-    return values.mean(axis=tuple(range(values.ndim - 1)))
+def answers(flatbuffer: bytes, images: np.ndarray) -> dict[str, np.ndarray]:
+    engine = open_engine("auto", flatbuffer)
+    rows = [engine.invoke(image[np.newaxis]) for image in images]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
-def only_rounded(network: Any, corrected: Any) -> Any:
-    """The corrected network with the biases of the original: what rounding alone does."""
-    import keras
+def layers(flatbuffer: bytes) -> list[tuple[str, np.ndarray, np.ndarray | None, int]]:
+    """Of each layer with weights: the operator, its weights, its bias, and the axis that has a scale each."""
+    model, found = unpack(flatbuffer), []
+    for operator in model.subgraphs[0].operators:
+        name = operator_name(model, operator)
+        if name in WEIGHTED:
+            weights, bias, axis = WEIGHTED[name]
+            values = constant(model, int(operator.inputs[bias])) if len(operator.inputs) > bias else None
+            kernel = constant(model, int(operator.inputs[weights]))
+            assert kernel is not None
+            found.append((name, kernel, values, axis))
+    return found
 
-    plain = keras.models.clone_model(corrected)
-    plain.set_weights(corrected.get_weights())
-    for layer in network.layers:
-        other = plain.get_layer(layer.name)
-        if getattr(layer, "bias", None) is not None:
-            other.bias.assign(layer.bias)
-        if isinstance(layer, keras.layers.BatchNormalization):
-            other.beta.assign(layer.beta)
-    return plain
+
+def _channels(model: Any, operator: Any, position: int) -> int:
+    return int(model.subgraphs[0].tensors[int(operator.inputs[position])].shape[0])
 
 
-def test_channel_means_are_those_of_the_float_network(
-    network: Any, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    coarse(monkeypatch)
-    corrected = correct_biases(network, images)
-    rounded = only_rounded(network, corrected)
-    for name in ("stem_bn", "depth", "presence", "class", "box"):
-        wanted = channel_means(network, name, images)
-        off = np.abs(channel_means(rounded, name, images) - wanted).max()
-        left = np.abs(channel_means(corrected, name, images) - wanted).max()
+def only_rounded(original: bytes, corrected: bytes) -> bytes:
+    """The corrected model with the biases of the original: what rounding alone does."""
+    before, after = unpack(original), unpack(corrected)
+    for old, new in zip(before.subgraphs[0].operators, after.subgraphs[0].operators, strict=True):
+        name = operator_name(before, old)
+        if name in WEIGHTED:
+            position = WEIGHTED[name][1]
+            values = constant(before, int(old.inputs[position])) if len(old.inputs) > position else None
+            # The converter leaves a bias of zeros out.
+            set_constant(
+                after,
+                int(new.inputs[position]),
+                np.zeros(_channels(after, new, position)) if values is None else values,
+            )
+    return pack(after)
+
+
+@pytest.mark.usefixtures("coarse")
+def test_channel_means_are_those_of_the_float_network(flatbuffer: bytes, images: np.ndarray) -> None:
+    corrected = correct_biases(flatbuffer, images)
+    wanted, got = answers(flatbuffer, images), answers(corrected, images)
+    rounded = answers(only_rounded(flatbuffer, corrected), images)
+    for name in ("presence", "class", "box"):
+        off = np.abs(rounded[name].mean(axis=0) - wanted[name].mean(axis=0)).max()
+        left = np.abs(got[name].mean(axis=0) - wanted[name].mean(axis=0)).max()
         assert off > 0.002, name
         assert left < 1e-4, name
 
 
-def test_on_the_grid_of_int8_the_correction_is_small(network: Any, images: np.ndarray) -> None:
-    corrected = correct_biases(network, images)
-    for name, values in network(images).items():
-        assert np.asarray(corrected(images)[name]) == pytest.approx(np.asarray(values), abs=0.05)
+def test_on_the_grid_of_int8_the_correction_is_small(flatbuffer: bytes, images: np.ndarray) -> None:
+    corrected = answers(correct_biases(flatbuffer, images), images)
+    for name, values in answers(flatbuffer, images).items():
+        assert corrected[name] == pytest.approx(values, abs=0.05)
 
 
-@pytest.mark.parametrize(("name", "norm"), [("stem", "stem_bn"), ("depth", None), ("point", None), ("box", None)])
-def test_kernels_stand_on_the_grid(network: Any, images: np.ndarray, name: str, norm: str | None) -> None:
-    corrected = correct_biases(network, images)
-    kernel = np.asarray(corrected.get_layer(name).kernel)
-    if name == "depth":
-        kernel = kernel.reshape(*kernel.shape[:2], -1)
-    if norm is not None:  # as the converter will fold it
-        layer = corrected.get_layer(norm)
-        kernel = kernel * np.asarray(layer.gamma) / np.sqrt(np.asarray(layer.moving_variance) + layer.epsilon)
-    axes = tuple(range(kernel.ndim - 1))
-    steps = kernel / (np.abs(kernel).max(axis=axes) / 127)
-    assert steps == pytest.approx(np.round(steps), abs=2e-3)
-    original = np.asarray(network.get_layer(name).kernel)
-    assert np.asarray(corrected.get_layer(name).kernel) == pytest.approx(
-        original, abs=float(np.abs(original).max()) / 100
-    )
+def test_weights_stand_on_the_grid(flatbuffer: bytes, images: np.ndarray) -> None:
+    corrected = layers(correct_biases(flatbuffer, images))
+    assert {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"} <= {name for name, *_ in corrected}
+    for (_, original, _, axis), (name, weights, _, _) in zip(layers(flatbuffer), corrected, strict=True):
+        others = tuple(number for number in range(weights.ndim) if number != axis)
+        steps = weights / (np.abs(weights).max(axis=others, keepdims=True) / 127)
+        assert steps == pytest.approx(np.round(steps), abs=2e-3), name
+        assert weights == pytest.approx(original, abs=float(np.abs(original).max()) / 100), name
 
 
-def test_the_network_itself_is_left_alone(network: Any, images: np.ndarray) -> None:
-    before = [np.array(weights) for weights in network.get_weights()]
-    outputs = {name: np.array(values) for name, values in network(images).items()}
-    correct_biases(network, images)
-    assert all(np.array_equal(a, b) for a, b in zip(before, network.get_weights(), strict=True))
-    assert all(np.array_equal(outputs[name], values) for name, values in network(images).items())
+def test_a_layer_that_stays_in_float_is_left_alone(flatbuffer: bytes, images: np.ndarray) -> None:
+    model = unpack(flatbuffer)
+    kept = {tensor_name(model.subgraphs[0].tensors[int(index)]) for index in model.subgraphs[0].outputs}
+    corrected = layers(correct_biases(flatbuffer, images, kept.__contains__))
+    for (_, before, _, _), (_, after, _, _) in zip(layers(flatbuffer)[-3:], corrected[-3:], strict=True):
+        assert np.array_equal(before, after)
+    assert not np.array_equal(layers(flatbuffer)[0][1], corrected[0][1])
 
 
-def test_a_layer_without_bias_is_only_rounded(images: np.ndarray) -> None:
+def test_two_layers_that_share_their_bias_get_one_each(images: np.ndarray, to_float: Callable[[Any], bytes]) -> None:
     import keras
-    from keras import layers
 
     image = keras.Input((32, 32, 3))
-    x = layers.Conv2D(6, 3, use_bias=False, name="bare")(image)
-    x = layers.BatchNormalization(center=False, name="flat")(layers.Conv2D(6, 1, name="before")(layers.ReLU()(x)))
-    network = keras.Model(image, {"box": layers.Dense(4, name="box")(layers.GlobalAveragePooling2D()(x))})
-    corrected = correct_biases(network, images)
-    assert corrected.get_layer("bare").bias is None
-    assert not np.array_equal(corrected.get_layer("bare").kernel, network.get_layer("bare").kernel)
-    assert channel_means(corrected, "box", images) == pytest.approx(channel_means(network, "box", images), abs=1e-4)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(6, 3, name="stem")(image))
+    outputs = {name: keras.layers.Dense(4, name=name, bias_initializer="ones")(x) for name in ("first", "second")}
+    model = unpack(to_float(keras.Model(image, outputs)))
+    dense = [op for op in model.subgraphs[0].operators if operator_name(model, op) == "FULLY_CONNECTED"]
+    dense[1].inputs = [dense[1].inputs[0], dense[1].inputs[1], dense[0].inputs[2]]
+    shared = pack(model)
+    wanted, got = answers(shared, images), answers(correct_biases(shared, images), images)
+    for name in ("first", "second"):
+        assert got[name].mean(axis=0) == pytest.approx(wanted[name].mean(axis=0), abs=1e-5), name
 
 
-def test_a_channel_of_zeros_stays_one(network: Any, images: np.ndarray) -> None:
+def test_a_channel_of_zeros_stays_one(
+    make_network: Callable[..., Any], to_float: Callable[[Any], bytes], images: np.ndarray
+) -> None:
+    network = make_network()
     kernel = network.get_layer("stem").kernel.numpy()
     kernel[..., 4] = 0
     network.get_layer("stem").kernel.assign(kernel)
-    corrected = correct_biases(network, images)
-    assert np.isfinite(np.asarray(corrected(images)["box"])).all()
-    assert not np.asarray(corrected.get_layer("stem").kernel)[..., 4].any()
+    corrected = correct_biases(to_float(network), images)
+    assert all(np.isfinite(values).all() for values in answers(corrected, images).values())
+    assert not layers(corrected)[0][1][4].any()
