@@ -39,9 +39,10 @@ class Step:
     """One call of a layer.
 
     `grid` is the index of the grid that its output is rounded to, None where it is not rounded;
-    `inner` that of the values before a linear layer's own activation, where that is not fused.
-    `linear` layers have their kernel rounded, as it is once `batch_norm` is folded into it; `folded`
-    is a batch norm that has gone into the layer before. `graph` is that of a network inside.
+    `inner` that of the values between the two operators of a layer that becomes two: a linear one
+    whose activation is not fused, a batch norm of its own. `linear` layers have their kernel
+    rounded, as it is once `batch_norm` is folded into it; `folded` is a batch norm that has gone
+    into the layer before. `graph` is that of a network inside.
     """
 
     node: Any
@@ -102,8 +103,8 @@ def _place(graph: Graph, grids: dict[int, int | None]) -> None:
     for node in nodes:
         step = Step(node)
         sources = [id(tensor) for tensor in node.input_tensors]
-        before = makers.get(sources[0]) if uses[sources[0]] == 1 else None
-        _take_in(graph, step, before, [grids.get(source) for source in sources])
+        own = [makers.get(source) if uses[source] == 1 else None for source in sources]
+        _take_in(graph, step, own, [grids.get(source) for source in sources])
         graph.steps.append(step)
         for tensor in node.outputs:
             makers[id(tensor)] = step
@@ -116,9 +117,9 @@ def _ordered_nodes(network: keras.Model) -> list[Any]:
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
 
 
-def _take_in(graph: Graph, step: Step, before: Step | None, sources: list[int | None]) -> None:
-    """Say of one step where it rounds; `before` is the step that works for it alone, whose rounding may move here."""
-    kind = _kind(step.layer)
+def _take_in(graph: Graph, step: Step, own: list[Step | None], sources: list[int | None]) -> None:
+    """Say of one step where it rounds; `own` are the steps that work for it alone, whose rounding may move here."""
+    kind, before = _kind(step.layer), own[0]
     if hasattr(step.layer, "_nodes_by_depth") or kind == "Sequential":
         _enter(graph, step, sources)
     elif kind in _LINEAR:
@@ -135,9 +136,20 @@ def _take_in(graph: Graph, step: Step, before: Step | None, sources: list[int | 
     elif kind in _MOVES or kind in _INTERPOLATES or _activation(step.layer) == "linear":
         step.grid = sources[0]
     elif kind in _COMPUTES or kind in _ARITHMETIC:
+        step.inner = _new_grid(graph.ranges) if kind == "BatchNormalization" else None
+        if kind == "Concatenate":
+            _share_grid(graph, step.grid, own)
         step.grid = _new_grid(graph.ranges, _FIXED.get(_activation(step.layer)))
     else:
         graph.unquantized.append(step.layer.name)
+
+
+def _share_grid(graph: Graph, grid: int, parts: list[Step | None]) -> None:
+    """What is put side by side is on one grid from where it was computed."""
+    merged = {part.grid for part in parts if part is not None and part.grid is not None}
+    for step in graph.steps:
+        if step.grid in merged:
+            step.grid = grid
 
 
 def _enter(graph: Graph, step: Step, sources: list[int | None]) -> None:

@@ -35,6 +35,8 @@ class QuantizedTwin(keras.Model):  # type: ignore[misc]
     """
 
     def __init__(self, network: keras.Model) -> None:
+        import tensorflow as tf
+
         super().__init__(name="quantized_twin")
         self.network = network
         self._graph = _Kept(read_graph(network))
@@ -43,6 +45,7 @@ class QuantizedTwin(keras.Model):  # type: ignore[misc]
             shape=(len(fixed), 2), initializer="zeros", trainable=False, dtype="float32", name="ranges"
         )
         self.ranges.assign(np.array(fixed, np.float32))
+        self._traced_spans = tf.function(self._spans, reduce_retracing=True)
         self.built = True
 
     @property
@@ -65,10 +68,10 @@ class QuantizedTwin(keras.Model):  # type: ignore[misc]
         """
         import tensorflow as tf
 
-        graph, spans = self._graph.value, tf.function(self._spans)
+        graph = self._graph.value
         ranges = np.zeros((len(graph.ranges), 2), np.float32)  # 0 is on every grid
         for images in batches:
-            seen = spans(tf.convert_to_tensor(images)).numpy()
+            seen = self._traced_spans(tf.convert_to_tensor(images)).numpy()
             ranges[:, 0] = np.minimum(ranges[:, 0], seen[:, 0])
             ranges[:, 1] = np.maximum(ranges[:, 1], seen[:, 1])
         for index, fixed in enumerate(graph.ranges):
@@ -89,22 +92,24 @@ class QuantizedTwin(keras.Model):  # type: ignore[misc]
         return ops.stack([ops.stack([ops.min(span[:, 0]), ops.max(span[:, 1])]) for span in spans])
 
     def round_kernels(self) -> None:
-        """Round the network's own kernels to the grids that they have learnt on.
+        """Put the network's own kernels, and batch norms that are folded into none, on the grids that they learnt on.
 
         From then on the float network differs from its int8 file by the rounding of activations
-        only, and the converter finds the very same grids. A layer that is called twice, each time
-        into another batch norm, has no one grid and keeps its kernel.
+        only, and the converter finds the very same grids. A layer that is called more than once,
+        into different batch norms, has no one grid and stays as it is.
         """
-        steps = [step for step in self._graph.value.all_steps() if step.linear]
+        steps = list(self._graph.value.all_steps())
         calls = Counter(id(step.layer) for step in steps)
         for step in steps:
-            if calls[id(step.layer)] == 1:
-                factor = _factor(step)
-                rounded = np.asarray(_rounded_kernel(step, factor))
-                divisor = np.asarray(factor)
-                kernel = np.asarray(step.layer.kernel)
-                safe = np.where(divisor == 0, 1, divisor)
-                step.layer.kernel.assign(np.where(divisor == 0, kernel, rounded / safe))
+            if calls[id(step.layer)] > 1:
+                continue
+            if step.linear:
+                factor = np.asarray(_factor(step.layer, step.batch_norm))
+                rounded = np.asarray(_rounded_kernel(step.layer, factor))
+                safe = np.where(factor == 0, 1, factor)
+                step.layer.kernel.assign(np.where(factor == 0, np.asarray(step.layer.kernel), rounded / safe))
+            elif _is_batch_norm(step) and not step.folded:
+                _put_on_grid(step.layer)
 
 
 class _Kept:
@@ -141,15 +146,21 @@ def _compute(step: Step, args: Any, kwargs: dict[str, Any], visit: Visit) -> Any
         return args[0]
     if step.linear:
         return _linear(step, args[0], visit)
-    if isinstance(step.layer, keras.layers.BatchNormalization):
-        return step.layer(*args, **{**kwargs, "training": False})
+    if _is_batch_norm(step):
+        assert step.inner is not None
+        factor, offset = _constants(step.layer)
+        return visit(step.inner, args[0] * factor) + offset
     return step.layer(*args, **kwargs)
+
+
+def _is_batch_norm(step: Step) -> bool:
+    return isinstance(step.layer, keras.layers.BatchNormalization)
 
 
 def _linear(step: Step, values: Any, visit: Visit) -> Any:
     """The layer with its rounded kernel, the batch norm behind it folded in."""
-    layer, factor = step.layer, _factor(step)
-    kernel = _rounded_kernel(step, factor)
+    layer, factor = step.layer, _factor(step.layer, step.batch_norm)
+    kernel = _rounded_kernel(layer, factor)
     if isinstance(layer, keras.layers.Dense):
         result = ops.matmul(values, kernel)
     else:
@@ -158,34 +169,58 @@ def _linear(step: Step, values: Any, visit: Visit) -> Any:
             values, kernel, strides=layer.strides, padding=layer.padding,
             data_format=layer.data_format, dilation_rate=layer.dilation_rate,
         )  # fmt: skip
-    result = result + _bias(step, ops.reshape(factor, (-1,)))
+    bias = 0.0 if getattr(layer, "bias", None) is None else layer.bias
+    if step.batch_norm is not None:
+        bias = _offset(step.batch_norm, ops.reshape(factor, (-1,)), bias)
+    result = result + bias
     if step.inner is not None:
         result = visit(step.inner, result)
     return layer.activation(result)
 
 
-def _factor(step: Step) -> Any:
+def _factor(layer: Any, batch_norm: Any) -> Any:
     """What the batch norm multiplies each output channel by, in a shape that the kernel can be multiplied with."""
-    kernel, norm = step.layer.kernel, step.batch_norm
-    channels = kernel.shape[-2:] if isinstance(step.layer, keras.layers.DepthwiseConv2D) else kernel.shape[-1:]
-    if norm is None:
-        return ops.ones(channels)
-    factor = ops.rsqrt(norm.moving_variance + norm.epsilon)
-    return ops.reshape(factor if norm.gamma is None else factor * norm.gamma, channels)
+    depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    channels = layer.kernel.shape[-2:] if depthwise else layer.kernel.shape[-1:]
+    return ops.ones(channels) if batch_norm is None else ops.reshape(_scale(batch_norm), channels)
 
 
-def _bias(step: Step, factor: Any) -> Any:
-    bias = 0.0 if getattr(step.layer, "bias", None) is None else step.layer.bias
-    norm = step.batch_norm
-    if norm is None:
-        return bias
-    return (bias - norm.moving_mean) * factor + (0.0 if norm.beta is None else norm.beta)
+def _scale(batch_norm: Any) -> Any:
+    scale = ops.rsqrt(batch_norm.moving_variance + batch_norm.epsilon)
+    return scale if batch_norm.gamma is None else scale * batch_norm.gamma
 
 
-def _rounded_kernel(step: Step, factor: Any) -> Any:
+def _offset(batch_norm: Any, scale: Any, bias: Any = 0.0) -> Any:
+    offset = (bias - batch_norm.moving_mean) * scale
+    return offset if batch_norm.beta is None else offset + batch_norm.beta
+
+
+def _constants(batch_norm: Any) -> tuple[Any, Any]:
+    """A batch norm of its own as a factor and a summand: each a tensor on one grid, as activations are."""
+    scale = _rounded_constant(_scale(batch_norm))
+    return scale, _rounded_constant(_offset(batch_norm, scale))
+
+
+def _rounded_constant(values: Any) -> Any:
+    import tensorflow as tf
+
+    low, high = ops.minimum(ops.min(values), 0.0), ops.maximum(ops.max(values), 0.0)
+    high = ops.maximum(high, low + _SMALLEST_RANGE)
+    return tf.quantization.fake_quant_with_min_max_vars(values, ops.stop_gradient(low), ops.stop_gradient(high))
+
+
+def _put_on_grid(batch_norm: Any) -> None:
+    scale, offset = _constants(batch_norm)
+    if batch_norm.gamma is not None:
+        batch_norm.gamma.assign(scale * ops.sqrt(batch_norm.moving_variance + batch_norm.epsilon))
+    if batch_norm.beta is not None:
+        batch_norm.beta.assign(offset + batch_norm.moving_mean * scale)
+
+
+def _rounded_kernel(layer: Any, factor: Any) -> Any:
     """The folded kernel on its int8 grid, symmetric, one scale for each output channel; gradients pass."""
-    folded = step.layer.kernel * factor
+    folded = layer.kernel * factor
     over = tuple(range(len(folded.shape) - len(factor.shape)))
     largest = ops.max(ops.abs(folded), axis=over, keepdims=True)
-    scale = ops.where(largest > 0, largest / _LEVELS, 1.0)
-    return folded + ops.stop_gradient(ops.round(folded / scale) * scale - folded)
+    step = ops.where(largest > 0, largest / _LEVELS, 1.0)
+    return folded + ops.stop_gradient(ops.round(folded / step) * step - folded)
