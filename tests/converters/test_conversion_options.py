@@ -1,0 +1,264 @@
+"""What can be asked of a conversion beside a recipe: parts in float, statistics anew, a gate, other targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeloc.cli import main
+from edgeloc.converters.conversion import ConvertOptions, convert
+from edgeloc.converters.edgetpu.standin_compiler import install_standin
+from edgeloc.data import Dataset
+from edgeloc.errors import DataError, GateFailed, ModelError, UsageError
+from edgeloc.inspection import inspect_model
+from edgeloc.localizer import Localizer
+from edgeloc.modelfile import read_model
+
+Network = Callable[..., Any]
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def others(make_sample: Callable[..., Any], dataset: Dataset) -> Dataset:
+    """Labelled images that the calibration does not hold."""
+    samples = tuple(make_sample(index, empty=index % 8 == 7) for index in range(100, 160))
+    return Dataset("others", "others", dataset.labels, samples, (), ("val",), "val")
+
+
+@pytest.fixture
+def lagging(make_network: Network) -> Any:
+    """A network whose batch norm still holds statistics of long ago."""
+    network = make_network()
+    network.get_layer("stem_bn").moving_variance.assign(np.full(16, 50.0))
+    return network
+
+
+@pytest.mark.parametrize(
+    ("recipe", "precision"),
+    [("int8-float-head", "mixed: float island"), ("int16-activations", "int8 with 16-bit activations, float I/O")],
+)
+def test_calibrated_recipes_beside_int8(
+    recipe: str, precision: str, make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
+) -> None:
+    options = ConvertOptions(recipe=recipe)
+    path = convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset)
+    assert inspect_model(path).precision == precision
+    assert read_model(path).calibration is not None
+    Localizer(path).self_test()
+
+
+def test_the_float_head_is_the_last_layer_of_each_output(
+    make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
+) -> None:
+    options = ConvertOptions(recipe="int8-float-head")
+    path = convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset)
+    reasons = inspect_model(path).reasons
+    assert len(reasons) == 3
+    assert all(reason.startswith("FULLY_CONNECTED") for reason in reasons)
+
+
+def test_an_operator_stays_in_float_by_its_name(
+    make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
+) -> None:
+    options = ConvertOptions(keep_float=("DEPTHWISE_CONV_2D",))
+    path = convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset)
+    assert [reason.split()[0] for reason in inspect_model(path).reasons] == ["DEPTHWISE_CONV_2D"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "sentence"),
+    [("SOFTMAX", "matches no operator: .* one of .*DEPTHWISE_CONV_2D"), ("(", "is no regular expression")],
+)
+def test_patterns_that_cannot_be_meant(
+    pattern: str, sentence: str, make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
+) -> None:
+    path = save_keras(make_network())
+    with pytest.raises(UsageError, match=sentence):
+        convert(path, tmp_path / "m.tflite", ConvertOptions(keep_float=(pattern,)), calibration=dataset)
+    assert not (tmp_path / "m.tflite").exists()
+
+
+def test_statistics_that_lag_are_taken_anew(
+    lagging: Any, save_keras: Save, dataset: Dataset, others: Dataset, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    path = save_keras(lagging)
+    convert(path, tmp_path / "lags.tflite", calibration=dataset, tell=told.append)
+    assert any("statistics lag" in line and "--repair-batch-norm" in line for line in told)
+    told.clear()
+    options = ConvertOptions(repair_batch_norm=True)
+    convert(path, tmp_path / "mended.tflite", options, calibration=dataset, validation=None, tell=told.append)
+    assert any("mean IoU of the float network on 14 labelled images:" in line and "after" in line for line in told)
+    variance = lagging.get_layer("stem_bn").moving_variance.numpy()
+    assert np.all(variance == 50)  # the user's file is left alone
+    frame = others[0].load()
+    assert Localizer(tmp_path / "lags.tflite")(frame).box != Localizer(tmp_path / "mended.tflite")(frame).box
+
+
+def test_statistics_that_are_up_to_date_are_left(
+    make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
+) -> None:
+    from edgeloc.converters.training.batchnorm import reestimate_batch_norm
+
+    network, told = make_network(), []
+    images = np.stack([sample.load()[:32, :32] for sample in dataset]).astype(np.float32) / 127.5 - 1
+    reestimate_batch_norm(network, [images] * 90)
+    options = ConvertOptions(repair_batch_norm=True)
+    convert(save_keras(network), tmp_path / "m.tflite", options, calibration=dataset, tell=told.append)
+    assert any("--repair-batch-norm left them" in line or "taken anew" in line for line in told)
+
+
+def test_the_gate_writes_its_figures_and_lets_pass(
+    make_network: Network, save_keras: Save, dataset: Dataset, others: Dataset, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    options = ConvertOptions(max_iou_drop=0.5)
+    convert(
+        save_keras(make_network()),
+        tmp_path / "m.tflite",
+        options,
+        calibration=dataset,
+        validation=others,
+        tell=told.append,
+    )
+    contract = read_model(tmp_path / "m.tflite").contract
+    assert contract is not None
+    assert contract.measured["quantization"]["passed"] is True
+    assert any(line.startswith("mean IoU") for line in told)
+
+
+def test_validation_images_in_calibration_are_refused(
+    make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="16 of the 16 calibration images are also in the validation data"):
+        convert(save_keras(make_network()), tmp_path / "m.tflite", calibration=dataset, validation=dataset)
+
+
+def test_auto_keeps_a_recipe_and_shows_its_table(
+    make_network: Network, save_keras: Save, dataset: Dataset, others: Dataset, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    options = ConvertOptions(recipe="auto", max_iou_drop=0.2)
+    path = convert(
+        save_keras(make_network()),
+        tmp_path / "m.tflite",
+        options,
+        calibration=dataset,
+        validation=others,
+        tell=told.append,
+    )
+    kept = [line.split()[0] for line in told if line.endswith("kept")]
+    contract = read_model(path).contract
+    assert contract is not None
+    assert [contract.recipe] == kept
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (ConvertOptions(recipe="auto"), "--recipe auto needs labelled images"),
+        (ConvertOptions(max_iou_drop=0.1), "--max-iou-drop is judged on labelled images"),
+    ],
+)
+def test_what_needs_labelled_images_asks_for_them(
+    options: ConvertOptions, sentence: str, make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"target": "hailo"}, "--target is 'hailo': choose one of tflite, edgetpu, tensorrt"),
+        ({"target": "edgetpu", "recipe": "float16"}, "--target edgetpu computes in int8"),
+        ({"min_mapped": 0.5}, "--min-mapped is for --target edgetpu"),
+        ({"images": 0}, "they must be at least 1 and 0"),
+    ],
+)
+def test_options_that_contradict_each_other(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        ConvertOptions(**values)
+
+
+@pytest.fixture
+def folder_of_images(dataset: Dataset, tmp_path: Path) -> Path:
+    import cv2
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for sample in dataset:
+        cv2.imwrite(str(folder / f"{sample.name}.png"), sample.load())
+    return folder
+
+
+def test_the_edge_tpu_by_command(
+    make_network: Network,
+    save_keras: Save,
+    folder_of_images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", str(install_standin(tmp_path).parent), prepend=":")
+    path, out = save_keras(make_network()), tmp_path / "m.tflite"
+    status = main(
+        ["convert", str(path), "--calibration", str(folder_of_images), "--target", "edgetpu", "--out", str(out)]
+    )
+    assert status == 0, capsys.readouterr().err
+    compiled = read_model(tmp_path / "m_edgetpu.tflite")
+    assert compiled.contract is not None
+    assert "edgetpu_compiler" in compiled.contract.tools
+    assert inspect_model(out).is_full_integer
+
+
+def test_without_its_compiler_the_int8_file_stays(
+    make_network: Network,
+    save_keras: Save,
+    folder_of_images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path, out = save_keras(make_network()), tmp_path / "m.tflite"
+    flags = ["--calibration", str(folder_of_images), "--target", "edgetpu", "--out", str(out)]
+    assert main(["convert", str(path), *flags]) == 2
+    assert "edgetpu_compiler" in capsys.readouterr().err
+    assert inspect_model(out).is_full_integer
+    assert not (tmp_path / "m_edgetpu.tflite").exists()
+
+
+def test_a_float_model_is_a_source_too(
+    make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
+) -> None:
+    convert(save_keras(make_network()), tmp_path / "f.tflite", ConvertOptions(recipe="float32"))
+    direct = convert(save_keras(make_network()), tmp_path / "a.tflite", calibration=dataset)
+    again = convert(tmp_path / "f.tflite", tmp_path / "b.tflite", calibration=dataset)
+    frame = dataset[0].load()
+    assert Localizer(direct)(frame).box == Localizer(again)(frame).box
+    with pytest.raises(ModelError, match="int8"):
+        convert(direct, tmp_path / "c.tflite", calibration=dataset)
+
+
+def test_a_gate_that_fails_leaves_pictures_and_no_model(
+    make_network: Network,
+    save_keras: Save,
+    make_sample: Callable[..., Any],
+    others: Dataset,
+    tmp_path: Path,
+) -> None:
+    network = make_network()
+    head = network.get_layer("box")
+    head.kernel.assign(head.kernel * 200)  # so that the box follows the image
+    empty = tuple(make_sample(index, empty=True) for index in range(16))
+    dark = Dataset("dark", "dark", others.labels, empty, (), (), None)
+    options = ConvertOptions(max_iou_drop=0.0)
+    with pytest.raises(GateFailed, match="the gate failed"):
+        convert(save_keras(network), tmp_path / "m.tflite", options, calibration=dark, validation=others)
+    assert not (tmp_path / "m.tflite").exists()
+    assert list((tmp_path / "m-worst").glob("*.jpg"))
