@@ -94,7 +94,7 @@ def measure_network(
     before = side_in_memory(name, flatbuffer, contract, remember=True)
     for method, ratio in zip(methods, ratios, strict=True):
         after = side_in_memory(f"{name}, {method.name}", method.flatbuffer, method.contract)
-        recorder = RegressionRecorder(before, after)
+        recorder = RegressionRecorder(before, after, negatives=False)
         recorder.record(progress(samples, label=f"{name}, {method.name}"))
         figures = regression_figures(
             recorder.rows,
