@@ -1,4 +1,4 @@
-"""Gives a flatbuffer the one signature that the rest of this package speaks of; computes nothing."""
+"""Makes another converter's flatbuffer one of ours: one signature, nothing that trips the quantizer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeloc.errors import ModelError
 
-__all__ = ["SERVING", "numbered", "set_signature"]
+__all__ = ["SERVING", "drop_leftovers", "numbered", "set_signature"]
 
 SERVING = "serving_default"
 
@@ -37,6 +37,20 @@ def set_signature(model: Any, tensor: str, outputs: Sequence[str]) -> None:
     signature.inputs = [named(tensor, graph.inputs[0])]
     signature.outputs = [named(name, index) for name, index in zip(outputs, graph.outputs, strict=True)]
     model.signatureDefs = [signature]
+
+
+def drop_leftovers(model: Any) -> None:
+    """Leave out metadata, and kinds of operators that the unpacked model lists and does not use.
+
+    TensorFlow's calibrator refuses the second. Of the first, litert-torch's `keep_stablehlo_constant`
+    makes its quantizer leave every layer in float, without a word.
+    """
+    model.metadata = []
+    operators = [operator for graph in model.subgraphs for operator in graph.operators]
+    used = sorted({operator.opcodeIndex for operator in operators})
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
+    for operator in operators:
+        operator.opcodeIndex = used.index(operator.opcodeIndex)
 
 
 def numbered(count: int) -> tuple[str, ...]:

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.contract import InputSpec
-from edgeloc.converters.editing import pack, unpack
+from edgeloc.converters.editing import pack, tensor_name, unpack
 from edgeloc.converters.sources.common import answer_each
 from edgeloc.converters.sources.layout import image_shape
 from edgeloc.converters.sources.pooling import mend_pooling
-from edgeloc.converters.sources.signature import numbered, set_signature
+from edgeloc.converters.sources.signature import drop_leftovers, numbered, set_signature
 from edgeloc.errors import MissingExtra, ModelError, first_line
 from edgeloc.quiet import quiet_stderr
 
@@ -61,6 +61,8 @@ def lower(network: Any, spec: InputSpec, name: str, *, first: bool) -> bytes:
     model = unpack(flatbuffer)
     set_signature(model, spec.tensor, names)
     mend_pooling(model)
+    drop_leftovers(model)
+    _shorten_names(model)
     return pack(model)
 
 
@@ -122,6 +124,22 @@ def _serving(network: Any, first: bool) -> Any:
             return tuple(_channels_last(value, first) for value in outputs.values())
 
     return Serving()
+
+
+def _shorten_names(model: Any) -> None:
+    """Tensors by the names of the modules that wrote them, as in the state_dict; litert-torch spells out all classes.
+
+    One such name is `package.Wrapper/package.Network_network/torch.nn.modules.conv.Conv2d_stem;...;1`.
+    """
+    seen: set[str] = set()
+    for tensor in model.subgraphs[0].tensors:
+        parts = tensor_name(tensor).split(";")[0].split("/")[2:]
+        short = ".".join(part.rpartition(".")[2].partition("_")[2] for part in parts) or tensor_name(tensor)
+        name, count = short, 1
+        while name in seen:
+            name, count = f"{short};{count}", count + 1
+        seen.add(name)
+        tensor.name = name.encode()
 
 
 @contextlib.contextmanager

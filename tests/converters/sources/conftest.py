@@ -21,6 +21,7 @@ from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.converters.sources import Source
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.decode import Decoder
+from edgeloc.errors import UsageError
 from edgeloc.localizer import Localizer
 from edgeloc.modelfile import ModelFile
 from edgeloc.preprocess import Preprocessor
@@ -183,6 +184,18 @@ def export_onnx() -> Callable[..., None]:
             torch.onnx.export(network.eval(), (image,), path, dynamo=True, verbose=False, **options)
 
     return export
+
+
+@pytest.fixture(scope="session")
+def onnx2tf() -> None:
+    """The converter, which lives in an environment of its own; the test is skipped where there is none."""
+    from edgeloc.converters.sources.onnx_file import find_onnx2tf
+
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install 'edgeloc[onnx]'")
+    try:
+        find_onnx2tf()
+    except UsageError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

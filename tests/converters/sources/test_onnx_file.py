@@ -13,7 +13,6 @@ import pytest
 
 from edgeloc.contract import InputSpec
 from edgeloc.converters.sources import open_source
-from edgeloc.converters.sources.onnx_file import find_onnx2tf
 from edgeloc.converters.sources.parity import check_same, flatbuffer_answer
 from edgeloc.data import Dataset
 from edgeloc.errors import ModelError, UsageError
@@ -22,15 +21,6 @@ from edgeloc.flatbuffer import parse_flatbuffer
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install 'edgeloc[onnx]'")
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def onnx2tf() -> None:
-    """The converter, which lives in an environment of its own; the test is skipped where there is none."""
-    try:
-        find_onnx2tf()
-    except UsageError as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.usefixtures("onnx2tf")

@@ -1,0 +1,67 @@
+"""The textbook's networks from PyTorch and ONNX through `edgeloc convert` to int8, held by the gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeloc.cli import main
+from edgeloc.inspection import inspect_model
+from edgeloc.modelfile import read_model
+
+pytest.importorskip("litert_torch", reason="litert-torch is not installed: pip install 'edgeloc[torch]'")
+
+pytestmark = pytest.mark.slow
+
+# Mean IoU that int8 may lose here: the networks have seen a few hundred scenes, and their boxes are rough.
+LIMIT = "0.02"
+
+
+def _convert(model: list[str], book: Any, scenes: Path, out: Path, *flags: str) -> int:
+    calibration = ["--calibration", str(scenes), "--split", "train", "--images", "60"]
+    gate = ["--data", str(scenes), "--data-split", "val", "--max-iou-drop", LIMIT]
+    contract = ["--contract", str(book.contract_file)]
+    return main(["convert", *model, *contract, *calibration, *gate, *flags, "--out", str(out)])
+
+
+def _check(out: Path) -> None:
+    report, model = inspect_model(out), read_model(out)
+    assert report.precision == "int8 (full integer)"
+    assert model.contract is not None
+    assert model.contract.recipe == "int8"
+    # What int8 cost stands in the file itself.
+    assert model.contract.measured
+
+
+@pytest.mark.parametrize("name", ["box", "vector"])
+def test_a_pytorch_network_becomes_int8_within_the_gate(
+    name: str, beside: dict[str, Any], scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book, out = beside[name], tmp_path / "out.tflite"
+    flags = ["--fix-head"] if name == "vector" else []
+    status = _convert([book.factory, "--weights", str(book.weights)], book, scenes, out, *flags)
+    told = capsys.readouterr()
+    assert status == 0, told.out + told.err
+    print(told.out)
+    _check(out)
+
+
+@pytest.mark.parametrize("name", ["box", "vector"])
+def test_an_onnx_file_becomes_int8_within_the_gate(
+    name: str,
+    trained: dict[str, Any],
+    onnx_files: dict[str, Path],
+    onnx2tf: None,
+    scenes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    book, out = trained[name], tmp_path / "out.tflite"
+    flags = ["--fix-head"] if name == "vector" else []
+    status = _convert([str(onnx_files[name])], book, scenes, out, *flags)
+    told = capsys.readouterr()
+    assert status == 0, told.out + told.err
+    print(told.out)
+    _check(out)
