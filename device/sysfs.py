@@ -1,0 +1,74 @@
+"""How the kernel's small text files and a board's own tools are read; what they mean is known elsewhere."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+__all__ = ["Run", "natural", "no_tool", "read_int", "read_text", "read_words", "run_tool"]
+
+Run = Callable[[Sequence[str]], "str | None"]
+"""Runs a command and gives what it printed, or None where it is missing, fails or does not end."""
+
+_TOOL_TIMEOUT_S = 5.0
+# Tools that are not on every user's PATH.
+_TOOL_FOLDERS = ("/opt/vc/bin", "/usr/sbin", "/sbin")
+
+
+def read_text(path: Path) -> str | None:
+    """The file's text without blanks around it or the NUL that ends a device tree's string; None if unreadable or empty.
+
+    Reading a sensor that is switched off is an OSError of its own, so no error leaves here.
+    """
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \t\n") or None
+    except OSError:
+        return None
+
+
+def read_words(path: Path) -> tuple[str, ...]:
+    """The NUL-separated strings of a device tree's list, such as `compatible`."""
+    return tuple(word for word in (read_text(path) or "").split("\0") if word)
+
+
+def read_int(path: Path) -> int | None:
+    """A file's one whole number; None where there is none."""
+    text = read_text(path)
+    try:
+        return int(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def natural(path: Path) -> list[tuple[bool, int | str]]:
+    """A key that sorts cpu10 behind cpu9."""
+    return [(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", path.name) if part]
+
+
+def run_tool(command: Sequence[str]) -> str | None:
+    """What a command prints, or None where it is missing, fails or does not end within a few seconds."""
+    found = shutil.which(command[0]) or next(
+        (found for folder in _TOOL_FOLDERS if (found := shutil.which(command[0], path=folder))), None
+    )
+    if found is None:
+        return None
+    try:
+        done = subprocess.run(
+            [found, *command[1:]],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TOOL_TIMEOUT_S,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def no_tool(command: Sequence[str]) -> str | None:
+    """A board without tools: what belongs to a folder that only looks like one."""
+    return None
