@@ -1,11 +1,17 @@
-"""A TFLite flatbuffer as objects that can be changed, and back; what is changed is decided elsewhere."""
+"""A TFLite flatbuffer as the schema's objects that can be changed, and back; what is changed is decided elsewhere."""
 
 from __future__ import annotations
 
+import importlib
+from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgeloc.errors import MissingExtra
+from edgeloc.flatbuffer import SCHEMAS
 
 __all__ = [
     "add_constant",
@@ -13,6 +19,7 @@ __all__ = [
     "constant",
     "operator_name",
     "pack",
+    "schema",
     "set_constant",
     "tensor_name",
     "unpack",
@@ -21,30 +28,65 @@ __all__ = [
 _DTYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 7: np.int16, 9: np.int8}
 
 
+@lru_cache(maxsize=1)
+def schema() -> ModuleType:
+    """The generated reader and writer of the format; MissingExtra where no installed package brings it."""
+    for name in SCHEMAS:
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        if hasattr(module, "ModelT"):
+            return module
+    raise MissingExtra("tensorflow", "convert", "changing what is in a model")
+
+
 def unpack(flatbuffer: bytes) -> Any:
     """The model as the schema's own object tree (ModelT): `subgraphs[0].operators`, `.tensors`, `buffers`."""
-    from tensorflow.lite.tools import flatbuffer_utils
-
-    return flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
+    return schema().ModelT.InitFromPackedBuf(bytearray(flatbuffer), 0)
 
 
 def pack(model: Any) -> bytes:
-    """The object tree as a flatbuffer again, without the contents of buffers that nothing refers to any more."""
+    """The object tree as a flatbuffer again, without what nothing refers to any more."""
+    import flatbuffers
+
+    _empty_unused_buffers(model)
+    _leave_out_unused_codes(model)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def _empty_unused_buffers(model: Any) -> None:
+    """Weights that were replaced would travel along; buffers keep their numbers, which metadata speaks of."""
     used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     used |= {entry.buffer for entry in model.metadata or ()}
     for number, buffer in enumerate(model.buffers):
         if number not in used:
             buffer.data = None
-    from tensorflow.lite.tools import flatbuffer_utils
 
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+def _leave_out_unused_codes(model: Any) -> None:
+    """TensorFlow's calibrator refuses a model that lists a kind of operator it does not use."""
+    operators = {id(operator): operator for graph in model.subgraphs for operator in graph.operators or ()}.values()
+    used = sorted({operator.opcodeIndex for operator in operators})
+    model.operatorCodes = [model.operatorCodes[index] for index in used]
+    for operator in operators:
+        operator.opcodeIndex = used.index(operator.opcodeIndex)
 
 
 def operator_name(model: Any, operator: Any) -> str:
-    """The operator's name in capitals, such as CONV_2D."""
-    from tensorflow.lite.tools import flatbuffer_utils
+    """The operator's name in capitals, such as CONV_2D; a custom one's own name."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    name = _builtin_names()[number]
+    return code.customCode.decode() if name == "CUSTOM" else name
 
-    return str(flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex))
+
+@lru_cache(maxsize=1)
+def _builtin_names() -> dict[int, str]:
+    kinds = vars(schema().BuiltinOperator)
+    return {number: name for name, number in kinds.items() if isinstance(number, int)}
 
 
 def add_operator_code(model: Any, builtin: int) -> int:
@@ -52,9 +94,7 @@ def add_operator_code(model: Any, builtin: int) -> int:
     for place, code in enumerate(model.operatorCodes):
         if code.builtinCode == builtin:
             return place
-    from tensorflow.lite.python.schema_py_generated import OperatorCodeT
-
-    code = OperatorCodeT()
+    code = schema().OperatorCodeT()
     code.builtinCode, code.version = builtin, 1
     # Readers of before 2020 know the 8-bit field alone; 127 sends newer ones to the other.
     code.deprecatedBuiltinCode = min(builtin, 127)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from edgeloc.converters.edgetpu.compiled import CUSTOM_OPERATOR
-from edgeloc.converters.edgetpu.objects import pack, schema, unpack
 from edgeloc.converters.edgetpu.prediction import ON_TPU, MappingPrediction, PredictedOperator, predict_mapping
+from edgeloc.converters.editing import pack, schema, unpack
 from edgeloc.errors import UsageError
 
 __all__ = ["BEHAVIOURS", "install_standin", "main"]

@@ -181,23 +181,3 @@ class Surgeon:
             )
         for entry in (*self._graph.signature.inputs, *self._graph.signature.outputs):
             entry.tensorIndex = places[int(entry.tensorIndex)]
-        self._leave_out_unused_codes()
-        self._empty_unused_buffers()
-
-    def _leave_out_unused_codes(self) -> None:
-        """TensorFlow's calibrator refuses a model that lists a kind of operator it does not use."""
-        model = self._graph.model
-        operators = {id(operator): operator for graph in model.subgraphs for operator in graph.operators}.values()
-        used = sorted({operator.opcodeIndex for operator in operators})
-        model.operatorCodes = [model.operatorCodes[index] for index in used]
-        for operator in operators:
-            operator.opcodeIndex = used.index(operator.opcodeIndex)
-
-    def _empty_unused_buffers(self) -> None:
-        """Weights that were sliced would travel twice; buffers keep their numbers, which metadata speaks of."""
-        model = self._graph.model
-        used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
-        used |= {entry.buffer for entry in model.metadata or []}
-        for number, buffer in enumerate(model.buffers):
-            if number not in used:
-                buffer.data = None

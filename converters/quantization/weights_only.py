@@ -13,6 +13,7 @@ from edgeloc.converters.editing import (
     constant,
     operator_name,
     pack,
+    schema,
     set_constant,
     tensor_name,
     unpack,
@@ -73,11 +74,9 @@ def int8_weights(flatbuffer: bytes) -> bytes:
 
 
 def _store(model: Any, index: int, values: NDArray[np.int8], steps: NDArray[np.float32], axis: int | None) -> None:
-    from tensorflow.lite.python.schema_py_generated import QuantizationParametersT
-
     tensor = model.subgraphs[0].tensors[index]
     tensor.type = _INT8
-    tensor.quantization = QuantizationParametersT()
+    tensor.quantization = schema().QuantizationParametersT()
     tensor.quantization.scale = steps.ravel()
     tensor.quantization.zeroPoint = np.zeros(steps.size, np.int64)
     tensor.quantization.quantizedDimension = axis or 0
