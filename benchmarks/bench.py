@@ -19,6 +19,8 @@ from edgeloc.benchmarks.result import BenchResult, DataInfo, ModelInfo, Regressi
 from edgeloc.benchmarks.sides import Side, float_side
 from edgeloc.benchmarks.sources import CameraSource, FrameSource, ImageSource, SceneSource, spread
 from edgeloc.data import Dataset, Sample, open_dataset
+from edgeloc.device.heat import HeatReader
+from edgeloc.device.heat_sampler import HeatRecord, HeatSampler
 from edgeloc.errors import DataError, EdgelocError, UsageError
 from edgeloc.files import require_writable
 from edgeloc.localizer import Localizer
@@ -88,6 +90,7 @@ class _Measurement:
         self.samples = _labelled(self.data, options.limit) if self.data is not None else []
         self.float_side, self.quantized_side = self._sides()
         self.source = self._source()
+        self.heat = HeatSampler(HeatReader())
         self.latency = LatencyRecorder(self.localizer, self.source, options.warmup, options.threads)
         self.regression: RegressionRecorder | None = None
         if self.float_side is not None and self.quantized_side is not None:
@@ -113,7 +116,8 @@ class _Measurement:
 
     def run(self) -> None:
         """Latency first, while the machine is as cool as it was found; then the comparison."""
-        self.latency.record(progress(range(self.options.warmup + self.options.frames), label="latency"))
+        with self.heat:
+            self.latency.record(progress(range(self.options.warmup + self.options.frames), label="latency"))
         if self.regression is not None:
             self.regression.record(progress(self.samples, label="float against quantized"))
 
@@ -129,6 +133,7 @@ class _Measurement:
         model = _model_info(self.options.model, self.localizer.engine.name, self.localizer.engine.version)
         against = self._against()
         regression = self._regression()
+        heat = self.heat.record() if self.latency.frames else None
         return BenchResult(
             created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             complete=complete,
@@ -140,7 +145,8 @@ class _Measurement:
             latency=self.latency.stages(),
             latency_run=self.latency.run() if self.latency.frames else None,
             regression=regression,
-            notes=_notes(self.environment, against, regression, self._labels_differ),
+            heat=heat,
+            notes=(*_notes(self.environment, against, regression, self._labels_differ), *_slowed(heat)),
         )
 
     @property
@@ -230,6 +236,10 @@ def _notes(
             "the data names no groups, or only one: if images are frames of one clip, the interval is too narrow"
         )
     return tuple(notes)
+
+
+def _slowed(heat: HeatRecord | None) -> tuple[str, ...]:
+    return heat.warnings() if heat is not None else ()
 
 
 def closing_table(result: BenchResult, out: str | Path) -> str:

@@ -1,4 +1,4 @@
-"""What a benchmark ran on: board, processor, load and versions; read from files and never guessed."""
+"""What a benchmark ran on: board, processor, load and versions; heat beside a run is a record of its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 
 from edgeloc._version import __version__
+from edgeloc.device.board import Board, read_board
+from edgeloc.device.heat import HeatReader
 
 __all__ = ["Environment", "read_environment"]
 
@@ -19,8 +21,9 @@ __all__ = ["Environment", "read_environment"]
 class Environment:
     """The machine and its software; None is what the machine does not tell.
 
-    `load_1min` is the load average when the measurement began; `governor` the frequency governor
-    of the first core.
+    `board` is the device tree's own words for it; `load_1min` is the load average when the
+    measurement began; `governor` the frequency governor of the first core; `power_mode` a
+    Jetson's. `hardware` has the board's particulars.
     """
 
     board: str | None
@@ -34,6 +37,8 @@ class Environment:
     numpy: str
     opencv: str
     edgeloc: str
+    power_mode: str | None = None
+    hardware: Board | None = None
 
     def warnings(self) -> tuple[str, ...]:
         """What may make the latencies worse than the machine's best, one sentence each."""
@@ -49,36 +54,22 @@ class Environment:
 
 def read_environment(root: str | Path = "/") -> Environment:
     """Read the environment; `root` is where proc and sys are found (another folder in tests)."""
-    root = Path(root)
+    hardware, heat = read_board(Path(root)), HeatReader(Path(root)).read()
     return Environment(
-        board=_text(root / "proc/device-tree/model"),
-        cpu=_cpu_model(root / "proc/cpuinfo") or platform.processor() or None,
+        board=hardware.model,
+        cpu=hardware.cpu,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        machine=platform.machine(),
+        machine=hardware.machine,
         os=platform.platform(),
-        governor=_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        governor=heat.governor,
         load_1min=_load(),
-        python=platform.python_version(),
+        python=hardware.python,
         numpy=np.__version__,
         opencv=cv2.__version__,
         edgeloc=__version__,
+        power_mode=heat.power_mode,
+        hardware=hardware,
     )
-
-
-def _text(path: Path) -> str | None:
-    """A file's text without the NUL that ends a device tree's strings, or None."""
-    try:
-        return path.read_text(errors="replace").strip("\0 \n") or None
-    except OSError:
-        return None
-
-
-def _cpu_model(cpuinfo: Path) -> str | None:
-    for line in (_text(cpuinfo) or "").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Hardware"):
-            return value.strip() or None
-    return None
 
 
 def _load() -> float | None:

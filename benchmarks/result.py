@@ -10,6 +10,7 @@ from typing import Any
 
 from edgeloc.benchmarks.environment import Environment
 from edgeloc.benchmarks.serialization import from_data, to_json
+from edgeloc.device.heat_sampler import HeatRecord
 from edgeloc.errors import DataError
 from edgeloc.files import atomic_path
 from edgeloc.types import Box
@@ -212,8 +213,8 @@ class DataInfo:
 class BenchResult:
     """All of one benchmark; `complete` is false when it was interrupted and holds what was measured until then.
 
-    `size_ratio` is the float file's bytes over the quantized file's. `energy.status` is
-    "not measured" where there was no meter.
+    `size_ratio` is the float file's bytes over the quantized file's. `heat` is the board's while the
+    latencies were measured. `energy.status` is "not measured" where there was no meter.
     """
 
     created_at: str
@@ -226,6 +227,7 @@ class BenchResult:
     latency: dict[str, StageLatency]
     latency_run: LatencyRun | None
     regression: Regression | None
+    heat: HeatRecord | None = None
     energy: dict[str, Any] = field(default_factory=lambda: dict(NO_ENERGY))
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION

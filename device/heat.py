@@ -46,7 +46,7 @@ class HeatSnapshot:
 
     `temperatures_c` by sensor. `throttled_now` and `throttled_since_boot` name what slows the
     board down, such as "under-voltage"; empty is "nothing does", None "nobody says". `events`
-    counts the times a PC's processor was throttled since boot. `power_mode` is a Jetson's.
+    counts throttlings of a PC's cores and packages since boot. `power_mode` is a Jetson's.
     """
 
     temperatures_c: dict[str, float]

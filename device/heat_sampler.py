@@ -124,5 +124,6 @@ def _between(before: HeatSnapshot, after: HeatSnapshot, known: set[str]) -> tupl
     """What came and went between two samples: the board remembers it since boot."""
     earlier = set(before.throttled_since_boot or ()) | known
     found = [name for name in after.throttled_since_boot or () if name not in earlier]
-    more = (after.events or 0) - (before.events or 0)
-    return (*found, *([f"processor throttled {more} times"] if more > 0 else []))
+    # Cores of a package count the same event each, so the number itself says little.
+    slowed = (after.events or 0) > (before.events or 0)
+    return (*found, *(["processor slowed down by heat"] if slowed else []))

@@ -19,7 +19,7 @@ _TOOL_FOLDERS = ("/opt/vc/bin", "/usr/sbin", "/sbin")
 
 
 def read_text(path: Path) -> str | None:
-    """The file's text without blanks around it or the NUL that ends a device tree's string; None if unreadable or empty.
+    """The file's text without the blanks around it or the NUL that ends a device tree's string; None for nothing.
 
     Reading a sensor that is switched off is an OSError of its own, so no error leaves here.
     """
