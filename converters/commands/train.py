@@ -101,7 +101,7 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         "--resume",
         metavar="MODEL.keras",
         nargs="?",
-        const="",
+        const=True,
         help="start from a trained network; without a name: go on with an interrupted run of the same --out",
     )
     add(
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     _check(args, out)
     config = TrainingConfig(
         epochs=args.epochs or (_QAT_EPOCHS if args.qat else _EPOCHS), batch_size=args.batch_size,
-        learning_rate=args.learning_rate or (_FINE_RATE if args.resume else _RATE),
+        learning_rate=args.learning_rate or (_FINE_RATE if _model(args) else _RATE),
         box_loss=args.box_loss, patience=args.patience, seed=args.seed, qat=args.qat,
     )  # fmt: skip
     start_for = _start(args)
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
             out, training, validation, start_for(labels), config, resume=args.resume is not None, tell=print
         )
     except KeyboardInterrupt:
-        _tell_what_is_kept(out, same_command=bool(args.resume))
+        _tell_what_is_kept(out, same_command=_model(args) is not None)
         raise
     how = " with fake quantization" if args.qat else ""
     before = f" ({metrics['box_iou_at_start']:.3f} at the start)" if "box_iou_at_start" in metrics else ""
@@ -141,17 +141,25 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _model(args: argparse.Namespace) -> str | None:
+    """The trained network that is named; `--resume` alone names none."""
+    return args.resume if isinstance(args.resume, str) else None
+
+
 def _check(args: argparse.Namespace, out: Path) -> None:
+    model = _model(args)
     if out.suffix != ".keras":
         raise UsageError(f"--out {out}: the name must end in .keras")
-    if args.qat and not args.resume:
+    if args.qat and model is None:
         raise UsageError("--qat starts from a trained network: name it with --resume MODEL.keras")
-    if args.resume and Path(args.resume).resolve() == out.resolve():
+    if model is None:
+        return
+    if Path(model).resolve() == out.resolve():
         raise UsageError(f"--out {out} is the network to start from: give another name")
     given = [name for name in _NETWORK_FLAGS if getattr(args, name) is not None]
-    if args.resume and given:
+    if given:
         flag = given[0].replace("_", "-")
-        raise UsageError(f"--{flag} is for a new network: leave it out, {args.resume} is what it is")
+        raise UsageError(f"--{flag} is for a new network: leave it out, {model} is what it is")
 
 
 def _start(args: argparse.Namespace) -> Callable[[tuple[str, ...]], Start]:
@@ -159,8 +167,9 @@ def _start(args: argparse.Namespace) -> Callable[[tuple[str, ...]], Start]:
     from edgeloc.converters.training.network import NetworkConfig
     from edgeloc.converters.training.start import reference_start, trained_start
 
-    if args.resume:
-        trained = trained_start(args.resume)
+    model = _model(args)
+    if model is not None:
+        trained = trained_start(model)
         return lambda labels: _with_labels(trained, labels)
     given = {name: getattr(args, name) for name in _NETWORK_FLAGS if getattr(args, name) is not None}
     if "alpha" not in given and given.get("backbone", "MobileNetV2") != "MobileNetV2":
@@ -174,7 +183,8 @@ def _with_labels(start: Start, labels: tuple[str, ...]) -> Start:
     known = start.contract.labels
     strange = [label for label in labels if label not in known]
     if known and strange:
-        print(f"the network has no class {', '.join(strange)}: their images teach presence and box only")
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        print(f"the network has no class {', '.join(strange[:3])}{more}: their images teach presence and box only")
     return start
 
 

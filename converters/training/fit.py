@@ -105,7 +105,7 @@ def train(
     settle = GridSettling(training, labels, spec) if config.qat else BatchNormSettling(batches)
     model = _model(start, config, len(batches))
     if config.qat and model.network.unquantized:
-        tell(f"left in float, since int8 treats them in its own way: {', '.join(model.network.unquantized)}")
+        tell(f"left in float, since it is not known how int8 treats them: {', '.join(model.network.unquantized)}")
     at_start = {}
     if start.digest:
         settle.at_epoch(model.network)

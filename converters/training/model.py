@@ -75,7 +75,9 @@ class TrainableLocalizer(keras.Model):  # type: ignore[misc]
 
     def _class_loss(self, label: Any, logits: Any, labelled: Any) -> Any:
         target = ops.one_hot(ops.maximum(label, 0), logits.shape[-1])
-        loss = keras.losses.categorical_crossentropy(target, logits, from_logits=True, label_smoothing=_LABEL_SMOOTHING)
+        # Written out, because Keras warns of a single class, which is fine here.
+        target = target * (1 - _LABEL_SMOOTHING) + _LABEL_SMOOTHING / logits.shape[-1]
+        loss = -ops.sum(target * ops.log_softmax(logits, axis=-1), axis=-1)
         right = ops.cast(ops.equal(ops.argmax(logits, axis=-1), ops.cast(label, "int64")), "float32")
         self._masked("label_accuracy", right, labelled)
         return self._masked("class_loss", loss, labelled)

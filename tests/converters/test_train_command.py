@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from edgeloc.cli import main
+from edgeloc.converters.keras_file import save_network
 from edgeloc.converters.training import fit, settling
+from edgeloc.converters.training.network import NetworkConfig, network_contract
+from edgeloc.modelfile import read_keras_contract
 
 SMALL = ["--weights", "none", "--input-size", "64", "--epochs", "1", "--batch-size", "4"]
 DATA = ["--data", "synthetic?count=8&size=96x64", "--validation", "synthetic?count=4&size=96x64"]
@@ -47,9 +50,40 @@ def test_ctrl_c_tells_how_to_go_on(
     assert not (tmp_path / "m.keras").exists()
 
 
+def small_keras(path: Path) -> None:
+    """A network of one class, with its contract."""
+    import keras
+    from keras import layers
+
+    image = keras.Input((64, 64, 3), name="image")
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, 4, activation="relu")(image))
+    outputs = {"presence": layers.Dense(1)(x), "class": layers.Dense(1)(x), "box": layers.Dense(4)(x)}
+    save_network(
+        path, keras.Model(image, outputs), network_contract(NetworkConfig(input_size=64, head="vector"), ("disc",))
+    )
+
+
+def test_qat_of_a_trained_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start, out = tmp_path / "m.keras", tmp_path / "m-qat.keras"
+    small_keras(start)
+    line = ["train", *DATA, "--epochs", "1", "--batch-size", "4", "--resume", str(start), "--qat", "--out", str(out)]
+    assert main(line) == 0
+    printed = capsys.readouterr().out
+    assert "the network has no class " in printed
+    assert f"wrote {out}: validation mean IoU 0." in printed
+    assert " with fake quantization (0." in printed
+    assert read_keras_contract(out) is not None
+    assert main([*line, "--head", "grid"]) == 2
+    assert "--head is for a new network: leave it out" in capsys.readouterr().err
+    assert main([*line[:-1], str(start)]) == 2
+    assert "is the network to start from: give another name" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        (["--out", "m.keras", "--qat"], "--qat starts from a trained network: name it with --resume MODEL.keras"),
+        (["--out", "m.keras", "--qat", "--resume"], "--qat starts from a trained network"),
         (["--out", "m.h5"], "the name must end in .keras"),
         (["--out", "m.keras", "--head", "boxes"], "--head is 'boxes'"),
         (["--out", "m.keras", "--epochs", "0"], "--epochs: '0' must be a whole number from 1"),

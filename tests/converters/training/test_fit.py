@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gc
 import os
 import signal
@@ -18,7 +19,8 @@ from edgeloc.converters.keras_file import load_network
 from edgeloc.converters.training import fit, settling
 from edgeloc.converters.training.fit import TrainingConfig, train
 from edgeloc.converters.training.network import NetworkConfig, network_contract
-from edgeloc.converters.training.start import Start
+from edgeloc.converters.training.start import Start, trained_start
+from edgeloc.converters.training.twin import QuantizedTwin
 from edgeloc.data import Sample
 from edgeloc.errors import UsageError
 from edgeloc.modelfile import read_keras_contract
@@ -168,3 +170,79 @@ def test_training_stops_when_nothing_gets_better(
 def test_a_setting_that_cannot_be(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         TrainingConfig(**changes)
+
+
+QAT = TrainingConfig(epochs=2, batch_size=4, learning_rate=1e-3, qat=True)
+
+
+@pytest.fixture
+def trained(go: Callable[..., Any], tmp_path: Path) -> Path:
+    """A network that has been trained for an epoch."""
+    go(TrainingConfig(epochs=1, batch_size=4))
+    return (tmp_path / "m.keras").rename(tmp_path / "float.keras")
+
+
+def kernels(path: Path) -> list[np.ndarray]:
+    return [np.asarray(layer.kernel) for layer in load_network(path).layers if hasattr(layer, "kernel")]
+
+
+def test_qat_gives_a_float_network_that_lives_on_its_grids(
+    go: Callable[..., Any], trained: Path, tmp_path: Path
+) -> None:
+    metrics = go(QAT, start=trained_start(trained))
+    assert 0 <= metrics["box_iou_at_start"] <= 1
+    network, before = load_network(tmp_path / "m.keras"), load_network(trained)
+    assert [type(layer) for layer in network.layers] == [type(layer) for layer in before.layers]
+    assert any(not np.allclose(a, b) for a, b in zip(kernels(trained), kernels(tmp_path / "m.keras"), strict=True))
+    QuantizedTwin(network).round_kernels()
+    learnt = [np.asarray(layer.kernel) for layer in network.layers if hasattr(layer, "kernel")]
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(learnt, kernels(tmp_path / "m.keras"), strict=True))
+    assert np.array_equal(network.get_layer("norm").moving_mean, before.get_layer("norm").moving_mean)
+    contract, origin = read_keras_contract(tmp_path / "m.keras"), read_keras_contract(trained)
+    assert contract is not None
+    assert origin is not None
+    assert (contract.outputs, contract.labels) == (origin.outputs, origin.labels)
+    assert contract.measured["training"]["settings"]["qat"] is True
+
+
+def test_a_trained_network_is_trained_further(go: Callable[..., Any], trained: Path, tmp_path: Path) -> None:
+    metrics = go(TrainingConfig(epochs=1, batch_size=4), start=trained_start(trained))
+    assert "box_iou_at_start" in metrics
+    assert any(not np.allclose(a, b) for a, b in zip(kernels(trained), kernels(tmp_path / "m.keras"), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file .*history.csv:ResourceWarning")
+def test_an_interrupted_qat_goes_on_from_the_same_network_only(
+    go: Callable[..., Any], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = fit.TrainingBatches.__getitem__
+
+    def interrupted(self: Any, index: int) -> Any:
+        if self.epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.TrainingBatches, "__getitem__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            go(QAT, start=trained_start(trained))
+    gc.collect()
+    with pytest.raises(UsageError, match="began with a trained network: name it again, --resume MODEL.keras"):
+        go(resume=True)
+    assert epochs(tmp_path) == [0]
+    go(QAT, start=trained_start(trained), resume=True)
+    assert epochs(tmp_path) == [0, 1]
+    go(dataclasses.replace(QAT, epochs=1), start=trained_start(tmp_path / "m.keras"), resume=True)
+    assert epochs(tmp_path) == [0]
+
+
+def test_what_qat_leaves_in_float_is_told(go: Callable[..., Any], trained: Path) -> None:
+    import keras
+
+    start = trained_start(trained)
+    outputs = dict(start.network.output)
+    outputs["presence"] = keras.layers.UnitNormalization(name="unit")(outputs["presence"])
+    told: list[str] = []
+    odd = dataclasses.replace(start, network=keras.Model(start.network.inputs[0], outputs))
+    go(dataclasses.replace(QAT, epochs=1), start=odd, tell=told.append)
+    assert told == ["left in float, since it is not known how int8 treats them: unit"]
