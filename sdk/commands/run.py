@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
+from typing import TYPE_CHECKING
 
 from edgeloc.arguments import above_zero, at_least_one
 from edgeloc.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeloc.sinks import Sink
 
 HELP = "find the object in what a camera sees, live, and show or record it"
 EXTRA: str | None = None
@@ -62,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeloc.sinks import open_sink
 
     _keep_apart(args.camera, args.sink)
-    sinks = [open_sink(uri) for uri in args.sink]
+    sinks = [open_sink(uri) for uri in args.sink] + _service_manager()
     localizer = Localizer(args.model, engine=args.engine, threads=args.threads, contract=args.contract)
     wanted = localizer.contract.input
     with open_camera(args.camera, size=(wanted.width, wanted.height)) as camera:
@@ -73,6 +78,14 @@ def run(args: argparse.Namespace) -> int:
     if written:
         print(f"Wrote {', '.join(written)}.")
     return _INTERRUPTED if summary.ended_by == "interrupt" and not summary.live else 0
+
+
+def _service_manager() -> list[Sink]:
+    """Under systemd, the sink that tells it of progress; last, so that progress means what the others have written."""
+    if not os.environ.get("NOTIFY_SOCKET"):
+        return []
+    progress: Sink = importlib.import_module("edgeloc.device.notify").ProgressSink.from_environment()
+    return [progress]
 
 
 def _keep_apart(camera: str, sinks: list[str]) -> None:
