@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 from edgeloc.engines.base import Engine, TensorInfo
@@ -10,24 +11,34 @@ from edgeloc.errors import EngineError, UsageError
 from edgeloc.modelfile import ModelFile, read_model
 from edgeloc.onnxfile import is_onnx
 
-__all__ = ["AUTO", "ENGINES", "Engine", "TensorInfo", "engine_class", "open_engine"]
+__all__ = ["AUTO", "ENGINES", "Engine", "TensorInfo", "engine_class", "is_for_edge_tpu", "open_engine"]
 
 ENGINES = {
     "litert": "edgeloc.engines.tflite:LiteRtEngine",
     "tflite-runtime": "edgeloc.engines.tflite:TfliteRuntimeEngine",
     "tensorflow": "edgeloc.engines.tflite:TensorFlowEngine",
+    "edgetpu": "edgeloc.device.engines.edgetpu:EdgeTpuEngine",
     "tensorrt": "edgeloc.engines.tensorrt:TensorRtEngine",
     "standin": "edgeloc.engines.standin:StandinEngine",
 }
 # In which order "auto" looks for a runtime: the smaller and newer first.
 AUTO = ("litert", "tflite-runtime", "tensorflow")
+_RECOVERING = "edgeloc.device.engines.recovery:open_recovering"
 _MOST_THREADS = 1024
 
 
-def open_engine(name: str, model: bytes | str | Path | ModelFile, threads: int | None = None) -> Engine:
+def open_engine(
+    name: str,
+    model: bytes | str | Path | ModelFile,
+    threads: int | None = None,
+    cpu_model: str | Path | ModelFile | None = None,
+) -> Engine:
     """Load a model into the engine called `name`, or into the first of `AUTO` that is installed and works.
 
-    For an ONNX model "auto" is TensorRT, the one engine that takes it.
+    For an ONNX model "auto" is TensorRT, the one engine that takes it; for a model compiled for
+    the Edge TPU it is "edgetpu", which is opened once more after a failure and then, where the
+    model from before the compiler is given as `cpu_model`, gives way to the CPU. An engine with
+    several devices takes what is meant behind its name: `edgetpu://usb:1`.
 
     Bytes are loaded as they are. A file, or a ModelFile, whose flatbuffer is not known to be the
     one its contract was written for is tried in a process of its own first, since a damaged model
@@ -39,16 +50,49 @@ def open_engine(name: str, model: bytes | str | Path | ModelFile, threads: int |
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise UsageError(f"threads is {threads}: it must be 1 to {_MOST_THREADS}")
     file = _as_file(model)
+    name, _, place = name.partition("://")
+    if name == "auto" and is_for_edge_tpu(file.flatbuffer):
+        return _recovering(place, file, threads, cpu_model)
+    if cpu_model is not None:
+        raise UsageError(
+            f"the CPU model {getattr(cpu_model, 'path', cpu_model)} is of use only with the engine auto "
+            f"and a model compiled for the Edge TPU, which {file.path} {_is_or_not(file)}: leave it out"
+        )
     if name == "auto" and is_onnx(file.flatbuffer):
         name = "tensorrt"
+    if place and name == "auto":
+        raise UsageError(f"engine auto://{place}: {file.path} is not compiled for the Edge TPU; write auto")
+    if place:
+        return engine_class(name).load_at(place, file, threads)
     if name != "auto":
         return _load(engine_class(name), file, threads)
+    return _first_that_works(file, threads)
+
+
+def is_for_edge_tpu(flatbuffer: bytes) -> bool:
+    """Whether a part of the model is compiled for the Edge TPU: only its delegate can run such a model."""
+    return b"edgetpu-custom-op" in flatbuffer
+
+
+def _is_or_not(model: ModelFile) -> str:
+    return "is" if is_for_edge_tpu(model.flatbuffer) else "is not"
+
+
+def _recovering(
+    place: str, model: ModelFile, threads: int | None, cpu_model: str | Path | ModelFile | None
+) -> Engine:
+    module, _, function = _RECOVERING.partition(":")
+    opener: Callable[..., Engine] = getattr(importlib.import_module(module), function)
+    return opener(place, model, threads, cpu_model)
+
+
+def _first_that_works(model: ModelFile, threads: int | None) -> Engine:
     failures = []
     for kind in map(engine_class, AUTO):
         if not kind.available():
             continue
         try:
-            return _load(kind, file, threads)
+            return _load(kind, model, threads)
         except EngineError as error:
             failures.append(error)
     if failures:

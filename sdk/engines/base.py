@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeloc.errors import UsageError
 from edgeloc.modelfile import ModelFile
 
 __all__ = ["Engine", "TensorInfo"]
@@ -48,6 +49,14 @@ class Engine(ABC):
         Raises EngineError when the runtime is missing, broken or too old for the model, ModelError
         when it refuses the model.
         """
+
+    @classmethod
+    def load_at(cls, place: str, model: ModelFile, threads: int | None) -> Engine:
+        """Load a model into the device that `place` means, what stands behind `NAME://`.
+
+        Raises what `load` raises, and UsageError where the engine has no devices to choose from.
+        """
+        raise UsageError(f"engine {cls.name}://{place}: {cls.name} has no devices to choose from; write {cls.name}")
 
     @abstractmethod
     def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:

@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class TfliteEngine(Engine):
     package = ""
     module = ""
     attribute = "Interpreter"
+    delegate_loader = "load_delegate"
 
     def __init__(self, model: ModelFile, threads: int | None = None, delegates: Sequence[Any] = ()) -> None:
         self.version = _version(self.package)
@@ -100,36 +101,53 @@ class TfliteEngine(Engine):
             raise self._refused(model, error) from error
         return interpreter
 
+    @classmethod
+    def installed_version(cls) -> str:
+        """The package's version; "of unknown version" where it is not told."""
+        return _version(cls.package)
+
+    @classmethod
+    def load_delegate(cls, library: str, options: Mapping[str, str]) -> Any:
+        """A delegate out of a shared library; ValueError when it does not open, OSError when there is no library."""
+        return cls._find(cls.delegate_loader)(library, dict(options))
+
     def _interpreter_class(self) -> Any:
+        return self._find(self.attribute)
+
+    @classmethod
+    def _find(cls, attribute: str) -> Any:
+        """Something of the package, by its dotted name."""
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         try:
-            found: Any = importlib.import_module(self.module)
-            for name in self.attribute.split("."):
+            found: Any = importlib.import_module(cls.module)
+            for name in attribute.split("."):
                 found = getattr(found, name)
         except ModuleNotFoundError as error:
-            if not self.available():
-                raise EngineError(f"the engine {self.name} is not installed: pip install {self._pip_name()}") from error
-            raise self._broken(error) from error
+            if not cls.available():
+                raise EngineError(f"the engine {cls.name} is not installed: pip install {cls._pip_name()}") from error
+            raise cls._broken(error) from error
         except (ImportError, AttributeError, SystemError, OSError) as error:
-            raise self._broken(error) from error
+            raise cls._broken(error) from error
         return found
 
-    def _pip_name(self) -> str:
-        return f"{self.package} 'numpy<2'" if self.package == "tflite-runtime" else self.package
+    @classmethod
+    def _pip_name(cls) -> str:
+        return f"{cls.package} 'numpy<2'" if cls.package == "tflite-runtime" else cls.package
 
-    def _broken(self, error: BaseException) -> EngineError:
+    @classmethod
+    def _broken(cls, error: BaseException) -> EngineError:
         """The package is there but does not work; most often it was built for another NumPy."""
-        about = f"{self.package} {self.version} does not work here"
-        if self.package == "tflite-runtime" and int(np.__version__.split(".")[0]) >= 2:
+        about = f"{cls.package} {_version(cls.package)} does not work here"
+        if cls.package == "tflite-runtime" and int(np.__version__.split(".")[0]) >= 2:
             return EngineError(f"{about} with NumPy {np.__version__}: pip install 'numpy<2', or ai-edge-litert instead")
-        return EngineError(f"{about} ({first_line(error)}): pip install --force-reinstall {self._pip_name()}")
+        return EngineError(f"{about} ({first_line(error)}): pip install --force-reinstall {cls._pip_name()}")
 
     def _refused(self, model: ModelFile, error: BaseException) -> EngineError | ModelError:
         text = str(error)
         if "edgetpu-custom-op" in text:
             return ModelError(
                 f"{model.path} is compiled for the Edge TPU, which the engine {self.name} cannot use; "
-                "give the model from before edgetpu_compiler"
+                "run it with --engine edgetpu, or give the model from before edgetpu_compiler"
             )
         if "Didn't find op for builtin opcode" in text:
             return EngineError(
@@ -178,6 +196,7 @@ class TensorFlowEngine(TfliteEngine):
     package = "tensorflow"
     module = "tensorflow"
     attribute = "lite.Interpreter"
+    delegate_loader = "lite.experimental.load_delegate"
 
 
 def _info(name: str, detail: dict[str, Any]) -> TensorInfo:

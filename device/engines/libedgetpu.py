@@ -1,0 +1,143 @@
+"""Facts about Google's libedgetpu on this machine: its name, build and devices, and what its errors mean; loads none."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from edgeloc.errors import UsageError
+
+__all__ = ["INSTALL", "LIBRARY", "EdgeTpuPlace", "find_edge_tpus", "foretell_crash", "installed_build", "why_not_opened"]
+
+LIBRARY = {"darwin": "libedgetpu.1.dylib", "win32": "edgetpu.dll"}.get(sys.platform, "libedgetpu.so.1")
+INSTALL = (
+    "install libedgetpu1-std (not beside -max) of a build for a current TensorFlow, such as "
+    "libedgetpu1-std_16.0tf2.19.1-1.bookworm_arm64.deb from https://github.com/feranick/libedgetpu/releases, "
+    "by sudo apt install ./FILE.deb"
+)
+_DEVICE = re.compile(r"(usb|pci)?(:\d+)?")
+# libedgetpu hands these on only to a device that is named by its number.
+_NEED_INDEX = ("Performance", "Usb.AlwaysDfu", "Usb.MaxBulkInQueueLength")
+_USB_IDS = {"1a6e:089a", "18d1:9302"}  # before its firmware is loaded, and after
+_DPKG_STATUS = "var/lib/dpkg/status"
+# Where delegates built before stopped working, with a crash: https://github.com/google-coral/edgetpu/issues/812
+_BREAK = (2, 12)
+
+
+@dataclass(frozen=True)
+class EdgeTpuPlace:
+    """Which Edge TPU, by which library: what stands behind `edgetpu://`, such as `usb:1?library=/opt/libedgetpu.so.1`.
+
+    `device` is libedgetpu's own word: "" for any, `usb` or `pci` for any of the kind, `usb:0`,
+    `pci:1`, `:1` for one by its number (from 0, in the order the library lists them). One that
+    does not answer an inference within `deadline_s` seconds counts as hung. `options` go to the
+    library as they are (`Performance=Max`).
+    """
+
+    device: str = ""
+    library: str = LIBRARY
+    deadline_s: float = 5.0
+    options: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            raise UsageError(
+                f"Edge TPU device is {self.device!r}: it must be usb, pci, usb:0, pci:0 or :0 (with the number of "
+                "the device, from 0), or nothing for any"
+            )
+        if not 0 < self.deadline_s <= 3600:
+            raise UsageError(f"deadline_s is {self.deadline_s}: it must be a number of seconds above 0, at most 3600")
+        ignored = [name for name, _ in self.options if name in _NEED_INDEX and ":" not in self.device]
+        if ignored:
+            example = f"edgetpu://{self.device or 'usb'}:0?{ignored[0]}=..."
+            raise UsageError(f"libedgetpu ignores {ignored[0]} unless the device has a number: write {example}")
+
+    @classmethod
+    def parse(cls, text: str) -> EdgeTpuPlace:
+        """Read `DEVICE?library=PATH&deadline_s=SECONDS&OPTION=VALUE`, every part of which may be absent."""
+        device, _, query = text.partition("?")
+        try:
+            options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+            deadline_s = float(options.pop("deadline_s", cls.deadline_s))
+        except ValueError as error:
+            raise UsageError(f"engine edgetpu://{text} cannot be read: {error}") from None
+        library = options.pop("library", cls.library)
+        return cls(device.rstrip("/"), library, deadline_s, tuple(options.items()))
+
+    def delegate_options(self) -> dict[str, str]:
+        """The options as the delegate takes them."""
+        return {**({"device": self.device} if self.device else {}), **dict(self.options)}
+
+    def __str__(self) -> str:
+        return f"the Edge TPU {self.device}" if self.device else "the Edge TPU"
+
+
+def find_edge_tpus(root: Path = Path("/")) -> list[str]:
+    """The Edge TPUs that the kernel sees, `usb` or `pci` each; `root` is where sys and dev are found."""
+    found = []
+    for product in sorted(root.glob("sys/bus/usb/devices/*/idProduct")):
+        if f"{_text(product.with_name('idVendor'))}:{_text(product)}" in _USB_IDS:
+            found.append("usb")
+    return found + ["pci" for _ in root.glob("dev/apex_*")]
+
+
+def installed_build(root: Path = Path("/")) -> str | None:
+    """The Debian version of the libedgetpu package, such as `16.0tf2.19.1-1`; None where none is installed."""
+    for entry in _text(root / _DPKG_STATUS).split("\n\n"):
+        fields = dict(re.findall(r"^(Package|Status|Version): (.*)$", entry, re.MULTILINE))
+        if fields.get("Package", "").startswith("libedgetpu1-") and fields.get("Status", "").endswith(" installed"):
+            return fields.get("Version")
+    return None
+
+
+def foretell_crash(build: str | None, package: str, version: str) -> str:
+    """Why this libedgetpu will end the process together with this runtime, as a sentence; "" where nothing speaks for it.
+
+    `build` is what `installed_build` tells, `package` and `version` the runtime's, such as
+    tflite-runtime and 2.14.0. Builds for a TensorFlow before 2.12 crash in runtimes since.
+    """
+    if build is None:
+        return ""
+    tag = re.search(r"tf(\d+)\.(\d+)", build)
+    built_for = (int(tag[1]), int(tag[2])) if tag else None
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    # LiteRT counts anew from 1.0, which came after TensorFlow 2.17.
+    new_runtime = package == "ai-edge-litert" or (numbers is not None and (int(numbers[1]), int(numbers[2])) >= _BREAK)
+    if not new_runtime or (built_for is not None and built_for >= _BREAK):
+        return ""
+    whose = f"built for TensorFlow {tag[1]}.{tag[2]}" if tag else "built for a TensorFlow of 2021"
+    return f"libedgetpu {build} is {whose} and crashes in {package} {version}: {INSTALL}"
+
+
+def why_not_opened(place: EdgeTpuPlace, root: Path = Path("/")) -> str:
+    """A sentence for the delegate's empty error: no device, the wrong one, no permission, or one in use."""
+    found = find_edge_tpus(root)
+    if not found:
+        return (
+            "no Edge TPU is there: plug the stick in (lsusb shows 1a6e:089a or 18d1:9302, and in a container or VM it "
+            "must be passed through), or for PCIe install gasket-dkms, which makes /dev/apex_0"
+        )
+    kind, _, number = place.device.partition(":")
+    same = [name for name in found if kind in ("", name)]
+    if not same or (number and int(number) >= len(same)):
+        there = ", ".join(f"{name}:{found[:i].count(name)}" for i, name in enumerate(found))
+        return f"{place} is not there: found are {there}; name one of them as in edgetpu://{there.split(',')[0]}"
+    return (
+        f"{place} is there but cannot be opened: end the other program that uses it, or get the right to it by "
+        "sudo usermod -aG plugdev $USER (apex for PCIe), a new login, and plugging it in again; "
+        f"options it does not know do the same ({_given(place)})"
+    )
+
+
+def _given(place: EdgeTpuPlace) -> str:
+    return ", ".join(f"{name}={value}" for name, value in place.options) or "none were given"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
