@@ -32,7 +32,6 @@ SCENE = 300
 LABELS = ("Bolt", "LuggageTag", "Rock")
 # Scenes of each split.
 SCENES = {"train": 600, "val": 60}
-EPOCHS = {"box": 10, "vector": 5}
 CONTRACTS = {
     "box": Contract(
         InputSpec("image", SIDE, SIDE, resize="stretch"),
@@ -242,71 +241,14 @@ def _tensors(samples: list[Sample]) -> Any:
 
 
 def _train(module: Any, samples: list[Sample]) -> dict[str, Any]:
-    """Both networks; the second starts from the first one's features."""
     import torch
 
-    torch.manual_seed(0)
-    # More wait for each other where something else runs.
-    torch.set_num_threads(1)
     pictures = torch.from_numpy(_tensors(samples)).permute(0, 3, 1, 2).contiguous()
     boxes = torch.tensor([_fractions(sample) for sample in samples])
     present = torch.tensor([sample.box is not None for sample in samples])
     kinds = torch.tensor([LABELS.index(sample.label) if sample.label else 0 for sample in samples])
-    box = _fit(module.box_network(), "box", pictures[present], (boxes[present],))
-    vector = module.vector_network()
-    vector.features.load_state_dict(box.features.state_dict())
-    vector = _fit(vector, "vector", pictures, (boxes, present, kinds))
-    return {"box": box, "vector": vector}
-
-
-def _fit(network: Any, name: str, pictures: Any, truth: tuple[Any, ...]) -> Any:
-    import torch
-
-    batch = 32
-    steps = EPOCHS[name] * -(-len(pictures) // batch)
-    optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
-    network.train()
-    for _ in range(EPOCHS[name]):
-        for chosen in torch.randperm(len(pictures)).split(batch):
-            image, *targets = _mirrored(pictures[chosen], *(values[chosen] for values in truth))
-            loss = _LOSSES[name](network(image), *targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return network.eval()
-
-
-def _mirrored(image: Any, boxes: Any, *others: Any) -> tuple[Any, ...]:
-    """Half of the batches left to right, half of them upside down."""
-    import torch
-
-    for axis, centre in ((3, 0), (2, 1)):
-        if torch.rand(()) < 0.5:
-            image, boxes = image.flip(axis), boxes.clone()
-            boxes[:, centre] = 1 - boxes[:, centre]
-    return image, boxes, *others
-
-
-def _box_loss(answer: Any, boxes: Any) -> Any:
-    return (answer - boxes).abs().mean()
-
-
-def _vector_loss(answer: Any, boxes: Any, present: Any, kinds: Any) -> Any:
-    import torch.nn.functional as f
-
-    vector = answer["vector"]
-    # The box is learnt as cx, cy, w, h and leaves with its height before its width.
-    box = vector[:, [1, 2, 4, 3]][present].sigmoid()
-    return (
-        f.binary_cross_entropy_with_logits(vector[:, 0], present.float())
-        + 5 * (box - boxes[present]).abs().mean()
-        + 0.5 * f.cross_entropy(vector[present, 5:], kinds[present])
-    )
-
-
-_LOSSES = {"box": _box_loss, "vector": _vector_loss}
+    networks: dict[str, Any] = module.train(pictures, boxes, present, kinds)
+    return networks
 
 
 def _fractions(sample: Sample) -> list[float]:

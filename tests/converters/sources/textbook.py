@@ -8,9 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as f
 from torch import nn
 
-__all__ = ["box_network", "vector_network"]
+__all__ = ["box_network", "train", "vector_network"]
+
+EPOCHS = {"box": 10, "vector": 5}
 
 
 class Block(nn.Module):
@@ -72,3 +75,58 @@ def box_network() -> nn.Module:
 def vector_network() -> nn.Module:
     """Presence, centre, height before width, and three classes, all as logits in one output."""
     return Localizer(NamedVector())
+
+
+def train(pictures: Any, boxes: Any, present: Any, kinds: Any) -> dict[str, nn.Module]:
+    """Both networks, by name, on images (n, 3, h, w); the second starts from the first one's features."""
+    torch.manual_seed(0)
+    # More wait for each other where something else runs.
+    torch.set_num_threads(1)
+    box = _fit(box_network(), "box", pictures[present], (boxes[present],))
+    vector = vector_network()
+    vector.features.load_state_dict(box.features.state_dict())
+    return {"box": box, "vector": _fit(vector, "vector", pictures, (boxes, present, kinds))}
+
+
+def _fit(network: Any, name: str, pictures: Any, truth: tuple[Any, ...]) -> Any:
+    batch = 32
+    steps = EPOCHS[name] * -(-len(pictures) // batch)
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps)
+    network.train()
+    for _ in range(EPOCHS[name]):
+        for chosen in torch.randperm(len(pictures)).split(batch):
+            image, *targets = _mirrored(pictures[chosen], *(values[chosen] for values in truth))
+            loss = _LOSSES[name](network(image), *targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return network.eval()
+
+
+def _mirrored(image: Any, boxes: Any, *others: Any) -> tuple[Any, ...]:
+    """Half of the batches left to right, half of them upside down."""
+    for axis, centre in ((3, 0), (2, 1)):
+        if torch.rand(()) < 0.5:
+            image, boxes = image.flip(axis), boxes.clone()
+            boxes[:, centre] = 1 - boxes[:, centre]
+    return image, boxes, *others
+
+
+def _box_loss(answer: Any, boxes: Any) -> Any:
+    return (answer - boxes).abs().mean()
+
+
+def _vector_loss(answer: Any, boxes: Any, present: Any, kinds: Any) -> Any:
+    vector = answer["vector"]
+    # The box is learnt as cx, cy, w, h and leaves with its height before its width.
+    box = vector[:, [1, 2, 4, 3]][present].sigmoid()
+    return (
+        f.binary_cross_entropy_with_logits(vector[:, 0], present.float())
+        + 5 * (box - boxes[present]).abs().mean()
+        + 0.5 * f.cross_entropy(vector[present, 5:], kinds[present])
+    )
+
+
+_LOSSES = {"box": _box_loss, "vector": _vector_loss}
