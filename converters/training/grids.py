@@ -136,10 +136,11 @@ def _take_in(graph: Graph, step: Step, own: list[Step | None], sources: list[int
     elif kind in _MOVES or kind in _INTERPOLATES or _activation(step.layer) == "linear":
         step.grid = sources[0]
     elif kind in _COMPUTES or kind in _ARITHMETIC:
+        # A batch norm becomes a product and a sum.
         step.inner = _new_grid(graph.ranges) if kind == "BatchNormalization" else None
+        step.grid = grid = _new_grid(graph.ranges, _FIXED.get(_activation(step.layer)))
         if kind == "Concatenate":
-            _share_grid(graph, step.grid, own)
-        step.grid = _new_grid(graph.ranges, _FIXED.get(_activation(step.layer)))
+            _share_grid(graph, grid, own)
     else:
         graph.unquantized.append(step.layer.name)
 

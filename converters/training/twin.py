@@ -53,7 +53,7 @@ class QuantizedTwin(keras.Model):  # type: ignore[misc]
         return tuple(self._graph.value.unquantized)
 
     def call(self, image: Any, training: bool | None = None) -> Any:
-        del training  # of dropout, which asks Keras for it
+        del training  # only dropout cares, and asks Keras for it
         return _walk(self._graph.value, [image], self._round)
 
     def _round(self, grid: int, values: Any) -> Any:
@@ -150,7 +150,8 @@ def _compute(step: Step, args: Any, kwargs: dict[str, Any], visit: Visit) -> Any
         assert step.inner is not None
         factor, offset = _constants(step.layer)
         return visit(step.inner, args[0] * factor) + offset
-    return step.layer(*args, **kwargs)
+    # Keras notes down `training=False` while a network is built; whether it trains is asked of the call around this.
+    return step.layer(*args, **{name: value for name, value in kwargs.items() if name != "training"})
 
 
 def _is_batch_norm(step: Step) -> bool:
