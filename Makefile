@@ -4,6 +4,10 @@ PYTHON ?= python3
 OUT ?= out
 BIN := .venv/bin
 STAMP := .venv/.installed
+# PyTorch's CPU build, where the package index has one under this name; any below 2.15 does.
+TORCH ?= torch==2.13.0
+# onnx2tf asks for Python 3.12 and exact versions of much, so it lives in an environment of its own.
+ONNX2TF := .venv-onnx2tf
 OLD := .venv-numpy1
 OLD_STAMP := $(OLD)/.installed
 
@@ -12,7 +16,7 @@ OLD_STAMP := $(OLD)/.installed
 demo: $(STAMP)
 	$(BIN)/edgeloc demo --out $(OUT)
 
-test: $(STAMP)
+test: $(BIN)/.frameworks $(ONNX2TF)/.installed
 	$(BIN)/python -m pytest $(ARGS)
 
 # The runtime's tests again on the oldest pair that boards still have: NumPy 1.26 and tflite-runtime 2.14.
@@ -32,7 +36,7 @@ typecheck: $(STAMP)
 		--cache-dir ../../.mypy_cache -p edgeloc
 
 clean:
-	rm -rf build dist out edgeloc.egg-info .venv $(OLD) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist out edgeloc.egg-info .venv $(OLD) $(ONNX2TF) .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.cfg pyproject.toml
@@ -45,6 +49,23 @@ $(STAMP): setup.cfg pyproject.toml
 	@echo "Installing into .venv (TensorFlow among it: some minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[convert,bench,dev]'
+	@touch $@
+
+$(BIN)/.frameworks: $(STAMP)
+	@echo "Installing PyTorch and ONNX beside it, for the tests of converting from them"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[torch,onnx,tensorrt]'
+	@touch $@
+
+# Without a Python for it the tests that need onnx2tf are skipped, and say so.
+$(ONNX2TF)/.installed: $(STAMP)
+	@mkdir -p $(ONNX2TF)
+	@for python in $(PYTHON312) python3.12 python3.13 $(HOME)/.pyenv/versions/3.1[23]*/bin/python; do \
+		$$python -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 14))' 2>/dev/null || continue; \
+		$$python -m venv $(ONNX2TF) && \
+		$(ONNX2TF)/bin/python -m pip install --quiet --disable-pip-version-check 'onnx2tf>=2' && \
+		ln -sf ../../$(ONNX2TF)/bin/onnx2tf $(BIN)/onnx2tf; break; \
+	done
 	@touch $@
 
 $(OLD_STAMP): setup.cfg pyproject.toml

@@ -166,7 +166,7 @@ class _Conversion:
         """A few generated scenes as the model sees them, where no images are given."""
         preprocess = Preprocessor(self.contract.input, np.dtype(np.float32), None, None)
         scenes = SceneGenerator(seed=0)
-        return np.stack([preprocess(scenes.scene(index).pixels)[0][0] for index in range(_PARITY_IMAGES)])
+        return np.stack([preprocess(scenes.scene(index).pixels)[0][0].copy() for index in range(_PARITY_IMAGES)])
 
     def _check_contract(self, flatbuffer: bytes) -> None:
         """Images that the network learned from tell best whether the contract is how it was trained."""
