@@ -1,0 +1,42 @@
+"""Tries a few lines of Python in a process of their own, since what they load may end the process that loads it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["Crash", "try_program"]
+
+# Long: an emulated or loaded board takes minutes for what takes a second elsewhere.
+_TIMEOUT_S = 120.0
+
+
+class Crash(Exception):
+    """A program was ended by a signal, did not end, or said nothing; the text goes on "it ..."."""
+
+
+def try_program(program: str, *arguments: str, command: Sequence[str] = ()) -> list[Any]:
+    """Run `program`, which prints a JSON list as its last line, and return that list.
+
+    `command` is what runs a program given by -c: this Python, unless told otherwise. Raises Crash.
+    """
+    line = [*(command or (sys.executable,)), "-c", program, *arguments]
+    try:
+        done = subprocess.run(
+            line, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Crash(f"did not end within {_TIMEOUT_S:g} s") from error
+    except OSError as error:
+        raise Crash(f"could not be started: {error.strerror or error}") from error
+    if done.returncode < 0:
+        raise Crash(f"ended its process by {signal.Signals(-done.returncode).name}")
+    last = next((text for text in reversed(done.stdout.splitlines()) if text.strip()), "")
+    try:
+        return list(json.loads(last))
+    except (TypeError, ValueError) as error:
+        raise Crash(f"ended with status {done.returncode} and said nothing of use") from error
