@@ -16,7 +16,7 @@ __all__ = ["ProgressSink", "watchdog_s"]
 
 
 class ProgressSink(Sink):
-    """A sink that reports results to systemd: READY=1 with the first, WATCHDOG=1 with later ones, STOPPING=1 at the end.
+    """A sink that tells systemd of results: READY=1 with the first, WATCHDOG=1 with later ones, STOPPING=1 at the end.
 
     `address` is systemd's socket ($NOTIFY_SOCKET; a leading @ stands for an abstract one) and
     `interval_s` the watchdog's, None without one. At most one WATCHDOG=1 goes out in half an

@@ -1,0 +1,148 @@
+"""`edgeloc install-service`: a run as a systemd service; the unit is made and installed by edgeloc.device."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from edgeloc.commands import run as run_command
+from edgeloc.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeloc.device.service import Service
+
+HELP = "have a run start with the board, watched over and restarted by systemd"
+EXTRA: str | None = None
+NEEDS = run_command.NEEDS
+
+_DEFAULT_NAME = "edgeloc"
+# How the flags of `edgeloc run` name a file that is read: FILE.json, MODEL.tflite.
+_FILE = re.compile(r"\.\w+$")
+
+
+class _Relay:
+    """Hands the flags of `edgeloc run` to this command's parser, none of them required, and remembers them."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._parser = parser
+        self.actions: list[argparse.Action] = []
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """As a parser's."""
+        if names[0].startswith("-"):
+            options.pop("required", None)
+        else:
+            options["nargs"] = "?"
+        self.actions.append(self._parser.add_argument(*names, **options))
+        return self.actions[-1]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags: those of `edgeloc run`, and this command's own."""
+    relay = _Relay(parser)
+    run_command.configure(cast("argparse.ArgumentParser", relay))
+    parser.set_defaults(run_actions=relay.actions)
+    parser.add_argument("--name", default=_DEFAULT_NAME, help=f"the service's name (default: {_DEFAULT_NAME})")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--print", action="store_true", help="show the unit, install nothing")
+    what.add_argument("--uninstall", action="store_true", help="stop the service and remove it")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print, install or remove the unit."""
+    from edgeloc.device.systemd import install, uninstall
+
+    if args.uninstall:
+        _require_root()
+        print(f"Removed {uninstall(args.name)}. What it wrote is kept in /var/lib/{args.name}.")
+        return 0
+    service = _service(args)
+    if args.print:
+        print(service.unit(), end="")
+        return 0
+    _require_root()
+    path = install(service)
+    print(f"{service.name} runs, and will start with the board: {path}")
+    print(f"`systemctl status {service.name}` shows how it is, `journalctl -u {service.name}` what it said.")
+    return 0
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        # sudo has a PATH of its own, where no virtual environment is.
+        raise UsageError(f"services are the system's: use sudo {sys.argv[0]} install-service ..., or --print")
+
+
+def _service(args: argparse.Namespace) -> Service:
+    from edgeloc.device.permissions import needs_of
+    from edgeloc.device.service import Service
+
+    if args.model is None or args.camera is None:
+        raise UsageError("a service needs a model and a --camera: edgeloc install-service MODEL.tflite --camera URI")
+    state = Path("/var/lib") / args.name
+    for sink in args.sink:
+        _check_sink(sink, state)
+    reads = _files(args)
+    return Service(
+        name=args.name,
+        command=(sys.executable, "-I", "-X", "faulthandler", "-m", "edgeloc", "run", *_words(args)),
+        needs=needs_of(args.camera, args.engine, Path(args.model), args.sink),
+        reads=(*_interpreter(), *reads),
+    )
+
+
+def _files(args: argparse.Namespace) -> list[Path]:
+    """Make every file that the run reads absolute, among the arguments too, since a service runs elsewhere."""
+    named = [action.dest for action in args.run_actions if _FILE.search(str(action.metavar))]
+    if os.path.exists(args.camera) and not args.camera.startswith("/dev/"):
+        named.append("camera")
+    given = [name for name in named if getattr(args, name) is not None]
+    for name in given:
+        setattr(args, name, str(_readable(getattr(args, name))))
+    return [Path(getattr(args, name)) for name in given]
+
+
+def _words(args: argparse.Namespace) -> Iterator[str]:
+    """The command line of `edgeloc run` again, without what is at its default."""
+    for action in args.run_actions:
+        value = getattr(args, action.dest)
+        if value is None or value == action.default:
+            continue
+        if not action.option_strings:
+            yield str(value)
+        elif value is True:
+            yield action.option_strings[0]
+        else:
+            for one in value if isinstance(value, list) else [value]:
+                yield from (action.option_strings[0], str(one))
+
+
+def _check_sink(sink: str, state: Path) -> None:
+    """Nobody watches a service's screen, and it writes to its own folder alone."""
+    if sink == "window":
+        raise UsageError("a service has no screen for the sink window: use a file or a stream")
+    if "://" not in sink and not Path(os.path.normpath(state / sink)).is_relative_to(state):
+        raise UsageError(f"a service writes to {state} alone: give sink {sink} as {Path(sink).name}, which lands there")
+
+
+def _readable(path: str) -> Path:
+    """The path made absolute; UsageError where the service's user could not read it."""
+    full = Path(os.path.abspath(path))
+    if not full.exists():
+        raise UsageError(f"{full} is not there")
+    if not full.stat().st_mode & 0o004:
+        raise UsageError(f"the service's own user may not read {full}: chmod o+r {full}")
+    return full
+
+
+def _interpreter() -> list[Path]:
+    """Where Python and these packages lie: in a virtual environment, and for one that is editable outside of it."""
+    import edgeloc
+
+    sources = [Path(edgeloc.__file__).parent, Path(__file__).parents[1]]
+    return [Path(os.path.abspath(path)) for path in (sys.prefix, sys.base_prefix, *sources)]

@@ -1,0 +1,143 @@
+"""The text of a systemd unit that runs a command with few rights; which rights, and installing it, are elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeloc.device.permissions import HIDDEN, Needs
+from edgeloc.errors import UsageError
+
+__all__ = ["MARK", "Service"]
+
+MARK = "# Written by `edgeloc install-service`, which replaces and removes it."
+
+# Longer than a camera's back-off after a hiccup, shorter than anybody watches a robot that is blind.
+_WATCHDOG_S = 30
+_START_S = 90
+_STOP_S = 20
+_RESTART_S = 5
+_MOST_STARTS, _STARTS_WITHIN_S = 10, 600
+# 2 is bad input, which no restart mends; 130 and 143 are an interrupted run over a file.
+_HOPELESS, _ENDED = "2", "130 143"
+
+_HARDENING = """\
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+ProtectSystem=strict
+PrivateTmp=yes
+ProtectProc=invisible
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+LockPersonality=yes
+RemoveIPC=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+KeyringMode=private
+LimitCORE=0
+UMask=0022
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM""".splitlines()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A run as a service: its name, its whole command line, what it must reach, and which paths it reads.
+
+    The unit's user exists while it runs and has no other rights than the groups in `needs`. Its
+    files lie in /var/lib/NAME, where it also runs. `reads` are absolute paths; those in folders
+    that the unit hides (home folders, /tmp) are shown to it, read-only.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    needs: Needs
+    reads: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        # A dynamic user takes the unit's name, and a user's name has at most 31 characters.
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", self.name):
+            raise UsageError(
+                f"the service's name is {self.name!r}: it must be 1 to 31 lower-case letters, digits, - and _, "
+                "and begin with a letter"
+            )
+        if not self.command or not Path(self.command[0]).is_absolute():
+            raise UsageError(f"the service's command is {self.command}: it must begin with a program's absolute path")
+
+    @property
+    def file_name(self) -> str:
+        """What systemd calls the unit."""
+        return f"{self.name}.service"
+
+    @property
+    def state(self) -> Path:
+        """The folder that the service writes to."""
+        return Path("/var/lib") / self.name
+
+    def unit(self) -> str:
+        """The unit file's text."""
+        sections = {"Unit": self._unit(), "Service": self._service(), "Install": iter(["WantedBy=multi-user.target"])}
+        body = "\n\n".join("\n".join([f"[{title}]", *lines]) for title, lines in sections.items())
+        return f"{MARK}\n{body}\n"
+
+    def _unit(self) -> Iterator[str]:
+        yield "Description=edgeloc, localizing what a camera sees"
+        if self.needs.network:
+            yield "Wants=network-online.target"
+        if after := [*self.needs.after, *(["network-online.target"] if self.needs.network else [])]:
+            yield f"After={' '.join(after)}"
+        yield f"StartLimitIntervalSec={_STARTS_WITHIN_S}"
+        yield f"StartLimitBurst={_MOST_STARTS}"
+
+    def _service(self) -> Iterator[str]:
+        yield "Type=notify"
+        yield f"ExecStart={' '.join(quoted(word) for word in self.command)}"
+        yield f"WatchdogSec={_WATCHDOG_S}"
+        yield f"TimeoutStartSec={_START_S}"
+        yield f"TimeoutStopSec={_STOP_S}"
+        yield "Restart=on-failure"
+        yield f"RestartSec={_RESTART_S}"
+        yield f"RestartPreventExitStatus={_HOPELESS}"
+        yield f"SuccessExitStatus={_ENDED}"
+        yield "DynamicUser=yes"
+        if self.needs.groups:
+            yield f"SupplementaryGroups={' '.join(self.needs.groups)}"
+        yield f"StateDirectory={self.name}"
+        yield f"WorkingDirectory={self.state}"
+        yield "DevicePolicy=closed"
+        yield from (f"DeviceAllow={device} rw" for device in self.needs.devices)
+        yield from self._network()
+        yield from self._files()
+        yield from _HARDENING
+        if not self.needs.makes_code:
+            yield "MemoryDenyWriteExecute=yes"
+
+    def _network(self) -> Iterator[str]:
+        families = ["AF_UNIX", "AF_NETLINK", *(["AF_INET", "AF_INET6"] if self.needs.network else [])]
+        yield f"RestrictAddressFamilies={' '.join(families)}"
+        if not self.needs.network:
+            yield "PrivateNetwork=yes"
+
+    def _files(self) -> Iterator[str]:
+        """Home folders are empty for the service; what it reads in them appears there, whatever their rights."""
+        shown = sorted({path for path in self.reads if any(path.is_relative_to(folder) for folder in HIDDEN)})
+        inner = {path for path in shown if any(other in path.parents for other in shown)}
+        yield "ProtectHome=tmpfs" if shown else "ProtectHome=yes"
+        yield from (f"BindReadOnlyPaths={quoted(str(path))}" for path in shown if path not in inner)
+        yield from (f"BindPaths=-{path}" for path in self.needs.sockets)
+
+
+def quoted(word: str) -> str:
+    """One word of a unit's line as systemd.syntax(7) wants it: nothing in it is a specifier or a variable."""
+    if any(not character.isprintable() for character in word):
+        raise UsageError(f"{word!r} holds a character that a systemd unit cannot: rename it")
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"' if not word or re.search(r"[\s\"'\\;:]", word) else escaped
