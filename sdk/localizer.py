@@ -32,7 +32,8 @@ class Localizer:
 
     `engine` is a name that `open_engine` knows, or an engine that is loaded already. The contract
     is the one given, else the one inside the file, else that of a JSON file beside it with the
-    same name (`model.json`). Not for use from two threads at once.
+    same name (`model.json`). `cpu_model` is what the engine "auto" goes on with when a model
+    compiled for the Edge TPU fails there. Not for use from two threads at once.
 
     Raises ModelError when the file cannot be used, ContractError when it has no contract or one
     that does not fit it, EngineError when the engine is missing or fails.
@@ -44,6 +45,7 @@ class Localizer:
         engine: str | Engine = "auto",
         threads: int | None = None,
         contract: Contract | str | Path | None = None,
+        cpu_model: str | Path | ModelFile | None = None,
     ) -> None:
         self.model = model if isinstance(model, ModelFile) else read_model(model)
         self.contract = _find_contract(self.model, contract)
@@ -51,7 +53,7 @@ class Localizer:
             self._decoder = Decoder(self.contract)
         if isinstance(engine, str):
             described = dataclasses.replace(self.model, contract=self.contract)
-            engine = open_engine(engine, described, threads)
+            engine = open_engine(engine, described, threads, cpu_model)
         self.engine = engine
         with _naming(self.model.path):
             check_contract(self.contract, engine.inputs, engine.outputs)
@@ -62,17 +64,21 @@ class Localizer:
     def __call__(self, frame: Frame | Pixels) -> Result:
         """Localize in one frame, BGR uint8 (height, width, 3).
 
-        For a Frame the result carries its sequence number, its capture time and its age. Raises
+        The result tells which engine answered; for a Frame also its sequence number, its capture
+        time and its age. Raises
         UsageError when the array is no such image, EngineError when the engine fails.
         """
         pixels = frame.pixels if isinstance(frame, Frame) else frame
         tensor, placement = self.preprocessor(pixels)
         height, width = pixels.shape[:2]
         result = self.decode(self.engine.invoke(tensor), placement, (width, height))
+        engine = self.engine.name
         if not isinstance(frame, Frame):
-            return result
+            return dataclasses.replace(result, engine=engine)
         age_ms = (time.monotonic() - frame.captured_at) * 1000
-        return dataclasses.replace(result, sequence=frame.sequence, captured_at=frame.captured_at, age_ms=age_ms)
+        return dataclasses.replace(
+            result, sequence=frame.sequence, captured_at=frame.captured_at, age_ms=age_ms, engine=engine
+        )
 
     def preprocess(self, pixels: Pixels) -> tuple[NDArray[Any], Placement]:
         """First stage: the input tensor of a frame, in memory that the next call uses again, and its placement."""

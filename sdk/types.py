@@ -76,9 +76,10 @@ class Result:
     when nothing is present. `label` is the most probable class, None when nothing is present, the
     model has no classes, or the class score is under its threshold; `class_scores` are
     probabilities in the order of the contract's labels. `others` are further objects, best first,
-    of a model made for more than one. The last five fields are the loop's: which frame, when it
+    of a model made for more than one. The next five fields are the loop's: which frame, when it
     was captured (seconds of `time.monotonic()`), its age in ms when the result was ready, whether
     that is over the age budget, and how many frames were dropped since the result before.
+    `engine` is the name of the one that answered, "" where nobody told.
     """
 
     presence: float
@@ -92,3 +93,4 @@ class Result:
     age_ms: float = 0.0
     stale: bool = False
     dropped: int = 0
+    engine: str = ""

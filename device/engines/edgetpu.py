@@ -146,7 +146,7 @@ class _Process:
     def __init__(self) -> None:
         self._connection, theirs = Pipe()
         # A file and no pipe: nobody would empty a pipe while the process runs.
-        self._words = tempfile.TemporaryFile()
+        self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         program = _PROGRAM.format(path=sys.path, descriptor=theirs.fileno())
         try:
             self._process = subprocess.Popen(

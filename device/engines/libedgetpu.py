@@ -1,4 +1,4 @@
-"""Facts about Google's libedgetpu on this machine: its name, build and devices, and what its errors mean; loads none."""
+"""What is known of Google's libedgetpu without loading it: name, build, devices, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from urllib.parse import parse_qsl
 
 from edgeloc.errors import UsageError
 
-__all__ = ["INSTALL", "LIBRARY", "EdgeTpuPlace", "find_edge_tpus", "foretell_crash", "installed_build", "why_not_opened"]
+__all__ = [
+    "INSTALL",
+    "LIBRARY",
+    "EdgeTpuPlace",
+    "find_edge_tpus",
+    "foretell_crash",
+    "installed_build",
+    "why_not_opened",
+]
 
 LIBRARY = {"darwin": "libedgetpu.1.dylib", "win32": "edgetpu.dll"}.get(sys.platform, "libedgetpu.so.1")
 INSTALL = (
@@ -94,7 +102,7 @@ def installed_build(root: Path = Path("/")) -> str | None:
 
 
 def foretell_crash(build: str | None, package: str, version: str) -> str:
-    """Why this libedgetpu will end the process together with this runtime, as a sentence; "" where nothing speaks for it.
+    """Why this libedgetpu will crash in this runtime, as a sentence with the mend; "" where nothing speaks for it.
 
     `build` is what `installed_build` tells, `package` and `version` the runtime's, such as
     tflite-runtime and 2.14.0. Builds for a TensorFlow before 2.12 crash in runtimes since.

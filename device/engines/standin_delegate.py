@@ -20,7 +20,9 @@ def build_standin(folder: str | Path, compiler: str = "cc") -> Path:
     """
     library = Path(folder).resolve() / "libedgetpu-standin.so"
     if shutil.which(compiler) is None:
-        raise EngineError(f"the stand-in for the Edge TPU needs a C compiler ({compiler}): sudo apt install gcc libc6-dev")
+        raise EngineError(
+            f"the stand-in for the Edge TPU needs a C compiler ({compiler}): sudo apt install gcc libc6-dev"
+        )
     command = [compiler, "-shared", "-fPIC", "-O1", "-fvisibility=hidden", "-o", str(library), str(_SOURCE)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -53,7 +53,7 @@ class Opened:
 
 
 def serve(descriptor: int) -> None:
-    """Load the `Request` that comes first, then answer each tensor with outputs or an error, until the parent is gone."""
+    """Load the `Request` that comes first, then answer each tensor with outputs or an error, until nobody asks."""
     # Ctrl-C and a service's stop go to all processes; this one is needed until its parent has ended.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -83,9 +83,11 @@ def _converse(connection: Connection[Any, Any]) -> None:
 def _delegate(kind: type[TfliteEngine], place: EdgeTpuPlace, root: Path) -> Any:
     try:
         # A library that does not load leaves the runtime's own loader half made.
-        ctypes.CDLL(place.library)
+        library = ctypes.CDLL(place.library)
     except OSError as error:
         raise EngineError(_not_loaded(place.library, first_line(error))) from error
+    if not hasattr(library, "tflite_plugin_create_delegate"):
+        raise EngineError(_no_delegate(place.library))
     try:
         return kind.load_delegate(place.library, place.delegate_options())
     except ValueError as error:
@@ -105,5 +107,9 @@ def _refusal(error: ModelError, place: EdgeTpuPlace) -> EngineError | ModelError
     if "runtime version" in text:
         return EngineError(f"{text}; the model is compiled for a newer libedgetpu: {INSTALL}")
     if "edgetpu-custom-op" in text or "compiled for the Edge TPU" in text:
-        return EngineError(f"{place.library} left the model's compiled part alone: it is no Edge TPU delegate; {INSTALL}")
+        return EngineError(_no_delegate(place.library))
     return error
+
+
+def _no_delegate(library: str) -> str:
+    return f"the library {library} is no delegate for the Edge TPU: {INSTALL}"

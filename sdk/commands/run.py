@@ -38,10 +38,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="window, a path ending in .mp4 or one ending in .jsonl; may be given more than once",
     )
     parser.add_argument(
-        "--engine", default="auto", metavar="NAME", help="auto, litert, tflite-runtime or tensorflow (default: auto)"
+        "--engine",
+        default="auto",
+        metavar="NAME",
+        help="auto, litert, tflite-runtime, tensorflow, edgetpu (edgetpu://usb:1 for one of several) or tensorrt "
+        "(default: auto)",
+    )
+    parser.add_argument(
+        "--cpu-model",
+        metavar="FILE.tflite",
+        help="with --engine auto and a model compiled for the Edge TPU: what goes on on the CPU when the device fails",
     )
     parser.add_argument(
         "--threads", type=at_least_one, metavar="N", help="threads of the engine (default: its own choice)"
+    )
+    parser.add_argument(
+        "--cores",
+        metavar="CORES",
+        help="stay on these: big (the fast ones), all, or numbers such as 4-7 (default: all)",
     )
     parser.add_argument(
         "--mode",
@@ -68,7 +82,10 @@ def run(args: argparse.Namespace) -> int:
 
     _keep_apart(args.camera, args.sink)
     sinks = [open_sink(uri) for uri in args.sink] + _service_manager()
-    localizer = Localizer(args.model, engine=args.engine, threads=args.threads, contract=args.contract)
+    if args.cores:
+        # The board's part knows its cores; it may not be imported from here.
+        importlib.import_module("edgeloc.device.engines.cores").use_cores(args.cores)
+    localizer = Localizer(args.model, args.engine, args.threads, args.contract, args.cpu_model)
     wanted = localizer.contract.input
     with open_camera(args.camera, size=(wanted.width, wanted.height)) as camera:
         summary = run_loop(camera, localizer, *sinks, mode=args.mode, budget_ms=args.budget_ms, frames=args.frames)

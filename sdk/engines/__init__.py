@@ -78,9 +78,7 @@ def _is_or_not(model: ModelFile) -> str:
     return "is" if is_for_edge_tpu(model.flatbuffer) else "is not"
 
 
-def _recovering(
-    place: str, model: ModelFile, threads: int | None, cpu_model: str | Path | ModelFile | None
-) -> Engine:
+def _recovering(place: str, model: ModelFile, threads: int | None, cpu_model: str | Path | ModelFile | None) -> Engine:
     module, _, function = _RECOVERING.partition(":")
     opener: Callable[..., Engine] = getattr(importlib.import_module(module), function)
     return opener(place, model, threads, cpu_model)

@@ -57,6 +57,7 @@ def as_record(frame: Frame, result: Result) -> dict[str, Any]:
         "age_ms": round(result.age_ms, 3),
         "stale": result.stale,
         "dropped": result.dropped,
+        "engine": result.engine,
         "presence": round(float(result.presence), 5),
         "present": result.present,
         "box": _corners(result.box),

@@ -1,7 +1,7 @@
-"""Stand-ins for an NVIDIA GPU's two libraries: they hold to the documented interfaces, and compute on the CPU.
+"""Stand-ins for an NVIDIA GPU's two libraries, which compute on the CPU, and for an Edge TPU's.
 
-The names and signatures were held against the genuine Python bindings of TensorRT 8.6.1, 10.3.0
-and 10.13.3, imported over empty libraries.
+The former hold to the documented interfaces: names and signatures were held against the genuine
+Python bindings of TensorRT 8.6.1, 10.3.0 and 10.13.3, imported over empty libraries.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import enum
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -277,3 +279,18 @@ def tensorrt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     fake = FakeTensorRt(request.param, as_graph, mean)
     monkeypatch.setitem(sys.modules, "tensorrt", fake)
     return fake
+
+
+@pytest.fixture(scope="session")
+def compiled_for_edge_tpu(grid_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The grid model after the stand-in compiler, and the stand-in for libedgetpu that runs it."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler (cc) to build the stand-in for libedgetpu with")
+    from edgeloc.converters.edgetpu.compiler import compile_edgetpu
+    from edgeloc.converters.edgetpu.standin_compiler import install_standin
+    from edgeloc.device.engines.standin_delegate import build_standin
+
+    folder = tmp_path_factory.mktemp("edge-tpu")
+    out = folder / "grid_edgetpu.tflite"
+    compile_edgetpu(grid_model, out, compiler=str(install_standin(folder, "compiles")), min_mapped=0)
+    return out, build_standin(folder)

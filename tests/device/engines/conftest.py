@@ -1,0 +1,50 @@
+"""An Edge TPU without an Edge TPU: the stand-in delegate, and models compiled for it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgeloc.device.engines.standin_delegate import build_standin
+from edgeloc.models import SHIPPED_INT8
+
+
+@pytest.fixture(scope="session")
+def delegate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in for libedgetpu, compiled."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler (cc) to build the stand-in delegate with")
+    return build_standin(tmp_path_factory.mktemp("delegate"))
+
+
+@pytest.fixture(scope="session")
+def genuine(conformance: Path) -> Path:
+    """A model that Google's own compiler wrote; the same model from before lies beside it without `_edgetpu`."""
+    return conformance / "coral" / "mobilenet_v1_0.25_128_quant_edgetpu.tflite"
+
+
+@pytest.fixture(scope="session")
+def compiled_robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped model after the stand-in compiler, with its contract."""
+    pytest.importorskip("tensorflow")
+    if not SHIPPED_INT8.is_file():
+        pytest.skip("the package holds no trained model yet")
+    from edgeloc.converters.edgetpu.compiler import compile_edgetpu
+    from edgeloc.converters.edgetpu.standin_compiler import install_standin
+
+    folder = tmp_path_factory.mktemp("compiled")
+    out = folder / "robot_edgetpu.tflite"
+    compile_edgetpu(SHIPPED_INT8, out, compiler=str(install_standin(folder, "compiles")))
+    return out
+
+
+@pytest.fixture
+def sysfs(tmp_path: Path) -> Path:
+    """The root of a machine with one Coral stick whose firmware is loaded, and nothing else."""
+    stick = tmp_path / "root" / "sys/bus/usb/devices/2-1"
+    stick.mkdir(parents=True)
+    (stick / "idVendor").write_text("18d1\n")
+    (stick / "idProduct").write_text("9302\n")
+    return tmp_path / "root"

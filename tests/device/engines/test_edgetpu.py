@@ -1,0 +1,178 @@
+"""The Edge TPU engine over the stand-in delegate: a genuine compiled model runs, and each way to fail is a sentence."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeloc.device.engines import edgetpu
+from edgeloc.device.engines.edgetpu import EdgeTpuEngine
+from edgeloc.device.engines.libedgetpu import EdgeTpuPlace
+from edgeloc.device.engines.standin_delegate import build_standin
+from edgeloc.engines import Engine, engine_class, open_engine
+from edgeloc.errors import EngineError, ModelError, UsageError
+from edgeloc.modelfile import ModelFile, read_model
+from edgeloc.models import SHIPPED_INT8
+
+
+def blank(engine: Engine) -> np.ndarray[Any, Any]:
+    info = next(iter(engine.inputs.values()))
+    return np.zeros(info.shape, info.dtype)
+
+
+def open_genuine(genuine: Path, delegate: Path, options: str = "", device: str = "") -> Engine:
+    return open_engine(f"edgetpu://{device}?library={delegate}{options}", genuine)
+
+
+def test_a_genuine_compiled_model_runs(genuine: Path, delegate: Path) -> None:
+    engine = open_genuine(genuine, delegate, "&fill=9")
+    assert engine.name == "edgetpu"
+    assert "ai-edge-litert" in engine.version and "libedgetpu" in engine.version
+    outputs = engine.invoke(blank(engine))
+    assert {name: values.shape for name, values in outputs.items()} == {"MobilenetV1/Predictions/Reshape_1": (1, 1001)}
+    assert all((values == 9).all() for values in outputs.values())
+
+
+def test_it_speaks_of_the_same_tensors_as_the_cpu_with_the_model_from_before(genuine: Path, delegate: Path) -> None:
+    compiled = open_genuine(genuine, delegate)
+    before = open_engine("auto", genuine.with_name(genuine.name.replace("_edgetpu", "")))
+    assert (compiled.inputs, compiled.outputs) == (before.inputs, before.outputs)
+
+
+def test_the_delegate_of_the_lab_runs_it_too(genuine: Path, repository: Path, tmp_path: Path) -> None:
+    source = repository.parent / "shared" / "lab" / "standin_delegate.c"
+    if not source.is_file() or shutil.which("cc") is None:
+        pytest.skip("the lab's delegate, or a C compiler for it, is not here")
+    library = tmp_path / "lab.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-w", "-o", str(library), str(source)], check=True)
+    engine = open_genuine(genuine, library, "&fail_after=1")
+    engine.invoke(blank(engine))
+    with pytest.raises(EngineError, match=r"USB transfer error 5 .* plug the device in again"):
+        engine.invoke(blank(engine))
+    with pytest.raises(EngineError, match="no PCIe Edge TPU; "):
+        open_genuine(genuine, library, device="pci")
+
+
+@pytest.mark.parametrize("option", ["fail_after", "abort_after"])
+def test_a_failed_transfer_is_an_engine_error_and_this_process_lives(
+    option: str, genuine: Path, delegate: Path
+) -> None:
+    engine = open_genuine(genuine, delegate, f"&{option}=2", "usb:0")
+    for _ in range(2):
+        engine.invoke(blank(engine))
+    with pytest.raises(EngineError, match=r"the Edge TPU usb:0 failed.*USB transfer error 5.*plug the device in again"):
+        engine.invoke(blank(engine))
+    with pytest.raises(EngineError, match="load the engine anew"):
+        engine.invoke(blank(engine))
+
+
+def test_a_device_that_hangs_is_given_up_at_its_deadline(genuine: Path, delegate: Path) -> None:
+    engine = open_genuine(genuine, delegate, "&delay_us=60000000&deadline_s=0.3")
+    with pytest.raises(EngineError, match=r"hangs: an inference did not end within 0\.3 s; plug"):
+        engine.invoke(blank(engine))
+
+
+def test_a_library_for_another_runtime_crashes_in_its_own_process(genuine: Path, delegate: Path) -> None:
+    with pytest.raises(EngineError, match=r"SIGSEGV.*do not fit each other.*feranick/libedgetpu/releases"):
+        open_genuine(genuine, delegate, "&crash=1")
+
+
+def test_a_crash_foretold_by_version_is_refused_before_anything_is_loaded(
+    genuine: Path, delegate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = tmp_path / "var/lib/dpkg/status"
+    status.parent.mkdir(parents=True)
+    status.write_text("Package: libedgetpu1-std\nStatus: install ok installed\nVersion: 16.0\n")
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
+    with pytest.raises(EngineError, match=r"16\.0 is built for a TensorFlow of 2021 and crashes in .*library="):
+        EdgeTpuEngine(read_model(genuine), root=tmp_path)
+
+
+def test_a_missing_library_says_what_to_install(genuine: Path) -> None:
+    with pytest.raises(EngineError, match=r"nowhere\.so\.1 is not installed: install libedgetpu1-std"):
+        open_engine("edgetpu://?library=nowhere.so.1", genuine)
+
+
+def test_a_file_that_is_no_library_says_why(genuine: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.so").write_bytes(b"\x7fELF")
+    with pytest.raises(EngineError, match=r"broken\.so does not load \(.*(short|invalid)"):
+        open_engine(f"edgetpu://?library={tmp_path}/broken.so", genuine)
+
+
+def test_a_library_that_is_no_delegate_says_so(genuine: Path) -> None:
+    with pytest.raises(EngineError, match=r"libc\.so\.6 is no delegate for the Edge TPU: install"):
+        open_engine("edgetpu://?library=libc.so.6", genuine)
+
+
+def test_a_device_that_does_not_open_says_why(genuine: Path, delegate: Path, tmp_path: Path, sysfs: Path) -> None:
+    place = EdgeTpuPlace("pci", str(delegate))
+    with pytest.raises(EngineError, match="did not open: no Edge TPU is there: plug the stick in"):
+        EdgeTpuEngine(read_model(genuine), None, place, tmp_path)
+    with pytest.raises(EngineError, match="did not open: the Edge TPU pci is not there: found are usb:0"):
+        EdgeTpuEngine(read_model(genuine), None, place, sysfs)
+
+
+def test_a_model_that_is_not_compiled_says_how_to_compile_it() -> None:
+    if not SHIPPED_INT8.is_file():
+        pytest.skip("the package holds no trained model yet")
+    with pytest.raises(ModelError, match="`edgeloc convert --target edgetpu`"):
+        open_engine("edgetpu", SHIPPED_INT8)
+
+
+def test_a_compiled_model_on_a_cpu_engine_names_the_engine_it_needs(genuine: Path) -> None:
+    with pytest.raises(ModelError, match="compiled for the Edge TPU.*--engine edgetpu"):
+        open_engine("litert", genuine)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "m: litert does not load it: Failed precondition: Package requires runtime version (14), which is newer than "
+        "this runtime version (13).Node number 2 (EdgeTpuDelegateForCustomOp) failed to prepare",
+        "m is compiled for the Edge TPU, which the engine litert cannot use",
+    ],
+)
+def test_what_the_runtime_says_of_a_loaded_delegate_gets_its_mend(words: str) -> None:
+    from edgeloc.device.engines.worker import _refusal
+
+    assert "feranick/libedgetpu/releases" in str(_refusal(ModelError(words), EdgeTpuPlace()))
+
+
+def test_a_runtime_without_foretold_trouble_is_taken_before_one_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    litert, older = engine_class("litert"), engine_class("tflite-runtime")
+    monkeypatch.setattr(litert, "available", lambda: True)
+    monkeypatch.setattr(older, "available", lambda: True)
+    monkeypatch.setattr(older, "installed_version", lambda: "2.11.0")
+    assert edgetpu._runtime("16.0") is older
+    assert edgetpu._runtime("16.0tf2.19.1-1") is litert
+
+
+def test_without_a_runtime_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("litert", "tflite-runtime", "tensorflow"):
+        monkeypatch.setattr(engine_class(name), "available", lambda: False)
+    with pytest.raises(EngineError, match="pip install ai-edge-litert"):
+        EdgeTpuEngine(ModelFile(Path("m"), b"edgetpu-custom-op"))
+
+
+def test_the_process_ends_with_the_engine(genuine: Path, delegate: Path) -> None:
+    engine = open_genuine(genuine, delegate)
+    assert isinstance(engine, EdgeTpuEngine)
+    process = engine._process._process
+    assert process.poll() is None
+    engine.close()
+    assert process.poll() == 0
+
+
+def test_other_engines_have_no_devices(genuine: Path) -> None:
+    with pytest.raises(UsageError, match="has no devices to choose from; write litert"):
+        open_engine("litert://usb:0", genuine)
+
+
+def test_the_standin_without_a_compiler_says_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="apt install gcc"):
+        build_standin(tmp_path, compiler="no-such-cc")
