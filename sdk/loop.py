@@ -47,7 +47,9 @@ def run(
     Sinks are opened before the first frame and closed whatever happens, with what was written
     kept. A camera given as an object stays the caller's; one given as a URI is closed here.
 
-    Raises CameraError when the camera goes away, CameraTimeout when it stalls, DataError for a damaged
+    A camera from a URI that goes away is tried again (see `open_camera`): its gaps are in the summary's note.
+
+    Raises CameraError when the camera goes away for good, CameraTimeout when it stalls, DataError for a damaged
     image of a folder, OutputError when a sink fails, UsageError for a bad argument, and whatever the localizer raises.
     """
     _check(localizer, mode, budget_ms, frames)
@@ -132,7 +134,12 @@ def _capture(camera: Camera, slot: NewestSlot, stop: threading.Event) -> None:
     """What the capture thread does: read, put, until the end, a failure or `stop`."""
     try:
         while not stop.is_set():
-            frame = camera.read()
+            try:
+                frame = camera.read()
+            except CameraTimeout:
+                if not camera.reconnecting:
+                    raise
+                continue
             if frame is None:
                 return slot.end()
             slot.put(frame)
@@ -159,6 +166,8 @@ def _take(camera: Camera, slot: NewestSlot, began_at: float, after: float, inter
         except CameraTimeout:
             raise
         except TimeoutError:
+            if camera.reconnecting:
+                began_at = time.monotonic()
             if time.monotonic() - began_at > _HANG_S:
                 raise CameraTimeout(f"camera {camera.name} hangs: nothing came from it for {_HANG_S:g} s") from None
     return None

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edgeloc.cameras.base import Camera
+from edgeloc.cameras.base import Camera, sensor_time
 from edgeloc.cameras.uri import Uri, rate
 from edgeloc.cameras.uri import size as parse_size
 from edgeloc.device.cameras.v4l2_probe import probe
@@ -16,12 +16,10 @@ from edgeloc.errors import CameraError, CameraTimeout, UsageError
 from edgeloc.quiet import quiet_opencv
 from edgeloc.types import Frame
 
-__all__ = ["FORMATS", "V4l2Camera", "sensor_time"]
+__all__ = ["FORMATS", "V4l2Camera"]
 
 FORMATS = ("MJPG", "YUYV")
 DEFAULT_SIZE = (640, 480)
-# A driver's time further back than this is no time of the monotonic clock.
-OLDEST_S = 10.0
 
 
 class V4l2Camera(Camera):
@@ -49,7 +47,7 @@ class V4l2Camera(Camera):
         self._asked_size, self._asked_fps, self._asked_format = size, fps, format
         self._capture: cv2.VideoCapture | None = None
         self._next = 0
-        self._last_time = 0.0
+        self._last_at = 0.0
 
     @classmethod
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> V4l2Camera:
@@ -74,7 +72,7 @@ class V4l2Camera(Camera):
             if not self._capture.isOpened():
                 raise CameraError(_busy(self.device))
             self._configure(self._capture)
-        self._next, self._last_time = 0, 0.0
+        self._next, self._last_at = 0, 0.0
 
     def _configure(self, capture: cv2.VideoCapture) -> None:
         """Ask for format, size, rate and one buffer, so that no queue of old frames builds up."""
@@ -108,9 +106,9 @@ class V4l2Camera(Camera):
             found, pixels = self._capture.retrieve()
             number, self._next = self._next, self._next + 1
             if found and pixels.ndim == 3:
-                captured_at = sensor_time(self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, grabbed_at)
-                self._last_time = max(captured_at, self._last_time)
-                return Frame(np.asarray(pixels, np.uint8), self._last_time, number)
+                driver_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                self._last_at = sensor_time(driver_s, grabbed_at, self._last_at)
+                return Frame(np.asarray(pixels, np.uint8), self._last_at, number)
             undecodable += 1
         if undecodable:
             raise CameraError(f"camera {self.device} sent {undecodable} frames that cannot be decoded: try format=YUYV")
@@ -134,11 +132,6 @@ class V4l2Camera(Camera):
             with quiet_opencv():
                 self._capture.release()
         self._capture = None
-
-
-def sensor_time(driver_s: float, grabbed_at: float) -> float:
-    """The driver's time of a buffer where it is one of the monotonic clock, else the time of the grab; seconds."""
-    return driver_s if grabbed_at - OLDEST_S < driver_s <= grabbed_at else grabbed_at
 
 
 def _gone(device: str) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import replace
 
 from edgeloc.cameras.base import Camera
-from edgeloc.cameras.uri import Uri, parse_uri
+from edgeloc.cameras.reconnect import RECONNECT_S, ReconnectingCamera
+from edgeloc.cameras.uri import Uri, parse_uri, seconds
 from edgeloc.data.images import IMAGE_SUFFIXES
 from edgeloc.errors import CameraError, UsageError
 
@@ -17,33 +19,55 @@ CAMERAS = {
     "images": "edgeloc.cameras.images:ImageCamera",
     "data": "edgeloc.cameras.labelled:DatasetCamera",
     "synthetic": "edgeloc.cameras.synthetic:SyntheticCamera",
+    "scripted": "edgeloc.cameras.scripted:ScriptedCamera",
     "v4l2": "edgeloc.device.cameras.v4l2:V4l2Camera",
+    "picamera": "edgeloc.device.cameras.picamera:PicameraCamera",
+    "csi": "edgeloc.device.cameras.csi:CsiCamera",
+    "gst": "edgeloc.device.cameras.gst:GstCamera",
+    "rtsp": "edgeloc.device.cameras.rtsp:RtspCamera",
+    "rtsps": "edgeloc.device.cameras.rtsp:RtspCamera",
 }
-_EXAMPLES = "v4l2:///dev/video0, synthetic://?seed=1, data://PATH?split=val, a video file, a folder of images"
+# Those that can go away and come back: they are opened again, for `reconnect` seconds.
+_RECONNECTED = {"scripted", "v4l2", "picamera", "csi", "gst", "rtsp", "rtsps"}
+_EXAMPLES = (
+    "v4l2:///dev/video0, picamera://0, csi://0, rtsp://HOST/STREAM, gst://PIPELINE, synthetic://?seed=1,"
+    " scripted://?disconnect=60:2, data://PATH?split=val, a video file, a folder of images"
+)
 
 
 def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = None) -> Camera:
     """Open the camera that `uri` names; the caller closes it, best by a `with`.
 
-    A URI with a scheme (`v4l2:///dev/video0?size=640x480&fps=30&format=MJPG`,
+    A URI with a scheme (`v4l2:///dev/video0?size=640x480&fps=30&format=MJPG`, `picamera://0`,
     `synthetic://?seed=1&fps=30&frames=300&live=0`, `data://PATH?split=val&frames=300`), or the
     path of a video, an image or a folder of images. `size` is the (width, height) in pixels that
     the model takes: a camera that scales by itself delivers no more than it needs to cover it,
-    others ignore it; a size in the URI wins.
+    others ignore it; a size in the URI wins. A camera that goes away once it has given a frame is
+    tried again for 30 s, or as many as `reconnect=SECONDS` in its URI says (0: not at all).
 
     Raises UsageError for an unknown scheme, an unknown option or a path that is not there,
     DataError for a file that cannot be read, CameraError for a device that fails.
     """
     parts = parse_uri(os.fspath(uri))
-    entry = CAMERAS[_kind(parts)]
-    module, _, name = entry.partition(":")
+    scheme = _kind(parts)
+    reconnects = scheme in _RECONNECTED
+    limit_s = _limit(parts) if reconnects else 0.0
+    module, _, name = CAMERAS[scheme].partition(":")
     try:
         kind: type[Camera] = getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise CameraError(f"camera {parts.text}: its module does not load: {error}") from error
-    camera = kind.from_uri(parts, size)
+    camera = kind.from_uri(parts.without("reconnect") if reconnects else parts, size)
+    if limit_s:
+        camera = ReconnectingCamera(camera, limit_s)
     camera.open()
     return camera
+
+
+def _limit(uri: Uri) -> float:
+    """For how many seconds a camera that went away is tried again."""
+    own = tuple(pair for pair in uri.query if pair[0] == "reconnect")
+    return float(replace(uri, query=own).options({"reconnect": seconds}).get("reconnect", RECONNECT_S))
 
 
 def _kind(uri: Uri) -> str:

@@ -4,15 +4,35 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
 
 from edgeloc.cameras.uri import Uri
 from edgeloc.errors import CameraError
 from edgeloc.types import Frame
 
-__all__ = ["READ_TIMEOUT_S", "Camera"]
+__all__ = ["READ_TIMEOUT_S", "Camera", "Gap", "sensor_time"]
 
 READ_TIMEOUT_S = 2.0
+# A driver's time further back than this is no time of the monotonic clock.
+OLDEST_S = 10.0
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A time in which a camera was away: from the last frame before to the first after, and why.
+
+    Both are capture times, seconds of `time.monotonic()`.
+    """
+
+    began_at: float
+    ended_at: float
+    reason: str
+
+    @property
+    def seconds(self) -> float:
+        """How long there was no frame."""
+        return self.ended_at - self.began_at
 
 
 class Camera(ABC):
@@ -32,13 +52,16 @@ class Camera(ABC):
     - `live`: frames come by themselves and are lost when nobody takes them. Else the source waits.
     - `fps` is the camera's frame rate, None where there is none. `size` is (width, height) in
       pixels, None before `open()` and where frames differ in size.
-    - `note` says, once a finite source has ended, what a user should know of how it did; else "".
+    - `note` says what a user should know of how the source did: cut short, away for a while; else "".
+    - `gaps` are the times it was away and came back, `reconnecting` is True while it is being tried
+      again: only a camera that reconnects (edgeloc.cameras.reconnect) has any.
     """
 
     live: bool = False
     fps: float | None = None
     size: tuple[int, int] | None = None
     note: str = ""
+    gaps: tuple[Gap, ...] = ()
     _opened: bool = False
 
     @classmethod
@@ -50,6 +73,11 @@ class Camera(ABC):
     @abstractmethod
     def name(self) -> str:
         """What messages call the camera: its path, device or URI."""
+
+    @property
+    def reconnecting(self) -> bool:
+        """Whether the camera is away and being tried again, so that a CameraTimeout is no reason to give up."""
+        return False
 
     @abstractmethod
     def _open(self) -> None:
@@ -102,3 +130,12 @@ class Camera(ABC):
     def __iter__(self) -> Iterator[Frame]:
         while (frame := self.read()) is not None:
             yield frame
+
+
+def sensor_time(driver_s: float, grabbed_at: float, last_at: float = float("-inf")) -> float:
+    """When a frame was captured: the driver's time where that can be believed, else the time of the grab; seconds.
+
+    A time in the future, from before the last frame (`last_at`) or more than 10 s back is one of
+    another clock, or of a clock that jumped.
+    """
+    return driver_s if max(grabbed_at - OLDEST_S, last_at) < driver_s <= grabbed_at else grabbed_at

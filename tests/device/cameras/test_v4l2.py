@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from edgeloc.cameras import open_camera
+from edgeloc.cameras.base import sensor_time
 from edgeloc.cameras.uri import parse_uri
 from edgeloc.device.cameras import v4l2, v4l2_probe
-from edgeloc.device.cameras.v4l2 import V4l2Camera, sensor_time
+from edgeloc.device.cameras.v4l2 import V4l2Camera
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 
 
@@ -155,6 +156,11 @@ def test_a_time_of_another_clock_is_not_believed(driver_s: float) -> None:
 
 def test_a_monotonic_time_is_believed() -> None:
     assert sensor_time(99.95, 100.0) == 99.95
+    assert sensor_time(99.95, 100.0, 99.9) == 99.95
+
+
+def test_a_clock_that_jumped_back_is_not_believed() -> None:
+    assert sensor_time(95.0, 100.0, 99.97) == 100.0
 
 
 def test_a_device_that_is_no_camera_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""Drains an OpenCV capture in a thread, so that what is read is the newest frame; which capture is not decided here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from edgeloc.errors import CameraError, CameraTimeout
+from edgeloc.quiet import quiet_opencv
+from edgeloc.slot import NewestSlot
+from edgeloc.types import Frame
+
+__all__ = ["Grabber"]
+
+_JOIN_S = 5.0
+
+
+class Grabber:
+    """The newest frame of a stream whose back end queues frames and cannot be told not to.
+
+    `captured_at` is when a frame came out of the decoder: no time of the sensor's reaches OpenCV
+    from these back ends. Raises CameraError when the stream does not open.
+    """
+
+    def __init__(self, source: str, backend: int, name: str, options: Sequence[int] = ()) -> None:
+        self._name = name
+        with quiet_opencv():
+            capture = cv2.VideoCapture(source, backend, list(options))
+        if not capture.isOpened():
+            capture.release()
+            raise CameraError(f"camera {name} does not open: the stream is not there, or of a format that is not known")
+        self.size = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        self.fps: float | None = fps if 0 < fps <= 1000 else None
+        self._slot, self._stop = NewestSlot(), threading.Event()
+        self._thread = threading.Thread(target=self._drain, args=(capture,), name="edgeloc-grab", daemon=True)
+        self._thread.start()
+
+    def _drain(self, capture: cv2.VideoCapture) -> None:
+        """What the thread does, which alone touches the capture: read until told to stop, or the stream fails."""
+        number = 0
+        try:
+            while not self._stop.is_set():
+                found, pixels = capture.read()
+                if not found:
+                    raise CameraError(f"camera {self._name} is gone: its stream ended or its network failed")
+                self._slot.put(Frame(np.asarray(pixels, np.uint8), time.monotonic(), number))
+                number += 1
+        except BaseException as error:
+            self._slot.fail(error)
+        finally:
+            capture.release()
+
+    def read(self, timeout_s: float) -> Frame:
+        """The newest frame that was not read yet; CameraTimeout when none comes, CameraError when none will."""
+        try:
+            frame = self._slot.take(timeout_s)
+        except CameraError:
+            raise
+        except TimeoutError:
+            raise CameraTimeout(f"camera {self._name} sent no frame for {timeout_s:g} s: check its network") from None
+        if frame is None:
+            raise CameraError(f"camera {self._name} is closed")
+        return frame
+
+    def close(self) -> None:
+        """Stop the thread; one that hangs in a driver is left behind."""
+        self._stop.set()
+        self._slot.close()
+        self._thread.join(_JOIN_S)

@@ -1,0 +1,145 @@
+"""A camera that is opened again when it goes away, with back-off, and tells the gap; it reads no device itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from edgeloc.cameras.base import READ_TIMEOUT_S, Camera, Gap
+from edgeloc.cameras.uri import Uri
+from edgeloc.errors import CameraError, CameraTimeout, UsageError
+from edgeloc.types import Frame
+
+__all__ = ["RECONNECT_S", "ReconnectingCamera"]
+
+RECONNECT_S = 30.0
+# The pauses between two tries: the first, and the longest, which is also how long Ctrl-C may wait.
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 2.0
+# What an open() may take beyond the limit before the run loop stops believing in it.
+_SLACK_S = 10.0
+
+
+class ReconnectingCamera(Camera):
+    """Another camera, closed and opened again when it fails, for up to `limit_s` seconds each time.
+
+    It goes away by failing or by sending nothing for 2 s. Until it is back `read` raises
+    CameraTimeout, as often as it is asked; after `limit_s` it raises CameraError with the first
+    reason. `sequence` goes on where it stopped, a frame captured before the gap is not handed out
+    after it, and each gap that ended is in `gaps` and in `note`. A camera that fails before its
+    first frame is not tried again: it is busy, or not the right one.
+    """
+
+    live = True
+
+    def __init__(self, camera: Camera, limit_s: float = RECONNECT_S) -> None:
+        if not limit_s > 0:
+            raise UsageError(f"limit_s is {limit_s}: it must be above 0")
+        self._camera, self._limit_s = camera, limit_s
+        self._forget()
+
+    def _forget(self) -> None:
+        self._last: Frame | None = None
+        self._waiting_since: float | None = None
+        self._offset = 0
+        self._away_since: float | None = None
+        self._reason = ""
+        self._pause_s, self._try_at = _FIRST_PAUSE_S, 0.0
+        self.gaps, self.note = (), ""
+
+    @classmethod
+    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> ReconnectingCamera:
+        """Not a scheme of its own: `open_camera` wraps what a URI names."""
+        raise UsageError(f"camera {uri.text}: open it by open_camera, which reconnects by itself")
+
+    @property
+    def name(self) -> str:
+        """The camera's own name."""
+        return self._camera.name
+
+    @property
+    def reconnecting(self) -> bool:
+        """Whether it is away, and the limit is not yet over."""
+        since = self._away_since
+        return since is not None and time.monotonic() - since < self._limit_s + _SLACK_S
+
+    def _open(self) -> None:
+        self._forget()
+        self._start()
+
+    def _start(self) -> None:
+        self._camera.open()
+        self.live, self.fps, self.size = self._camera.live, self._camera.fps, self._camera.size
+        self._waiting_since = None
+
+    def _close(self) -> None:
+        self._camera.close()
+
+    def _read(self, timeout_s: float) -> Frame | None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                if self._away_since is not None:
+                    self._try_again(deadline)
+                self._waiting_since = self._waiting_since or time.monotonic()
+                frame = self._camera.read(max(0.0, deadline - time.monotonic()))
+            except CameraError as error:
+                self._lose(error, deadline)
+                continue
+            if frame is None:
+                self.note = "; ".join(filter(None, (self.note, self._camera.note)))
+                return None
+            if self._last is None or self._away_since is None or frame.captured_at > self._last.captured_at:
+                return self._accept(frame)
+
+    def _try_again(self, deadline: float) -> None:
+        """Open the camera when its pause is over; wait for that no longer than `deadline`."""
+        now = time.monotonic()
+        if self._try_at > now:
+            time.sleep(max(0.0, min(self._try_at, deadline) - now))
+        if self._try_at > time.monotonic():
+            raise CameraTimeout("the pause is not over")
+        # One that is open was opened in an earlier read, and its first frame is still to come.
+        if not self._camera._opened:
+            self._start()
+
+    def _lose(self, error: CameraError, deadline: float) -> None:
+        """Note that the camera failed, and when it is to be tried again; raise what the reader is to know."""
+        now = time.monotonic()
+        if self._last is None:
+            raise error
+        waited_s = now - (self._waiting_since or now)
+        if not isinstance(error, CameraTimeout) or (self._try_at <= now and waited_s >= READ_TIMEOUT_S):
+            self._leave(error, now)
+        since = self._away_since
+        if since is None:
+            raise error
+        if now - since >= self._limit_s:
+            self._camera.close()
+            raise CameraError(f"{self._reason}; it did not come back in {self._limit_s:g} s") from error
+        if now >= deadline:
+            raise CameraTimeout(f"{self._reason}; it is being tried again since {now - since:.1f} s") from error
+
+    def _leave(self, error: CameraError, now: float) -> None:
+        self._camera.close()
+        if self._away_since is None:
+            self._away_since, self._reason, self._pause_s = now, str(error), _FIRST_PAUSE_S
+        self._try_at = now + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+    def _accept(self, frame: Frame) -> Frame:
+        """The frame with its number in the whole run; closes the gap before it."""
+        if self._last is not None and self._away_since is not None:
+            self._offset = self._last.sequence + 1
+            self.gaps += (Gap(self._last.captured_at, frame.captured_at, self._reason),)
+            self.note = _told(self.gaps)
+            self._away_since = None
+        self._waiting_since = None
+        self._last = dataclasses.replace(frame, sequence=self._offset + frame.sequence)
+        return self._last
+
+
+def _told(gaps: tuple[Gap, ...]) -> str:
+    times = "once" if len(gaps) == 1 else f"{len(gaps)} times"
+    total = sum(gap.seconds for gap in gaps)
+    return f"the camera was away {times}, without a frame for {total:.1f} s in all ({gaps[-1].reason})"
