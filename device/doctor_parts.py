@@ -96,9 +96,10 @@ def power(case: Case) -> Iterator[Finding]:
     if there:
         yield Finding("power", "ok", ", ".join(there))
         return
-    forbidden = next((detail for _, _, detail in meters if "permission" in detail.lower()), None)
+    forbidden = next((detail for _, _, detail in meters if "root only" in detail), None)
     if forbidden:
-        yield Finding("power", "warning", forbidden, "run the benchmark with sudo, or give read access to that file")
+        what, _, mend = forbidden.partition(": ")
+        yield Finding("power", "warning", f"there is a power meter, but {what}", mend)
     else:
         yield Finding("power", "ok", "no power meter: energy is not measured (an INA219 or a USB meter would do)")
 

@@ -1,0 +1,381 @@
+"""The doctor finds what is there and what is not, says how to mend it, and survives whatever it looks at."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeloc.cli import main
+from edgeloc.device import doctor, doctor_hardware, doctor_parts, doctor_software
+from edgeloc.device.board import read_board
+from edgeloc.device.doctor_findings import Case, Finding
+from edgeloc.device.heat import HeatReader
+from edgeloc.device.selftest import RUNTIMES, SelfTest, able, try_engine
+from edgeloc.device.trial import Crash, try_program
+from edgeloc.engines import AUTO
+
+MakeTree = Callable[[dict[str, str]], Path]
+PASSED = SelfTest("litert", "passed")
+
+
+def case(root: Path, packages: dict[str, str] | None = None, **changes: Any) -> Case:
+    """A device under `root`, with a vcgencmd that is content, and with these packages."""
+    heat = HeatReader(root, lambda command: "throttled=0x0\n").read()
+    board = read_board(root)
+    if packages is not None:
+        board = dataclasses.replace(board, packages=packages)
+    return Case(**{"root": root, "board": board, "heat": heat, "self_tests": (PASSED,), **changes})
+
+
+def only(findings: Iterator[Finding]) -> Finding:
+    (finding,) = findings
+    return finding
+
+
+# The whole
+
+
+def test_the_command_on_this_machine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "run_self_tests", lambda packages: (try_engine(AUTO[0]),))
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["able"] is True
+    assert set(report) == {"schema_version", "edgeloc", "able", "board", "heat", "self_tests", "findings"}
+    assert report["self_tests"] == [{"engine": AUTO[0], "outcome": "passed", "detail": ""}]
+    assert {finding["check"] for finding in report["findings"]} == set(doctor.CHECKS)
+    for finding in report["findings"]:
+        assert finding["status"] in ("ok", "warning", "problem")
+        assert bool(finding["mend"]) == (finding["status"] != "ok")
+        assert "failed itself" not in finding["what"] and "itself failed" not in finding["what"]
+
+
+def test_the_text_tells_the_same_and_ends_in_a_verdict(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "run_self_tests", lambda packages: (SelfTest("litert", "failed", "the box is off"),))
+    assert main(["doctor"]) == 3
+    printed = capsys.readouterr().out
+    assert "problem  self-test     the shipped model on engine litert fails: the box is off" in printed
+    assert "mend: pip install --upgrade --force-reinstall ai-edge-litert" in printed
+    assert printed.strip().splitlines()[-1].startswith("This device cannot localize as it is (1 problem")
+
+
+def test_a_raspberry_pi_is_named(pi5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "run_self_tests", lambda packages: (PASSED,))
+    report = doctor.examine(pi5, lambda command: "throttled=0x0\n")
+    assert report.able
+    by_check = {finding.check: finding for finding in report.findings}
+    assert by_check["board"].what.startswith("Raspberry Pi 5 Model B (revision 1.0); 4 x Cortex-A76 at up to 2.4 GHz")
+    assert "not slowed down" in by_check["heat"].what
+
+
+def test_a_check_that_fails_is_a_finding_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(given: Case) -> Iterator[Finding]:
+        yield Finding("memory", "ok", "so far")
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(doctor, "run_self_tests", lambda packages: (PASSED,))
+    monkeypatch.setitem(doctor.CHECKS, "memory", broken)
+    report = doctor.examine(tmp_path)
+    found = [finding for finding in report.findings if finding.check == "memory"]
+    assert [finding.status for finding in found] == ["ok", "warning"]
+    assert "Input/output error" in found[1].what
+    assert {finding.check for finding in report.findings} == set(doctor.CHECKS)
+
+
+def test_it_starts_where_numpy_and_opencv_do_not_load(tmp_path: Path) -> None:
+    """On the device whose NumPy is broken the doctor is needed most: it loads neither in its own process."""
+    for name in ("numpy", "cv2"):
+        (tmp_path / f"{name}.py").write_text("import os\nos.abort()\n")
+    program = (
+        "import json, sys\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import os\n"
+        f"os.environ['PYTHONPATH'] = {str(tmp_path)!r}\n"
+        "from edgeloc.device.doctor import examine\n"
+        "report = examine()\n"
+        "print(json.dumps([report.able, *(f.what for f in report.findings if f.check in ('opencv', 'self-test'))]))\n"
+    )
+    able_there, opencv_said, *engines_said = try_program(program)
+    assert able_there is False
+    assert "SIGABRT" in opencv_said
+    assert engines_said and all("SIGABRT" in said for said in engines_said)
+
+
+# Engines
+
+
+def test_the_engines_are_those_that_auto_tries_in_its_order() -> None:
+    assert tuple(RUNTIMES.values()) == AUTO
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        ((), False),
+        (("passed",), True),
+        (("not loaded", "passed"), True),
+        (("passed", "crashed"), True),
+        (("failed", "passed"), False),
+        (("crashed", "passed"), False),
+        (("not loaded",), False),
+    ],
+)
+def test_able_is_what_auto_would_come_to(outcomes: tuple[Any, ...], expected: bool) -> None:
+    assert able([SelfTest("x", outcome) for outcome in outcomes]) is expected
+
+
+def script(path: Path, text: str) -> list[str]:
+    """A command in the place of Python."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return [str(path)]
+
+
+def test_an_engine_that_takes_its_process_down(tmp_path: Path) -> None:
+    test = try_engine("litert", script(tmp_path / "python", "kill -SEGV $$"))
+    assert (test.outcome, test.detail) == ("crashed", "ended its process by SIGSEGV")
+
+
+def test_an_engine_that_answers_wrongly(tmp_path: Path) -> None:
+    text = """echo noise; echo '["failed", "the box is off by 40.0 pixels, 3 are allowed"]'"""
+    test = try_engine("litert", script(tmp_path / "python", text))
+    (finding,) = doctor_software.self_tests(case(tmp_path, self_tests=(test,)))
+    assert finding.status == "problem"
+    assert "off by 40.0 pixels" in finding.what
+
+
+def test_an_engine_that_is_not_installed_does_not_load() -> None:
+    test = try_engine("no-such-engine")
+    assert test.outcome == "not loaded"
+    assert "no-such-engine" in test.detail
+
+
+@pytest.mark.parametrize("text", ["exit 1", "echo 12", "echo words"])
+def test_a_program_that_says_nothing_of_use(tmp_path: Path, text: str) -> None:
+    with pytest.raises(Crash, match="said nothing of use"):
+        try_program("", command=script(tmp_path / "python", text))
+
+
+def test_a_second_engine_that_does_not_load_is_a_warning_and_the_only_one_a_problem(tmp_path: Path) -> None:
+    broken = SelfTest("tensorflow", "not loaded", "ImportError: no")
+    assert [f.status for f in doctor_software.self_tests(case(tmp_path, self_tests=(PASSED, broken)))] == [
+        "ok",
+        "warning",
+    ]
+    assert only(doctor_software.self_tests(case(tmp_path, self_tests=(broken,)))).status == "problem"
+
+
+# Software
+
+
+def test_tflite_runtime_beside_numpy_2_is_foretold(tmp_path: Path) -> None:
+    alone = only(doctor_software.runtimes(case(tmp_path, {"numpy": "2.2.6", "tflite-runtime": "2.14.0"})))
+    assert alone.status == "problem"
+    assert "numpy<2" in (alone.mend or "")
+    beside = {"numpy": "2.2.6", "tflite-runtime": "2.14.0", "ai-edge-litert": "2.3.0"}
+    assert only(doctor_software.runtimes(case(tmp_path, beside))).status == "warning"
+    fitting = {"numpy": "1.26.4", "tflite-runtime": "2.14.0"}
+    assert only(doctor_software.runtimes(case(tmp_path, fitting))).status == "ok"
+
+
+def test_no_runtime_says_which_to_install(tmp_path: Path) -> None:
+    given = case(tmp_path, {"numpy": "2.2.6"}, self_tests=())
+    assert only(doctor_software.runtimes(given)).mend == "pip install ai-edge-litert"
+    assert only(doctor_software.self_tests(given)).status == "problem"
+    small = dataclasses.replace(given, board=dataclasses.replace(given.board, python_bits=32, machine="armv7l"))
+    assert "tflite-runtime 'numpy<2'" in (only(doctor_software.runtimes(small)).mend or "")
+
+
+def test_a_32_bit_python_on_a_64_bit_kernel(pi5: Path) -> None:
+    given = case(pi5)
+    assert only(doctor_software.python(given)).status == "ok"
+    mixed = dataclasses.replace(given, board=dataclasses.replace(given.board, python_bits=32))
+    assert "64-bit image" in (only(doctor_software.python(mixed)).mend or "")
+
+
+@pytest.mark.parametrize(
+    ("said", "mend"),
+    [
+        ("ImportError: libGL.so.1: cannot open shared object file", "apt install libgl1"),
+        ("ImportError: numpy.core.multiarray failed to import", "force-reinstall opencv-python"),
+        ("AttributeError: _ARRAY_API not found", "force-reinstall opencv-python"),
+        ("ModuleNotFoundError: No module named 'cv2'", "pip install opencv-python"),
+    ],
+)
+def test_an_opencv_that_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, mend: str) -> None:
+    monkeypatch.setattr(doctor_software, "try_program", lambda program: ["", said])
+    finding = only(doctor_software.opencv(case(tmp_path)))
+    assert finding.status == "problem"
+    assert mend in (finding.mend or "")
+
+
+def test_a_jetson_wants_gstreamer(orin_nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_software, "try_program", lambda program: ["4.11.0", "NO"])
+    monkeypatch.setattr(doctor_software.importlib.util, "find_spec", lambda name: None)
+    assert "csi://" in only(doctor_software.opencv(case(orin_nano))).what
+    assert only(doctor_software.opencv(case(orin_nano))).status == "warning"
+    monkeypatch.setattr(doctor_software, "try_program", lambda program: ["4.5.4", "YES"])
+    assert only(doctor_software.opencv(case(orin_nano))).status == "ok"
+
+
+# Hardware
+
+
+def test_little_memory(make_tree: MakeTree) -> None:
+    root = make_tree({"proc/meminfo": "MemTotal:  432380 kB\nMemAvailable:  93212 kB\n"})
+    finding = only(doctor_hardware.memory(case(root)))
+    assert (finding.status, finding.what.split(":")[0]) == ("warning", "91 MiB of 422 MiB are free")
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "says", "mend"),
+    [
+        ("throttled=0x0", "ok", "not slowed down", None),
+        ("throttled=0x50005", "warning", "slowed down now: under-voltage, throttled", "power supply"),
+        ("throttled=0x80000", "warning", "since boot: soft temperature limit", "fan"),
+        ("VCHI initialization failed", "warning", "vcgencmd does not tell", "usermod -aG video"),
+    ],
+)
+def test_heat_of_a_raspberry_pi(pi5: Path, answer: str, status: str, says: str, mend: str | None) -> None:
+    heat = HeatReader(pi5, lambda command: answer).read()
+    finding = only(doctor_hardware.heat(case(pi5, heat=heat)))
+    assert finding.status == status
+    assert says in finding.what
+    assert (mend is None) == (finding.mend is None) and (mend or "") in (finding.mend or "")
+
+
+def test_a_hot_board(pi5: Path, make_tree: MakeTree) -> None:
+    make_tree({"sys/class/thermal/thermal_zone0/temp": "83900\n"})
+    assert "84 °C at cpu-thermal" in only(doctor_hardware.heat(case(pi5))).what
+
+
+def test_a_slow_governor_is_one_unless_it_is_intels(pi5: Path, make_tree: MakeTree, tmp_path: Path) -> None:
+    governor = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+    make_tree({governor: "powersave\n"})
+    assert only(doctor_hardware.clocks(case(pi5))).status == "warning"
+    make_tree({"sys/devices/system/cpu/cpu0/cpufreq/scaling_driver": "intel_pstate\n"})
+    assert only(doctor_hardware.clocks(case(pi5))).status == "ok"
+
+
+def test_a_pis_camera_needs_picamera2_and_a_venv_that_sees_it(
+    pi5: Path, make_tree: MakeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tree(
+        {
+            "sys/class/video4linux/video0/name": "rp1-cfe-csi2_ch0\n",
+            "sys/class/video4linux/video19/name": "rpi-hevc-dec\n",
+            "sys/class/video4linux/video20/name": "pispbe-input\n",
+        }
+    )
+    monkeypatch.setattr(doctor_hardware.importlib.util, "find_spec", lambda name: None)
+    missing, nodes = doctor_hardware.cameras(case(pi5))
+    assert "apt install python3-picamera2" in (missing.mend or "")
+    assert nodes.what == "/dev/video0 (rp1-cfe-csi2_ch0)"
+    packages = "usr/lib/python3/dist-packages"
+    make_tree({f"{packages}/picamera2/__init__.py": "", f"{packages}/libcamera/__init__.py": ""})
+    missing, _ = doctor_hardware.cameras(case(pi5))
+    assert (missing.mend or "").endswith("--system-site-packages") and "apt" not in (missing.mend or "")
+
+
+def test_no_camera(pc: Path) -> None:
+    assert "synthetic://" in (only(doctor_hardware.cameras(case(pc))).mend or "")
+
+
+def test_devices_this_user_may_not_open_name_the_group(pi5: Path, make_tree: MakeTree) -> None:
+    make_tree({"dev/video0": "", "dev/i2c-1": "", "dev/vcio": ""})
+    closed = case(pi5, may_use=lambda path: path.name != "i2c-1")
+    finding = only(doctor_parts.permissions(closed))
+    assert "no right to /dev/i2c-1 (power meters on I2C)" in finding.what
+    assert finding.status == "warning"
+    assert only(doctor_parts.permissions(case(pi5, may_use=lambda path: True))).what == (
+        "may use cameras, power meters on I2C, under-voltage and the Pi's power"
+    )
+
+
+def test_the_mend_for_a_device_is_its_own_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Group:
+        gr_name = "i2c"
+
+    monkeypatch.setattr(doctor_parts.grp, "getgrgid", lambda number: Group)
+    assert doctor_parts._group_mend(tmp_path) == "sudo usermod -aG i2c $USER, and log in again"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may use everything")
+def test_a_closed_file_is_seen_as_closed(pi5: Path, make_tree: MakeTree) -> None:
+    make_tree({"dev/video0": ""})
+    (pi5 / "dev/video0").chmod(0)
+    assert only(doctor_parts.permissions(case(pi5))).status == "warning"
+
+
+# Accelerators
+
+
+def test_a_coral_stick_without_its_library(pi5: Path, make_tree: MakeTree, usb_device: Any) -> None:
+    make_tree(usb_device("2-1", "1a6e", "089a"))
+    finding = only(doctor_parts.accelerators(case(pi5)))
+    assert (finding.status, "libedgetpu" in finding.what) == ("warning", True)
+    assert "libedgetpu1-std" in (finding.mend or "")
+
+
+@pytest.mark.parametrize(
+    ("build", "status"), [("16.0", "warning"), ("16.0tf2.19.1-1", "ok")], ids=["google's of 2021", "a current one"]
+)
+def test_a_coral_stick_whose_library_would_crash_is_foretold(
+    pi5: Path, make_tree: MakeTree, usb_device: Any, build: str, status: str
+) -> None:
+    package = f"Package: libedgetpu1-std\nStatus: install ok installed\nVersion: {build}\n"
+    make_tree({**usb_device("2-1", "18d1", "9302"), "var/lib/dpkg/status": package})
+    finding = only(doctor_parts.accelerators(case(pi5, {"ai-edge-litert": "2.3.0"})))
+    assert finding.status == status
+    assert build in finding.what
+
+
+def test_a_coral_card_without_its_driver(pc: Path, make_tree: MakeTree, pci_device: Any) -> None:
+    make_tree(pci_device("0000:01:00.0", "1ac1", "089a"))
+    finding = only(doctor_parts.accelerators(case(pc)))
+    assert "/dev/apex_0" in finding.what and "gasket-dkms" in (finding.mend or "")
+
+
+def test_the_right_to_a_coral_stick(pi5: Path, make_tree: MakeTree, usb_device: Any) -> None:
+    make_tree(usb_device("2-1", "18d1", "9302"))
+    closed = case(pi5, may_use=lambda path: "usb" not in path.as_posix())
+    assert "/dev/bus/usb/002/003 (Coral USB Accelerator)" in only(doctor_parts.permissions(closed)).what
+
+
+def test_a_jetson_without_tensorrt(orin_nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_parts.importlib.util, "find_spec", lambda name: None)
+    finding = only(doctor_parts.accelerators(case(orin_nano)))
+    assert "tensorrt" in finding.what and "apt install" in (finding.mend or "")
+
+
+# Power
+
+
+def test_a_power_meter_that_only_root_may_read(pc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "/sys/x/energy_uj may be read by root only: run as root"
+    monkeypatch.setattr(doctor_parts, "try_program", lambda *a: [["rapl://", False, said]])
+    finding = only(doctor_parts.power(case(pc)))
+    assert (finding.status, finding.mend) == ("warning", "run as root")
+
+
+def test_power_meters_of_a_folder_are_found(make_tree: MakeTree) -> None:
+    chip = "sys/class/hwmon/hwmon0"
+    root = make_tree(
+        {f"{chip}/name": "ina219\n", f"{chip}/in0_input": "9\n", f"{chip}/in1_input": "5080\n",
+         f"{chip}/curr1_input": "900\n", f"{chip}/power1_input": "4580000\n", f"{chip}/shunt_resistor": "10000\n"}
+    )  # fmt: skip
+    assert only(doctor_parts.power(case(root))).status == "ok"
+    assert "hwmon0" in only(doctor_parts.power(case(root))).what
+
+
+def test_this_python_is_the_one_that_is_tried() -> None:
+    assert try_program("import json, sys; print(json.dumps([sys.executable]))") == [sys.executable]
