@@ -10,11 +10,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edgeloc.benchmarks import wording
+from edgeloc.benchmarks.energy import EnergyRecorder
 from edgeloc.benchmarks.environment import Environment, read_environment
 from edgeloc.benchmarks.figures import regression_figures
 from edgeloc.benchmarks.latency import LatencyRecorder
 from edgeloc.benchmarks.pictures import with_previews
 from edgeloc.benchmarks.regression import RegressionRecorder
+from edgeloc.benchmarks.report_energy import energy_line
 from edgeloc.benchmarks.result import BenchResult, DataInfo, ModelInfo, Regression, write_result
 from edgeloc.benchmarks.sides import Side, float_side
 from edgeloc.benchmarks.sources import CameraSource, FrameSource, ImageSource, SceneSource, spread
@@ -47,6 +49,7 @@ class BenchOptions:
     contract: str | Path | None = None
     negatives: bool = True
     skip_bad: bool = False
+    power: str = "auto"
 
     def __post_init__(self) -> None:
         for name, value, least in (("frames", self.frames, 1), ("warmup", self.warmup, 0), ("limit", self.limit, 1)):
@@ -91,6 +94,7 @@ class _Measurement:
         self.float_side, self.quantized_side = self._sides()
         self.source = self._source()
         self.heat = HeatSampler(HeatReader())
+        self.energy = EnergyRecorder(options.power)
         self.latency = LatencyRecorder(self.localizer, self.source, options.warmup, options.threads)
         self.regression: RegressionRecorder | None = None
         if self.float_side is not None and self.quantized_side is not None:
@@ -116,12 +120,22 @@ class _Measurement:
 
     def run(self) -> None:
         """Latency first, while the machine is as cool as it was found; then the comparison."""
-        with self.heat:
-            self.latency.record(progress(range(self.options.warmup + self.options.frames), label="latency"))
+        with self.heat, self.energy as energy:
+            energy.idle("before")
+            turns = progress(range(self.options.warmup + self.options.frames), label="latency")
+            self.latency.record(energy.frames(turns, self.options.warmup))
+            energy.inferences(self._inference, self.options.frames)
+            energy.idle("after")
         if self.regression is not None:
             self.regression.record(progress(self.samples, label="float against quantized"))
 
+    def _inference(self) -> Callable[[], object]:
+        """One frame through the engine alone, as often as it is called."""
+        tensor, _ = self.localizer.preprocess(self.source.grab())
+        return lambda: self.localizer.invoke(tensor)
+
     def close(self) -> None:
+        self.energy.close()
         self.source.close()
 
     @property
@@ -146,6 +160,7 @@ class _Measurement:
             latency_run=self.latency.run() if self.latency.frames else None,
             regression=regression,
             heat=heat,
+            energy=self.energy.figures(),
             notes=(*_notes(self.environment, against, regression, self._labels_differ), *_slowed(heat)),
         )
 
@@ -254,6 +269,7 @@ def closing_table(result: BenchResult, out: str | Path) -> str:
     if result.latency:
         total, invoke = result.latency["total"].p50_ms, result.latency["invoke"].p50_ms
         rows.append(("latency", f"p50 {total:.1f} ms a frame, {1000 / total:.0f} a second  (invoke {invoke:.1f} ms)"))
+    rows.append(("energy", energy_line(result.energy)))
     ratio = f"  ({result.size_ratio:.1f} times smaller than float)" if result.size_ratio else ""
     rows.append(("size", f"{wording.size(result.model.bytes)}, {result.model.precision}{ratio}"))
     if result.data and result.data.skipped:

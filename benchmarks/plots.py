@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeloc.benchmarks.energy import Energy
 from edgeloc.benchmarks.figures import SIZES
 from edgeloc.benchmarks.result import STAGES, Regression, Row, StageLatency
 from edgeloc.errors import MissingExtra
@@ -16,7 +17,7 @@ from edgeloc.errors import MissingExtra
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["drop_curve", "iou_scatter", "latency_bars", "latency_course", "size_bars"]
+__all__ = ["drop_curve", "iou_scatter", "latency_bars", "latency_course", "power_course", "size_bars"]
 
 # As in edgeloc.draw; they stand out on white and on near-black alike. Text and lines take the page's colour.
 FLOAT_COLOR = "#56b4e9"
@@ -112,6 +113,21 @@ def size_bars(regression: Regression) -> str:
 
 def _objects(regression: Regression) -> list[Row]:
     return [row for row in regression.rows if row.kind == "object"]
+
+
+def power_course(energy: Energy) -> str:
+    """Every reading of the meter in W over time, with the spans that were measured shaded."""
+
+    def draw(axes: Axes) -> None:
+        axes.plot(energy.t_s, energy.watts, "-", lw=1, color=_INK)
+        for name, (begin, end) in energy.spans_s.items():
+            axes.axvspan(begin, end, alpha=0.3, lw=0, color=FLOAT_COLOR if name.startswith("idle") else QUANTIZED_COLOR)
+            axes.annotate(name, ((begin + end) / 2, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
+        axes.set_xlabel("s")
+        axes.set_ylabel("W")
+        axes.set_ylim(bottom=0)
+
+    return _svg("power-course", draw, width=8.0, height=3.0)
 
 
 def _svg(name: str, draw: Callable[[Axes], None], *, width: float, height: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from edgeloc.benchmarks import plots, tables, wording
 from edgeloc.benchmarks.pictures import side_by_side
+from edgeloc.benchmarks.report_energy import energy_part
 from edgeloc.benchmarks.result import BenchResult, Regression, Worst
 from edgeloc.benchmarks.wording import number
 from edgeloc.errors import MissingExtra
@@ -44,7 +45,7 @@ def _page(result: BenchResult) -> dict[str, Any]:
         "tiles": _tiles(result),
         "regression": _regression_part(regression) if regression else None,
         "latency": _latency_part(result) if result.latency else None,
-        "energy": _energy(result),
+        "energy": energy_part(result.energy),
         "facts": tables.facts_table(result),
     }
 
@@ -59,6 +60,9 @@ def _tiles(result: BenchResult) -> list[dict[str, str]]:
     if result.latency:
         total, invoke = result.latency["total"].p50_ms, result.latency["invoke"].p50_ms
         tiles.append(_tile("frame, p50", f"{total:.1f} ms", f"{1000 / total:.0f} a second; invoke {invoke:.1f} ms"))
+    if result.energy.per_frame_mj is not None:
+        spread = f"± {result.energy.per_frame_uncertainty_mj:.2g}, {result.energy.status}, beyond idle"
+        tiles.append(_tile("energy a frame", f"{result.energy.per_frame_mj:.3g} mJ", spread))
     ratio = f"{result.size_ratio:.1f} times smaller than float" if result.size_ratio else result.model.precision
     tiles.append(_tile("model file", wording.size(result.model.bytes), ratio))
     return tiles
@@ -135,8 +139,3 @@ def _latency_words(result: BenchResult) -> str:
         f"{run.frames} frames from {run.source} after {run.warmup_frames} to warm up, {engine}. "
         f"Capture here is {run.capture}. Every sample counts; none is clipped."
     )
-
-
-def _energy(result: BenchResult) -> str:
-    status = str(result.energy.get("status", "not measured"))
-    return "Not measured: no power meter took part." if status == "not measured" else status

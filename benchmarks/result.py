@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from edgeloc.benchmarks.energy import Energy
 from edgeloc.benchmarks.environment import Environment
 from edgeloc.benchmarks.serialization import from_data, to_json
 from edgeloc.device.heat_sampler import HeatRecord
@@ -16,7 +15,6 @@ from edgeloc.files import atomic_path
 from edgeloc.types import Box
 
 __all__ = [
-    "NO_ENERGY",
     "SCHEMA_VERSION",
     "STAGES",
     "BenchResult",
@@ -36,7 +34,6 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 STAGES = ("capture", "preprocess", "invoke", "decode", "draw", "total")
-NO_ENERGY: Mapping[str, Any] = {"status": "not measured"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +225,7 @@ class BenchResult:
     latency_run: LatencyRun | None
     regression: Regression | None
     heat: HeatRecord | None = None
-    energy: dict[str, Any] = field(default_factory=lambda: dict(NO_ENERGY))
+    energy: Energy = field(default_factory=Energy)
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 

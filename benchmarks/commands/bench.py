@@ -8,7 +8,7 @@ from edgeloc.arguments import at_least_one, at_least_zero
 
 __all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run"]
 
-HELP = "measure latency of each stage and what quantization cost, into result.json"
+HELP = "measure latency of each stage, energy and what quantization cost, into result.json"
 EXTRA: str | None = None
 NEEDS: tuple[str, ...] = ()
 
@@ -35,6 +35,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=at_least_one,
         metavar="N",
         help="compare on N images, spread evenly over the groups (default: all)",
+    )
+    add(
+        "--power",
+        metavar="METER",
+        default="auto",
+        help="power meter: auto, none, or a URI such as pmic://, ina219://1/0x40?shunt=0.1, csv://power.csv",
     )
     add("--threads", metavar="N", type=at_least_one, help="threads of the engine (default: its own choice)")
     add("--engine", metavar="NAME", default="auto", help="auto, litert, tflite-runtime or tensorflow (default: auto)")
@@ -63,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             contract=arguments.contract,
             negatives=not arguments.no_negatives,
             skip_bad=arguments.skip_bad,
+            power=arguments.power,
         ),
         tell=print,
     )

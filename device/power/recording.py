@@ -54,8 +54,8 @@ def read_recording(path: str | Path, gain_error: float | None = None) -> PowerTr
 class RecordedMeter(PowerMeter):
     """`csv:///path/power.csv?tolerance=1`: replays a recording; `tolerance` is its meter's gain error in %.
 
-    The recording's clock is put on ours at `open()`: its first row is that moment, and each
-    other row follows after as long as it did when it was recorded. `read()` waits for the next row;
+    The recording's clock is put on ours at the first `read()`: its first row is that moment, and
+    each other row follows after as long as it did when it was recorded. `read()` waits for the next row;
     after the last one it raises DeviceError.
     """
 
@@ -89,7 +89,6 @@ class RecordedMeter(PowerMeter):
         self._trace, self._next = trace, 0
         self.gain_error, self.resolution_w = trace.gain_error, trace.resolution_w
         self.rate_hz = float(1 / np.median(np.diff(trace.t)))
-        self._began = time.monotonic()
 
     def _read(self) -> PowerSample:
         assert self._trace is not None and self._trace.watts is not None
@@ -99,6 +98,8 @@ class RecordedMeter(PowerMeter):
                 f"power meter {self.name}: the recording ended after {length:.1f} s, before the run did; "
                 "time fewer frames, or replay a longer one"
             )
+        if self._next == 0:
+            self._began = time.monotonic()
         due = self._began + float(self._trace.t[self._next] - self._trace.t[0])
         time.sleep(max(0.0, due - time.monotonic()))
         self._next += 1

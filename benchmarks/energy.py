@@ -1,0 +1,219 @@
+"""Energy of a benchmark: idle, frames, inferences and idle again under a power meter; the meters are the device's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TypeVar
+
+from edgeloc.device.power import EnergyEstimate, PowerMeter, PowerSampler, PowerTrace, net_energy, open_meter
+from edgeloc.errors import DataError, DeviceError
+
+__all__ = ["IDLE_S", "MIN_READINGS", "SETTLE_S", "Energy", "EnergyRecorder"]
+
+T = TypeVar("T")
+
+# Idle is measured so long, after the power has had this long to come down from what was done before.
+IDLE_S = 3.0
+SETTLE_S = 1.0
+# Of fewer readings, nothing can be said on how far their mean may be off.
+MIN_READINGS = 10
+_SPANS = ("idle before", "frames", "inferences", "idle after")
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """What a frame and an inference cost beyond being idle; `status` is measured, replayed or not measured.
+
+    `per_frame_mj` is over all stages of a frame, `per_inference_mj` over the engine's invoke alone,
+    repeated without a pause; the truth is within `*_uncertainty_mj` of each, so far as `gain_error`
+    is known (None: the meter states none, and it is not in). Powers are in W. `t_s` and `watts` are
+    the readings, from the first one on; `spans_s` tells which of them were what. `replayed` says
+    that the readings are a recording's, not this run's. `reason` says why nothing was measured.
+    """
+
+    status: str = "not measured"
+    reason: str | None = None
+    source: str | None = None
+    blind_to: str | None = None
+    rate_hz: float | None = None
+    resolution_w: float | None = None
+    gain_error: float | None = None
+    per_frame_mj: float | None = None
+    per_frame_uncertainty_mj: float | None = None
+    per_inference_mj: float | None = None
+    per_inference_uncertainty_mj: float | None = None
+    frames: int = 0
+    inferences: int = 0
+    power_w: float | None = None
+    power_uncertainty_w: float | None = None
+    idle_before_w: float | None = None
+    idle_after_w: float | None = None
+    readings: int = 0
+    longest_gap_s: float | None = None
+    spans_s: dict[str, tuple[float, float]] = field(default_factory=dict)
+    t_s: tuple[float, ...] = ()
+    watts: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.status not in ("measured", "replayed", "not measured"):
+            raise ValueError(f"status is {self.status!r}: it must be measured, replayed or not measured")
+
+
+class EnergyRecorder:
+    """Reads a power meter beside the benchmark; without one, every step is passed through and nothing is recorded.
+
+    `power` is a meter's URI, `auto` or `none`. A meter that was named and is not there raises
+    DeviceError or UsageError; one that is lost later ends in `not measured` with its reason, while
+    the benchmark goes on.
+    """
+
+    def __init__(self, power: str) -> None:
+        self._meter: PowerMeter | None = None
+        self._sampler: PowerSampler | None = None
+        self._reason = "it was switched off with --power none"
+        self._spans: dict[str, tuple[float, float]] = {}
+        self._counts = {"frames": 0, "inferences": 0}
+        try:
+            self._meter = None if power == "none" else open_meter(power)
+        except DeviceError as error:
+            if power != "auto":
+                raise
+            self._reason = str(error)
+
+    def __enter__(self) -> EnergyRecorder:
+        if self._meter is not None:
+            self._sampler = PowerSampler(self._meter)
+            self._sampler.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._sampler is not None:
+            self._sampler.stop()
+
+    def close(self) -> None:
+        """Give the meter back; may be called twice."""
+        if self._meter is not None:
+            self._meter.close()
+
+    @property
+    def _reads(self) -> bool:
+        return self._sampler is not None and self._sampler.error is None
+
+    def idle(self, which: str) -> None:
+        """Do nothing for a few seconds, `before` or `after` the work."""
+        if not self._reads or self._meter is None:
+            return
+        begin = time.monotonic() + SETTLE_S
+        end = begin + max(IDLE_S, 2 * MIN_READINGS / self._meter.rate_hz)
+        while self._reads and time.monotonic() < end:
+            time.sleep(max(0.0, min(0.05, end - time.monotonic())))
+        self._spans[f"idle {which}"] = begin, end
+
+    def frames(self, turns: Iterable[T], warmup: int) -> Iterator[T]:
+        """The same turns, one for each frame; those after the first `warmup` count."""
+        begin = None
+        for index, turn in enumerate(turns):
+            if index == warmup:
+                begin = time.monotonic()
+            yield turn
+            self._counts["frames"] = max(0, index + 1 - warmup)
+        if begin is not None:
+            self._spans["frames"] = begin, time.monotonic()
+
+    def inferences(self, prepare: Callable[[], Callable[[], object]], least: int) -> None:
+        """Run what `prepare` returns, one inference, `least` times or as long as the meter needs."""
+        if not self._reads or self._meter is None:
+            return
+        invoke = prepare()
+        begin = time.monotonic()
+        until, count = begin + 2 * MIN_READINGS / self._meter.rate_hz, 0
+        while self._reads and (count < least or time.monotonic() < until):
+            invoke()
+            count += 1
+        self._spans["inferences"] = begin, time.monotonic()
+        self._counts["inferences"] = count
+
+    def figures(self) -> Energy:
+        """What was measured so far; `not measured` with the reason where it does not make an energy."""
+        meter, sampler = self._meter, self._sampler
+        if meter is None or sampler is None:
+            return Energy(reason=self._reason if meter is None else "the measurement ended before it began")
+        try:
+            trace = sampler.trace()
+        except DataError:
+            return Energy(reason=str(sampler.error or "the meter was read less than twice"), **_meter_facts(meter))
+        kept = {**_meter_facts(meter), **_readings(trace, self._spans)}
+        reason = str(sampler.error) if sampler.error else self._lacks(trace)
+        if reason:
+            return Energy(reason=reason, readings=len(trace.t), **kept)
+        return self._energy(meter, {name: _estimate(trace, self._spans[name]) for name in _SPANS}, kept)
+
+    def _lacks(self, trace: PowerTrace) -> str | None:
+        """Why the readings do not suffice, None where they do."""
+        missing = [name for name in _SPANS if name not in self._spans]
+        if missing:
+            return f"the measurement ended before its part {missing[0]!r} was through"
+        for name in _SPANS:
+            begin, end = self._spans[name]
+            count = int(((trace.t >= begin) & (trace.t <= end)).sum())
+            if count < MIN_READINGS:
+                wanted = f"time at least {_more(self._counts['frames'], count)} frames with --frames"
+                return f"the meter was read {count} times during {name!r}, {MIN_READINGS} are needed: " + (
+                    wanted if name == "frames" else "the meter is too slow or paused"
+                )
+        return None
+
+    def _energy(self, meter: PowerMeter, parts: dict[str, EnergyEstimate], kept: dict[str, object]) -> Energy:
+        idle = {name: part for name, part in parts.items() if name.startswith("idle")}
+        frame, inference = parts["frames"], parts["inferences"]
+        values: dict[str, object] = {}
+        for name, part in (("frame", frame), ("inference", inference)):
+            count = self._counts[f"{name}s"]
+            for key, joules in zip(("mj", "uncertainty_mj"), net_energy(part, idle), strict=True):
+                values[f"per_{name}_{key}"] = round(1000 * joules / count, 5)
+        values |= {
+            "power_w": round(frame.mean_w, 5),
+            "power_uncertainty_w": round(frame.uncertainty_j / frame.seconds, 5),
+            "idle_before_w": round(idle["idle before"].mean_w, 5),
+            "idle_after_w": round(idle["idle after"].mean_w, 5),
+            "readings": sum(part.samples for part in parts.values()),
+            "longest_gap_s": round(max(part.longest_gap_s for part in parts.values()), 4),
+        }
+        status = "replayed" if meter.replayed else "measured"
+        return Energy(status=status, **self._counts, **values, **kept)  # type: ignore[arg-type]
+
+
+def _meter_facts(meter: PowerMeter) -> dict[str, object]:
+    rate, step = round(meter.rate_hz, 3), round(meter.resolution_w, 6)
+    facts = {"rate_hz": rate, "resolution_w": step, "gain_error": meter.gain_error}
+    return {"source": meter.source, "blind_to": meter.blind_to, **facts}
+
+
+def _readings(trace: PowerTrace, spans: dict[str, tuple[float, float]]) -> dict[str, object]:
+    """The trace from its first reading on; of a counter, the mean power up to each reading."""
+    first = float(trace.t[0])
+    if trace.watts is not None:
+        t, watts = trace.t, trace.watts
+    else:
+        assert trace.joules is not None
+        t, watts = trace.t[1:], (trace.joules[1:] - trace.joules[:-1]) / (trace.t[1:] - trace.t[:-1])
+    return {
+        "t_s": tuple(round(float(value) - first, 4) for value in t),
+        "watts": tuple(round(float(value), 5) for value in watts),
+        "spans_s": {name: (round(begin - first, 4), round(end - first, 4)) for name, (begin, end) in spans.items()},
+    }
+
+
+def _estimate(trace: PowerTrace, span: tuple[float, float]) -> EnergyEstimate:
+    """Energy over the span, as far as there were readings: the last one may lie just inside it."""
+    return trace.energy(max(span[0], float(trace.t[0])), min(span[1], float(trace.t[-1])))
+
+
+def _more(frames: int, readings: int) -> int:
+    """About how many frames would give readings enough."""
+    return -(-frames * 2 * MIN_READINGS // max(readings, 1))

@@ -1,0 +1,215 @@
+"""Energy of a benchmark under meters whose power is known, and what is said where there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgeloc.benchmarks import energy as module
+from edgeloc.benchmarks.energy import Energy, EnergyRecorder
+from edgeloc.benchmarks.result import BenchResult, read_result
+from edgeloc.cli import main
+from edgeloc.contract import Contract, InputSpec, OutputSpec
+from edgeloc.device.power import PowerMeter
+from edgeloc.device.power.fakes import ScriptedMeter
+from edgeloc.modelfile import write_model
+
+IDLE_W, WORK_W = 2.0, 5.0
+
+
+class Load:
+    """Whether the board works; its power follows at once."""
+
+    def __init__(self) -> None:
+        self.works = False
+
+    def watts(self, _: float) -> float:
+        return WORK_W if self.works else IDLE_W
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE_S", 0.2)
+    monkeypatch.setattr(module, "SETTLE_S", 0.05)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, meter: PowerMeter) -> None:
+    def opened(uri: str) -> PowerMeter:
+        meter.open()
+        return meter
+
+    monkeypatch.setattr(module, "open_meter", opened)
+
+
+def measure(load: Load, frames: int = 30, frame_s: float = 0.01) -> Energy:
+    """A benchmark in small: each frame and each inference is work for `frame_s`."""
+    recorder = EnergyRecorder("scripted://")
+    with recorder as energy:
+        energy.idle("before")
+        load.works = True
+        for _ in energy.frames(range(frames + 3), 3):
+            time.sleep(frame_s)
+        energy.inferences(lambda: lambda: time.sleep(frame_s), frames)
+        load.works = False
+        energy.idle("after")
+    recorder.close()
+    return recorder.figures()
+
+
+def test_energy_a_frame_is_what_it_took_beyond_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Load()
+    use(monkeypatch, ScriptedMeter(load.watts, rate_hz=400, resolution_w=0.001))
+    energy = measure(load)
+    assert energy.status == "measured" and energy.reason is None
+    assert energy.frames == 30 and energy.inferences >= 30
+    begin, end = energy.spans_s["frames"]
+    exact_mj = 1000 * (WORK_W - IDLE_W) * (end - begin) / 30
+    assert energy.per_frame_mj is not None and energy.per_frame_uncertainty_mj is not None
+    assert energy.per_frame_mj == pytest.approx(exact_mj, rel=0.02)
+    assert abs(energy.per_frame_mj - exact_mj) <= energy.per_frame_uncertainty_mj
+    assert energy.power_w == pytest.approx(WORK_W, rel=0.02)
+    assert energy.idle_before_w == pytest.approx(IDLE_W, rel=0.05)
+    assert energy.idle_after_w == pytest.approx(IDLE_W, rel=0.05)
+    assert len(energy.t_s) == len(energy.watts) >= energy.readings
+
+
+def test_without_a_meter_it_says_so() -> None:
+    energy = EnergyRecorder("none").figures()
+    assert energy.status == "not measured"
+    assert energy.per_frame_mj is None and energy.per_inference_mj is None and energy.power_w is None
+    assert "--power none" in str(energy.reason)
+
+
+def test_a_meter_lost_in_the_middle_keeps_its_readings_and_gives_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Load()
+    use(monkeypatch, ScriptedMeter(load.watts, rate_hz=400, lost_after=90))
+    energy = measure(load)
+    assert energy.status == "not measured"
+    assert "is gone" in str(energy.reason)
+    assert energy.per_frame_mj is None
+    assert len(energy.watts) == 90
+
+
+def test_too_short_a_run_says_how_many_frames_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Load()
+    use(monkeypatch, ScriptedMeter(load.watts, rate_hz=200))
+    energy = measure(load, frames=2, frame_s=0.005)
+    assert energy.status == "not measured"
+    assert "--frames" in str(energy.reason)
+
+
+def test_an_interrupted_run_gives_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, ScriptedMeter(lambda t: 3.0, rate_hz=400))
+    recorder = EnergyRecorder("scripted://")
+
+    def interrupted() -> None:
+        with recorder as energy:
+            energy.idle("before")
+            for number in energy.frames(range(30), 3):
+                if number == 20:
+                    raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    recorder.close()
+    energy = recorder.figures()
+    assert energy.status == "not measured"
+    assert "'frames'" in str(energy.reason)
+    assert energy.watts
+
+
+def test_an_unknown_status_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be measured, replayed or not measured"):
+        Energy(status="estimated")
+
+
+@pytest.fixture
+def model(tiny_models: Path, tmp_path: Path) -> Path:
+    outputs = (OutputSpec("presence", "presence", "sigmoid"), OutputSpec("box", "box"))
+    contract = Contract(InputSpec("image", 32, 32, resize="stretch"), outputs)
+    write_model(tmp_path / "m.tflite", (tiny_models / "int8.tflite").read_bytes(), contract)
+    return tmp_path / "m.tflite"
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Callable[[float], Path]:
+    """A recording of 3 W, in readings of 5 ms, as long as is asked for."""
+
+    def write(seconds: float) -> Path:
+        rows = "".join(f"{index * 0.005:.3f},3.000\n" for index in range(int(seconds / 0.005)))
+        (tmp_path / "power.csv").write_text("time_s,watts\n" + rows)
+        return tmp_path / "power.csv"
+
+    return write
+
+
+def bench(model: Path, out: Path, *words: object) -> int:
+    return main(["bench", str(model), "--out", str(out), "--frames", "40", "--warmup", "2", *map(str, words)])
+
+
+def test_a_recording_is_replayed_and_told_as_one(
+    model: Path, tmp_path: Path, recording: Callable[[float], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recording(20)
+    out = tmp_path / "r.json"
+    assert bench(model, out, "--power", f"csv://{path}?tolerance=1", "--camera", "synthetic://?fps=200&seed=1") == 0
+    energy = read_result(out).energy
+    assert energy.status == "replayed"
+    assert energy.power_w == pytest.approx(3.0)
+    assert energy.idle_before_w == pytest.approx(3.0)
+    assert energy.per_frame_mj == pytest.approx(0, abs=1e-6)
+    assert energy.gain_error == pytest.approx(0.01)
+    printed = capsys.readouterr().out
+    assert "mJ a frame" in printed and "replayed" in printed and "power.csv" in printed
+
+
+def test_a_recording_that_ends_too_early_costs_only_the_energy(
+    model: Path, tmp_path: Path, recording: Callable[[float], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.json"
+    assert bench(model, out, "--power", f"csv://{recording(0.3)}") == 0
+    result = read_result(out)
+    assert result.complete and result.latency["total"].count == 40
+    assert result.energy.status == "not measured"
+    assert "the recording ended" in str(result.energy.reason)
+    assert len(result.energy.watts) == 60
+    assert "energy    not measured: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("uri", "status", "says"),
+    [
+        ("csv:///no/such.csv", 2, "no/such.csv cannot be read"),
+        ("volts://x", 2, "no scheme volts://"),
+        ("hwmon://ina219", 3, "no such sensor"),
+    ],
+)
+def test_a_meter_that_was_named_and_is_not_there_stops_before_measuring(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], uri: str, status: int, says: str
+) -> None:
+    assert bench(model, tmp_path / "r.json", "--power", uri) == status
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_the_report_shows_energy_with_what_the_meter_does_not_see(
+    monkeypatch: pytest.MonkeyPatch, bench_result: BenchResult
+) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    from dataclasses import replace
+
+    from edgeloc.benchmarks.report import render_report
+
+    load = Load()
+    use(monkeypatch, ScriptedMeter(load.watts, rate_hz=400))
+    page = render_report(replace(bench_result, energy=measure(load)))
+    assert "energy a frame" in page and "mJ" in page
+    assert "does not see everything" in page
+    assert "Power as the meter read it" in page
+    bare = render_report(replace(bench_result, energy=Energy(reason="no meter")))
+    assert "Not measured: no meter." in bare and "Power as the meter" not in bare
