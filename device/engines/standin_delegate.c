@@ -1,9 +1,8 @@
 /* A stand-in for libedgetpu: claims the compiled parts of a model and answers one value, or fails as it is told to.
 
-   It has the two entry points of TensorFlow Lite's external delegates and declares here, field by
-   field in the order of that interface (stable since TensorFlow 2.12), no more than it touches;
-   what lies behind the last field that it needs is left out. It is no model of the device: nothing
-   is computed, and times are whatever delay_us says.
+   It has the two entry points of TensorFlow Lite's external delegates and declares the structures
+   of that interface itself, so that it needs no headers (run with tflite-runtime 2.14 and LiteRT
+   2.3). It is no model of the device: nothing is computed, and times are whatever delay_us says.
 
    Options: device (as libedgetpu's; there are one USB and no PCIe devices), fill (the byte that
    every output is filled with), delay_us (how long each inference takes), fail_after (inferences

@@ -145,7 +145,7 @@ def test_a_run_goes_on_on_the_cpu_and_its_results_tell(
 ) -> None:
     status, names = run_auto(compiled_robot, delegate, option, tmp_path / "out.jsonl", "--cpu-model", str(SHIPPED_INT8))
     assert status == 0
-    assert names == ["edgetpu"] * 8 + ["litert"] * 4
+    assert names == ["edgetpu"] * 8 + [open_engine("auto", SHIPPED_INT8).name] * 4
 
 
 def test_a_run_without_a_cpu_model_ends_with_status_3_and_keeps_its_results(
