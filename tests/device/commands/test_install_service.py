@@ -1,0 +1,94 @@
+"""`edgeloc install-service` as it is typed: the command line that the unit gets, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeloc.cli import main
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"TFL3")
+    path.chmod(0o644)
+    return path
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    """The command line of the unit that `--print` shows."""
+    assert main(["install-service", *words, "--print"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("ExecStart="))
+    return shlex.split(line.removeprefix("ExecStart="))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["install-service", *words]) == 2
+    return capsys.readouterr().err
+
+
+def test_the_unit_runs_what_was_typed(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    flags = ["--camera", "v4l2:///dev/video0?size=640x480", "--sink", "a.jsonl", "--sink", "b.mp4", "--threads", "2"]
+    command = printed(capsys, str(model), *flags)
+    assert command[0] == sys.executable
+    assert command[command.index("run") + 1 :] == [str(model), *flags]
+
+
+def test_what_is_read_is_named_in_full(
+    capsys: pytest.CaptureFixture[str], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model.parent)
+    (model.parent / "contract.json").write_text("{}")
+    command = printed(capsys, "model.tflite", "--camera", "v4l2://0", "--contract", "contract.json")
+    assert str(model) in command
+    assert str(model.parent / "contract.json") in command
+
+
+def test_sinks_stay_relative_to_the_services_folder(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    assert "boxes.jsonl" in printed(capsys, str(model), "--camera", "v4l2://0", "--sink", "boxes.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("sink", "said"),
+    [
+        ("window", "no screen"),
+        ("/data/boxes.jsonl", "give sink /data/boxes.jsonl as boxes.jsonl"),
+        ("../boxes.jsonl", "writes to /var/lib/edgeloc alone"),
+    ],
+)
+def test_sinks_that_a_service_cannot_serve(
+    capsys: pytest.CaptureFixture[str], model: Path, sink: str, said: str
+) -> None:
+    assert said in refused(capsys, str(model), "--camera", "v4l2://0", "--sink", sink, "--print")
+
+
+def test_a_model_that_the_services_user_may_not_read(capsys: pytest.CaptureFixture[str], model: Path) -> None:
+    model.chmod(0o600)
+    assert f"chmod o+r {model}" in refused(capsys, str(model), "--camera", "v4l2://0", "--print")
+
+
+def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "is not there" in refused(capsys, str(tmp_path / "nothing.tflite"), "--camera", "v4l2://0", "--print")
+
+
+@pytest.mark.parametrize("words", [[], ["model.tflite"], ["--camera", "v4l2://0"]])
+def test_model_and_camera_are_asked_for(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert "needs a model and a --camera" in refused(capsys, *words, "--print")
+
+
+def test_printing_and_removing_at_once_is_nonsense(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "not allowed with" in refused(capsys, "--print", "--uninstall")
+
+
+@pytest.mark.parametrize("uninstall", [True, False])
+def test_without_root_the_whole_sudo_line_is_given(
+    capsys: pytest.CaptureFixture[str], model: Path, monkeypatch: pytest.MonkeyPatch, uninstall: bool
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    words = ["--uninstall"] if uninstall else [str(model), "--camera", "v4l2://0"]
+    assert f"sudo {sys.argv[0]} install-service" in refused(capsys, *words)
