@@ -75,7 +75,9 @@ def run(args: argparse.Namespace) -> int:
 def _require_root() -> None:
     if os.geteuid() != 0:
         # sudo has a PATH of its own, where no virtual environment is.
-        raise UsageError(f"services are the system's: use sudo {sys.argv[0]} install-service ..., or --print")
+        raise UsageError(
+            f"services are the system's: use sudo {sys.executable} -m edgeloc install-service ..., or --print"
+        )
 
 
 def _service(args: argparse.Namespace) -> Service:

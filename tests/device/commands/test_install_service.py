@@ -91,4 +91,4 @@ def test_without_root_the_whole_sudo_line_is_given(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     words = ["--uninstall"] if uninstall else [str(model), "--camera", "v4l2://0"]
-    assert f"sudo {sys.argv[0]} install-service" in refused(capsys, *words)
+    assert f"sudo {sys.executable} -m edgeloc install-service" in refused(capsys, *words)
