@@ -66,7 +66,9 @@ def bench(options: BenchOptions, tell: Callable[[str], None] = lambda line: None
     error such as a damaged image or a lost camera, what was measured so far is written with
     `complete` false, `tell` is called with a line that says so, and the error goes on.
     """
-    require_writable(options.out, options.model, options.against, options.data, options.camera, options.contract)
+    recording = options.power.partition("://")[2].partition("?")[0] or None
+    inputs = (options.model, options.against, options.data, options.camera, options.contract, recording)
+    require_writable(options.out, *inputs)
     measurement = _Measurement(options)
     try:
         measurement.run()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from edgeloc.device.power import EnergyEstimate, PowerMeter, PowerSampler, PowerTrace, net_energy, open_meter
 from edgeloc.errors import DataError, DeviceError
@@ -73,20 +73,28 @@ class EnergyRecorder:
     def __init__(self, power: str) -> None:
         self._meter: PowerMeter | None = None
         self._sampler: PowerSampler | None = None
+        self._required = power != "auto"
         self._reason = "it was switched off with --power none"
         self._spans: dict[str, tuple[float, float]] = {}
-        self._counts = {"frames": 0, "inferences": 0}
+        self._counts: dict[str, Any] = {"frames": 0, "inferences": 0}
         try:
             self._meter = None if power == "none" else open_meter(power)
         except DeviceError as error:
-            if power != "auto":
+            if self._required:
                 raise
             self._reason = str(error)
 
     def __enter__(self) -> EnergyRecorder:
         if self._meter is not None:
             self._sampler = PowerSampler(self._meter)
-            self._sampler.start()
+            try:
+                self._sampler.start()
+            except DeviceError as error:
+                if self._required:
+                    raise
+                self._reason = str(error)
+                self.close()
+                self._meter = None
         return self
 
     def __exit__(
@@ -168,10 +176,10 @@ class EnergyRecorder:
                 )
         return None
 
-    def _energy(self, meter: PowerMeter, parts: dict[str, EnergyEstimate], kept: dict[str, object]) -> Energy:
+    def _energy(self, meter: PowerMeter, parts: dict[str, EnergyEstimate], kept: dict[str, Any]) -> Energy:
         idle = {name: part for name, part in parts.items() if name.startswith("idle")}
         frame, inference = parts["frames"], parts["inferences"]
-        values: dict[str, object] = {}
+        values: dict[str, Any] = {}
         for name, part in (("frame", frame), ("inference", inference)):
             count = self._counts[f"{name}s"]
             for key, joules in zip(("mj", "uncertainty_mj"), net_energy(part, idle), strict=True):
@@ -185,16 +193,16 @@ class EnergyRecorder:
             "longest_gap_s": round(max(part.longest_gap_s for part in parts.values()), 4),
         }
         status = "replayed" if meter.replayed else "measured"
-        return Energy(status=status, **self._counts, **values, **kept)  # type: ignore[arg-type]
+        return Energy(status=status, **self._counts, **values, **kept)
 
 
-def _meter_facts(meter: PowerMeter) -> dict[str, object]:
+def _meter_facts(meter: PowerMeter) -> dict[str, Any]:
     rate, step = round(meter.rate_hz, 3), round(meter.resolution_w, 6)
     facts = {"rate_hz": rate, "resolution_w": step, "gain_error": meter.gain_error}
     return {"source": meter.source, "blind_to": meter.blind_to, **facts}
 
 
-def _readings(trace: PowerTrace, spans: dict[str, tuple[float, float]]) -> dict[str, object]:
+def _readings(trace: PowerTrace, spans: dict[str, tuple[float, float]]) -> dict[str, Any]:
     """The trace from its first reading on; of a counter, the mean power up to each reading."""
     first = float(trace.t[0])
     if trace.watts is not None:

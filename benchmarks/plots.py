@@ -23,6 +23,12 @@ __all__ = ["drop_curve", "iou_scatter", "latency_bars", "latency_course", "power
 FLOAT_COLOR = "#56b4e9"
 QUANTIZED_COLOR = "#e69f00"
 MARK_COLOR = "#cc79a7"
+_SPAN_COLORS = {
+    "idle before": FLOAT_COLOR,
+    "frames": QUANTIZED_COLOR,
+    "inferences": MARK_COLOR,
+    "idle after": FLOAT_COLOR,
+}
 _INK = "#123456"  # replaced by currentColor in the SVG
 _POINTS = 2500  # above, a scatter is drawn as pixels
 
@@ -121,11 +127,11 @@ def power_course(energy: Energy) -> str:
     def draw(axes: Axes) -> None:
         axes.plot(energy.t_s, energy.watts, "-", lw=1, color=_INK)
         for name, (begin, end) in energy.spans_s.items():
-            axes.axvspan(begin, end, alpha=0.3, lw=0, color=FLOAT_COLOR if name.startswith("idle") else QUANTIZED_COLOR)
-            axes.annotate(name, ((begin + end) / 2, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
+            axes.axvspan(begin, end, alpha=0.4, lw=0, color=_SPAN_COLORS[name], label=name)
         axes.set_xlabel("s")
         axes.set_ylabel("W")
         axes.set_ylim(bottom=0)
+        axes.legend(frameon=False, loc="lower right", ncols=4)
 
     return _svg("power-course", draw, width=8.0, height=3.0)
 

@@ -105,6 +105,6 @@ def _first_found(root: Path) -> PowerMeter:
         with suppress(EdgelocError):
             return open_meter(uri, root=root)
     raise DeviceError(
-        "no power meter was found (tried jetson, pmic, hwmon and rapl): connect one and name it, such as "
+        "no power meter was found (tried jetson, pmic, hwmon and rapl): name one, such as "
         "--power ina219://1/0x40?shunt=0.1; `edgeloc doctor` says why each was not taken"
     )

@@ -69,8 +69,8 @@ class RecordedMeter(PowerMeter):
         self._trace: PowerTrace | None = None
         self._next = 0
         self._began = 0.0
-        self.source = f"the recording {self._path}, replayed"
-        self.blind_to = "this run: the recording was made at another time; it tells no more than its meter saw then"
+        self.source = f"the recording {self._path}"
+        self.blind_to = "anything of this run: it was recorded at another time, and tells what its meter saw then"
 
     @classmethod
     def from_uri(cls, uri: MeterUri, root: Path) -> RecordedMeter:

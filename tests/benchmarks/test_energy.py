@@ -15,6 +15,7 @@ from edgeloc.cli import main
 from edgeloc.contract import Contract, InputSpec, OutputSpec
 from edgeloc.device.power import PowerMeter
 from edgeloc.device.power.fakes import ScriptedMeter
+from edgeloc.errors import DeviceError
 from edgeloc.modelfile import write_model
 
 IDLE_W, WORK_W = 2.0, 5.0
@@ -91,6 +92,17 @@ def test_a_meter_lost_in_the_middle_keeps_its_readings_and_gives_no_figure(monke
     assert "is gone" in str(energy.reason)
     assert energy.per_frame_mj is None
     assert len(energy.watts) == 90
+
+
+def test_a_meter_that_auto_found_and_that_fails_at_once_costs_only_the_energy(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, ScriptedMeter(lambda t: 3.0, lost_after=0))
+    recorder = EnergyRecorder("auto")
+    with recorder as energy:
+        energy.idle("before")
+        assert list(energy.frames(range(5), 2)) == [0, 1, 2, 3, 4]
+    assert "is gone" in str(recorder.figures().reason)
+    with pytest.raises(DeviceError, match="is gone"), EnergyRecorder("scripted://"):
+        pass
 
 
 def test_too_short_a_run_says_how_many_frames_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +189,16 @@ def test_a_recording_that_ends_too_early_costs_only_the_energy(
     assert "the recording ended" in str(result.energy.reason)
     assert len(result.energy.watts) == 60
     assert "energy    not measured: " in capsys.readouterr().out
+
+
+def test_the_result_does_not_take_the_recordings_place(
+    model: Path, recording: Callable[[float], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recording(1)
+    before = path.read_text()
+    assert bench(model, path, "--power", f"csv://{path}?tolerance=1") == 2
+    assert path.read_text() == before
+    assert "one of the files that are read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
