@@ -91,7 +91,12 @@ def _gpu(case: Case, part: Accelerator, about: str) -> Iterator[Finding]:
 
 def power(case: Case) -> Iterator[Finding]:
     """The power meters that `--power auto` would take, and why not the others."""
-    meters = try_program(_METERS, str(case.root))
+    try:
+        meters = try_program(_METERS, str(case.root))
+    except Crash as crash:
+        what = f"power meters cannot be looked for: that {crash}"
+        yield Finding("power", "warning", what, "mend NumPy and OpenCV first, and look again")
+        return
     there = [f"{uri} ({detail})" for uri, found, detail in meters if found]
     if there:
         yield Finding("power", "ok", ", ".join(there))

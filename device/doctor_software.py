@@ -73,7 +73,10 @@ def runtimes(case: Case) -> Iterator[Finding]:
     if not installed:
         yield Finding("runtimes", "problem", "no inference runtime is installed", _runtime_line(case.board))
         return
-    numpy = packages.get("numpy", "of unknown version")
+    numpy = packages.get("numpy")
+    if numpy is None:
+        yield Finding("runtimes", "problem", "NumPy is not installed", f"pip install {_numpy_for(packages)}")
+        return
     if "tflite-runtime" in packages and _major(numpy) >= 2:
         alone = len(installed) == 1
         yield Finding(
@@ -99,12 +102,12 @@ def self_tests(case: Case) -> Iterator[Finding]:
 
 def _self_test(test: SelfTest, works: bool) -> Finding:
     about = f"the shipped model on engine {test.engine}"
+    package = next((package for package, engine in RUNTIMES.items() if engine == test.engine), test.engine)
     if test.outcome == "passed":
         return Finding("self-test", "ok", f"{about} passes its self-test")
     if test.outcome == "not loaded":
-        mend = "use the other engine, or uninstall this one" if works else "mend what is named, and look again"
+        mend = f"pip uninstall {package}" if works else f"see above; else pip install --force-reinstall {package}"
         return Finding("self-test", "warning" if works else "problem", f"{about} does not load: {test.detail}", mend)
-    package = next(package for package, engine in RUNTIMES.items() if engine == test.engine)
     mend = f"pip install --upgrade --force-reinstall {package}, or another of {', '.join(RUNTIMES)}"
     said = test.detail if test.outcome == "crashed" else f"fails: {test.detail}"
     return Finding("self-test", "problem", f"{about} {said}", mend)
@@ -113,6 +116,10 @@ def _self_test(test: SelfTest, works: bool) -> Finding:
 def _major(version: str) -> int:
     head = version.split(".")[0]
     return int(head) if head.isdigit() else 0
+
+
+def _numpy_for(packages: dict[str, str]) -> str:
+    return "'numpy<2'" if "tflite-runtime" in packages and "ai-edge-litert" not in packages else "numpy"
 
 
 def _runtime_line(board: Board) -> str:

@@ -35,8 +35,12 @@ def try_program(program: str, *arguments: str, command: Sequence[str] = ()) -> l
         raise Crash(f"could not be started: {error.strerror or error}") from error
     if done.returncode < 0:
         raise Crash(f"ended its process by {signal.Signals(-done.returncode).name}")
-    last = next((text for text in reversed(done.stdout.splitlines()) if text.strip()), "")
     try:
-        return list(json.loads(last))
+        return list(json.loads(_last_line(done.stdout)))
     except (TypeError, ValueError) as error:
-        raise Crash(f"ended with status {done.returncode} and said nothing of use") from error
+        said = _last_line(done.stderr) or "it said nothing of use"
+        raise Crash(f"ended with status {done.returncode}: {said}") from error
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

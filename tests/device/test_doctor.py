@@ -159,9 +159,17 @@ def test_an_engine_that_is_not_installed_does_not_load() -> None:
     assert "no-such-engine" in test.detail
 
 
-@pytest.mark.parametrize("text", ["exit 1", "echo 12", "echo words"])
-def test_a_program_that_says_nothing_of_use(tmp_path: Path, text: str) -> None:
-    with pytest.raises(Crash, match="said nothing of use"):
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("exit 1", "status 1: it said nothing of use"),
+        ("echo 12", "status 0"),
+        ("echo words", "status 0"),
+        ("echo 'ImportError: no numpy' >&2; exit 1", "status 1: ImportError: no numpy"),
+    ],
+)
+def test_a_program_that_says_nothing_of_use(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(Crash, match=says):
         try_program("", command=script(tmp_path / "python", text))
 
 
@@ -185,6 +193,20 @@ def test_tflite_runtime_beside_numpy_2_is_foretold(tmp_path: Path) -> None:
     assert only(doctor_software.runtimes(case(tmp_path, beside))).status == "warning"
     fitting = {"numpy": "1.26.4", "tflite-runtime": "2.14.0"}
     assert only(doctor_software.runtimes(case(tmp_path, fitting))).status == "ok"
+
+
+def test_numpy_that_is_not_there(tmp_path: Path) -> None:
+    finding = only(doctor_software.runtimes(case(tmp_path, {"tflite-runtime": "2.14.0"})))
+    assert (finding.status, finding.mend) == ("problem", "pip install 'numpy<2'")
+
+
+def test_power_meters_without_numpy_are_no_fault_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*arguments: str) -> list[Any]:
+        raise Crash("ended with status 1: ModuleNotFoundError: No module named 'numpy'")
+
+    monkeypatch.setattr(doctor_parts, "try_program", crash)
+    finding = only(doctor_parts.power(case(tmp_path)))
+    assert "No module named 'numpy'" in finding.what
 
 
 def test_no_runtime_says_which_to_install(tmp_path: Path) -> None:
