@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeloc.benchmarks.keras_engine import KerasEngine
 from edgeloc.contract import Contract, Thresholds
-from edgeloc.engines import Engine, open_engine
+from edgeloc.engines import Engine, is_for_edge_tpu, open_engine
 from edgeloc.errors import UsageError
 from edgeloc.localizer import Localizer
 from edgeloc.modelfile import ModelFile, read_keras_contract, read_model
@@ -100,5 +100,7 @@ def float_side(path: str | Path, contract: Contract, engine: str = "auto", threa
     model = read_model(path)
     # None lets the Localizer look for the model's own contract, in the file or beside it.
     has_own = model.contract is not None or path.with_suffix(".json").is_file()
+    if engine.startswith("edgetpu") and not is_for_edge_tpu(model.flatbuffer):
+        engine = "auto"  # the float model never runs there
     localizer = Localizer(model, engine, threads, None if has_own else contract)
     return Side(model, localizer.contract, localizer.engine)
