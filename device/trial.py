@@ -11,6 +11,8 @@ from typing import Any
 
 __all__ = ["Crash", "try_program"]
 
+# -c puts the current folder first on the path, where a file may bear the name of a package.
+_NOT_FROM_HERE = "import sys; sys.path[:] = [folder for folder in sys.path if folder]\n"
 # Long: an emulated or loaded board takes minutes for what takes a second elsewhere.
 _TIMEOUT_S = 120.0
 
@@ -24,7 +26,7 @@ def try_program(program: str, *arguments: str, command: Sequence[str] = ()) -> l
 
     `command` is what runs a program given by -c: this Python, unless told otherwise. Raises Crash.
     """
-    line = [*(command or (sys.executable,)), "-c", program, *arguments]
+    line = [*(command or (sys.executable,)), "-c", _NOT_FROM_HERE + program, *arguments]
     try:
         done = subprocess.run(
             line, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S

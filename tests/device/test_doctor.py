@@ -399,5 +399,13 @@ def test_power_meters_of_a_folder_are_found(make_tree: MakeTree) -> None:
     assert "hwmon0" in only(doctor_parts.power(case(root))).what
 
 
+def test_files_of_the_current_folder_are_not_taken_for_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cv2.py").write_text("raise SystemExit(1)\n")
+    monkeypatch.chdir(tmp_path)
+    assert only(doctor_software.opencv(case(tmp_path))).status == "ok"
+
+
 def test_this_python_is_the_one_that_is_tried() -> None:
     assert try_program("import json, sys; print(json.dumps([sys.executable]))") == [sys.executable]
