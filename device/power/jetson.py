@@ -15,6 +15,8 @@ __all__ = ["MODULE_INPUTS", "JetsonMeter"]
 
 # Rails at the module's input: where there is one, all the others are behind it.
 MODULE_INPUTS = ("VDD_IN", "POM_5V_IN")
+# The other rails' names on Xavier and Orin modules; an INA3221 without any of these is no Jetson's own.
+_MODULE_RAILS = re.compile(r"(VDD|POM|VIN_SYS)_?\w+|GPU|CPU|SOC|CV|SYS5V")
 _SHUNT_OHM = 5e-3
 
 
@@ -45,8 +47,8 @@ class JetsonMeter(PowerMeter):
         self._rails = _jetpack4_rails(self._root) or _hwmon_rails(self._root)
         if not self._rails:
             raise DeviceError(
-                "power meter jetson://: no INA3221 under /sys/bus/i2c; the Jetson Nano 2GB has none: connect an "
-                "INA219, INA226 or INA260 (ina219://1/0x40?shunt=0.1) or a USB meter (csv://, serial://)"
+                "power meter jetson://: no INA3221 with a Jetson's rails under /sys/bus/i2c (the Nano 2GB has none): "
+                "connect an INA219, INA226 or INA260 (ina219://1/0x40?shunt=0.1) or a USB meter (csv://, serial://)"
             )
         self.rails = tuple(rail.name for rail in self._rails)
         self.total = next(((name,) for name in MODULE_INPUTS if name in self.rails), self.rails)
@@ -89,4 +91,5 @@ def _jetpack4_rail(folder: Path, number: str, name: str) -> SysfsRail:
 def _hwmon_rails(root: Path) -> tuple[SysfsRail, ...]:
     folders = sorted((root / "sys/bus/i2c/devices").glob("*/hwmon/hwmon*"))
     chips = [folder for folder in folders if (folder / "name").exists() and read_text(folder / "name") == "ina3221"]
-    return tuple(rail for folder in chips for rail in ina3221_rails(folder))
+    rails = tuple(rail for folder in chips for rail in ina3221_rails(folder))
+    return rails if any(_MODULE_RAILS.fullmatch(rail.name) for rail in rails) else ()

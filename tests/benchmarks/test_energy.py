@@ -107,8 +107,8 @@ def test_a_meter_that_auto_found_and_that_fails_at_once_costs_only_the_energy(mo
 
 def test_too_short_a_run_says_how_many_frames_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     load = Load()
-    use(monkeypatch, ScriptedMeter(load.watts, rate_hz=200))
-    energy = measure(load, frames=2, frame_s=0.005)
+    use(monkeypatch, ScriptedMeter(load.watts, rate_hz=50))
+    energy = measure(load, frames=1, frame_s=0.001)
     assert energy.status == "not measured"
     assert "--frames" in str(energy.reason)
 

@@ -96,6 +96,14 @@ def test_agx_orin_is_the_sum_of_its_connected_rails(tree: Tree) -> None:
         assert "more than this sum" in meter.blind_to
 
 
+def test_a_loose_ina3221_is_no_jetsons(tree: Tree) -> None:
+    rails = [("camera", 5000, 300), ("motor", 12000, 900)]
+    files = ina3221_files("sys/bus/i2c/devices/1-0040/hwmon/hwmon0", rails)
+    root = tree(files | ina3221_files("sys/class/hwmon/hwmon0", rails))
+    with open_meter("auto", root=root) as meter:
+        assert meter.name.startswith("hwmon://")
+
+
 def test_ina3221_step_is_that_of_the_chip(tree: Tree) -> None:
     with open_meter("jetson://", root=tree(orin_nano_files())) as meter:
         assert meter.resolution_w == pytest.approx(0.240 * 0.008 + 19.08 * 40e-6 / 5e-3)
@@ -285,7 +293,7 @@ def test_auto_without_a_meter_says_what_to_connect(tree: Tree) -> None:
 def test_each_meter_that_was_looked_for_is_told_with_its_reason(tree: Tree) -> None:
     findings = {finding.uri: finding for finding in find_meters(tree(ina219_files()))}
     assert findings["hwmon:///sys/class/hwmon/hwmon2"].found
-    assert not findings["jetson://"].found and "Nano 2GB" in findings["jetson://"].detail
+    assert not findings["jetson://"].found and "Jetson's rails" in findings["jetson://"].detail
     assert not findings["rapl://"].found and "no processor package" in findings["rapl://"].detail
 
 
