@@ -116,7 +116,8 @@ def constant(model: Any, index: int) -> NDArray[Any] | None:
     if data is None or len(data) == 0:
         return None
     shape = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
-    return np.frombuffer(bytes(data), _DTYPES[tensor.type]).reshape(shape).copy()
+    values: NDArray[Any] = np.frombuffer(bytes(data), _DTYPES[tensor.type]).reshape(shape).copy()
+    return values
 
 
 def set_constant(model: Any, index: int, values: NDArray[Any]) -> None:

@@ -7,7 +7,7 @@ inside, called here on a flatbuffer that is converted already, and so on one fro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -25,6 +25,7 @@ from edgeloc.quiet import quiet_stderr
 __all__ = ["quantize", "to_integers"]
 
 _BIAS_IMAGES = 64
+_STORED: dict[str, Callable[[bytes], bytes]] = {"int8": int8_weights, "float16": float16_weights, "float32": bytes}
 _TINY = 1e-4
 
 
@@ -48,7 +49,7 @@ def quantize(
     if kept and not recipe.calibrated:
         raise UsageError(f"the recipe {recipe.name} has no integer operators to keep in float: leave --keep-float out")
     if not recipe.calibrated:
-        return {"int8": int8_weights, "float16": float16_weights, "float32": bytes}[recipe.weights](flatbuffer)
+        return _STORED[recipe.weights](flatbuffer)
     assert images is not None  # calibrated recipes are never called without images
     corrected = correct_biases(flatbuffer, images[:_BIAS_IMAGES], kept.__contains__)
     return to_integers(corrected, recipe, spec, images, kept)

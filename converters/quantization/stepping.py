@@ -7,6 +7,7 @@ framework the network came from.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ __all__ = ["Step", "activate"]
 Array = NDArray[Any]
 
 # The schema's ActivationFunctionType.
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[int, Callable[[Array], Array]] = {
     0: lambda x: x,
     1: lambda x: np.maximum(x, 0),
     2: lambda x: np.clip(x, -1, 1),
@@ -34,8 +35,7 @@ def activate(kind: int, values: Array) -> Array:
     """A fused activation, by its number in the schema, on float values."""
     if kind not in _ACTIVATIONS:
         raise ModelError(f"the model has an operator with the fused activation {kind}, which cannot be computed apart")
-    activated: Array = _ACTIVATIONS[kind](values)
-    return activated
+    return _ACTIVATIONS[kind](values)
 
 
 class Step:
