@@ -1,5 +1,5 @@
 #!/opt/edgeloc/bin/python3
-"""In the guest of vm.sh: INA219 and INA3221 on a stub bus, through the kernel's own drivers, read by our meters."""
+"""In the guest of guest.sh: INA219 and INA3221 on a stub bus, through the kernel's own drivers, read by our meters."""
 
 import subprocess
 import sys
@@ -162,7 +162,8 @@ def unplugged(number: int) -> None:
 def main() -> int:
     """All of it; the exit status is 1 where anything is not as it should be."""
     number = stub_bus()
-    with SMBus(number) as bus:
+    # The chips' own side of the bus: it writes whoever holds them.
+    with SMBus(number, force=True) as bus:
         set_ina219(bus, INA219, 5.1, 0.8)
         set_ina3221(bus, [(5.08, 1.5), (1.0, 0.4), (3.3, 0.25)])
         told(number, "new_device", f"ina3221 {INA3221:#x}")

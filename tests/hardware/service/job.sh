@@ -1,5 +1,5 @@
 #!/bin/bash
-# In the guest of vm.sh, under systemd: installs the service on a camera, and watches it start, hang, fail, give up, go.
+# In the guest of guest.sh, under systemd: installs the service on a camera, and watches it start, hang, fail, give up, go.
 model=$(python3 -c 'from edgeloc.models import SHIPPED_INT8; print(SHIPPED_INT8)')
 failed=0
 

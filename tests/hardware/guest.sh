@@ -2,7 +2,7 @@
 # Boots a Debian 13 guest under plain emulation, has it run one job, and shows what it printed on its serial console.
 # Its kernel has what a container's host lacks: vivid, i2c-stub, systemd as the first process.
 #
-#   sudo LAB=/path/to/scratch tests/hardware/vm.sh init|systemd JOB [FILE...]
+#   sudo LAB=/path/to/scratch tests/hardware/guest.sh init|systemd JOB [FILE...]
 #
 # "init" runs the job in place of a system, "systemd" as a service of a whole one. FILEs land in /opt/lab beside the job.
 # Exits with the job's status. Needs: apt install qemu-system-x86 debootstrap e2fsprogs. The guest is kept in LAB.
@@ -88,7 +88,7 @@ boot() { # INIT
         stdbuf -o0 tr -d "\r" | sed -un '/JOB-BEGINS/,/JOB-ENDS/p'
 }
 
-[ "$(id -u)" = 0 ] || { echo "vm.sh: chroot and mount need root: use sudo" >&2; exit 2; }
+[ "$(id -u)" = 0 ] || { echo "guest.sh: chroot and mount need root: use sudo" >&2; exit 2; }
 MODE=$1 JOB=$2
 shift 2
 [ "${KEEP:-}" = guest ] || make_guest
