@@ -23,6 +23,7 @@ NEEDS = run_command.NEEDS
 _DEFAULT_NAME = "edgeloc"
 # How the flags of `edgeloc run` name a file that is read: FILE.json, MODEL.tflite.
 _FILE = re.compile(r"\.\w+$")
+_LIBRARY = re.compile(r"[?&]library=([^&]+)")
 
 
 class _Relay:
@@ -106,7 +107,8 @@ def _files(args: argparse.Namespace) -> list[Path]:
     given = [name for name in named if getattr(args, name) is not None]
     for name in given:
         setattr(args, name, str(_readable(getattr(args, name))))
-    return [Path(getattr(args, name)) for name in given]
+    library = _LIBRARY.search(args.engine)
+    return [Path(getattr(args, name)) for name in given] + ([_readable(library[1])] if library else [])
 
 
 def _words(args: argparse.Namespace) -> Iterator[str]:

@@ -56,7 +56,7 @@ jobs() { # ARCH
     expect 0 "edgeloc doctor" "$1" edgeloc doctor
     expect 0 "golden self-test" "$1" python3 -c \
         'from edgeloc import Localizer; from edgeloc.models import SHIPPED_INT8; print(Localizer(SHIPPED_INT8).self_test())'
-    expect 0 "edgeloc run" "$1" sh -c "cd /opt && edgeloc run $model --camera 'synthetic://?seed=1&frames=3&live=0' \
+    expect 0 "edgeloc run" "$1" sh -c "cd /opt && edgeloc run $model --camera 'synthetic://?seed=1&frames=20&live=0' \
         --sink boxes.jsonl && wc -l boxes.jsonl"
 }
 
