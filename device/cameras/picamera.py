@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import time
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -69,8 +70,9 @@ class PicameraCamera(Camera):
         return f"picamera://{self.number}"
 
     def _open(self) -> None:
-        # libcamera logs every step on the terminal; a user's own level stays.
-        os.environ.setdefault("LIBCAMERA_LOG_LEVELS", "*:ERROR")
+        # Both log on the terminal what the error here says in one sentence; levels and handlers of a user's own stay.
+        os.environ.setdefault("LIBCAMERA_LOG_LEVELS", "*:FATAL")
+        logging.getLogger("picamera2").addHandler(logging.NullHandler())
         try:
             picamera2: Any = importlib.import_module("picamera2")
         except ImportError as error:

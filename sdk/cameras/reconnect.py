@@ -87,7 +87,8 @@ class ReconnectingCamera(Camera):
                 self._lose(error, deadline)
                 continue
             if frame is None:
-                self.note = "; ".join(filter(None, (self.note, self._camera.note)))
+                away = f"it was away at its end ({self._reason})" if self._away_since is not None else ""
+                self.note = "; ".join(filter(None, (_told(self.gaps), away, self._camera.note)))
                 return None
             if self._last is None or self._away_since is None or frame.captured_at > self._last.captured_at:
                 return self._accept(frame)
@@ -140,6 +141,8 @@ class ReconnectingCamera(Camera):
 
 
 def _told(gaps: tuple[Gap, ...]) -> str:
+    if not gaps:
+        return ""
     times = "once" if len(gaps) == 1 else f"{len(gaps)} times"
     total = sum(gap.seconds for gap in gaps)
     return f"the camera was away {times}, without a frame for {total:.1f} s in all ({gaps[-1].reason})"

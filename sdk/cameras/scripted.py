@@ -1,4 +1,4 @@
-"""A live camera that fails on purpose, by a script, for tests of what a robot does then; its scenes have known truth."""
+"""A live camera that fails on purpose, by a script, for tests of what a robot does then; its truth is known."""
 
 from __future__ import annotations
 

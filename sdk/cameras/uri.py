@@ -14,7 +14,7 @@ from edgeloc.errors import UsageError
 __all__ = ["Uri", "flag", "integer", "parse_uri", "positive", "rate", "seconds", "size"]
 
 _LARGEST = 16384
-# Schemes whose text belongs to another program (a pipeline, an address with a query of its own), and what is ours in it.
+# Schemes whose text belongs to another program (a pipeline, an address with its own query), and what is ours in it.
 _FOREIGN = {"gst": ("reconnect",), "rtsp": ("reconnect", "transport"), "rtsps": ("reconnect", "transport")}
 _PASSWORD = re.compile(r"(?<=//)([^/@:]*):[^/@]*@")
 

@@ -1,0 +1,161 @@
+"""A camera that goes away and comes back: what the reader, the run and its results are told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeloc.cameras import open_camera, reconnect
+from edgeloc.cameras.reconnect import ReconnectingCamera
+from edgeloc.cameras.scripted import ScriptedCamera
+from edgeloc.errors import CameraError, CameraTimeout, UsageError
+from edgeloc.loop import run
+from edgeloc.types import Frame, Result
+
+FAST = "scripted://?size=64x48&fps=200"
+
+
+def nothing(frame: Frame) -> Result:
+    return Result(0.1, False, None, None, np.zeros(0, np.float32))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A camera counts as stalled after a tenth of a second instead of two."""
+    monkeypatch.setattr(reconnect, "READ_TIMEOUT_S", 0.1)
+
+
+def test_a_disconnection_is_a_gap_and_the_numbers_go_on() -> None:
+    with open_camera(f"{FAST}&disconnect=20:0.3&frames=120") as camera:
+        frames = list(camera)
+        (gap,) = camera.gaps
+    numbers = [frame.sequence for frame in frames]
+    times = [frame.captured_at for frame in frames]
+    assert numbers == sorted(set(numbers)) and times == sorted(set(times))
+    assert 0.3 <= gap.seconds < 2 and "unplugged" in gap.reason
+    assert not any(gap.began_at < at < gap.ended_at for at in times)
+    assert "away once, without a frame for" in camera.note
+
+
+def test_two_disconnections_are_two_gaps() -> None:
+    with open_camera(f"{FAST}&disconnect=10:0.1,80:0.1&frames=140") as camera:
+        assert list(camera)
+        assert len(camera.gaps) == 2 and "2 times" in camera.note
+
+
+def test_a_source_that_ends_while_it_is_away_says_so() -> None:
+    with open_camera(f"{FAST}&disconnect=5:0.15&frames=50") as camera:
+        assert list(camera)
+        assert camera.gaps == () and "away at its end" in camera.note
+        assert camera.read() is None
+
+
+def test_while_it_is_away_reading_times_out_as_often_as_it_is_tried() -> None:
+    with open_camera(f"{FAST}&disconnect=5") as camera:
+        with pytest.raises(CameraTimeout, match=r"unplugged.*it is being tried again since"):
+            while camera.read(0.05):
+                pass
+        assert camera.reconnecting
+        with pytest.raises(CameraTimeout):
+            camera.read(0.05)
+        assert camera.gaps == ()
+
+
+def test_a_camera_that_stays_away_is_given_up_after_the_limit() -> None:
+    with open_camera(f"{FAST}&disconnect=5&reconnect=0.3") as camera:
+        began_at = time.monotonic()
+        with pytest.raises(CameraError, match=r"unplugged.*did not come back in 0\.3 s") as caught:
+            list(camera)
+        assert not isinstance(caught.value, CameraTimeout)
+        assert time.monotonic() - began_at >= 0.3
+
+
+def test_without_reconnecting_it_is_gone_at_once() -> None:
+    with open_camera(f"{FAST}&disconnect=5&reconnect=0") as camera, pytest.raises(CameraError, match="is gone"):
+        list(camera)
+
+
+def test_a_stalled_camera_is_opened_again(impatient: None) -> None:
+    with open_camera(f"{FAST}&stall=20:0.4&frames=140") as camera:
+        frames = []
+        while len(frames) < 100:
+            try:
+                frame = camera.read(0.15)
+            except CameraTimeout:
+                assert camera.reconnecting
+                continue
+            if frame is None:
+                break
+            frames.append(frame)
+        assert len(camera.gaps) == 1 and camera.gaps[0].seconds >= 0.4
+    assert [frame.sequence for frame in frames] == sorted({frame.sequence for frame in frames})
+
+
+def test_a_short_timeout_of_the_reader_is_no_reason_to_open_it_again() -> None:
+    with open_camera("scripted://?size=64x48&fps=5") as camera:
+        assert camera.read() is not None
+        for _ in range(3):
+            with pytest.raises(CameraTimeout, match="no frame in time"):
+                camera.read(0.01)
+        assert not camera.reconnecting and camera.read() is not None
+        assert camera.gaps == ()
+
+
+def test_a_camera_that_fails_before_its_first_frame_is_not_tried_again() -> None:
+    with pytest.raises(CameraError, match="is busy"):
+        open_camera("scripted://?refuse=busy")
+    with open_camera(f"{FAST}&disconnect=0") as camera, pytest.raises(CameraError, match="is gone") as caught:
+        camera.read()
+    assert not isinstance(caught.value, CameraTimeout)
+
+
+def test_an_old_frame_after_the_gap_is_not_handed_out() -> None:
+    class Stale(ScriptedCamera):
+        """Its driver still holds a frame from before it went away."""
+
+        def _read(self, timeout_s: float) -> Frame | None:
+            if self.kept is not None and self.opened > 1:
+                frame, self.kept = self.kept, None
+                return frame
+            frame = super()._read(timeout_s)
+            self.kept = frame if self.opened == 1 else None
+            return frame
+
+        def _open(self) -> None:
+            super()._open()
+            self.opened += 1
+
+        kept: Frame | None = None
+        opened = 0
+
+    camera = ReconnectingCamera(Stale(size=(64, 48), fps=200, disconnect={10: 0.1}, frames=80))
+    with camera:
+        times = [frame.captured_at for frame in camera]
+    assert times == sorted(set(times)) and len(camera.gaps) == 1
+
+
+def test_a_run_survives_the_gap_and_its_summary_tells_it(tmp_path: Path) -> None:
+    summary = run(f"{FAST}&disconnect=20:0.3&frames=150", nothing, str(tmp_path / "out.jsonl"))
+    assert "the camera was away once" in str(summary)
+    assert summary.ended_by == "camera"
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == summary.frames
+
+
+def test_a_run_is_not_told_to_hang_while_the_camera_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeloc.loop._HANG_S", 0.3)
+    assert "away once" in run(f"{FAST}&disconnect=20:0.8&frames=500", nothing).note
+
+
+def test_a_run_whose_camera_stays_away_ends_with_what_it_had() -> None:
+    with pytest.raises(CameraError, match=r"did not come back in 0\.2 s \(\d+ results before that are kept\)"):
+        run(f"{FAST}&disconnect=20&reconnect=0.2", nothing)
+    assert not [thread for thread in threading.enumerate() if thread.name == "edgeloc-capture"]
+
+
+def test_a_limit_of_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="limit_s is 0"):
+        ReconnectingCamera(ScriptedCamera(), 0)

@@ -1,0 +1,118 @@
+"""The scripted camera fails when and as its script says; wrong scripts are told."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from edgeloc.cameras import open_camera
+from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
+
+FAST = "scripted://?size=64x48&fps=200&reconnect=0"
+
+
+def test_it_shows_the_same_scenes_as_the_synthetic_camera_with_their_truth() -> None:
+    with open_camera("synthetic://?seed=4&size=64x48&frames=8&live=0") as camera:
+        expected = list(camera)
+    with open_camera(f"{FAST}&seed=4&frames=8") as camera:
+        for frame in camera:
+            assert (frame.pixels == expected[frame.sequence].pixels).all()
+            assert frame.truth == expected[frame.sequence].truth
+
+
+def test_a_stall_is_a_timeout_and_then_it_goes_on() -> None:
+    with open_camera(f"{FAST}&stall=5:0.2") as camera:
+        with pytest.raises(CameraTimeout):
+            while (frame := camera.read(0.05)) is not None:
+                before = frame
+        after = camera.read(1)
+    assert after is not None
+    assert after.captured_at - before.captured_at >= 0.2
+    assert before.sequence <= 4 and after.sequence >= 45
+
+
+def test_a_disconnected_camera_is_gone_then_absent_then_back() -> None:
+    camera = open_camera(f"{FAST}&disconnect=5:0.2")
+    with pytest.raises(CameraError, match="is gone: it was unplugged"):
+        list(camera)
+    camera.close()
+    with pytest.raises(CameraError, match="is not there"):
+        camera.open()
+    time.sleep(0.25)
+    camera.open()
+    frame = camera.read()
+    assert frame is not None and frame.sequence == 0
+    camera.close()
+
+
+def test_corrupt_frames_are_counted_and_not_handed_out() -> None:
+    with open_camera(f"{FAST}&frames=60&corrupt=0:20,40") as camera:
+        numbers = [frame.sequence for frame in camera]
+    assert min(numbers) >= 20 and 40 not in numbers
+    with (
+        open_camera(f"{FAST}&corrupt=0:1000") as camera,
+        pytest.raises(CameraError, match="frames that cannot be decoded"),
+    ):
+        camera.read(0.05)
+
+
+@pytest.mark.parametrize("jump", ["3:-5", "3:5", "3:-5000", "3:60,6:-60"])
+def test_a_clock_that_jumps_does_not_move_capture_times(jump: str) -> None:
+    began_at = time.monotonic()
+    with open_camera(f"{FAST}&frames=20&clock={jump}") as camera:
+        times = [frame.captured_at for frame in camera]
+    assert times == sorted(times)
+    assert began_at <= times[0] and times[-1] <= time.monotonic()
+
+
+def test_a_slow_start_is_waited_for() -> None:
+    with open_camera(f"{FAST}&slow_start=0.15") as camera:
+        with pytest.raises(CameraTimeout):
+            camera.read(0.02)
+        assert camera.read(1) is not None
+
+
+@pytest.mark.parametrize(
+    ("how", "words"), [("absent", "not there"), ("busy", "busy"), ("forbidden", "permission"), ("format", "format")]
+)
+def test_it_refuses_to_open_as_it_is_told(how: str, words: str) -> None:
+    with pytest.raises(CameraError, match=words) as caught:
+        open_camera(f"scripted://?refuse={how}")
+    assert caught.value.exit_status == 3
+
+
+def test_a_script_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "flight.json"
+    path.write_text(json.dumps({"size": "64x48", "fps": 200, "frames": 10, "corrupt": "0:5"}))
+    with open_camera(f"scripted://{path}") as camera:
+        assert camera.size == (64, 48)
+        assert all(frame.sequence >= 5 for frame in camera)
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("scripted://?stall=40", ["stall=40", "FRAME:VALUE"]),
+        ("scripted://?stall=40:x", ["FRAME:VALUE", "seconds"]),
+        ("scripted://?disconnect=x", ["FRAME:VALUE"]),
+        ("scripted://?refuse=maybe", ["maybe", "absent, busy, forbidden, format"]),
+        ("scripted://?explode=3", ["explode", "disconnect"]),
+        ("scripted:///nothing/here.json", ["here.json", "cannot be read"]),
+        ("scripted://?reconnect=-1", ["reconnect=-1", "seconds"]),
+    ],
+)
+def test_a_wrong_script_is_told(uri: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_camera(uri)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_script_that_is_no_object_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(DataError, match=r"bad\.json"):
+        open_camera(f"scripted://{tmp_path / 'bad.json'}")
