@@ -14,12 +14,12 @@ __all__ = ["MARK", "Service"]
 
 MARK = "# Written by `edgeloc install-service`, which replaces and removes it."
 
-# Longer than a camera's back-off after a hiccup, shorter than anybody watches a robot that is blind.
-_WATCHDOG_S = 30
+# Longer than a camera that went away is tried again, so that such a run ends by itself with its files whole.
+_WATCHDOG_S = 60
 _START_S = 90
 _STOP_S = 20
 _RESTART_S = 5
-_MOST_STARTS, _STARTS_WITHIN_S = 10, 600
+_MOST_STARTS, _STARTS_WITHIN_S = 10, 900
 # 2 is bad input, which no restart mends; 130 and 143 are an interrupted run over a file.
 _HOPELESS, _ENDED = "2", "130 143"
 

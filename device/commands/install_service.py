@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from edgeloc.cameras.uri import parse_uri
 from edgeloc.commands import run as run_command
 from edgeloc.errors import UsageError
 
@@ -102,13 +103,24 @@ def _service(args: argparse.Namespace) -> Service:
 def _files(args: argparse.Namespace) -> list[Path]:
     """Make every file that the run reads absolute, among the arguments too, since a service runs elsewhere."""
     named = [action.dest for action in args.run_actions if _FILE.search(str(action.metavar))]
-    if os.path.exists(args.camera) and not args.camera.startswith("/dev/"):
+    if "://" not in args.camera and not args.camera.startswith("/dev/"):
         named.append("camera")
     given = [name for name in named if getattr(args, name) is not None]
     for name in given:
         setattr(args, name, str(_readable(getattr(args, name))))
+    return [*(Path(getattr(args, name)) for name in given), *_in_uris(args)]
+
+
+def _in_uris(args: argparse.Namespace) -> Iterator[Path]:
+    """Files that stand within the camera's and the engine's URI: scripted://FILE.json, ?library=FILE."""
+    within = parse_uri(args.camera).path if "://" in args.camera else ""
     library = _LIBRARY.search(args.engine)
-    return [Path(getattr(args, name)) for name in given] + ([_readable(library[1])] if library else [])
+    for path in (within, library[1] if library else ""):
+        if not os.path.exists(path) or path.startswith("/dev/"):
+            continue
+        if not os.path.isabs(path):
+            raise UsageError(f"a service runs elsewhere: give {path} as {os.path.abspath(path)}")
+        yield _readable(path)
 
 
 def _words(args: argparse.Namespace) -> Iterator[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeloc.cli import main
+from edgeloc.device.permissions import HIDDEN
 
 
 @pytest.fixture
@@ -47,6 +48,20 @@ def test_what_is_read_is_named_in_full(
     command = printed(capsys, "model.tflite", "--camera", "v4l2://0", "--contract", "contract.json")
     assert str(model) in command
     assert str(model.parent / "contract.json") in command
+
+
+def test_files_within_a_uri_are_shown_to_the_service(
+    capsys: pytest.CaptureFixture[str], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = model.parent / "script.json"
+    script.write_text("{}")
+    monkeypatch.chdir(model.parent)
+    assert f"give script.json as {script}" in refused(
+        capsys, str(model), "--camera", "scripted://script.json", "--print"
+    )
+    assert main(["install-service", str(model), "--camera", f"scripted://{script}", "--print"]) == 0
+    hidden = any(script.is_relative_to(folder) for folder in HIDDEN)
+    assert (f"BindReadOnlyPaths={script}" in capsys.readouterr().out) == hidden
 
 
 def test_sinks_stay_relative_to_the_services_folder(capsys: pytest.CaptureFixture[str], model: Path) -> None:
