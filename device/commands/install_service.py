@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from edgeloc.cameras.uri import parse_uri
 from edgeloc.commands import run as run_command
 from edgeloc.errors import UsageError
 
@@ -113,6 +112,8 @@ def _files(args: argparse.Namespace) -> list[Path]:
 
 def _in_uris(args: argparse.Namespace) -> Iterator[Path]:
     """Files that stand within the camera's and the engine's URI: scripted://FILE.json, ?library=FILE."""
+    from edgeloc.cameras.uri import parse_uri
+
     within = parse_uri(args.camera).path if "://" in args.camera else ""
     library = _LIBRARY.search(args.engine)
     for path in (within, library[1] if library else ""):
