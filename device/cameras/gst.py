@@ -17,7 +17,8 @@ from edgeloc.types import Frame
 __all__ = ["GstCamera"]
 
 _SINK = re.compile(r"!\s*appsink\b[^!]*$")
-_TAIL = "videoconvert ! video/x-raw,format=BGR ! appsink name=edgeloc drop=true max-buffers=1 sync=false"
+# OpenCV knows its sink by "appsink" in the name.
+_TAIL = "videoconvert ! video/x-raw,format=BGR ! appsink name=edgeloc-appsink drop=true max-buffers=1 sync=false"
 _APT = "sudo apt install python3-gi gir1.2-gstreamer-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
 
 

@@ -38,7 +38,7 @@ def has_gobject() -> bool:
 
 
 class AppSink:
-    """A running pipeline whose last element is an appsink named edgeloc that gives BGR.
+    """A running pipeline whose last element is an appsink named edgeloc-appsink that gives BGR.
 
     Raises CameraError when the pipeline does not parse, does not start, or gives no frame in 10 s.
     """
@@ -52,7 +52,7 @@ class AppSink:
             raise CameraError(_unparsed(name, str(getattr(error, "message", error)))) from error
         # The monotonic clock, so that a buffer's time is one that other parts know.
         self._pipeline.use_clock(self._gst.SystemClock.obtain())
-        self._sink: Any = self._pipeline.get_by_name("edgeloc")
+        self._sink: Any = self._pipeline.get_by_name("edgeloc-appsink")
         self._pipeline.set_state(self._gst.State.PLAYING)
         try:
             caps = self._pull(_START_S).get_caps().get_structure(0)

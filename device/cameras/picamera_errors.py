@@ -37,14 +37,20 @@ def refused(name: str, error: BaseException) -> str:
             f"camera {name} is not there: `rpicam-hello --list-cameras` shows what is; check the ribbon cable, and that"
             " you are in the group video (sudo usermod -aG video $USER)"
         )
-    if "busy" in text.lower() or "acquire" in text or "Configured state" in text or "Pipeline handler in use" in text:
+    if "busy" in text.lower() or "acquire" in text:
         return (
             f"camera {name} is busy: another program holds it (rpicam-*, libcamera-* or another Python;"
             " `fuser -v /dev/media* /dev/video*` names it)"
         )
-    if "allocate" in text or "Cannot allocate memory" in text or "dma_heap" in text:
+    if "dmaHeap" in text:
         return (
-            f"camera {name} got no memory for its frames: ask for a smaller size, or raise cma= in config.txt ({text})"
+            f"camera {name} may not use /dev/dma_heap: add yourself to the group video (sudo usermod -aG video $USER)"
+            " and log in again; it needs the kernel of Raspberry Pi OS"
+        )
+    if "allocate" in text:
+        return (
+            f"camera {name} got no memory for its frames: ask for a smaller size, or give the camera more with cma= in"
+            f" config.txt ({text})"
         )
     return f"camera {name} does not start: {text}; `rpicam-hello` shows whether the camera works at all"
 
