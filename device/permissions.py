@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeloc.cameras.uri import parse_uri
@@ -40,8 +40,14 @@ class Needs:
 
     def __or__(self, other: Needs) -> Needs:
         """The needs of both, each once."""
-        both = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
-        return Needs(**{name: a or b if a is True or a is False else _once(a + b) for name, (a, b) in both.items()})
+        return Needs(
+            devices=_once(self.devices + other.devices),
+            groups=_once(self.groups + other.groups),
+            sockets=_once(self.sockets + other.sockets),
+            after=_once(self.after + other.after),
+            network=self.network or other.network,
+            makes_code=self.makes_code or other.makes_code,
+        )
 
 
 def _once(words: tuple[str, ...]) -> tuple[str, ...]:

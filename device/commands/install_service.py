@@ -161,5 +161,5 @@ def _interpreter() -> list[Path]:
     """Where Python and these packages lie: in a virtual environment, and for one that is editable outside of it."""
     import edgeloc
 
-    sources = [Path(edgeloc.__file__).parent, Path(__file__).parents[1]]
+    sources = [str(Path(edgeloc.__file__).parent), str(Path(__file__).parents[1])]
     return [Path(os.path.abspath(path)) for path in (sys.prefix, sys.base_prefix, *sources)]
