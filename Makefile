@@ -54,7 +54,7 @@ $(STAMP): setup.cfg pyproject.toml
 $(BIN)/.frameworks: $(STAMP)
 	@echo "Installing PyTorch and ONNX beside it, for the tests of converting from them"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[torch,onnx,tensorrt]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[torch,onnx,tensorrt,power]'
 	@touch $@
 
 # Without a Python for it the tests that need onnx2tf are skipped, and say so.

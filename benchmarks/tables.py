@@ -85,6 +85,9 @@ def facts_table(result: BenchResult) -> Table:
         ["load before", load],
         ["software", software + f"NumPy {environment.numpy}, OpenCV {environment.opencv}"],
     ]
+    if result.heat and result.heat.highest_c:
+        name, celsius = max(result.heat.highest_c.items(), key=lambda item: item[1])
+        rows.append(["heat", f"up to {celsius:.0f} °C at {name}" + (", throttled" if result.heat.throttled else "")])
     return Table([], rows, text=True)
 
 
