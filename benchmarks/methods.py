@@ -125,7 +125,7 @@ def _converters(module: str) -> Any:
     return importlib.import_module(f"edgeloc.converters.{module}")
 
 
-def _methods(flatbuffer: bytes, contract: Contract, images: Any, tuned: bytes | None) -> list[Method]:
+def _methods(flatbuffer: bytes, contract: Contract, images: Any) -> list[Method]:
     """Every method that `edgeloc convert` offers, and int8 without bias correction."""
     quantizing, recipes = _converters("quantization.quantizing"), _converters("quantization.recipes").RECIPES
     spec = contract.input
@@ -137,9 +137,12 @@ def _methods(flatbuffer: bytes, contract: Contract, images: Any, tuned: bytes | 
         for name, recipe in recipes.items()
         if recipe.weights != "float32"
     ]
-    if tuned is not None:
-        found.append(Method("int8 after QAT", quantizing.quantize(tuned, recipes["int8"], spec, images), contract))
     return found
+
+
+def _plain_int8(flatbuffer: bytes, contract: Contract, images: Any) -> list[Method]:
+    quantize, recipes = _converters("quantization.quantizing").quantize, _converters("quantization.recipes").RECIPES
+    return [Method("int8", quantize(flatbuffer, recipes["int8"], contract.input, images), contract)]
 
 
 def _joined(path: Path, contract: Contract, images: Any) -> tuple[bytes, Contract, list[Method]]:
@@ -195,8 +198,12 @@ def _measure_all(args: argparse.Namespace) -> Iterator[Measured]:
         source = keras_source(path)
         contract, flatbuffer = source.contract, source.to_tflite(source.contract.input)
         images = calibrate(calibration, contract.input, args.images, 0).images
-        bare = keras_source(tuned).to_tflite(contract.input) if tuned else None
-        yield from measure_network(head, flatbuffer, contract, _methods(flatbuffer, contract, images, bare), samples)
+        yield from measure_network(head, flatbuffer, contract, _methods(flatbuffer, contract, images), samples)
+        if tuned is not None:
+            bare = keras_source(tuned).to_tflite(contract.input)
+            yield from measure_network(
+                f"{head} after QAT", bare, contract, _plain_int8(bare, contract, images), samples
+            )
         if head == "vector":
             one, joined, methods = _joined(path, contract, images)
             yield from measure_network("vector, one output", one, joined, methods, samples)
