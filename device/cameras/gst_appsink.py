@@ -93,7 +93,7 @@ class AppSink:
         width, height = self.size
         try:
             rows = np.frombuffer(memory.data, np.uint8).reshape(height, -1)
-            return rows[:, : 3 * width].reshape(height, width, 3).copy()
+            return np.array(rows[:, : 3 * width].reshape(height, width, 3), np.uint8)
         except ValueError as error:
             raise CameraError(f"camera {self._name} sent a frame of another size than {width}x{height}") from error
         finally:

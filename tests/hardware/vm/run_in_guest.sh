@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs a job in the guest that make_guest.sh made: run_in_guest.sh FOLDER JOB.sh RESULTS [FILE...]. The job finds the
-# package on its path and each FILE beside it, and what it writes there is in RESULTS afterwards.
+# package on its path, the tests and each FILE beside it, and what it writes there is in RESULTS afterwards.
 set -euo pipefail
 folder=$(realpath "$1")
 job=$2
@@ -11,6 +11,7 @@ rm -rf "$results"
 mkdir -p "$results/packages/edgeloc"
 cp -r "$repository"/sdk/. "$results/packages/edgeloc/"
 for part in device benchmarks converters; do cp -r "$repository/$part" "$results/packages/edgeloc/$part"; done
+cp -r "$repository/tests" "$repository/pyproject.toml" "$results/"
 cp "$job" "$results/job.sh"
 cp "${@:4}" "$results/" 2>/dev/null || [ $# -eq 3 ]
 kernel=$(ls "$folder"/guest/boot/vmlinuz-* | tail -1)
