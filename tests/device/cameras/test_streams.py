@@ -67,7 +67,8 @@ def test_what_nobody_read_is_dropped_and_the_newest_frame_is_read(capture: type[
     grabber.read(1)
     time.sleep(0.1)
     late = grabber.read(1)
-    assert late.sequence >= 5 and time.monotonic() - late.captured_at < 0.05
+    # At 5 ms a frame a queue would have handed out number 1.
+    assert late.sequence >= 5
     grabber.close()
     # The thread that reads also releases: OpenCV's captures are not for two threads.
     assert capture.released_by == "edgeloc-grab"

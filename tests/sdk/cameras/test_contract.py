@@ -30,7 +30,7 @@ def opener(kind: str, tiny_video: Path, tiny_folder: Path, tiny_labelled: Path) 
         "data": f"data://{tiny_labelled}?frames=5",
         "synthetic": "synthetic://?seed=1&size=64x48&frames=6&live=0",
         "synthetic-live": "synthetic://?seed=1&size=64x48&frames=6&fps=200",
-        "scripted": "scripted://?size=64x48&fps=100&frames=100&corrupt=2&disconnect=12:0.05",
+        "scripted": "scripted://?size=64x48&fps=100&frames=100&corrupt=2&disconnect=30:0.05",
         "scripted-bare": "scripted://?size=64x48&fps=100&frames=100&clock=2:-5&reconnect=0",
     }
     return lambda: open_camera(uris[kind])

@@ -32,6 +32,10 @@ from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
         ("synthetic://[", ["no URI"]),
         ("v4l2:///dev/video0?brightness=3", ["brightness", "size, fps, format"]),
         ("v4l2:///dev/video0?format=H264", ["H264", "MJPG, YUYV"]),
+        ("v4l2:///dev/video0?reconnect=soon", ["reconnect=soon", "seconds"]),
+        ("synthetic://?reconnect=5", ["reconnect", "seed, size, fps, frames, live"]),
+        ("picamera://0?format=NV12", ["format", "size, fps"]),
+        ("csi://0?mode=small", ["mode=small", "640x480"]),
     ],
 )
 def test_a_wrong_uri_is_told_what_is_known(uri: str, words: list[str]) -> None:

@@ -16,7 +16,7 @@ from edgeloc.errors import CameraError, CameraTimeout, UsageError
 from edgeloc.loop import run
 from edgeloc.types import Frame, Result
 
-FAST = "scripted://?size=64x48&fps=200"
+FAST = "scripted://?size=64x48&fps=100"
 
 
 def nothing(frame: Frame) -> Result:
@@ -36,26 +36,26 @@ def test_a_disconnection_is_a_gap_and_the_numbers_go_on() -> None:
     numbers = [frame.sequence for frame in frames]
     times = [frame.captured_at for frame in frames]
     assert numbers == sorted(set(numbers)) and times == sorted(set(times))
-    assert 0.3 <= gap.seconds < 2 and "unplugged" in gap.reason
+    assert gap.seconds >= 0.3 and "unplugged" in gap.reason
     assert not any(gap.began_at < at < gap.ended_at for at in times)
     assert "away once, without a frame for" in camera.note
 
 
 def test_two_disconnections_are_two_gaps() -> None:
-    with open_camera(f"{FAST}&disconnect=10:0.1,80:0.1&frames=140") as camera:
+    with open_camera(f"{FAST}&disconnect=20:0.1,70:0.1&frames=120") as camera:
         assert list(camera)
         assert len(camera.gaps) == 2 and "2 times" in camera.note
 
 
 def test_a_source_that_ends_while_it_is_away_says_so() -> None:
-    with open_camera(f"{FAST}&disconnect=5:0.15&frames=50") as camera:
+    with open_camera(f"{FAST}&disconnect=20:0.15&frames=32") as camera:
         assert list(camera)
         assert camera.gaps == () and "away at its end" in camera.note
         assert camera.read() is None
 
 
 def test_while_it_is_away_reading_times_out_as_often_as_it_is_tried() -> None:
-    with open_camera(f"{FAST}&disconnect=5") as camera:
+    with open_camera(f"{FAST}&disconnect=20") as camera:
         with pytest.raises(CameraTimeout, match=r"unplugged.*it is being tried again since"):
             while camera.read(0.05):
                 pass
@@ -66,7 +66,7 @@ def test_while_it_is_away_reading_times_out_as_often_as_it_is_tried() -> None:
 
 
 def test_a_camera_that_stays_away_is_given_up_after_the_limit() -> None:
-    with open_camera(f"{FAST}&disconnect=5&reconnect=0.3") as camera:
+    with open_camera(f"{FAST}&disconnect=20&reconnect=0.3") as camera:
         began_at = time.monotonic()
         with pytest.raises(CameraError, match=r"unplugged.*did not come back in 0\.3 s") as caught:
             list(camera)
@@ -75,7 +75,7 @@ def test_a_camera_that_stays_away_is_given_up_after_the_limit() -> None:
 
 
 def test_without_reconnecting_it_is_gone_at_once() -> None:
-    with open_camera(f"{FAST}&disconnect=5&reconnect=0") as camera, pytest.raises(CameraError, match="is gone"):
+    with open_camera(f"{FAST}&disconnect=20&reconnect=0") as camera, pytest.raises(CameraError, match="is gone"):
         list(camera)
 
 
@@ -132,14 +132,14 @@ def test_an_old_frame_after_the_gap_is_not_handed_out() -> None:
         kept: Frame | None = None
         opened = 0
 
-    camera = ReconnectingCamera(Stale(size=(64, 48), fps=200, disconnect={10: 0.1}, frames=80))
+    camera = ReconnectingCamera(Stale(size=(64, 48), fps=100, disconnect={20: 0.1}, frames=80))
     with camera:
         times = [frame.captured_at for frame in camera]
     assert times == sorted(set(times)) and len(camera.gaps) == 1
 
 
 def test_a_run_survives_the_gap_and_its_summary_tells_it(tmp_path: Path) -> None:
-    summary = run(f"{FAST}&disconnect=20:0.3&frames=150", nothing, str(tmp_path / "out.jsonl"))
+    summary = run(f"{FAST}&disconnect=20:0.3&frames=100", nothing, str(tmp_path / "out.jsonl"))
     assert "the camera was away once" in str(summary)
     assert summary.ended_by == "camera"
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == summary.frames
@@ -147,7 +147,7 @@ def test_a_run_survives_the_gap_and_its_summary_tells_it(tmp_path: Path) -> None
 
 def test_a_run_is_not_told_to_hang_while_the_camera_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeloc.loop._HANG_S", 0.3)
-    assert "away once" in run(f"{FAST}&disconnect=20:0.8&frames=500", nothing).note
+    assert "away once" in run(f"{FAST}&disconnect=20:0.8&frames=260", nothing).note
 
 
 def test_a_run_whose_camera_stays_away_ends_with_what_it_had() -> None:
