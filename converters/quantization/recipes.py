@@ -36,7 +36,7 @@ class Recipe:
 
 
 # In the order of their median invoke, measured by edgeloc.benchmarks.methods on x86-64 with LiteRT 2.3: from 0.65 of
-# float32's for int8 to 1.7 for dynamic and 60 for 16-bit activations, for which the runtime has no fast kernels.
+# float32's for int8 to 1.6 for dynamic and 33 or more for 16-bit activations, which have no fast kernels there.
 RECIPES = {
     entry.name: entry
     for entry in (
