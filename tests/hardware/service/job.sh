@@ -53,6 +53,9 @@ check "state" active "$(property ActiveState)"
 check "another process" 0 "$([ "$(property MainPID)" != "$first" ]; echo $?)"
 journalctl -u edgeloc --no-pager | grep -ci "watchdog timeout" | sed 's/^/     lines of the journal on the watchdog: /'
 
+check "where it hung is in the journal" 0 "$(journalctl -u edgeloc --no-pager | grep -q "Fatal Python error: Aborted"; echo $?)"
+journalctl -u edgeloc --no-pager -o cat | grep -A 6 "Fatal Python error"
+
 echo "--- a stop is no failure"
 systemctl stop edgeloc.service
 check "state" inactive "$(property ActiveState)"
