@@ -74,14 +74,18 @@ class RememberingSide(Side):
         return self._answers[key]
 
 
-def side_in_memory(name: str, flatbuffer: bytes, contract: Contract, *, remember: bool = False) -> Side:
+def side_in_memory(
+    name: str, flatbuffer: bytes, contract: Contract, *, engine: Engine | None = None, remember: bool = False
+) -> Side:
     """A model that is no file yet; `name` stands for it in errors. It must be known to load without harm.
+
+    `engine` is one that has it loaded already.
 
     Raises ContractError when the contract does not fit it, EngineError when the engine is missing or fails.
     """
     model = ModelFile(Path(name), flatbuffer, contract=contract, verified=True)
     kind = RememberingSide if remember else Side
-    return kind(model, contract, open_engine("auto", model))
+    return kind(model, contract, engine or open_engine("auto", model))
 
 
 def float_side(path: str | Path, contract: Contract, engine: str = "auto", threads: int | None = None) -> Side:

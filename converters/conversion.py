@@ -29,6 +29,7 @@ from edgeloc.converters.quantization.recipes import AUTO, RECIPES, Recipe, recip
 from edgeloc.converters.sources import Source, open_source
 from edgeloc.converters.sources.parity import check_same
 from edgeloc.data import Dataset
+from edgeloc.engines import Engine
 from edgeloc.errors import ContractError, UsageError
 from edgeloc.files import require_writable
 from edgeloc.inspection import inspect_model, report_flatbuffer
@@ -221,11 +222,11 @@ class _Conversion:
         made = make(chosen)
         return chosen, made, self._judge(made)
 
-    def _judge(self, quantized: bytes) -> GateReport | None:
+    def _judge(self, quantized: bytes, engine: Engine | None = None) -> GateReport | None:
         """The gate's report; GateFailed, with the worst images beside the output, where it does not pass."""
         if self.gate is None:
             return None
-        report = self.gate.judge(quantized, self.contract)
+        report = self.gate.judge(quantized, self.contract, engine)
         self._tell_verdict(report)
         return report
 
@@ -267,7 +268,12 @@ class _Conversion:
         from edgeloc.converters.tensorrt.conversion import convert_tensorrt
 
         assert self.drawn is not None  # the target goes with the recipe int8
-        report = convert_tensorrt(flatbuffer, self._signed(self.options.recipe), self.drawn, self.out)
+
+        def judge(model: bytes, contract: Contract, engine: Engine) -> Contract:
+            judged = self._judge(model, engine)
+            return contract if judged is None else judged.written_into(contract)
+
+        report = convert_tensorrt(flatbuffer, self._signed(self.options.recipe), self.drawn, self.out, judge)
         self.tell(f"wrote {report}")
         return self.out
 

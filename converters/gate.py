@@ -23,6 +23,7 @@ from edgeloc.converters.gate_checks import Check, checks, doubts
 from edgeloc.converters.thresholds import PresenceFit, fit_presence
 from edgeloc.converters.worst import remove_worst, write_worst
 from edgeloc.data import Dataset
+from edgeloc.engines import Engine
 from edgeloc.errors import DataError, GateFailed, UsageError
 from edgeloc.progress import progress
 
@@ -130,13 +131,14 @@ class Gate:
         # Asked again for every quantized model, on the same images.
         self._float = side_in_memory("the float model", float_flatbuffer, contract, remember=True)
 
-    def judge(self, flatbuffer: bytes, contract: Contract) -> GateReport:
+    def judge(self, flatbuffer: bytes, contract: Contract, engine: Engine | None = None) -> GateReport:
         """Take every image, and a background crop of each with an object, through both models and hold the figures up.
 
-        Raises DataError for a damaged image without `skip_bad`, ContractError where the contract does not
+        `engine`, with the model loaded, is for one that a TFLite runtime does not run. Raises
+        DataError for a damaged image without `skip_bad`, ContractError where the contract does not
         fit the quantized model, EngineError where it cannot be run.
         """
-        quantized = side_in_memory("the quantized model", flatbuffer, contract)
+        quantized = side_in_memory("the quantized model", flatbuffer, contract, engine=engine)
         recorder = RegressionRecorder(
             self._float, quantized, negatives=_says_presence(contract), skip_bad=self._skip_bad
         )

@@ -46,6 +46,8 @@ class ConvertOptions:
             recipe(self.recipe)
         if self.target != "tflite" and self.recipe != "int8":
             raise UsageError(f"--target {self.target} computes in int8: leave --recipe {self.recipe} out")
+        if self.target != "tflite" and self.keep_float:
+            raise UsageError(f"--target {self.target} computes in int8 throughout: leave --keep-float out")
         if self.min_mapped is not None and self.target != "edgetpu":
             raise UsageError("--min-mapped is for --target edgetpu")
 

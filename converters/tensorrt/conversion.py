@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from edgeloc.converters.tensorrt.check import Agreement, check_onnx
 from edgeloc.converters.tensorrt.quantize import count_pairs, quantize_onnx
 from edgeloc.converters.tensorrt.runtime import OnnxRuntimeEngine
 from edgeloc.converters.tensorrt.translation import require_extra, to_onnx
+from edgeloc.engines import Engine
 from edgeloc.errors import UsageError
 from edgeloc.files import require_writable
 from edgeloc.localizer import Localizer
@@ -72,11 +74,17 @@ def to_qdq_onnx(float_flatbuffer: bytes, contract: Contract, images: NDArray[np.
 
 
 def convert_tensorrt(
-    float_flatbuffer: bytes, contract: Contract, calibration: Calibration, out: str | Path
+    float_flatbuffer: bytes,
+    contract: Contract,
+    calibration: Calibration,
+    out: str | Path,
+    judge: Callable[[bytes, Contract, Engine], Contract] = lambda model, contract, engine: contract,
 ) -> TensorRtReport:
     """Write `out`, an `.onnx` with Q/DQ pairs and everything that the runtime needs, checked against the float model.
 
-    `contract.hashes` and `contract.tools` are kept and added to. Raises what `to_qdq_onnx` and
+    `contract.hashes` and `contract.tools` are kept and added to. `judge` sees the ONNX model, its
+    contract and an engine that runs it here before anything is written; it gives the contract to
+    write, or raises. Raises what `to_qdq_onnx` and
     `check_onnx` do, UsageError for a name without `.onnx`, and OutputError when `out` cannot be
     written; then nothing is written.
     """
@@ -94,7 +102,9 @@ def convert_tensorrt(
         hashes={**contract.hashes, "calibration": calibration.digest},
         measured={**contract.measured, "onnx_to_float": agreement.to_dict()},
     )
+    engine = OnnxRuntimeEngine(model)
+    contract = judge(model, contract, engine)
     file = ModelFile(out, model, contract=contract, verified=True)
-    golden = make_golden(Localizer(file, engine=OnnxRuntimeEngine(model)))
+    golden = make_golden(Localizer(file, engine=engine))
     write_onnx_model(out, model, contract, calibration=calibration.manifest, golden=golden)
     return TensorRtReport(out, out.stat().st_size, *count_pairs(model), agreement)

@@ -176,6 +176,7 @@ def test_what_needs_labelled_images_asks_for_them(
     [
         ({"target": "hailo"}, "--target is 'hailo': choose one of tflite, edgetpu, tensorrt"),
         ({"target": "edgetpu", "recipe": "float16"}, "--target edgetpu computes in int8"),
+        ({"target": "tensorrt", "keep_float": ("ADD",)}, "leave --keep-float out"),
         ({"min_mapped": 0.5}, "--min-mapped is for --target edgetpu"),
         ({"images": 0}, "they must be at least 1 and 0"),
     ],
@@ -262,3 +263,16 @@ def test_a_gate_that_fails_leaves_pictures_and_no_model(
         convert(save_keras(network), tmp_path / "m.tflite", options, calibration=dark, validation=others)
     assert not (tmp_path / "m.tflite").exists()
     assert list((tmp_path / "m-worst").glob("*.jpg"))
+
+
+def test_the_gate_holds_a_model_for_tensorrt_too(
+    make_network: Network, save_keras: Save, dataset: Dataset, others: Dataset, tmp_path: Path
+) -> None:
+    pytest.importorskip("tf2onnx", reason="tf2onnx is not installed: pip install 'edgeloc[tensorrt]'")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'edgeloc[tensorrt]'")
+    out, path = tmp_path / "m.onnx", save_keras(make_network())
+    options = ConvertOptions(target="tensorrt", max_iou_drop=0.5)
+    convert(path, out, options, calibration=dataset, validation=others)
+    contract = read_model(out).contract
+    assert contract is not None
+    assert contract.measured["quantization"]["passed"] is True
