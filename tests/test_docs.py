@@ -42,6 +42,6 @@ def test_links_lead_to_files_that_are_there(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_commands_shown_exist(page: Path) -> None:
     known = {entry.name for entry in importlib.metadata.entry_points(group="edgeloc.commands")}
-    shown = set(re.findall(r"^edgeloc (\w+)", page.read_text(), re.MULTILINE))
-    shown |= set(re.findall(r"`edgeloc (\w+)[ `]", page.read_text()))
+    shown = set(re.findall(r"^edgeloc ([\w-]+)", page.read_text(), re.MULTILINE))
+    shown |= set(re.findall(r"`edgeloc ([\w-]+)[ `]", page.read_text()))
     assert shown <= known
