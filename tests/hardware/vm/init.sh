@@ -7,11 +7,12 @@ mount -t devtmpfs dev /dev
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
 modprobe -a 9pnet_virtio 9p
-mkdir -p /mnt && mount -t 9p -o trans=virtio,version=9p2000.L shared /mnt
-cd /mnt
-PYTHONPATH=/mnt/packages PYTHONDONTWRITEBYTECODE=1 timeout 300 bash job.sh >out.log 2>&1
+mkdir -p /shared && mount -t 9p -o trans=virtio,version=9p2000.L shared /shared
+cd /shared
+PYTHONPATH=/shared/packages PYTHONDONTWRITEBYTECODE=1 timeout 300 bash job.sh >out.log 2>&1
 echo $? >status
 sync
-umount /mnt
+cd /
+umount /shared
 echo o >/proc/sysrq-trigger
 sleep 30
