@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
 from edgeloc.cameras import Camera, open_camera
@@ -98,9 +99,11 @@ def _loop(
     interrupt: Interrupt,
 ) -> EndedBy:
     """Frame by frame; returns why it ended."""
+    last_at = float("-inf")
     with _source(camera, mode, interrupt, tally) as source:
         for frame in source:
-            result = tally.mark(frame, localizer(frame))
+            result = replace(tally.mark(frame, localizer(frame)), gap_s=_away_s(camera, last_at, frame.captured_at))
+            last_at = frame.captured_at
             drawn = _Drawing(frame, result, tally.rate)
             for sink in sinks:
                 _write(sink, frame, drawn, result)
@@ -111,6 +114,11 @@ def _loop(
             if interrupt.asked:
                 break
     return "interrupt" if interrupt.asked else "camera"
+
+
+def _away_s(camera: Camera, after: float, until: float) -> float:
+    """For how many seconds the camera was away between two captures."""
+    return sum((gap.seconds for gap in camera.gaps if after < gap.ended_at <= until), 0.0)
 
 
 @contextmanager

@@ -79,7 +79,8 @@ class Result:
     of a model made for more than one. The next five fields are the loop's: which frame, when it
     was captured (seconds of `time.monotonic()`), its age in ms when the result was ready, whether
     that is over the age budget, and how many frames were dropped since the result before.
-    `engine` is the name of the one that answered, "" where nobody told.
+    `engine` is the name of the one that answered, "" where nobody told. `gap_s` is how long the
+    camera was away before this frame (seconds from the last frame before), 0 when it was not.
     """
 
     presence: float
@@ -94,3 +95,4 @@ class Result:
     stale: bool = False
     dropped: int = 0
     engine: str = ""
+    gap_s: float = 0.0

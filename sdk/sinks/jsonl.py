@@ -49,7 +49,7 @@ class JsonLinesSink(FileSink):
 
 
 def as_record(frame: Frame, result: Result) -> dict[str, Any]:
-    """A result as JSON values: boxes as [x1, y1, x2, y2] in pixels of the frame; the truth where it is known."""
+    """A result as JSON values: boxes as [x1, y1, x2, y2] in pixels of the frame; gap and truth where there are."""
     scored = result.label is not None and result.class_scores.size > 0
     record: dict[str, Any] = {
         "sequence": result.sequence,
@@ -69,6 +69,8 @@ def as_record(frame: Frame, result: Result) -> dict[str, Any]:
             {"presence": round(float(one.presence), 5), "box": _corners(one.box), "label": one.label}
             for one in result.others
         ]
+    if result.gap_s:
+        record["gap_s"] = round(result.gap_s, 3)
     if frame.has_truth:
         record["truth"] = {"box": _corners(frame.truth), "label": frame.truth_label}
     return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -142,7 +143,11 @@ def test_a_run_survives_the_gap_and_its_summary_tells_it(tmp_path: Path) -> None
     summary = run(f"{FAST}&disconnect=20:0.3&frames=100", nothing, str(tmp_path / "out.jsonl"))
     assert "the camera was away once" in str(summary)
     assert summary.ended_by == "camera"
-    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == summary.frames
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len(rows) == summary.frames
+    (at,) = [number for number, row in enumerate(rows) if "gap_s" in row]
+    assert rows[at]["gap_s"] >= 0.3
+    assert rows[at]["captured_at"] - rows[at - 1]["captured_at"] >= rows[at]["gap_s"] - 0.001
 
 
 def test_a_run_is_not_told_to_hang_while_the_camera_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
