@@ -25,7 +25,11 @@ __all__ = [
     "unpack",
 ]
 
-_DTYPES = {0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 7: np.int16, 9: np.int8}
+# By the schema's TensorType; strings and numbers of 4 bits are none that can be changed here.
+_DTYPES: dict[int, type[np.generic]] = {
+    0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 6: np.bool_, 7: np.int16, 9: np.int8,
+    10: np.float64, 12: np.uint64, 15: np.uint32, 16: np.uint16,
+}  # fmt: skip
 
 
 @lru_cache(maxsize=1)

@@ -45,7 +45,7 @@ def correct_biases(
     model = unpack(flatbuffer)
     graph = model.subgraphs[0]
     computed = {int(index) for op in graph.operators for index in op.outputs} | {int(index) for index in graph.inputs}
-    uses = Counter(int(index) for op in graph.operators for index in op.inputs)
+    uses = Counter(index for op in graph.operators for index in set(map(int, op.inputs)))
     uses.update(int(index) for index in graph.outputs)
     single = [image[np.newaxis] for image in images]
     # For each computed tensor, by image: what the float network has there, and what the rounded one.

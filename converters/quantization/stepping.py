@@ -41,12 +41,13 @@ def activate(kind: int, values: Array) -> Array:
 class Step:
     """One operator of a model's main graph, ready to be run by itself, without its fused activation.
 
-    `reads` and `writes` are the indices of the computed tensors that it takes and gives, `fused`
-    the number of the activation that was left off. It holds the constants as they are now.
+    `reads` and `writes` are the indices of the computed tensors that it takes and gives, each once
+    (x * x reads one); `fused` is the number of the activation that was left off. It holds the
+    constants as they are now.
     """
 
     def __init__(self, model: Any, operator: Any, computed: set[int]) -> None:
-        self.reads = [int(index) for index in operator.inputs if int(index) in computed]
+        self.reads = list(dict.fromkeys(int(index) for index in operator.inputs if int(index) in computed))
         self.writes = [int(index) for index in operator.outputs]
         options = operator.builtinOptions
         self.fused = int(getattr(options, "fusedActivationFunction", 0) or 0)
@@ -95,7 +96,7 @@ def _one_operator(model: Any, operator: Any, reads: list[int]) -> bytes:
             tensor.buffer = len(alone.buffers) - 1
         small.tensors.append(tensor)
     small.operators = [moved]
-    small.inputs, small.outputs = [place[index] for index in dict.fromkeys(reads)], list(moved.outputs)
+    small.inputs, small.outputs = [place[index] for index in reads], list(moved.outputs)
     alone.operatorCodes = [model.operatorCodes[operator.opcodeIndex]]
     alone.subgraphs, alone.signatureDefs, alone.metadata, alone.metadataBuffer = [small], [], [], []
     return pack(alone)

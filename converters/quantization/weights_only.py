@@ -37,8 +37,9 @@ def float16_weights(flatbuffer: bytes) -> bytes:
     code = add_operator_code(model, _DEQUANTIZE)
     widened = []
     for index in range(len(graph.tensors)):
-        values = constant(model, index)
-        if values is None or values.dtype != np.float32 or values.size < 2:
+        # Asked by its type first: constants of kinds that cannot be read here stay as they are.
+        values = constant(model, index) if graph.tensors[index].type == _FLOAT32 else None
+        if values is None or values.size < 2:
             continue
         stored = copy.copy(graph.tensors[index])
         graph.tensors.append(stored)

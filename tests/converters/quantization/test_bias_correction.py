@@ -156,3 +156,14 @@ def test_a_channel_of_zeros_stays_one(
     corrected = correct_biases(to_float(network), images)
     assert all(np.isfinite(values).all() for values in answers(corrected, images).values())
     assert not layers(corrected)[0][1][4].any()
+
+
+@pytest.mark.parametrize("kind", ["Multiply", "Add"])
+def test_an_operator_that_takes_one_tensor_twice(
+    kind: str, make_network: Callable[..., Any], to_float: Callable[[Any], bytes], images: np.ndarray
+) -> None:
+    from keras import layers
+
+    flatbuffer = to_float(make_network(lambda x: getattr(layers, kind)()([x, x])))
+    before, after = (answers(model, images) for model in (flatbuffer, correct_biases(flatbuffer, images)))
+    assert np.abs(before["box"] - after["box"]).max() < 0.1 * np.ptp(before["box"])
