@@ -64,7 +64,8 @@ def convert(
     Raises UsageError when something that is needed is not given, ContractError when there is no
     contract or it does not fit, DataError for bad images or ones on both sides, OutputError when
     `out` cannot be written, ModelError when the result is not what the recipe promises, and
-    GateFailed; then nothing is written but the gate's pictures.
+    GateFailed; then nothing is written but the gate's pictures, and where it is the Edge TPU's
+    compilation that fails, `out` for the CPU.
     """
     return _Conversion(
         str(model), Path(out), options or ConvertOptions(), calibration, validation, contract, tell
@@ -87,7 +88,7 @@ class _Conversion:
         self.options, self.out, self.tell = options, out, tell
         self.calibration, self.validation = calibration, validation
         self._refuse_what_is_missing()
-        require_writable(out)
+        require_writable(out, model)
         self.source = open_source(model, weights=options.weights)
         self.contract = _own_or_given(self.source, contract)
         self.drawn: Calibration | None = None
@@ -99,8 +100,13 @@ class _Conversion:
             raise UsageError(f"the recipe {options.recipe} needs images to calibrate on: give --calibration DATA")
         if options.recipe == AUTO and self.validation is None:
             raise UsageError("--recipe auto needs labelled images to judge by: give --data DATA")
-        if options.max_iou_drop is not None and self.validation is None:
-            raise UsageError("--max-iou-drop is judged on labelled images: give --data DATA")
+        for name in ("max_iou_drop", "limit"):
+            if getattr(options, name) is not None and self.validation is None:
+                raise UsageError(f"--{name.replace('_', '-')} is for the gate on labelled images: give --data DATA")
+        if options.fix_head and self.calibration is None:
+            raise UsageError("--fix-head looks at the outputs on images: give --calibration DATA")
+        if options.repair_batch_norm and self.calibration is None:
+            raise UsageError("--repair-batch-norm takes statistics anew from images: give --calibration DATA")
 
     def run(self) -> Path:
         """All of it."""
@@ -131,7 +137,7 @@ class _Conversion:
         dataset, options = self.calibration, self.options
         if dataset is None:
             return None
-        if not options.calibrated and not options.repair_batch_norm:
+        if not (options.calibrated or options.repair_batch_norm or options.fix_head):
             self.tell(f"the recipe {options.recipe} needs no calibration: {dataset.name} is not used")
             return None
         drawn = calibrate(dataset, self.contract.input, options.images, options.seed, options.skip_bad)
@@ -149,8 +155,8 @@ class _Conversion:
         from edgeloc.converters.sources.keras import KerasSource
 
         repair = self.options.repair_batch_norm
-        if repair and (self.drawn is None or not isinstance(self.source, KerasSource)):
-            raise UsageError("--repair-batch-norm takes statistics anew for a Keras network: give --calibration DATA")
+        if repair and not isinstance(self.source, KerasSource):
+            raise UsageError(f"--repair-batch-norm is for Keras networks: leave it out, {self.source.name} is none")
         if self.drawn is not None and isinstance(self.source, KerasSource):
             samples = self.validation if self.validation is not None else self.calibration
             check_batch_norm(self.source, self.contract, self.drawn.images, samples or (), repair, self.tell)
@@ -184,8 +190,6 @@ class _Conversion:
 
     def _mend_head(self, flatbuffer: bytes) -> bytes:
         if self.drawn is None:
-            if self.options.fix_head:
-                raise UsageError("--fix-head looks at the outputs on images: give --calibration DATA")
             return flatbuffer
         images = self.drawn.images
         halves = judge_halves(flatbuffer, images, self.options.seed)
@@ -205,7 +209,7 @@ class _Conversion:
         images = None if self.drawn is None else self.drawn.images
 
         def make(chosen: Recipe) -> bytes:
-            keep = options.keep_float if chosen.calibrated or options.recipe != AUTO else ()
+            keep = options.keep_float if chosen.keeps_float or options.recipe != AUTO else ()
             made = quantize(flatbuffer, chosen, spec, images, keep)
             refuse_what_is_not(chosen, report_flatbuffer(made, str(self.out)), bool(keep))
             return made

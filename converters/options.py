@@ -50,6 +50,10 @@ class ConvertOptions:
             raise UsageError(f"--target {self.target} computes in int8 throughout: leave --keep-float out")
         if self.min_mapped is not None and self.target != "edgetpu":
             raise UsageError("--min-mapped is for --target edgetpu")
+        for name in ("max_iou_drop", "min_mapped"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise UsageError(f"--{name.replace('_', '-')} is {value:g}: it must be 0 to 1")
 
     @property
     def calibrated(self) -> bool:

@@ -116,7 +116,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _open(uri: str | None, split: str | None, skip_bad: bool) -> Dataset | None:
     from edgeloc.data import open_dataset
+    from edgeloc.errors import UsageError
 
+    if uri is None and split is not None:
+        raise UsageError(f"the split {split} is of no data: --split goes with --calibration, --data-split with --data")
     if uri is None:
         return None
     dataset = open_dataset(uri, split=split, skip_bad=skip_bad)

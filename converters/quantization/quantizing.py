@@ -46,8 +46,8 @@ def quantize(
     """
     graph = parse_flatbuffer(flatbuffer, "the float model").graphs[0]
     kept = _matched(graph, keep_float) | (_head(graph) if recipe.float_head else set())
-    if kept and not recipe.calibrated:
-        raise UsageError(f"the recipe {recipe.name} has no integer operators to keep in float: leave --keep-float out")
+    if kept and not recipe.keeps_float:
+        raise UsageError(f"the recipe {recipe.name} cannot keep single operators in float: leave --keep-float out")
     if not recipe.calibrated:
         return _STORED[recipe.weights](flatbuffer)
     assert images is not None  # calibrated recipes are never called without images

@@ -34,6 +34,11 @@ class Recipe:
         """Whether it needs images to calibrate on."""
         return self.activation_bits != 32
 
+    @property
+    def keeps_float(self) -> bool:
+        """Whether single operators can stay in float: the quantizer for 16-bit activations takes all or none."""
+        return self.activation_bits == 8
+
 
 # In the order of their median invoke, measured by edgeloc.benchmarks.methods on x86-64 with LiteRT 2.3: from 0.65 of
 # float32's for int8 to 1.6 for dynamic and 33 or more for 16-bit activations, which have no fast kernels there.

@@ -161,7 +161,8 @@ def test_auto_keeps_a_recipe_and_shows_its_table(
     ("options", "sentence"),
     [
         (ConvertOptions(recipe="auto"), "--recipe auto needs labelled images"),
-        (ConvertOptions(max_iou_drop=0.1), "--max-iou-drop is judged on labelled images"),
+        (ConvertOptions(max_iou_drop=0.1), "--max-iou-drop is for the gate on labelled images"),
+        (ConvertOptions(limit=5), "--limit is for the gate on labelled images"),
     ],
 )
 def test_what_needs_labelled_images_asks_for_them(
@@ -178,6 +179,8 @@ def test_what_needs_labelled_images_asks_for_them(
         ({"target": "edgetpu", "recipe": "float16"}, "--target edgetpu computes in int8"),
         ({"target": "tensorrt", "keep_float": ("ADD",)}, "leave --keep-float out"),
         ({"min_mapped": 0.5}, "--min-mapped is for --target edgetpu"),
+        ({"min_mapped": 7.0, "target": "edgetpu"}, "--min-mapped is 7: it must be 0 to 1"),
+        ({"max_iou_drop": float("nan")}, "--max-iou-drop is nan: it must be 0 to 1"),
         ({"images": 0}, "they must be at least 1 and 0"),
     ],
 )

@@ -39,9 +39,7 @@ def test_int8_without_images(make_network: Network, save_keras: Save, out: Path)
 
 
 def test_a_recipe_that_is_none(make_network: Network, save_keras: Save, out: Path) -> None:
-    with pytest.raises(
-        UsageError, match="--recipe is 'int4': choose one of int8, int8-float-head, .*auto"
-    ):
+    with pytest.raises(UsageError, match="--recipe is 'int4': choose one of int8, int8-float-head, .*auto"):
         convert(save_keras(make_network()), out, ConvertOptions(recipe="int4"))
 
 

@@ -1,0 +1,70 @@
+"""Options of a conversion that need something else, or would do nothing: each is refused in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeloc.cli import main
+from edgeloc.converters.conversion import ConvertOptions, convert
+from edgeloc.data import Dataset
+from edgeloc.errors import OutputError, UsageError
+from edgeloc.modelfile import read_model
+
+Network = Callable[..., Any]
+Save = Callable[..., Path]
+
+
+@pytest.mark.parametrize("options", [ConvertOptions("float32", fix_head=True), ConvertOptions(repair_batch_norm=True)])
+def test_what_needs_images_asks_for_them_at_once(options: ConvertOptions, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="give --calibration DATA"):
+        convert(tmp_path / "is-not-looked-at.keras", tmp_path / "m.tflite", options)
+
+
+def test_a_float_recipe_has_its_head_repaired_as_well(
+    make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    options = ConvertOptions("float32", fix_head=True)
+    convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset, tell=told.append)
+    assert any("--fix-head found nothing" in line for line in told)
+    assert read_model(tmp_path / "m.tflite").calibration is None
+
+
+def test_nothing_can_stay_in_float_among_16_bit_activations(
+    make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
+) -> None:
+    options = ConvertOptions("int16-activations", keep_float=("FULLY_CONNECTED",))
+    with pytest.raises(UsageError, match="int16-activations cannot keep single operators in float"):
+        convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset)
+
+
+def test_statistics_are_repaired_in_keras_networks_alone(
+    make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
+) -> None:
+    path = convert(save_keras(make_network()), tmp_path / "float.tflite", ConvertOptions("float32"))
+    with pytest.raises(UsageError, match="--repair-batch-norm is for Keras networks: leave it out"):
+        convert(path, tmp_path / "m.tflite", ConvertOptions(repair_batch_norm=True), calibration=dataset)
+
+
+def test_the_model_that_is_read_is_not_written_over(
+    make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
+) -> None:
+    path = convert(save_keras(make_network()), tmp_path / "float.tflite", ConvertOptions("float32"))
+    before = path.read_bytes()
+    with pytest.raises(OutputError, match="one of the files that are read"):
+        convert(path, path, calibration=dataset)
+    assert path.read_bytes() == before
+
+
+def test_a_split_without_data_by_command(
+    make_network: Network, save_keras: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["convert", str(save_keras(make_network())), "--recipe", "float32", "--out", str(tmp_path / "m.tflite")]
+    for flag in ("--split", "--data-split"):
+        assert main([*line, flag, "val"]) == 2
+        assert "--split goes with --calibration, --data-split with --data" in capsys.readouterr().err
+    assert not (tmp_path / "m.tflite").exists()
