@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from edgeloc.converters.training.settling import BatchNormSettling, GridSettling
 from edgeloc.converters.training.start import Start
 from edgeloc.converters.training.twin import QuantizedTwin
 from edgeloc.data import Sample
-from edgeloc.errors import OutputError, UsageError
+from edgeloc.errors import ModelError, OutputError, UsageError
 from edgeloc.files import require_writable
 from edgeloc.interrupt import signals_wait
 
@@ -86,7 +87,8 @@ def train(
     changes little, and the metrics are those under fake quantization. Returns the final validation
     metrics, and as `box_iou_at_start` that of a network that was trained before. An interrupted
     run goes on from its last epoch with `resume`, if it started from the same network with the
-    same `qat`; one of a fresh network that had come to its end raises UsageError. `tell` is called
+    same `qat`; one of a fresh network that had come to its end raises UsageError, one that
+    diverges ModelError. `tell` is called
     with what a user should know.
     """
     keras.utils.set_random_seed(config.seed)
@@ -221,16 +223,25 @@ def _finish(
     config: TrainingConfig,
     folder: Path,
 ) -> dict[str, float]:
-    """Settle the averaged weights and those of the best epoch, and save whichever localizes better."""
+    """Settle the averaged weights and those of the best epoch, and save whichever localizes better.
+
+    ModelError where neither answers with numbers: the training has diverged.
+    """
     model.optimizer.finalize_variable_values(model.trainable_variables)
     settle(model.network)
     averaged, kept = _measure(model, checks), model.network.get_weights()
     model.load_weights(folder / "best.weights.h5")
     settle(model.network)
     metrics = _measure(model, checks)
-    if averaged["box_iou"] >= metrics["box_iou"]:
+    if not metrics["box_iou"] > averaged["box_iou"] and math.isfinite(averaged["box_iou"]):
         model.network.set_weights(kept)
         metrics = averaged
+    if not math.isfinite(metrics["box_iou"]):
+        shutil.rmtree(folder / "resume", ignore_errors=True)
+        raise ModelError(
+            f"the training diverged, its answers are no numbers, and {out} is not written: "
+            f"train with a smaller --learning-rate (it was {config.learning_rate:g})"
+        )
     if isinstance(model.network, QuantizedTwin):
         model.network.round_kernels()
     measured = {"training": {"settings": dataclasses.asdict(config), "validation": metrics}}

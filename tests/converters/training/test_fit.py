@@ -22,7 +22,7 @@ from edgeloc.converters.training.network import NetworkConfig, network_contract
 from edgeloc.converters.training.start import Start, trained_start
 from edgeloc.converters.training.twin import QuantizedTwin
 from edgeloc.data import Sample
-from edgeloc.errors import UsageError
+from edgeloc.errors import ModelError, UsageError
 from edgeloc.modelfile import read_keras_contract
 
 LABELS = ("bolt", "nut", "washer")
@@ -246,3 +246,10 @@ def test_what_qat_leaves_in_float_is_told(go: Callable[..., Any], trained: Path)
     odd = dataclasses.replace(start, network=keras.Model(start.network.inputs[0], outputs))
     go(dataclasses.replace(QAT, epochs=1), start=odd, tell=told.append)
     assert told == ["left in float, since it is not known how int8 treats them: unit"]
+
+
+def test_a_training_that_diverges_writes_no_network(go: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="diverged.* smaller --learning-rate"):
+        go(dataclasses.replace(TWO_EPOCHS, learning_rate=1e30))
+    assert not (tmp_path / "m.keras").exists()
+    assert not (tmp_path / "m.training" / "resume").exists()  # there is nothing to go on with
