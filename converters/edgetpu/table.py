@@ -31,8 +31,9 @@ SMALLEST_RESIZE_SEEN_LEFT_OUT = 512
 class Limits:
     """What one operator must keep to, beyond what all must: 8-bit tensors of fixed size, three inner dimensions.
 
-    `batch_axis_input` is the operator's input that names axes (or, for padding, holds a row for
-    each axis), of which the batch must not be one; `doubt` is why only the compiler can tell.
+    `axis_input` is the operator's input that names axes, of which the batch must not be one;
+    `channel_multiple` what the channels must be a multiple of where they are reduced; `doubt` is why
+    only the compiler can tell.
     """
 
     fused_activation: bool = True
