@@ -145,7 +145,7 @@ def _computed(graph: Any) -> set[int]:
 def _given(graph: Any, given: dict[int, int], index: int) -> int:
     if index not in given:
         tensor = copy.copy(graph.tensors[index])
-        tensor.name = tensor.name + b" (given)"
+        tensor.name = (tensor.name or b"") + b" (given)"
         tensor.buffer = 0
         graph.tensors.append(tensor)
         given[index] = len(graph.tensors) - 1

@@ -22,6 +22,7 @@ __all__ = [
     "schema",
     "set_constant",
     "tensor_name",
+    "text",
     "unpack",
 ]
 
@@ -106,9 +107,14 @@ def add_operator_code(model: Any, builtin: int) -> int:
     return len(model.operatorCodes) - 1
 
 
+def text(name: Any) -> str:
+    """A name in the object tree as text: read from a flatbuffer it is bytes, where we set it text, and may be none."""
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name or "")
+
+
 def tensor_name(tensor: Any) -> str:
     """A tensor's name as text."""
-    return tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name)
+    return text(tensor.name)
 
 
 def constant(model: Any, index: int) -> NDArray[Any] | None:

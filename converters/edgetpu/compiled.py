@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from edgeloc.converters.editing import pack, schema, unpack
+from edgeloc.converters.editing import pack, schema, text, unpack
 from edgeloc.errors import ModelError
 from edgeloc.flatbuffer import parse_flatbuffer
 from edgeloc.inspection import PortReport, report_flatbuffer
@@ -80,14 +80,10 @@ def _moved(signature: Any, tensors: Any, indices: dict[bytes, int]) -> Any:
 def _entry(entry: Any, tensors: Any, indices: dict[bytes, int]) -> Any:
     name = tensors[entry.tensorIndex].name
     if name not in indices:
-        raise ModelError(f"edgetpu_compiler lost the tensor {name.decode(errors='replace')!r}, {_text(entry.name)!r}")
+        raise ModelError(f"edgetpu_compiler lost the tensor {text(name)!r}, {text(entry.name)!r}")
     moved = schema().TensorMapT()
     moved.name, moved.tensorIndex = entry.name, indices[name]
     return moved
-
-
-def _text(name: bytes | str) -> str:
-    return name.decode(errors="replace") if isinstance(name, bytes) else name
 
 
 def _names(ports: list[PortReport]) -> str:

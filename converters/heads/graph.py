@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.converters.editing import constant, operator_name, unpack
+from edgeloc.converters.editing import constant, operator_name, text, unpack
 from edgeloc.errors import ModelError
 
 __all__ = ["HeadGraph", "Places", "indices_of", "places_of", "tensors_of"]
@@ -46,12 +46,12 @@ class HeadGraph:
         signatures = [s for s in self.model.signatureDefs or [] if not s.subgraphIndex]
         if not signatures:
             raise ModelError("the float model has no signature: its outputs have no names to speak of")
-        self.signature: Any = next((s for s in signatures if _text(s.signatureKey) == "serving_default"), signatures[0])
+        self.signature: Any = next((s for s in signatures if text(s.signatureKey) == "serving_default"), signatures[0])
 
     @property
     def outputs(self) -> dict[str, int]:
         """The tensor of each output by its name in the signature."""
-        return {_text(entry.name): int(entry.tensorIndex) for entry in self.signature.outputs}
+        return {text(entry.name): int(entry.tensorIndex) for entry in self.signature.outputs}
 
     def producer(self, tensor: int) -> Any:
         """The operator that computes a tensor; None for constants and the graph's input."""
@@ -163,7 +163,3 @@ class HeadGraph:
         picked = np.array(self._constant(operator, 1)).reshape(self.shape(int(operator.inputs[1])))
         axis = 0 if options is None else options.axis
         return np.asarray(np.take(self._first(operator, output), picked, axis), np.int64)
-
-
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)

@@ -11,6 +11,7 @@ from edgeloc.contract import Contract, Role
 from edgeloc.converters.heads.graph import HeadGraph
 from edgeloc.converters.heads.parts import Part, parts_of, split_contract
 from edgeloc.converters.heads.surgery import Surgeon
+from edgeloc.converters.sources.common import answer_each
 from edgeloc.engines import open_engine
 
 __all__ = ["Answers", "Split", "answers", "split_head"]
@@ -56,6 +57,4 @@ def _names(parts: tuple[Part, ...], taken: set[str]) -> dict[Role, str]:
 
 def answers(flatbuffer: bytes, images: NDArray[np.float32]) -> Answers:
     """What a float model says of normalized images (n, height, width, channels): outputs (n, ...) by name."""
-    engine = open_engine("auto", flatbuffer)
-    each = [engine.invoke(image[np.newaxis]) for image in images]
-    return {name: np.concatenate([one[name] for one in each]) for name in each[0]}
+    return answer_each(images, open_engine("auto", flatbuffer).invoke)

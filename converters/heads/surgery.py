@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.converters.editing import constant, operator_name, pack
+from edgeloc.converters.editing import constant, operator_name, pack, tensor_name
 from edgeloc.converters.heads.graph import HeadGraph, Places, indices_of, places_of, tensors_of
 from edgeloc.errors import ModelError
 
@@ -160,8 +160,7 @@ class Surgeon:
         return next(n for n in (name, *(f"{name}_{i}" for i in range(1, len(taken) + 2))) if n not in taken)
 
     def _name(self, tensor: int) -> str:
-        name = self._graph.main.tensors[tensor].name
-        return name.decode() if isinstance(name, bytes) else str(name)
+        return tensor_name(self._graph.main.tensors[tensor])
 
     def _leave_out_unused(self) -> None:
         main = self._graph.main

@@ -14,7 +14,7 @@ from edgeloc.converters.sources.base import Source
 from edgeloc.converters.sources.common import answer_each, refuse_weights
 from edgeloc.converters.sources.layout import image_shape
 from edgeloc.converters.sources.pooling import mend_pooling
-from edgeloc.converters.sources.signature import drop_leftovers, set_signature
+from edgeloc.converters.sources.signature import drop_metadata, set_signature
 from edgeloc.engines import open_engine
 from edgeloc.errors import ModelError
 from edgeloc.flatbuffer import TfliteModel, parse_flatbuffer
@@ -61,7 +61,7 @@ class FloatTfliteSource(Source):
         model = unpack(self._file.flatbuffer)
         set_signature(model, spec.tensor, _names(self._model, graph.outputs))
         mend_pooling(model)
-        drop_leftovers(model)
+        drop_metadata(model)
         return pack(model)
 
     def answer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:

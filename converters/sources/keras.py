@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from edgeloc.contract import InputSpec
 from edgeloc.converters.keras_file import load_network
 from edgeloc.converters.sources.base import Source
-from edgeloc.errors import ContractError, ModelError, UsageError, first_line
+from edgeloc.converters.sources.common import refuse_weights
+from edgeloc.converters.sources.layout import image_shape
+from edgeloc.errors import ContractError, ModelError, first_line
 from edgeloc.modelfile import read_keras_contract
 from edgeloc.quiet import quiet_stderr
 
@@ -44,8 +46,7 @@ class KerasSource(Source):
     @classmethod
     def open(cls, path: str, weights: str | None = None) -> KerasSource:
         """Load the file; it holds its weights itself."""
-        if weights is not None:
-            raise UsageError(f"{path} holds its own weights: leave --weights out")
+        refuse_weights(path, weights)
         return cls(path)
 
     @property
@@ -58,8 +59,7 @@ class KerasSource(Source):
         import keras
         import tensorflow as tf
 
-        channels = 1 if spec.color == "gray" else 3
-        wanted, shape = (spec.height, spec.width, channels), tuple(self.network.inputs[0].shape[1:])
+        wanted, shape = image_shape(spec)[1:], tuple(self.network.inputs[0].shape[1:])
         if len(shape) != 3 or any(have not in (None, want) for have, want in zip(shape, wanted, strict=True)):
             raise ContractError(f"the contract's input is {wanted} (height, width, channels), the model's is {shape}")
         image = tf.TensorSpec((1, *wanted), tf.float32, name=spec.tensor)

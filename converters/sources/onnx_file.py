@@ -23,7 +23,7 @@ from edgeloc.converters.sources.common import answer_each, refuse_weights
 from edgeloc.converters.sources.layout import channels_first, image_shape
 from edgeloc.converters.sources.maps import put_channels_last
 from edgeloc.converters.sources.pooling import mend_pooling
-from edgeloc.converters.sources.signature import drop_leftovers, set_signature
+from edgeloc.converters.sources.signature import drop_metadata, set_signature
 from edgeloc.errors import MissingExtra, ModelError, UsageError, first_line
 
 __all__ = ["OnnxSource"]
@@ -75,7 +75,7 @@ class OnnxSource(Source):
         put_channels_last(model, [values.shape for values in outputs.values()])
         set_signature(model, spec.tensor, list(outputs))
         mend_pooling(model)
-        drop_leftovers(model)
+        drop_metadata(model)
         return pack(model)
 
     def answer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:

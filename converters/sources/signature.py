@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeloc.errors import ModelError
 
-__all__ = ["SERVING", "drop_leftovers", "numbered", "set_signature"]
+__all__ = ["SERVING", "drop_metadata", "numbered", "set_signature"]
 
 SERVING = "serving_default"
 
@@ -39,18 +39,9 @@ def set_signature(model: Any, tensor: str, outputs: Sequence[str]) -> None:
     model.signatureDefs = [signature]
 
 
-def drop_leftovers(model: Any) -> None:
-    """Leave out metadata, and kinds of operators that the unpacked model lists and does not use.
-
-    TensorFlow's calibrator refuses the second. Of the first, litert-torch's `keep_stablehlo_constant`
-    makes its quantizer leave every layer in float, without a word.
-    """
+def drop_metadata(model: Any) -> None:
+    """Leave out what a converter noted: for litert-torch's `keep_stablehlo_constant` the quantizer rounds no layer."""
     model.metadata = []
-    operators = [operator for graph in model.subgraphs for operator in graph.operators]
-    used = sorted({operator.opcodeIndex for operator in operators})
-    model.operatorCodes = [model.operatorCodes[index] for index in used]
-    for operator in operators:
-        operator.opcodeIndex = used.index(operator.opcodeIndex)
 
 
 def numbered(count: int) -> tuple[str, ...]:

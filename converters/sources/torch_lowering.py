@@ -18,7 +18,7 @@ from edgeloc.converters.editing import pack, tensor_name, unpack
 from edgeloc.converters.sources.common import answer_each
 from edgeloc.converters.sources.layout import image_shape
 from edgeloc.converters.sources.pooling import mend_pooling
-from edgeloc.converters.sources.signature import drop_leftovers, numbered, set_signature
+from edgeloc.converters.sources.signature import drop_metadata, numbered, set_signature
 from edgeloc.errors import MissingExtra, ModelError, first_line
 from edgeloc.quiet import quiet_stderr
 
@@ -61,7 +61,7 @@ def lower(network: Any, spec: InputSpec, name: str, *, first: bool) -> bytes:
     model = unpack(flatbuffer)
     set_signature(model, spec.tensor, names)
     mend_pooling(model)
-    drop_leftovers(model)
+    drop_metadata(model)
     _shorten_names(model)
     return pack(model)
 
