@@ -36,7 +36,9 @@ def check_batch_norm(
     """Tell of statistics that lag, and with `repair` take them from `images` (normalized calibration images) anew.
 
     The mean IoU of the network before and after is measured on up to 300 labelled ones of `samples`.
+    Raises ContractError where the contract's image is not the network's.
     """
+    source.check_input(contract.input)
     lag = batch_norm_lag(source.network, images[:_IMAGES])
     if lag <= _LIMIT:
         if repair:

@@ -284,7 +284,7 @@ class _Conversion:
 
 def _own_or_given(source: Source, given: Contract | None) -> Contract:
     if source.contract is not None and given is not None:
-        raise UsageError(f"{source.name} carries its own contract: leave --contract out")
+        raise UsageError(f"{source.name} has a contract already, inside or beside it: leave --contract out")
     contract = source.contract or given
     if contract is None:
         raise ContractError(

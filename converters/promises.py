@@ -37,7 +37,18 @@ def refuse_what_is_not(chosen: Recipe, report: ModelReport, kept_float: bool) ->
     wanted = (chosen.precision, _FLOAT_PARTS) if kept_float else (chosen.precision,)
     if report.precision not in wanted:
         reasons = "; ".join(report.reasons) or "see edgeloc inspect"
-        raise ModelError(f"the recipe {chosen.name} gave a model that is {report.precision}, not that: {reasons}")
+        raise ModelError(
+            f"the recipe {chosen.name} gave a model that is {report.precision} instead of {chosen.precision}: {reasons}"
+            + _float_mend(chosen, report)
+        )
+
+
+def _float_mend(chosen: Recipe, report: ModelReport) -> str:
+    """What helps where the quantizer has no integer form of some operators."""
+    if report.precision != _FLOAT_PARTS or not chosen.keeps_float:
+        return ""
+    flags = " ".join(f"--keep-float {name}" for name in sorted({reason.split()[0] for reason in report.reasons}))
+    return f". Build the network without them, or, for CPUs, allow it with {flags}"
 
 
 def presence_warning(report: ModelReport, contract: Contract) -> str | None:

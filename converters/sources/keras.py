@@ -55,14 +55,21 @@ class KerasSource(Source):
         structure = self.network.output
         return tuple(structure) if isinstance(structure, dict) else tuple(self.network.output_names)
 
+    def check_input(self, spec: InputSpec) -> None:
+        """Raise ContractError where the network takes no image of the contract's size and colour."""
+        wanted, shape = image_shape(spec)[1:], tuple(self.network.inputs[0].shape[1:])
+        if len(shape) != 3 or any(have not in (None, want) for have, want in zip(shape, wanted, strict=True)):
+            raise ContractError(
+                f"the contract's input is {wanted} (height, width, channels), the model's is {shape}: "
+                "correct the contract's size and colour"
+            )
+
     def to_tflite(self, spec: InputSpec) -> bytes:
         import keras
         import tensorflow as tf
 
-        wanted, shape = image_shape(spec)[1:], tuple(self.network.inputs[0].shape[1:])
-        if len(shape) != 3 or any(have not in (None, want) for have, want in zip(shape, wanted, strict=True)):
-            raise ContractError(f"the contract's input is {wanted} (height, width, channels), the model's is {shape}")
-        image = tf.TensorSpec((1, *wanted), tf.float32, name=spec.tensor)
+        self.check_input(spec)
+        image = tf.TensorSpec(image_shape(spec), tf.float32, name=spec.tensor)
         with tempfile.TemporaryDirectory() as folder:
             with quiet_stderr():
                 archive = keras.export.ExportArchive()

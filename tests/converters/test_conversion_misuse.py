@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 
 from edgeloc.cli import main
+from edgeloc.contract import Contract, InputSpec
 from edgeloc.converters.conversion import ConvertOptions, convert
 from edgeloc.data import Dataset
-from edgeloc.errors import OutputError, UsageError
+from edgeloc.errors import ContractError, OutputError, UsageError
 from edgeloc.modelfile import read_model
 
 Network = Callable[..., Any]
@@ -68,3 +70,12 @@ def test_a_split_without_data_by_command(
         assert main([*line, flag, "val"]) == 2
         assert "--split goes with --calibration, --data-split with --data" in capsys.readouterr().err
     assert not (tmp_path / "m.tflite").exists()
+
+
+@pytest.mark.parametrize("wrong", [InputSpec("image", 48, 32), InputSpec("image", 32, 32, color="gray")])
+def test_a_contract_of_another_image_beside_calibration(
+    wrong: InputSpec, make_network: Network, save_keras: Save, contract: Contract, dataset: Dataset, tmp_path: Path
+) -> None:
+    path = save_keras(make_network(), changed=dataclasses.replace(contract, input=wrong))
+    with pytest.raises(ContractError, match=r"the contract's input is .*, the model's is \(32, 32, 3\): correct"):
+        convert(path, tmp_path / "m.tflite", calibration=dataset)
