@@ -13,12 +13,13 @@ import cv2
 import numpy as np
 
 from edgeloc.cameras.base import Camera, sensor_time
-from edgeloc.cameras.uri import Uri, rate
+from edgeloc.cameras.uri import rate
 from edgeloc.cameras.uri import size as parse_size
 from edgeloc.device.cameras.fit import cover
 from edgeloc.device.cameras.picamera_errors import missing, refused
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 from edgeloc.types import Frame, Pixels
+from edgeloc.uri import Uri
 
 __all__ = ["PicameraCamera", "boot_time", "to_bgr"]
 

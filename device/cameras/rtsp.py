@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import cv2
 
 from edgeloc.cameras.base import Camera
-from edgeloc.cameras.uri import Uri
 from edgeloc.device.cameras.grab import Grabber
 from edgeloc.errors import CameraError, UsageError
 from edgeloc.types import Frame
+from edgeloc.uri import Uri
 
 __all__ = ["RtspCamera"]
 
@@ -38,6 +38,7 @@ class RtspCamera(Camera):
     def __init__(self, url: str, *, transport: str = "tcp") -> None:
         if transport not in ("tcp", "udp"):
             raise UsageError(f"camera {_masked(url)}: transport is {transport!r}: it must be tcp or udp")
+        _require_host(url)
         self.url, self._transport = url, transport
         self._grabber: Grabber | None = None
 
@@ -85,6 +86,17 @@ def _ffmpeg_options(options: str) -> Iterator[None]:
 
 def _masked(url: str) -> str:
     return re.sub(r"(?<=//)([^/@:]*):[^/@]*@", r"\1:***@", url)
+
+
+def _require_host(url: str) -> None:
+    """UsageError where no server is named, or none can be at that port."""
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise UsageError(f"camera {_masked(url)} names no server: write rtsp://HOST/STREAM or rtsp://HOST:PORT/STREAM")
 
 
 def _why(url: str) -> str:

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 
 from edgeloc.cameras.base import Camera, sensor_time
-from edgeloc.cameras.uri import Uri, rate
+from edgeloc.cameras.uri import rate
 from edgeloc.cameras.uri import size as parse_size
 from edgeloc.device.cameras.v4l2_probe import probe
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 from edgeloc.quiet import quiet_opencv
 from edgeloc.types import Frame
+from edgeloc.uri import Uri
 
 __all__ = ["FORMATS", "V4l2Camera"]
 

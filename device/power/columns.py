@@ -22,7 +22,7 @@ class Columns:
     def __post_init__(self) -> None:
         doubled = [name for name in KNOWN if self.names.count(name) > 1]
         if doubled or not ("watts" in self.names or {"volts", "amps"} <= set(self.names)):
-            raise ValueError("columns with a watts, or with volts and amps, each once")
+            raise ValueError("watts, or volts and amps, each once")
 
     def power(self, cells: Sequence[str]) -> tuple[float, float]:
         """(watts, the step of the last printed digit in W) of a row; ValueError where it does not fit."""
@@ -65,4 +65,5 @@ def columns(names: Sequence[str], where: str) -> Columns:
     try:
         return Columns(tuple(name.strip().lower() for name in names))
     except ValueError as error:
-        raise UsageError(f"{where} has the columns {', '.join(names)}: it needs {error} (and time_s)") from None
+        there = f"has the columns {', '.join(names)}" if names else "has no head in its first line"
+        raise UsageError(f"{where} {there}: it needs time_s and {error}") from None

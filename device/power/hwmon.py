@@ -13,8 +13,9 @@ from pathlib import Path
 
 from edgeloc.device.power.base import PowerMeter, PowerSample
 from edgeloc.device.power.sysfs import optional_number, read_number, read_text
-from edgeloc.device.power.uri import MeterUri, percent
+from edgeloc.device.power.uri import percent
 from edgeloc.errors import DeviceError, UsageError
+from edgeloc.uri import Uri
 
 __all__ = ["DRIVERS", "HwmonMeter", "SysfsRail", "ina3221_rails", "not_connected", "read_rails"]
 
@@ -51,7 +52,7 @@ class HwmonMeter(PowerMeter):
         self.gain_error = tolerance
 
     @classmethod
-    def from_uri(cls, uri: MeterUri, root: Path) -> HwmonMeter:
+    def from_uri(cls, uri: Uri, root: Path) -> HwmonMeter:
         """The meter of a hwmon:// URI."""
         return cls(uri.path, root=root, **uri.options({"tolerance": percent}))
 

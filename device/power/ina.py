@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgeloc.device.power.base import PowerMeter, PowerSample
-from edgeloc.device.power.uri import MeterUri, above_zero, percent
+from edgeloc.device.power.uri import above_zero, percent
 from edgeloc.errors import DeviceError, MissingExtra, UsageError, first_line
+from edgeloc.uri import Uri
 
 __all__ = ["CHIPS", "I2cBus", "InaChip", "InaMeter"]
 
@@ -101,7 +102,7 @@ class InaMeter(PowerMeter):
         self.blind_to = "whatever does not flow through its shunt, such as a supply behind it"
 
     @classmethod
-    def from_uri(cls, uri: MeterUri, root: Path) -> InaMeter:
+    def from_uri(cls, uri: Uri, root: Path) -> InaMeter:
         """The meter of an ina219://, ina226:// or ina260:// URI; a bus has no `root`."""
         options = uri.options({} if CHIPS[uri.scheme].amps else {"shunt": above_zero, "tolerance": percent})
         bus, _, address = uri.path.partition("/")

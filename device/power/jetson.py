@@ -8,8 +8,8 @@ from pathlib import Path
 from edgeloc.device.power.base import PowerMeter, PowerSample
 from edgeloc.device.power.hwmon import SysfsRail, ina3221_rails, ina3221_step, not_connected, read_rails
 from edgeloc.device.power.sysfs import read_number, read_text
-from edgeloc.device.power.uri import MeterUri
 from edgeloc.errors import DeviceError
+from edgeloc.uri import Uri
 
 __all__ = ["MODULE_INPUTS", "JetsonMeter"]
 
@@ -33,8 +33,9 @@ class JetsonMeter(PowerMeter):
         self._rails: tuple[SysfsRail, ...] = ()
 
     @classmethod
-    def from_uri(cls, uri: MeterUri, root: Path) -> JetsonMeter:
+    def from_uri(cls, uri: Uri, root: Path) -> JetsonMeter:
         """The meter of a jetson:// URI, which has no options."""
+        uri.require_no_path()
         uri.options({})
         return cls(root=root)
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeloc.device.power.base import CommandRunner, PowerMeter, PowerSample
-from edgeloc.device.power.uri import MeterUri
 from edgeloc.errors import DeviceError, first_line
+from edgeloc.uri import Uri
 
 __all__ = ["PmicMeter", "parse_adc", "run_command"]
 
@@ -41,8 +41,9 @@ class PmicMeter(PowerMeter):
         self._steps: dict[tuple[str, int], float] = {}
 
     @classmethod
-    def from_uri(cls, uri: MeterUri, root: Path) -> PmicMeter:
+    def from_uri(cls, uri: Uri, root: Path) -> PmicMeter:
         """The meter of a pmic:// URI, which has no options; vcgencmd needs no `root`."""
+        uri.require_no_path()
         uri.options({})
         return cls()
 

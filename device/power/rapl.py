@@ -7,8 +7,8 @@ from pathlib import Path
 
 from edgeloc.device.power.base import PowerMeter, PowerSample
 from edgeloc.device.power.sysfs import read_number, read_text
-from edgeloc.device.power.uri import MeterUri
 from edgeloc.errors import DeviceError
+from edgeloc.uri import Uri
 
 __all__ = ["RaplMeter"]
 
@@ -30,8 +30,9 @@ class RaplMeter(PowerMeter):
         self._files: dict[str, Path] = {}
 
     @classmethod
-    def from_uri(cls, uri: MeterUri, root: Path) -> RaplMeter:
+    def from_uri(cls, uri: Uri, root: Path) -> RaplMeter:
         """The meter of a rapl:// URI, which has no options."""
+        uri.require_no_path()
         uri.options({})
         return cls(root=root)
 

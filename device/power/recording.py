@@ -11,8 +11,9 @@ import numpy as np
 from edgeloc.device.power.base import PowerMeter, PowerSample
 from edgeloc.device.power.columns import columns
 from edgeloc.device.power.trace import PowerTrace
-from edgeloc.device.power.uri import MeterUri, percent
+from edgeloc.device.power.uri import percent
 from edgeloc.errors import DataError, DeviceError, UsageError
+from edgeloc.uri import Uri
 
 __all__ = ["RecordedMeter", "read_recording"]
 
@@ -73,7 +74,7 @@ class RecordedMeter(PowerMeter):
         self.blind_to = "anything of this run: it was recorded at another time, and tells what its meter saw then"
 
     @classmethod
-    def from_uri(cls, uri: MeterUri, root: Path) -> RecordedMeter:
+    def from_uri(cls, uri: Uri, root: Path) -> RecordedMeter:
         """The meter of a csv:// URI; its path is the user's own, whatever `root` is."""
         if not uri.path:
             raise UsageError(f"power meter {uri.text}: name the file, such as csv://power.csv or csv:///path/power.csv")

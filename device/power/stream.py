@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from edgeloc.device.power.base import PowerMeter, PowerSample
 from edgeloc.device.power.columns import Columns, column_names
-from edgeloc.device.power.uri import MeterUri, above_zero, percent
+from edgeloc.device.power.uri import baud, percent
 from edgeloc.errors import DeviceError, MissingExtra, UsageError, first_line
+from edgeloc.uri import Uri
 
 __all__ = ["SerialMeter", "SerialPort"]
 
@@ -55,12 +56,12 @@ class SerialMeter(PowerMeter):
         self.source = f"serial meter on {device} ({', '.join(columns)})"
 
     @classmethod
-    def from_uri(cls, uri: MeterUri, root: Path) -> SerialMeter:
+    def from_uri(cls, uri: Uri, root: Path) -> SerialMeter:
         """The meter of a serial:// URI; its device is the user's own, whatever `root` is."""
-        options = uri.options({"columns": column_names, "baud": above_zero, "tolerance": percent})
+        options = uri.options({"columns": column_names, "baud": baud, "tolerance": percent})
         if not uri.path:
             raise UsageError(f"power meter {uri.text}: name the device, such as serial:///dev/ttyACM0")
-        return cls(uri.path, **{**options, "baud": int(options.get("baud", 115200))})
+        return cls(uri.path, **options)
 
     @property
     def name(self) -> str:

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from edgeloc.cameras.base import Camera
 from edgeloc.cameras.reconnect import RECONNECT_S, ReconnectingCamera
-from edgeloc.cameras.uri import Uri, parse_uri, seconds
+from edgeloc.cameras.uri import parse_uri, seconds
 from edgeloc.data.images import IMAGE_SUFFIXES
 from edgeloc.errors import CameraError, UsageError
+from edgeloc.uri import Uri
 
 __all__ = ["CAMERAS", "Camera", "open_camera"]
 

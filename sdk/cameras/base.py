@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 
-from edgeloc.cameras.uri import Uri
 from edgeloc.errors import CameraError
 from edgeloc.types import Frame
+from edgeloc.uri import Uri
 
 __all__ = ["READ_TIMEOUT_S", "Camera", "Gap", "sensor_time"]
 

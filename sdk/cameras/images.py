@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 from edgeloc.cameras.base import Camera
-from edgeloc.cameras.uri import Uri
 from edgeloc.data.images import IMAGE_SUFFIXES, read_image
 from edgeloc.errors import DataError, UsageError
 from edgeloc.types import Frame
+from edgeloc.uri import Uri
 
 __all__ = ["ImageCamera", "images_in"]
 

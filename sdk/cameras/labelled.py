@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 from edgeloc.cameras.base import Camera
-from edgeloc.cameras.uri import Uri, positive
+from edgeloc.cameras.uri import positive
 from edgeloc.data import Dataset, open_dataset
 from edgeloc.types import Frame
+from edgeloc.uri import Uri
 
 __all__ = ["DatasetCamera"]
 

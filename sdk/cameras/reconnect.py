@@ -6,9 +6,9 @@ import dataclasses
 import time
 
 from edgeloc.cameras.base import READ_TIMEOUT_S, Camera, Gap
-from edgeloc.cameras.uri import Uri
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 from edgeloc.types import Frame
+from edgeloc.uri import Uri
 
 __all__ = ["RECONNECT_S", "ReconnectingCamera"]
 

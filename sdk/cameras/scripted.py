@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edgeloc.cameras.base import Camera, sensor_time
-from edgeloc.cameras.uri import Uri, integer, positive, rate, seconds
+from edgeloc.cameras.uri import integer, positive, rate, seconds
 from edgeloc.cameras.uri import size as parse_size
 from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
 from edgeloc.scenes import Clip, SceneGenerator
 from edgeloc.types import Frame
+from edgeloc.uri import Uri
 
 __all__ = ["ScriptedCamera"]
 

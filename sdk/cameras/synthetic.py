@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 from edgeloc.cameras.base import Camera
-from edgeloc.cameras.uri import Uri, flag, integer, positive, rate
+from edgeloc.cameras.uri import flag, integer, positive, rate
 from edgeloc.cameras.uri import size as parse_size
 from edgeloc.errors import CameraTimeout
 from edgeloc.scenes import Clip, SceneGenerator
 from edgeloc.types import Frame
+from edgeloc.uri import Uri
 
 __all__ = ["SyntheticCamera"]
 
@@ -42,6 +43,7 @@ class SyntheticCamera(Camera):
     @classmethod
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> SyntheticCamera:
         """The camera with the URI's options; it has no scaler, so what the model takes makes no difference."""
+        uri.require_no_path()
         parsers = {"seed": integer, "size": parse_size, "fps": rate, "frames": positive, "live": flag}
         return cls(**uri.options(parsers))
 

@@ -1,17 +1,14 @@
-"""How a camera's URI is taken apart and its options are read; which cameras there are is not decided here."""
+"""How a camera's URI and its options are read; which cameras there are is not decided here."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from edgeloc.errors import UsageError
+from edgeloc.uri import Uri, split_uri
 
-__all__ = ["Uri", "flag", "integer", "parse_uri", "positive", "rate", "seconds", "size"]
+__all__ = ["flag", "integer", "parse_uri", "positive", "rate", "seconds", "size"]
 
 _LARGEST = 16384
 # Schemes whose text belongs to another program (a pipeline, an address with its own query), and what is ours in it.
@@ -19,40 +16,11 @@ _FOREIGN = {"gst": ("reconnect",), "rtsp": ("reconnect", "transport"), "rtsps": 
 _PASSWORD = re.compile(r"(?<=//)([^/@:]*):[^/@]*@")
 
 
-@dataclass(frozen=True)
-class Uri:
-    """A camera's URI: the text as given (without a password), its scheme ("" for a path), what it names, its options.
+def parse_uri(text: str) -> Uri:
+    """Take `text` apart; without "://" all of it is a path.
 
     Of `gst://` and `rtsp://`, `path` is all that follows the scheme but for the options that are ours.
     """
-
-    text: str
-    scheme: str
-    path: str
-    query: tuple[tuple[str, str], ...] = ()
-
-    def options(self, parsers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
-        """The options read by `parsers`, one for each known name; UsageError names what does not fit."""
-        known = ", ".join(parsers) or "none"
-        values: dict[str, Any] = {}
-        for name, value in self.query:
-            if name not in parsers:
-                raise UsageError(f"camera {self.text}: there is no option {name!r}; known are: {known}")
-            if name in values:
-                raise UsageError(f"camera {self.text}: the option {name} is given twice")
-            try:
-                values[name] = parsers[name](value)
-            except ValueError as error:
-                raise UsageError(f"camera {self.text}: {name}={value} must be {error}") from None
-        return values
-
-    def without(self, name: str) -> Uri:
-        """The same URI less one option."""
-        return replace(self, query=tuple(pair for pair in self.query if pair[0] != name))
-
-
-def parse_uri(text: str) -> Uri:
-    """Take `text` apart; without "://" all of it is a path."""
     if not text:
         raise UsageError("the camera is empty: give a URI, a video file or a folder of images")
     if "://" not in text:
@@ -60,12 +28,7 @@ def parse_uri(text: str) -> Uri:
     scheme, _, rest = text.partition("://")
     if scheme.lower() in _FOREIGN:
         return _foreign(text, scheme.lower(), rest)
-    try:
-        parts = urlsplit(text)
-        query = tuple(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    except ValueError as error:
-        raise UsageError(f"camera {text}: this is no URI: {error}") from None
-    return Uri(text, parts.scheme.lower(), unquote(parts.netloc + parts.path), query)
+    return split_uri(text, "camera")
 
 
 def _foreign(text: str, scheme: str, rest: str) -> Uri:

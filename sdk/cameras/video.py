@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 
 from edgeloc.cameras.base import Camera
-from edgeloc.cameras.uri import Uri
 from edgeloc.errors import DataError, UsageError
 from edgeloc.files import utf8_path
 from edgeloc.quiet import quiet_opencv
 from edgeloc.types import Frame, Pixels
+from edgeloc.uri import Uri
 
 __all__ = ["VideoCamera"]
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from edgeloc.cameras import Camera, open_camera
-from edgeloc.cameras.uri import Uri
 from edgeloc.errors import CameraError, CameraTimeout, EngineError, OutputError, UsageError
 from edgeloc.loop import run
 from edgeloc.sinks import Sink, open_sink
 from edgeloc.types import Box, Frame, Pixels, Result
+from edgeloc.uri import Uri
 
 NO_SCORES = np.zeros(0, np.float32)
 

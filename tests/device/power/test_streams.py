@@ -52,7 +52,7 @@ def test_a_recording_of_volts_and_amps_among_other_columns(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "needs columns with a watts"),
+        ("", "no head in its first line: it needs time_s and watts, or volts and amps"),
         ("watts\n1\n2\n", "no column time_s"),
         ("time_s,volts\n0,5\n1,5\n", "volts and amps"),
         ("time_s,watts\n0,1\n", "holds 1 readings"),

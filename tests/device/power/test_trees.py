@@ -268,7 +268,10 @@ def test_no_i2c_bus() -> None:
         ("csv://", "name the file"),
         ("csv:///no/such.csv", "cannot be read"),
         ("serial://", "name the device"),
-        ("serial:///dev/x?columns=ohms", "columns=ohms must be"),
+        ("serial:///dev/x?columns=ohms", "columns=ohms must be watts, or volts and amps"),
+        ("serial:///dev/x?baud=0.5", "baud=0.5 must be a whole number"),
+        ("pmic://1", "'1' means nothing here"),
+        ("csv:///no/such#1.csv", "/no/such#1.csv cannot be read"),
     ],
 )
 def test_a_wrong_uri_is_one_sentence(uri: str, says: str) -> None:

@@ -30,6 +30,9 @@ from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
         ("synthetic://?live=yes", ["1 or 0"]),
         ("synthetic://?seed", ["seed"]),
         ("synthetic://[", ["no URI"]),
+        ("synthetic://seed=1", ["'seed=1' means nothing here", "behind a ?"]),
+        ("rtsp:///stream", ["names no server", "rtsp://HOST/STREAM"]),
+        ("rtsp://u:secret@host:99999/stream", ["rtsp://u:***@host:99999/stream names no server"]),
         ("v4l2:///dev/video0?brightness=3", ["brightness", "size, fps, format"]),
         ("v4l2:///dev/video0?format=H264", ["H264", "MJPG, YUYV"]),
         ("v4l2:///dev/video0?reconnect=soon", ["reconnect=soon", "seconds"]),
@@ -56,6 +59,13 @@ def test_paths_and_file_uris_are_told_apart_by_what_they_are(tiny_video: Path, t
     for uri, kind in kinds.items():
         with open_camera(uri) as camera:
             assert type(camera) is kind
+
+
+def test_a_hash_belongs_to_the_name_of_a_file(tiny_video: Path, tmp_path: Path) -> None:
+    named = tmp_path / "take #2.mp4"
+    named.write_bytes(tiny_video.read_bytes())
+    with open_camera(f"file://{named}") as camera:
+        assert camera.name == str(named)
 
 
 def test_a_pathlike_opens_too(tiny_video: Path) -> None:
