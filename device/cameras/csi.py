@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from edgeloc.cameras.uri import Uri, rate
+from edgeloc.cameras.uri import rate
 from edgeloc.cameras.uri import size as parse_size
 from edgeloc.device.cameras.fit import cover
-from edgeloc.device.cameras.gst import GstCamera
+from edgeloc.device.cameras.gst import GstCamera, Source
 from edgeloc.errors import CameraError, UsageError
+from edgeloc.uri import Uri
 
 __all__ = ["CsiCamera"]
 
@@ -50,8 +51,8 @@ class CsiCamera(GstCamera):
         """The URI's beginning."""
         return f"csi://{self._sensor}"
 
-    def _open(self) -> None:
+    def _start(self) -> Source:
         try:
-            super()._open()
+            return super()._start()
         except CameraError as error:
             raise CameraError(f"{error}; {_MEND}") from error

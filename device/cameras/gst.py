@@ -8,13 +8,13 @@ from typing import Protocol
 import cv2
 
 from edgeloc.cameras.base import Camera
-from edgeloc.cameras.uri import Uri
 from edgeloc.device.cameras.grab import Grabber
 from edgeloc.device.cameras.gst_appsink import AppSink, has_gobject
 from edgeloc.errors import CameraError, UsageError
 from edgeloc.types import Frame
+from edgeloc.uri import Uri
 
-__all__ = ["GstCamera"]
+__all__ = ["GstCamera", "Source"]
 
 _SINK = re.compile(r"!\s*appsink\b[^!]*$")
 # OpenCV knows its sink by "appsink" in the name.
@@ -22,7 +22,9 @@ _TAIL = "videoconvert ! video/x-raw,format=BGR ! appsink name=edgeloc-appsink dr
 _APT = "sudo apt install python3-gi gir1.2-gstreamer-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
 
 
-class _Source(Protocol):
+class Source(Protocol):
+    """A running pipeline, of which the newest frame can be read."""
+
     size: tuple[int, int]
     fps: float | None
 
@@ -45,7 +47,7 @@ class GstCamera(Camera):
         if not pipeline.strip():
             raise UsageError("camera gst:// needs a pipeline, such as gst://videotestsrc is-live=true")
         self.pipeline = f"{_SINK.sub('', pipeline).strip().rstrip('!').strip()} ! {_TAIL}"
-        self._source: _Source | None = None
+        self._source: Source | None = None
 
     @classmethod
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> Camera:
@@ -58,16 +60,19 @@ class GstCamera(Camera):
         return f"gst://{self.pipeline.removesuffix(_TAIL).rstrip(' !')}"
 
     def _open(self) -> None:
-        if has_gobject():
-            self._source = AppSink(self.pipeline, self.name)
-        elif cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
-            self._source = Grabber(self.pipeline, cv2.CAP_GSTREAMER, self.name)
-        else:
+        if not (has_gobject() or _opencv_has_gstreamer()):
             raise CameraError(
                 f"camera {self.name} needs GStreamer, and neither PyGObject nor an OpenCV with GStreamer is here"
                 f" (pip's OpenCV has none): {_APT}, in a venv made with --system-site-packages"
             )
+        self._source = self._start()
         self.size, self.fps = self._source.size, self._source.fps
+
+    def _start(self) -> Source:
+        """The running pipeline; CameraError where it does not run."""
+        if has_gobject():
+            return AppSink(self.pipeline, self.name)
+        return Grabber(self.pipeline, cv2.CAP_GSTREAMER, self.name)
 
     def _read(self, timeout_s: float) -> Frame | None:
         assert self._source is not None
@@ -77,3 +82,7 @@ class GstCamera(Camera):
         if self._source is not None:
             self._source.close()
         self._source = None
+
+
+def _opencv_has_gstreamer() -> bool:
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))

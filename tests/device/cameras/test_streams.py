@@ -143,6 +143,14 @@ def test_a_jetsons_camera_that_fails_names_the_daemon(monkeypatch: pytest.Monkey
         open_camera("csi://0")
 
 
+def test_a_jetsons_camera_without_gstreamer_says_nothing_of_cables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gst, "has_gobject", lambda: False)
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda backend: False)
+    with pytest.raises(CameraError, match=r"csi://0 needs GStreamer.*apt install python3-gi") as caught:
+        open_camera("csi://0")
+    assert "ribbon" not in str(caught.value)
+
+
 def test_a_host_that_is_not_there_is_told() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
