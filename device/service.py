@@ -131,13 +131,17 @@ class Service:
         shown = sorted({path for path in self.reads if any(path.is_relative_to(folder) for folder in HIDDEN)})
         inner = {path for path in shown if any(other in path.parents for other in shown)}
         yield "ProtectHome=tmpfs" if shown else "ProtectHome=yes"
-        yield from (f"BindReadOnlyPaths={quoted(str(path))}" for path in shown if path not in inner)
+        yield from (f"BindReadOnlyPaths={quoted(str(path), variables=False)}" for path in shown if path not in inner)
         yield from (f"BindPaths=-{path}" for path in self.needs.sockets)
 
 
-def quoted(word: str) -> str:
-    """One word of a unit's line as systemd.syntax(7) wants it: nothing in it is a specifier or a variable."""
+def quoted(word: str, *, variables: bool = True) -> str:
+    """One word of a unit's line as systemd.syntax(7) wants it: nothing in it is a specifier or a variable.
+
+    `variables`: whether the line is one in which $ means a variable, as command lines are and no others.
+    """
     if any(not character.isprintable() for character in word):
         raise UsageError(f"{word!r} holds a character that a systemd unit cannot: rename it")
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    escaped = escaped.replace("$", "$$") if variables else escaped
     return f'"{escaped}"' if not word or re.search(r"[\s\"'\\;:]", word) else escaped

@@ -90,6 +90,12 @@ def test_what_is_read_in_a_home_folder_is_shown_and_no_more() -> None:
     assert settings(service(reads=(MODEL,)).unit(), "ProtectHome") == ["yes"]
 
 
+def test_a_path_to_be_shown_has_no_variables() -> None:
+    """systemd puts variables in command lines alone: elsewhere $$ is two dollars."""
+    shown = service(reads=(HOME / "a$b 5%",)).unit()
+    assert settings(shown, "BindReadOnlyPaths") == [f'"{HOME}/a$b 5%%"']
+
+
 def test_devices_are_closed_but_for_those_that_are_needed() -> None:
     unit = service().unit()
     assert settings(unit, "DevicePolicy") == ["closed"]
