@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,9 @@ import json, sys
 from edgeloc.device.power import find_meters
 print(json.dumps([[meter.uri, meter.found, meter.detail] for meter in find_meters(sys.argv[1])]))
 """
+_PMIC_BOARD = re.compile(r"Raspberry Pi (Compute Module )?5")
+# What a meter says that this board does not have; what any other says is that it is here and does not read.
+_ABSENT = ("is not installed", "has no power chip", "no INA3221", "no processor package")
 # What a device's file is needed for; only files that are there are looked at.
 _NODES = {
     "cameras": ("dev/video*", "dev/media*", "dev/dma_heap/*"),
@@ -101,12 +105,19 @@ def power(case: Case) -> Iterator[Finding]:
     if there:
         yield Finding("power", "ok", ", ".join(there))
         return
-    forbidden = next((detail for _, _, detail in meters if "root only" in detail), None)
-    if forbidden:
-        what, _, mend = forbidden.partition(": ")
-        yield Finding("power", "warning", f"there is a power meter, but {what}", mend)
+    trouble = next((f"{uri}: {said}" for uri, _, said in meters if _ought_to_read(case, uri, said)), None)
+    if trouble:
+        what, _, mend = trouble.rpartition(": ")
+        yield Finding("power", "warning", f"there is a power meter, but it cannot be read: {what}", mend)
     else:
         yield Finding("power", "ok", "no power meter: energy is not measured (an INA219 or a USB meter would do)")
+
+
+def _ought_to_read(case: Case, uri: str, said: str) -> bool:
+    """Whether the meter is on this board, by what it says of not being read."""
+    if uri == "pmic://" and not _PMIC_BOARD.match(case.board.name):
+        return False
+    return not any(word in said for word in _ABSENT)
 
 
 def permissions(case: Case) -> Iterator[Finding]:

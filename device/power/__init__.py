@@ -106,5 +106,5 @@ def _first_found(root: Path) -> PowerMeter:
             return open_meter(uri, root=root)
     raise DeviceError(
         "no power meter was found (tried jetson, pmic, hwmon and rapl): name one, such as "
-        "--power ina219://1/0x40?shunt=0.1; `edgeloc doctor` says why each was not taken"
+        "--power ina219://1/0x40?shunt=0.1; `edgeloc doctor` says of one that is there why it does not read"
     )

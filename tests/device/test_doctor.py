@@ -390,6 +390,24 @@ def test_a_power_meter_that_only_root_may_read(pc: Path, monkeypatch: pytest.Mon
     assert (finding.status, finding.mend) == ("warning", "run as root")
 
 
+@pytest.mark.parametrize(("model", "status"), [("5 Model B", "warning"), ("Compute Module 5", "warning"), ("4", "ok")])
+def test_a_pis_own_meter_that_its_user_may_not_read(
+    make_tree: MakeTree, monkeypatch: pytest.MonkeyPatch, model: str, status: str
+) -> None:
+    said = "vcgencmd may not ask the firmware: `sudo usermod -aG video $USER`, then log in again"
+    absent = "power meter rapl://: /sys/class/powercap shows no processor package: x"
+    monkeypatch.setattr(doctor_parts, "try_program", lambda *a: [["pmic://", False, said], ["rapl://", False, absent]])
+    finding = only(doctor_parts.power(case(make_tree({"proc/device-tree/model": f"Raspberry Pi {model} Rev 1.0\0"}))))
+    assert finding.status == status
+    if status == "warning":
+        assert "pmic://: vcgencmd may not ask the firmware" in finding.what and "usermod -aG video" in finding.mend
+
+
+def test_what_meters_say_of_being_absent_is_known_to_the_doctor(pc: Path) -> None:
+    finding = only(doctor_parts.power(case(pc)))
+    assert finding.status == "ok" and "no power meter" in finding.what
+
+
 def test_power_meters_of_a_folder_are_found(make_tree: MakeTree) -> None:
     chip = "sys/class/hwmon/hwmon0"
     root = make_tree(
