@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from edgeloc.device.sysfs import read_int
 from edgeloc.errors import DeviceError, UsageError
 
 __all__ = ["big_cores", "choose_cores", "use_cores"]
@@ -61,18 +62,11 @@ def big_cores(allowed: tuple[int, ...], root: Path = Path("/")) -> tuple[int, ..
     Fast is what the kernel gives at least 80 % of the largest capacity (ARM), else of the highest clock.
     """
     for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
-        speeds = {core: _number(root / _CPUS / f"cpu{core}" / name) for core in allowed}
+        speeds = {core: read_int(root / _CPUS / f"cpu{core}" / name) or 0 for core in allowed}
         if all(speeds.values()):
             fastest = max(speeds.values())
             return tuple(core for core in allowed if speeds[core] >= _AS_FAST * fastest)
     return allowed
-
-
-def _number(path: Path) -> int:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return 0
 
 
 def _listed(cores: tuple[int, ...]) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+from edgeloc.device.accelerators import find_accelerators
+from edgeloc.device.sysfs import read_text
 from edgeloc.errors import UsageError
 
 __all__ = [
@@ -29,7 +31,6 @@ INSTALL = (
 _DEVICE = re.compile(r"(usb|pci)?(:\d+)?")
 # libedgetpu hands these on only to a device that is named by its number.
 _NEED_INDEX = ("Performance", "Usb.AlwaysDfu", "Usb.MaxBulkInQueueLength")
-_USB_IDS = {"1a6e:089a", "18d1:9302"}  # before its firmware is loaded, and after
 _DPKG_STATUS = "var/lib/dpkg/status"
 # Where delegates built before stopped working, with a crash: https://github.com/google-coral/edgetpu/issues/812
 _BREAK = (2, 12)
@@ -56,6 +57,8 @@ class EdgeTpuPlace:
                 f"Edge TPU device is {self.device!r}: it must be usb, pci, usb:0, pci:0 or :0 (with the number of "
                 "the device, from 0), or nothing for any"
             )
+        if not self.library:
+            raise UsageError(f"library is empty: give a path, or leave it out for {LIBRARY}")
         if not 0 < self.deadline_s <= 3600:
             raise UsageError(f"deadline_s is {self.deadline_s}: it must be a number of seconds above 0, at most 3600")
         ignored = [name for name, _ in self.options if name in _NEED_INDEX and ":" not in self.device]
@@ -68,7 +71,10 @@ class EdgeTpuPlace:
         """Read `DEVICE?library=PATH&deadline_s=SECONDS&OPTION=VALUE`, every part of which may be absent."""
         device, _, query = text.partition("?")
         try:
-            options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+            given = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+            options = dict(given)
+            if len(options) < len(given):
+                raise ValueError("one of its options is given twice")
             deadline_s = float(options.pop("deadline_s", cls.deadline_s))
         except ValueError as error:
             raise UsageError(f"engine edgetpu://{text} cannot be read: {error}") from None
@@ -85,16 +91,14 @@ class EdgeTpuPlace:
 
 def find_edge_tpus(root: Path = Path("/")) -> list[str]:
     """The Edge TPUs that the kernel sees, `usb` or `pci` each; `root` is where sys and dev are found."""
-    found = []
-    for product in sorted(root.glob("sys/bus/usb/devices/*/idProduct")):
-        if f"{_text(product.with_name('idVendor'))}:{_text(product)}" in _USB_IDS:
-            found.append("usb")
-    return found + ["pci" for _ in root.glob("dev/apex_*")]
+    on_usb = [part for part in find_accelerators(root) if part.kind == "edge-tpu" and part.bus == "usb"]
+    # A card counts with its driver: libedgetpu lists the driver's nodes.
+    return ["usb" for _ in on_usb] + ["pci" for _ in root.glob("dev/apex_*")]
 
 
 def installed_build(root: Path = Path("/")) -> str | None:
     """The Debian version of the libedgetpu package, such as `16.0tf2.19.1-1`; None where none is installed."""
-    for entry in _text(root / _DPKG_STATUS).split("\n\n"):
+    for entry in (read_text(root / _DPKG_STATUS) or "").split("\n\n"):
         fields = dict(re.findall(r"^(Package|Status|Version): (.*)$", entry, re.MULTILINE))
         if fields.get("Package", "").startswith("libedgetpu1-") and fields.get("Status", "").endswith(" installed"):
             return fields.get("Version")
@@ -142,10 +146,3 @@ def why_not_opened(place: EdgeTpuPlace, root: Path = Path("/")) -> str:
 
 def _given(place: EdgeTpuPlace) -> str:
     return ", ".join(f"{name}={value}" for name, value in place.options) or "none were given"
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""

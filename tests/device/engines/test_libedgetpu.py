@@ -53,6 +53,8 @@ def test_devices_are_named_as_libedgetpu_names_them(device: str) -> None:
         ("usb?deadline_s=0", "above 0"),
         ("usb?deadline_s=soon", "cannot be read"),
         ("usb?library", "cannot be read"),
+        ("usb?library=", "library is empty"),
+        ("usb?library=a.so&library=b.so", "given twice"),
         ("usb?Performance=Max", "edgetpu://usb:0?Performance"),
         ("?Usb.AlwaysDfu=True", "edgetpu://usb:0?Usb.AlwaysDfu"),
     ],
