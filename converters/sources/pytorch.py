@@ -66,30 +66,42 @@ class PytorchSource(Source):
 def _build(name: str) -> Any:
     import torch
 
+    found = _find(name)
+    if isinstance(found, torch.nn.Module):
+        return found
+    try:
+        network = found()
+    except (Exception, SystemExit) as error:  # the user's own code
+        raise UsageError(
+            f"{name} does not build a network when called without arguments ({first_line(error)}): "
+            "give a function that does"
+        ) from error
+    if not isinstance(network, torch.nn.Module):
+        raise UsageError(f"{name} gives a {type(network).__name__}: it must give a torch.nn.Module")
+    return network
+
+
+def _find(name: str) -> Any:
+    """What the module holds under this name."""
     module, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
     except ModuleNotFoundError as error:
         where = "" if error.name != module.partition(".")[0] else f"; run from the folder that holds {error.name}"
         raise UsageError(f"{name}: there is no module {error.name}{where}") from error
+    except (Exception, SystemExit) as error:  # the user's own code
+        raise UsageError(
+            f"{name}: the module {module} cannot be imported ({type(error).__name__}: {first_line(error)}): "
+            "it must import without doing anything else"
+        ) from error
+    try:
+        for part in attribute.split("."):
+            found = getattr(found, part)
     except AttributeError as error:
         raise UsageError(f"{name}: {first_line(error)}") from error
-    if isinstance(found, torch.nn.Module):
-        return found
-    try:
-        network = found()
-    except Exception as error:  # the user's own code
-        raise UsageError(
-            f"{name} cannot be called without arguments ({first_line(error)}): "
-            "write a function that builds the network and needs none"
-        ) from error
-    if not isinstance(network, torch.nn.Module):
-        raise UsageError(f"{name} gives a {type(network).__name__}: it must give a torch.nn.Module")
-    return network
+    return found
 
 
 def _load(network: Any, name: str, weights: str) -> None:
@@ -127,7 +139,9 @@ def _state(path: Path) -> Mapping[str, Any]:
         raise ModelError(f"{path} cannot be read as weights: {first_line(error)}") from error
     if isinstance(state, dict):
         state = next((state[key] for key in _NESTED if isinstance(state.get(key), dict)), state)
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
         raise ModelError(f"{path} is no state_dict: save one with torch.save(network.state_dict(), ...)")
     return state
 

@@ -112,6 +112,14 @@ def test_a_file_that_would_run_code_is_not_read(beside: dict[str, Any], tmp_path
         open_source(beside["box"].factory, weights=str(tmp_path / "evil.pt"))
 
 
+def test_a_file_of_other_things_than_weights(beside: dict[str, Any], tmp_path: Path) -> None:
+    import torch
+
+    torch.save({1: torch.zeros(2)}, tmp_path / "numbered.pt")
+    with pytest.raises(ModelError, match="is no state_dict"):
+        open_source(beside["box"].factory, weights=str(tmp_path / "numbered.pt"))
+
+
 class Harmless:
     """Stands for a class that a pickle would bring to life."""
 
@@ -130,12 +138,31 @@ def test_missing_and_damaged_weights_are_told(
 
 
 @pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("def network(:", "SyntaxError"),
+        ("raise ValueError('no data')", "ValueError: no data"),
+        ("from json import nothing", "ImportError"),
+        ("raise SystemExit(1)", "SystemExit"),
+    ],
+)
+def test_a_module_that_cannot_be_imported(
+    code: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"broken_{reason[:6].lower()}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=rf"the module {name} cannot be imported \({reason}"):
+        open_source(f"{name}:network")
+
+
+@pytest.mark.parametrize(
     ("factory", "sentence"),
     [
         ("nowhere_net:network", "there is no module nowhere_net; run from the folder that holds nowhere_net"),
         ("textbook_net:nothing", "has no attribute 'nothing'"),
-        ("textbook_net:Localizer", "cannot be called without arguments"),
-        ("textbook_net:Any", "cannot be called without arguments|gives a"),
+        ("textbook_net:Localizer", "does not build a network when called without arguments"),
+        ("textbook_net:Any", "when called without arguments|gives a"),
         ("pathlib:Path", "gives a PosixPath: it must give a torch.nn.Module"),
     ],
 )
