@@ -95,7 +95,8 @@ def heat(case: Case) -> Iterator[Finding]:
         yield Finding("heat", "warning", f"{told}; slowed down since boot: {', '.join(before)}", _heat_mend(before))
     elif seen.hottest and seen.hottest[1] >= _HOT_C:
         yield Finding("heat", "warning", f"{told}: it will slow down", _heat_mend(()))
-    elif case.board.family == "raspberry-pi" and seen.throttled_now is None:
+    # What was since boot is told by the firmware alone; what is now, by the kernel's cooling devices too.
+    elif case.board.family == "raspberry-pi" and seen.throttled_since_boot is None:
         mend = "sudo apt install raspi-utils, and sudo usermod -aG video $USER with a new login"
         yield Finding("heat", "warning", f"{told}; vcgencmd does not tell of throttling or under-voltage", mend)
     else:
@@ -111,11 +112,14 @@ def _heat_mend(reasons: tuple[str, ...]) -> str:
 
 def cameras(case: Case) -> Iterator[Finding]:
     """The V4L2 cameras, and on a Raspberry Pi whether picamera2 can be had."""
-    found = _video_nodes(case)
-    yield from _picamera(case, [name for _, name in found])
+    nodes = _video_nodes(case)
+    # What a Pi's ribbon cable ends in sends raw data, which v4l2:// cannot use.
+    found = [(node, name) for node, name in nodes if not _is_pi_sensor(case, name)]
+    if len(found) < len(nodes):
+        yield from _picamera(case)
     if found:
         yield Finding("cameras", "ok", ", ".join(f"{node} ({name})" for node, name in found))
-    else:
+    elif not nodes:
         mend = "plug one in (`v4l2-ctl --list-devices`); until then --camera synthetic:// or a video file works"
         yield Finding("cameras", "warning", "no V4L2 camera is visible", mend)
 
@@ -136,9 +140,11 @@ def _video_nodes(case: Case) -> list[tuple[str, str]]:
     return [(node, names[node]) for node in kept]
 
 
-def _picamera(case: Case, names: list[str]) -> Iterator[Finding]:
-    if case.board.family != "raspberry-pi" or not any(mark in name for name in names for mark in _PI_SENSORS):
-        return
+def _is_pi_sensor(case: Case, name: str) -> bool:
+    return case.board.family == "raspberry-pi" and any(mark in name for mark in _PI_SENSORS)
+
+
+def _picamera(case: Case) -> Iterator[Finding]:
     missing = [name for name in ("picamera2", "libcamera") if importlib.util.find_spec(name) is None]
     if not missing:
         yield Finding("cameras", "ok", "picamera2 is there: --camera picamera://0")

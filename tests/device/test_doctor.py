@@ -300,13 +300,22 @@ def test_a_pis_camera_needs_picamera2_and_a_venv_that_sees_it(
         }
     )
     monkeypatch.setattr(doctor_hardware.importlib.util, "find_spec", lambda name: None)
-    missing, nodes = doctor_hardware.cameras(case(pi5))
+    missing = only(doctor_hardware.cameras(case(pi5)))
     assert "apt install python3-picamera2" in (missing.mend or "")
-    assert nodes.what == "/dev/video0 (rp1-cfe-csi2_ch0)"
     packages = "usr/lib/python3/dist-packages"
     make_tree({f"{packages}/picamera2/__init__.py": "", f"{packages}/libcamera/__init__.py": ""})
-    missing, _ = doctor_hardware.cameras(case(pi5))
+    missing = only(doctor_hardware.cameras(case(pi5)))
     assert (missing.mend or "").endswith("--system-site-packages") and "apt" not in (missing.mend or "")
+    make_tree({"sys/class/video4linux/video8/name": "UVC Camera\n"})
+    _, webcam = doctor_hardware.cameras(case(pi5))
+    assert webcam.what == "/dev/video8 (UVC Camera)"
+
+
+def test_a_pi_whose_kernel_alone_tells_of_heat_lacks_vcgencmd(pi5: Path, make_tree: MakeTree) -> None:
+    cooling = "sys/class/thermal/cooling_device9"
+    make_tree({f"{cooling}/type": "cpufreq-cpu0\n", f"{cooling}/cur_state": "0\n"})
+    finding = only(doctor_hardware.heat(case(pi5, heat=HeatReader(pi5).read())))
+    assert finding.status == "warning" and "vcgencmd does not tell" in finding.what
 
 
 def test_no_camera(pc: Path) -> None:
