@@ -108,8 +108,8 @@ def run_command(command: Sequence[str]) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=3, check=False)
     except FileNotFoundError as error:
         raise DeviceError(
-            f"{command[0]} is not installed: on Raspberry Pi OS, `sudo apt install raspi-utils-core` "
-            f"(`libraspberrypi-bin` before Debian 13) brings it; other boards have none"
+            f"{command[0]} is not installed: on Raspberry Pi OS, `sudo apt install raspi-utils` brings it "
+            "(`libraspberrypi-bin` on older systems); other boards have none"
         ) from error
     except (OSError, subprocess.SubprocessError) as error:
         raise DeviceError(

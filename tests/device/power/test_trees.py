@@ -72,7 +72,7 @@ def test_pi_without_the_chip_or_the_right(said: str, mend: str) -> None:
 
 
 def test_a_missing_program_names_its_package() -> None:
-    with pytest.raises(DeviceError, match="sudo apt install raspi-utils-core"):
+    with pytest.raises(DeviceError, match="sudo apt install raspi-utils`"):
         run_command(["no-such-vcgencmd"])
 
 
@@ -198,11 +198,23 @@ def test_i2c_registers(chip: str, watts: float) -> None:
         assert sum(sample.watts.values()) == pytest.approx(watts, abs=meter.resolution_w)
 
 
-def test_registers_hold_what_the_data_sheet_says() -> None:
-    bus = FakeI2cBus("ina219", volts=5.08, amps=1.5)
-    assert bus.read_word_data(0x40, 0x00) == 0x9F39  # 0x399F with its bytes swapped
-    assert bus.registers[0x01] == 15000  # 150 mV in steps of 10 uV
-    assert bus.registers[0x02] == 1270 << 3  # 5.08 V in steps of 4 mV
+@pytest.mark.parametrize(
+    ("chip", "amps", "at_power_on", "current", "bus_voltage", "averaging"),
+    [
+        ("ina219", 1.5, 0x399F, 15000, 1270 << 3, 0x3EEF),  # 10 uV and 4 mV; 32 samples of each
+        ("ina226", 0.75, 0x4127, 30000, 4064, 0x4527),  # 2.5 uV and 1.25 mV; 16 samples of 1.1 ms
+        ("ina260", 1.5, 0x6127, 1200, 4064, 0x6527),  # 1.25 mA and 1.25 mV
+    ],
+)
+def test_registers_hold_what_the_data_sheet_says(
+    chip: str, amps: float, at_power_on: int, current: int, bus_voltage: int, averaging: int
+) -> None:
+    bus = FakeI2cBus(chip, volts=5.08, amps=amps)
+    assert bus.read_word_data(0x40, 0x00) == (at_power_on & 0xFF) << 8 | at_power_on >> 8
+    assert (bus.registers[0x01], bus.registers[0x02]) == (current, bus_voltage)
+    with InaMeter(chip, shunt_ohm=None if chip == "ina260" else 0.1, bus=bus):
+        assert bus.registers[0x00] == averaging
+    assert bus.registers[0x00] == at_power_on
 
 
 def test_current_that_flows_back_is_negative() -> None:
