@@ -43,7 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="power meter: auto, none, or a URI such as pmic://, ina219://1/0x40?shunt=0.1, csv://power.csv",
     )
     add("--threads", metavar="N", type=at_least_one, help="threads of the engine (default: its own choice)")
-    add("--engine", metavar="NAME", default="auto", help="auto, litert, tflite-runtime or tensorflow (default: auto)")
+    add(
+        "--engine",
+        metavar="NAME",
+        default="auto",
+        help="auto, litert, tflite-runtime, tensorflow, edgetpu or tensorrt, as in edgeloc run (default: auto)",
+    )
     add("--contract", metavar="FILE.json", help="the contract of a model that carries none")
     add("--no-negatives", action="store_true", help="no background crops for the presence figures")
     add("--skip-bad", action="store_true", help="leave out images and rows that cannot be read, and count them")
