@@ -98,6 +98,10 @@ def train(
     _require_room(out, start.network)
     # Only now, when all that can be refused has been: an earlier run's epochs lie there.
     if not goes_on:
+        if resume and (folder / "resume").is_dir():
+            tell(f"the interrupted run in {folder} had another start: this one begins anew in its place")
+        elif resume and not start.digest:
+            tell(f"there is no interrupted run of {out}: it begins anew")
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _ORIGIN).write_text(_origin(start, config))

@@ -253,3 +253,9 @@ def test_a_training_that_diverges_writes_no_network(go: Callable[..., Any], tmp_
         go(dataclasses.replace(TWO_EPOCHS, learning_rate=1e30))
     assert not (tmp_path / "m.keras").exists()
     assert not (tmp_path / "m.training" / "resume").exists()  # there is nothing to go on with
+
+
+def test_a_run_that_cannot_be_gone_on_with_is_told(go: Callable[..., Any], tmp_path: Path) -> None:
+    told: list[str] = []
+    go(dataclasses.replace(TWO_EPOCHS, epochs=1), resume=True, tell=told.append)
+    assert told == [f"there is no interrupted run of {tmp_path / 'm.keras'}: it begins anew"]
