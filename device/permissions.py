@@ -28,7 +28,8 @@ class Needs:
     """Device nodes or classes of them (`char-video4linux`), groups, sockets; units of systemd to start after.
 
     `network` is whether anything but this machine is talked to; `makes_code` whether a library
-    writes machine code at run time, or is not known not to.
+    writes machine code at run time, or is not known not to; `builds` whether the first start takes minutes
+    to build an engine, which is to be kept.
     """
 
     devices: tuple[str, ...] = ()
@@ -37,6 +38,7 @@ class Needs:
     after: tuple[str, ...] = ()
     network: bool = False
     makes_code: bool = False
+    builds: bool = False
 
     def __or__(self, other: Needs) -> Needs:
         """The needs of both, each once."""
@@ -47,6 +49,7 @@ class Needs:
             after=_once(self.after + other.after),
             network=self.network or other.network,
             makes_code=self.makes_code or other.makes_code,
+            builds=self.builds or other.builds,
         )
 
 
@@ -94,7 +97,7 @@ def _camera(text: str, root: Path) -> Needs:
 
 def _engine(name: str, model: Path, root: Path) -> Needs:
     if name == "tensorrt" or model.suffix.lower() in (".onnx", ".engine", ".plan"):
-        return _jetson(root)
+        return replace(_jetson(root), builds=True)
     if not name.startswith("edgetpu") and not (model.is_file() and _TPU_OPERATOR in model.read_bytes()):
         return Needs()
     # Before its firmware is loaded a stick has another number on the bus than after: all of USB, not one node.

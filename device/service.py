@@ -17,6 +17,8 @@ MARK = "# Written by `edgeloc install-service`, which replaces and removes it."
 # Longer than a camera that went away is tried again, so that such a run ends by itself with its files whole.
 _WATCHDOG_S = 60
 _START_S = 90
+# TensorRT builds its plan before the first result, on a slow Jetson for many minutes.
+_BUILD_S = 1800
 _STOP_S = 20
 _RESTART_S = 5
 _MOST_STARTS, _STARTS_WITHIN_S = 10, 900
@@ -101,7 +103,7 @@ class Service:
         yield "Type=notify"
         yield f"ExecStart={' '.join(quoted(word) for word in self.command)}"
         yield f"WatchdogSec={_WATCHDOG_S}"
-        yield f"TimeoutStartSec={_START_S}"
+        yield f"TimeoutStartSec={_BUILD_S if self.needs.builds else _START_S}"
         yield f"TimeoutStopSec={_STOP_S}"
         yield "Restart=on-failure"
         yield f"RestartSec={_RESTART_S}"
@@ -110,6 +112,10 @@ class Service:
         yield "DynamicUser=yes"
         if self.needs.groups:
             yield f"SupplementaryGroups={' '.join(self.needs.groups)}"
+        if self.needs.builds:
+            # Its user has no home folder to keep a plan in.
+            yield f"CacheDirectory={self.name}"
+            yield f"Environment=XDG_CACHE_HOME=/var/cache/{self.name}"
         yield f"StateDirectory={self.name}"
         yield f"WorkingDirectory={self.state}"
         yield "DevicePolicy=closed"

@@ -79,6 +79,14 @@ def test_the_watchdog_waits_and_restarts_have_a_limit() -> None:
     assert burst * (int(settings(unit, "WatchdogSec")[0]) + int(settings(unit, "RestartSec")[0])) < within
 
 
+def test_tensorrt_may_build_its_plan_at_the_first_start_and_keeps_it() -> None:
+    unit = service(needs=Needs(builds=True)).unit()
+    assert settings(unit, "TimeoutStartSec") == ["1800"]
+    assert settings(unit, "CacheDirectory") == ["edgeloc"]
+    assert settings(unit, "Environment") == ["XDG_CACHE_HOME=/var/cache/edgeloc"]
+    assert settings(service().unit(), "TimeoutStartSec") == ["90"] and not settings(service().unit(), "Environment")
+
+
 def test_bad_input_is_not_tried_again() -> None:
     assert settings(service().unit(), "RestartPreventExitStatus") == [str(UsageError.exit_status)]
 
@@ -227,6 +235,7 @@ def test_tensorrt_needs_the_gpu_alone(root: Path) -> None:
     (root / "dev/nvhost-gpu").touch()
     needs = needs_of("synthetic://?seed=1", "auto", Path("model.onnx"), [], root)
     assert needs.devices == ("/dev/nvhost-gpu",)
+    assert needs.builds and not needs_of("csi://0", "auto", MODEL, [], root).builds
 
 
 def test_a_stick_needs_all_of_usb_since_its_number_changes_with_its_firmware(root: Path) -> None:
