@@ -87,8 +87,7 @@ class ReconnectingCamera(Camera):
                 self._lose(error, deadline)
                 continue
             if frame is None:
-                away = f"it was away at its end ({self._reason})" if self._away_since is not None else ""
-                self.note = "; ".join(filter(None, (_told(self.gaps), away, self._camera.note)))
+                self.note = self._told(self._camera.note)
                 return None
             if self._last is None or self._away_since is None or frame.captured_at > self._last.captured_at:
                 return self._accept(frame)
@@ -125,6 +124,8 @@ class ReconnectingCamera(Camera):
         self._camera.close()
         if self._away_since is None:
             self._away_since, self._reason, self._pause_s = now, str(error), _FIRST_PAUSE_S
+            # Whoever ends the run now does not learn it from a gap.
+            self.note = self._told()
         self._try_at = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
@@ -133,14 +134,19 @@ class ReconnectingCamera(Camera):
         if self._last is not None and self._away_since is not None:
             self._offset = self._last.sequence + 1
             self.gaps += (Gap(self._last.captured_at, frame.captured_at, self._reason),)
-            self.note = _told(self.gaps)
             self._away_since = None
+            self.note = self._told()
         self._waiting_since = None
         self._last = dataclasses.replace(frame, sequence=self._offset + frame.sequence)
         return self._last
 
+    def _told(self, also: str = "") -> str:
+        """The gaps, whether it is away, and what the camera itself has to say."""
+        away = f"the camera was away at the end ({self._reason})" if self._away_since is not None else ""
+        return "; ".join(filter(None, (_sum_of(self.gaps), away, also)))
 
-def _told(gaps: tuple[Gap, ...]) -> str:
+
+def _sum_of(gaps: tuple[Gap, ...]) -> str:
     if not gaps:
         return ""
     times = "once" if len(gaps) == 1 else f"{len(gaps)} times"

@@ -51,7 +51,7 @@ def test_two_disconnections_are_two_gaps() -> None:
 def test_a_source_that_ends_while_it_is_away_says_so() -> None:
     with open_camera(f"{FAST}&disconnect=20:0.15&frames=32") as camera:
         assert list(camera)
-        assert camera.gaps == () and "away at its end" in camera.note
+        assert camera.gaps == () and "away at the end" in camera.note
         assert camera.read() is None
 
 
@@ -64,6 +64,7 @@ def test_while_it_is_away_reading_times_out_as_often_as_it_is_tried() -> None:
         with pytest.raises(CameraTimeout):
             camera.read(0.05)
         assert camera.gaps == ()
+        assert "away at the end (camera scripted://?seed=0 is gone: it was unplugged" in camera.note
 
 
 def test_a_camera_that_stays_away_is_given_up_after_the_limit() -> None:
