@@ -179,7 +179,7 @@ class Gate:
         more = f" and {len(report.failures) - _NAMED} more figures" if len(report.failures) > _NAMED else ""
         raise GateFailed(
             f"{out} is not written, since the gate failed: {first}{more}; the worst images are in {folder}; "
-            "calibrate on images like those of the camera, or let --recipe auto look for a recipe that passes"
+            "calibrate on images like those of the camera, try --fix-head, or allow more with --max-iou-drop"
         )
 
 

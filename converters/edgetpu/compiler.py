@@ -38,10 +38,7 @@ MIN_MAPPED = 0.9
 _TIMEOUT_S = 600.0
 _GRACE_S = 3.0
 _INSTALL = (
-    "curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee /etc/apt/trusted.gpg.d/coral.asc"
-    " && echo 'deb https://packages.cloud.google.com/apt coral-edgetpu-stable main'"
-    " | sudo tee /etc/apt/sources.list.d/coral-edgetpu.list && sudo apt-get update"
-    " && sudo apt-get install edgetpu-compiler"
+    "add Coral's package source as coral.ai/docs/edgetpu/compiler says, then sudo apt-get install edgetpu-compiler"
 )
 
 
@@ -56,12 +53,13 @@ def to_edgetpu(
     """Compile an int8 model file for the Edge TPU, beside it and under its name with `_edgetpu`; gives that path.
 
     `tell` hears what should map before the compiler runs, and what did after. Where the compiler is
-    not installed the prediction is told and UsageError raised; the int8 file stays as it is. Other
-    arguments and errors are those of `compile_edgetpu`.
+    not installed the prediction is told and UsageError raised; the int8 file stays as it is, and one
+    compiled earlier under that name goes. Other arguments and errors are those of `compile_edgetpu`.
     """
     model = Path(model)
     out = model.with_name(f"{model.stem}{SUFFIX}.tflite")
     tell(f"prediction: {predict_mapping(read_model(model).flatbuffer, str(model)).summary()}")
+    out.unlink(missing_ok=True)  # of an earlier model: it must not pass for this one's
     compilation = compile_edgetpu(model, out, min_mapped=min_mapped, compiler=compiler, timeout_s=timeout_s)
     tell(compilation.summary())
     return out

@@ -46,6 +46,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
     needing = [name for name in ("data", "split", "images", "plot") if getattr(args, name) is not None]
     if args.compare is None and needing:
         raise UsageError(f"--{needing[0]} goes with --compare: looking into one file needs no images")
+    if args.compare is not None and args.no_golden:
+        raise UsageError("--no-golden goes with one model: --compare runs no self-test")
     if args.compare is not None and args.data is None:
         raise UsageError("--compare runs both models on images: give some with --data (a folder, or synthetic)")
 

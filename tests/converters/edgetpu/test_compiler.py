@@ -151,6 +151,14 @@ def test_an_older_result_stays_when_compiling_fails(model: Path, tmp_path: Path)
     assert out.read_bytes() == b"the one from last week"
 
 
+def test_a_result_of_an_earlier_model_does_not_pass_for_this_one_s(model: Path, tmp_path: Path) -> None:
+    beside = model.with_name(f"{model.stem}_edgetpu.tflite")
+    beside.write_bytes(b"of an earlier model")
+    with pytest.raises(ModelError):
+        to_edgetpu(model, compiler=str(install_standin(tmp_path, "forgets")))
+    assert not beside.exists()
+
+
 def test_a_float_model_is_told_to_be_quantized(tiny_models: Path, compiler: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="--recipe int8"):
         compile_edgetpu(write(tiny_models, tmp_path, "float32"), tmp_path / "robot.tflite", compiler=compiler)
