@@ -57,7 +57,10 @@ def memory(case: Case) -> Iterator[Finding]:
 
 def disk(case: Case) -> Iterator[Finding]:
     """Whether there is room for packages and recordings."""
-    folder = Path.cwd() if case.is_here else case.root
+    try:
+        folder = Path.cwd() if case.is_here else case.root
+    except FileNotFoundError:  # the current folder was removed
+        folder = Path("/")
     free = shutil.disk_usage(folder).free // 2**20
     if free < _LITTLE_DISK_MIB:
         yield Finding("disk", "warning", f"{free} MiB free", "remove what is not needed: sudo apt clean is a beginning")

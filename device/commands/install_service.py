@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
 
 from edgeloc.commands import run as run_command
 from edgeloc.errors import UsageError
@@ -87,6 +88,7 @@ def _service(args: argparse.Namespace) -> Service:
 
     if args.model is None or args.camera is None:
         raise UsageError("a service needs a model and a --camera: edgeloc install-service MODEL.tflite --camera URI")
+    _check_names(args)
     state = Path("/var/lib") / args.name
     for sink in args.sink:
         _check_sink(sink, state)
@@ -139,11 +141,29 @@ def _words(args: argparse.Namespace) -> Iterator[str]:
                 yield from (action.option_strings[0], str(one))
 
 
+def _check_names(args: argparse.Namespace) -> None:
+    """UsageError for a camera or an engine that no run knows: better here than in a journal."""
+    from edgeloc.cameras import CAMERAS
+    from edgeloc.cameras.uri import parse_uri
+    from edgeloc.engines import engine_class
+
+    camera = parse_uri(args.camera)
+    if camera.scheme not in ("", "file", *CAMERAS):
+        raise UsageError(f"camera {camera.text}: there is no scheme {camera.scheme}://; known are {', '.join(CAMERAS)}")
+    engine = args.engine.partition("://")[0]
+    if engine != "auto":
+        engine_class(engine)
+
+
 def _check_sink(sink: str, state: Path) -> None:
     """Nobody watches a service's screen, and it writes to its own folder alone."""
+    from edgeloc.sinks import open_sink
+
+    open_sink(sink)  # which opens nothing yet, and knows every kind
     if sink == "window":
         raise UsageError("a service has no screen for the sink window: use a file or a stream")
-    if "://" not in sink and not Path(os.path.normpath(state / sink)).is_relative_to(state):
+    path = unquote(sink.removeprefix("file://")) if sink.startswith("file://") else sink
+    if "://" not in path and not Path(os.path.normpath(state / path)).is_relative_to(state):
         raise UsageError(f"a service writes to {state} alone: give sink {sink} as {Path(sink).name}, which lands there")
 
 

@@ -318,6 +318,15 @@ def test_a_pi_whose_kernel_alone_tells_of_heat_lacks_vcgencmd(pi5: Path, make_tr
     assert finding.status == "warning" and "vcgencmd does not tell" in finding.what
 
 
+def test_a_current_folder_that_was_removed_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> Path:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "cwd", gone)
+    here = dataclasses.replace(case(tmp_path), root=Path("/"))
+    assert "free" in only(doctor_hardware.disk(here)).what
+
+
 def test_no_camera(pc: Path) -> None:
     assert "synthetic://" in (only(doctor_hardware.cameras(case(pc))).mend or "")
 

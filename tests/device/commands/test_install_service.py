@@ -74,12 +74,27 @@ def test_sinks_stay_relative_to_the_services_folder(capsys: pytest.CaptureFixtur
         ("window", "no screen"),
         ("/data/boxes.jsonl", "give sink /data/boxes.jsonl as boxes.jsonl"),
         ("../boxes.jsonl", "writes to /var/lib/edgeloc alone"),
+        ("file:///etc/boxes.jsonl", "writes to /var/lib/edgeloc alone"),
+        ("boxes.txt", "of no known kind"),
     ],
 )
 def test_sinks_that_a_service_cannot_serve(
     capsys: pytest.CaptureFixture[str], model: Path, sink: str, said: str
 ) -> None:
     assert said in refused(capsys, str(model), "--camera", "v4l2://0", "--sink", sink, "--print")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--camera", "webcam://0"], "there is no scheme webcam://"),
+        (["--camera", "v4l2://0", "--engine", "tpu"], "engine is 'tpu'"),
+    ],
+)
+def test_what_no_run_knows_is_refused_before_it_is_a_service(
+    capsys: pytest.CaptureFixture[str], model: Path, words: list[str], said: str
+) -> None:
+    assert said in refused(capsys, str(model), *words, "--print")
 
 
 def test_a_model_that_the_services_user_may_not_read(capsys: pytest.CaptureFixture[str], model: Path) -> None:
