@@ -7,20 +7,18 @@ quantized model's own inputs, so that what then differs at its output is the err
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-from edgeloc.errors import MissingExtra
+from edgeloc.editing import pack, unpack
 from edgeloc.flatbuffer import Graph, Operator
 from edgeloc.precision import CONVERSIONS
 
 __all__ = ["Pair", "Pairing", "cut_graph", "pair_graphs", "reached", "reads_alike", "twins"]
 
 # The readers that can also write; the small package tflite cannot.
-_SCHEMAS = ("ai_edge_litert.schema_py_generated", "tensorflow.lite.python.schema_py_generated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +121,7 @@ def cut_graph(flatbuffer: bytes) -> tuple[bytes, dict[int, int]]:
     input that took its place. Outputs keep their indices. MissingExtra without a package that can
     write the format.
     """
-    schema = _schema()
-    model = schema.ModelT.InitFromPackedBuf(flatbuffer, 0)
+    model = unpack(flatbuffer)
     graph = model.subgraphs[0]
     given: dict[int, int] = {}
     computed = _computed(graph)
@@ -133,7 +130,7 @@ def cut_graph(flatbuffer: bytes) -> tuple[bytes, dict[int, int]]:
     graph.inputs = list(given.values())
     graph.outputs = sorted({int(i) for operator in graph.operators for i in operator.outputs if i >= 0})
     model.signatureDefs = []
-    return _pack(model), given
+    return pack(model), given
 
 
 def _computed(graph: Any) -> set[int]:
@@ -150,23 +147,6 @@ def _given(graph: Any, given: dict[int, int], index: int) -> int:
         graph.tensors.append(tensor)
         given[index] = len(graph.tensors) - 1
     return given[index]
-
-
-def _pack(model: Any) -> bytes:
-    import flatbuffers
-
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def _schema() -> Any:
-    for name in _SCHEMAS:
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
-    raise MissingExtra("tensorflow", "convert", "comparing layer by layer (or: pip install ai-edge-litert)")
 
 
 def _layers(graph: Graph) -> list[Layer]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeloc.errors import MissingExtra, ModelError
 
-__all__ = ["Graph", "Operator", "Signature", "Tensor", "TfliteModel", "parse_flatbuffer"]
+__all__ = ["Graph", "Operator", "Signature", "Tensor", "TfliteModel", "load_schema", "parse_flatbuffer"]
 
 # The reader generated from TensorFlow's schema: the runtime brings it, or the small package tflite where it does not.
 SCHEMAS = ("ai_edge_litert.schema_py_generated", "tensorflow.lite.python.schema_py_generated", "tflite")
@@ -118,7 +118,9 @@ def parse_flatbuffer(data: bytes, name: str) -> TfliteModel:
     """
     if len(data) < 8 or data[4:8] != b"TFL3":
         raise ModelError(f"{name} is no TFLite model: it does not begin with the mark TFL3")
-    schema = _schema()
+    schema = load_schema()
+    if schema is None:
+        raise MissingExtra("tflite", "inspect", "looking inside a model")
     try:
         return _Reader(schema, data).model()
     except _DAMAGE as error:
@@ -127,13 +129,16 @@ def parse_flatbuffer(data: bytes, name: str) -> TfliteModel:
         ) from error
 
 
-def _schema() -> ModuleType:
-    for module in SCHEMAS:
+def load_schema(wanted: str = "Model") -> ModuleType | None:
+    """The first installed module of SCHEMAS that has the class `wanted`, None where there is none."""
+    for name in SCHEMAS:
         try:
-            return importlib.import_module(module)
+            module = importlib.import_module(name)
         except ImportError:
             continue
-    raise MissingExtra("tflite", "inspect", "looking inside a model")
+        if hasattr(module, wanted):
+            return module
+    return None
 
 
 def _names(enum: type) -> dict[int, str]:

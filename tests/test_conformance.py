@@ -247,7 +247,7 @@ def test_bytes_flipped_give_an_answer_or_one_error(conformance: Path, tmp_path: 
 
 def aborting(conformance: Path, target: Path) -> Path:
     """The quantized ResNet with one scale so small that TFLite's ADD ends the process over it."""
-    editing = pytest.importorskip("edgeloc.converters.editing")
+    editing = pytest.importorskip("edgeloc.editing")
     pytest.importorskip("tensorflow")
     model = editing.unpack((conformance / "mlperf_tiny" / "pretrainedResnet_quant.tflite").read_bytes())
     graph = model.subgraphs[0]

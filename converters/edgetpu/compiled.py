@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from edgeloc.converters.editing import pack, schema, text, unpack
+from edgeloc.editing import pack, schema, text, unpack
 from edgeloc.errors import ModelError
 from edgeloc.flatbuffer import parse_flatbuffer
 from edgeloc.inspection import PortReport, report_flatbuffer

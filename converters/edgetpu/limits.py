@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeloc.converters.edgetpu import table
-from edgeloc.converters.editing import unpack
+from edgeloc.editing import unpack
 from edgeloc.flatbuffer import Graph, Operator, Tensor
 
 __all__ = ["Judged", "Settings", "judge_operator", "read_settings"]

@@ -16,7 +16,7 @@ import numpy as np
 
 from edgeloc.converters.edgetpu.compiled import CUSTOM_OPERATOR
 from edgeloc.converters.edgetpu.prediction import ON_TPU, MappingPrediction, PredictedOperator, predict_mapping
-from edgeloc.converters.editing import pack, schema, unpack
+from edgeloc.editing import pack, schema, unpack
 from edgeloc.errors import UsageError
 
 __all__ = ["BEHAVIOURS", "install_standin", "main"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.converters.editing import constant, operator_name, text, unpack
+from edgeloc.editing import constant, operator_name, text, unpack
 from edgeloc.errors import ModelError
 
 __all__ = ["HeadGraph", "Places", "indices_of", "places_of", "tensors_of"]

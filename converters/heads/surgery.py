@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.converters.editing import constant, operator_name, pack, tensor_name
 from edgeloc.converters.heads.graph import HeadGraph, Places, indices_of, places_of, tensors_of
+from edgeloc.editing import constant, operator_name, pack, tensor_name
 from edgeloc.errors import ModelError
 
 __all__ = ["Surgeon"]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.converters.editing import add_constant, constant, operator_name, pack, set_constant, tensor_name, unpack
 from edgeloc.converters.quantization.stepping import Step, activate
+from edgeloc.editing import add_constant, constant, operator_name, pack, set_constant, tensor_name, unpack
 from edgeloc.errors import ModelError
 
 __all__ = ["WEIGHTED", "correct_biases", "weight_steps"]

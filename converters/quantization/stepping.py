@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.converters.editing import pack
+from edgeloc.editing import pack
 from edgeloc.errors import ModelError
 from edgeloc.quiet import quiet_stderr
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.converters.editing import (
+from edgeloc.converters.quantization.bias_correction import weight_steps
+from edgeloc.editing import (
     add_operator_code,
     constant,
     operator_name,
@@ -18,7 +19,6 @@ from edgeloc.converters.editing import (
     tensor_name,
     unpack,
 )
-from edgeloc.converters.quantization.bias_correction import weight_steps
 
 __all__ = ["float16_weights", "int8_weights"]
 

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.contract import InputSpec, read_contract
-from edgeloc.converters.editing import pack, unpack
 from edgeloc.converters.sources.base import Source
 from edgeloc.converters.sources.common import answer_each, refuse_weights
 from edgeloc.converters.sources.layout import image_shape
 from edgeloc.converters.sources.pooling import mend_pooling
 from edgeloc.converters.sources.signature import drop_metadata, set_signature
+from edgeloc.editing import pack, unpack
 from edgeloc.engines import open_engine
 from edgeloc.errors import ModelError
 from edgeloc.flatbuffer import TfliteModel, parse_flatbuffer

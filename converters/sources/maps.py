@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeloc.converters.editing import add_operator_code, constant, operator_name
+from edgeloc.editing import add_operator_code, constant, operator_name, schema
 
 __all__ = ["put_channels_last"]
 
@@ -34,28 +34,24 @@ def _before_transpose(model: Any, index: int) -> int | None:
 
 
 def _transposed(model: Any, index: int, shape: tuple[int, ...]) -> int:
-    from tensorflow.lite.python import schema_py_generated as schema
-
     graph = model.subgraphs[0]
-    buffer = schema.BufferT()
+    buffer = schema().BufferT()
     buffer.data = np.frombuffer(np.array(_TO_LAST, np.int32).tobytes(), np.uint8)
     model.buffers.append(buffer)
-    order = _tensor(model, b"channels_last_order", (4,), schema.TensorType.INT32, len(model.buffers) - 1)
+    order = _tensor(model, b"channels_last_order", (4,), schema().TensorType.INT32, len(model.buffers) - 1)
     name = bytes(graph.tensors[index].name) + b"_channels_last"
     result = _tensor(model, name, shape, graph.tensors[index].type, 0)
-    operator = schema.OperatorT()
-    operator.opcodeIndex = add_operator_code(model, schema.BuiltinOperator.TRANSPOSE)
+    operator = schema().OperatorT()
+    operator.opcodeIndex = add_operator_code(model, schema().BuiltinOperator.TRANSPOSE)
     operator.inputs, operator.outputs = [index, order], [result]
-    operator.builtinOptionsType = schema.BuiltinOptions.TransposeOptions
-    operator.builtinOptions = schema.TransposeOptionsT()
+    operator.builtinOptionsType = schema().BuiltinOptions.TransposeOptions
+    operator.builtinOptions = schema().TransposeOptionsT()
     graph.operators.append(operator)
     return result
 
 
 def _tensor(model: Any, name: bytes, shape: tuple[int, ...], kind: int, buffer: int) -> int:
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    tensor = schema.TensorT()
+    tensor = schema().TensorT()
     tensor.name, tensor.shape, tensor.type, tensor.buffer = name, list(shape), kind, buffer
     tensors = model.subgraphs[0].tensors
     tensors.append(tensor)

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.contract import InputSpec
-from edgeloc.converters.editing import pack, unpack
 from edgeloc.converters.sources.base import Source
 from edgeloc.converters.sources.common import answer_each, refuse_weights
 from edgeloc.converters.sources.layout import channels_first, image_shape
 from edgeloc.converters.sources.maps import put_channels_last
 from edgeloc.converters.sources.pooling import mend_pooling
 from edgeloc.converters.sources.signature import drop_metadata, set_signature
+from edgeloc.editing import pack, unpack
 from edgeloc.errors import MissingExtra, ModelError, UsageError, first_line
 
 __all__ = ["OnnxSource"]

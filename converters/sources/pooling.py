@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.converters.editing import add_operator_code, constant, operator_name
+from edgeloc.editing import add_operator_code, constant, operator_name, schema
 
 __all__ = ["mend_pooling"]
 
@@ -46,13 +46,12 @@ def mend_pooling(model: Any) -> int:
 
 
 def _never_negative(model: Any, writers: dict[int, Any], tensor: int) -> bool:
-    from tensorflow.lite.python.schema_py_generated import ActivationFunctionType
-
     while tensor in writers:
         operator = writers[tensor]
         name = operator_name(model, operator)
-        fused = getattr(operator.builtinOptions, "fusedActivationFunction", ActivationFunctionType.NONE)
-        if name in _NOT_NEGATIVE or fused in (ActivationFunctionType.RELU, ActivationFunctionType.RELU6):
+        kinds = schema().ActivationFunctionType
+        fused = getattr(operator.builtinOptions, "fusedActivationFunction", kinds.NONE)
+        if name in _NOT_NEGATIVE or fused in (kinds.RELU, kinds.RELU6):
             return True
         if name not in _SAME_SIGN:
             return False
@@ -68,18 +67,14 @@ def _fits_mirror(paddings: NDArray[Any], pooling: Any) -> bool:
 
 
 def _become_pad(model: Any, operator: Any) -> None:
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    operator.opcodeIndex = add_operator_code(model, schema.BuiltinOperator.PAD)
+    operator.opcodeIndex = add_operator_code(model, schema().BuiltinOperator.PAD)
     operator.inputs = operator.inputs[:2]
-    operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.PadOptions, schema.PadOptionsT()
+    operator.builtinOptionsType, operator.builtinOptions = schema().BuiltinOptions.PadOptions, schema().PadOptionsT()
 
 
 def _become_mirror(model: Any, operator: Any) -> None:
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    operator.opcodeIndex = add_operator_code(model, schema.BuiltinOperator.MIRROR_PAD)
+    operator.opcodeIndex = add_operator_code(model, schema().BuiltinOperator.MIRROR_PAD)
     operator.inputs = operator.inputs[:2]
-    options = schema.MirrorPadOptionsT()
-    options.mode = schema.MirrorPadMode.SYMMETRIC
-    operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.MirrorPadOptions, options
+    options = schema().MirrorPadOptionsT()
+    options.mode = schema().MirrorPadMode.SYMMETRIC
+    operator.builtinOptionsType, operator.builtinOptions = schema().BuiltinOptions.MirrorPadOptions, options

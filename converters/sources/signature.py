@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from edgeloc.editing import schema
 from edgeloc.errors import ModelError
 
 __all__ = ["SERVING", "drop_metadata", "numbered", "set_signature"]
@@ -18,8 +19,6 @@ def set_signature(model: Any, tensor: str, outputs: Sequence[str]) -> None:
     Whatever signatures it had are dropped. Raises ModelError when the graph has another number of
     inputs or outputs.
     """
-    from tensorflow.lite.python import schema_py_generated as schema
-
     graph = model.subgraphs[0]
     if len(graph.inputs) != 1 or len(graph.outputs) != len(outputs):
         raise ModelError(
@@ -28,11 +27,11 @@ def set_signature(model: Any, tensor: str, outputs: Sequence[str]) -> None:
         )
 
     def named(name: str, index: int) -> Any:
-        entry = schema.TensorMapT()
+        entry = schema().TensorMapT()
         entry.name, entry.tensorIndex = name, int(index)
         return entry
 
-    signature = schema.SignatureDefT()
+    signature = schema().SignatureDefT()
     signature.signatureKey, signature.subgraphIndex = SERVING, 0
     signature.inputs = [named(tensor, graph.inputs[0])]
     signature.outputs = [named(name, index) for name, index in zip(outputs, graph.outputs, strict=True)]

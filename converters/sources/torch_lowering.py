@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.contract import InputSpec
-from edgeloc.converters.editing import pack, tensor_name, unpack
 from edgeloc.converters.sources.common import answer_each
 from edgeloc.converters.sources.layout import image_shape
 from edgeloc.converters.sources.pooling import mend_pooling
 from edgeloc.converters.sources.signature import drop_metadata, numbered, set_signature
+from edgeloc.editing import pack, tensor_name, unpack
 from edgeloc.errors import MissingExtra, ModelError, first_line
 from edgeloc.quiet import quiet_stderr
 

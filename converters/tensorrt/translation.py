@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.contract import Contract
-from edgeloc.converters.editing import operator_name, pack, unpack
 from edgeloc.converters.tensorrt.runtime import OnnxRuntimeEngine
+from edgeloc.editing import operator_name, pack, schema, unpack
 from edgeloc.engines import open_engine
 from edgeloc.errors import ContractError, MissingExtra, ModelError, first_line
 from edgeloc.flatbuffer import parse_flatbuffer
@@ -89,17 +89,15 @@ def _flat_inputs(flatbuffer: bytes) -> bytes:
 
 def _insert_reshape(model: Any, operator: Any, shape: list[int]) -> None:
     """Put a RESHAPE to `shape` before the operator's first input."""
-    from tensorflow.lite.python import schema_py_generated as schema
-
     graph = model.subgraphs[0]
     source = int(operator.inputs[0])
-    sizes = _add_tensor(model, [len(shape)], schema.TensorType.INT32, np.array(shape, np.int32).tobytes())
+    sizes = _add_tensor(model, [len(shape)], schema().TensorType.INT32, np.array(shape, np.int32).tobytes())
     flat = _add_tensor(model, shape, graph.tensors[source].type)
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.RESHAPE
+    code = schema().OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema().BuiltinOperator.RESHAPE
     code.version = 1
     model.operatorCodes.append(code)
-    reshape = schema.OperatorT()
+    reshape = schema().OperatorT()
     reshape.opcodeIndex = len(model.operatorCodes) - 1
     reshape.inputs, reshape.outputs = np.array([source, sizes], np.int32), np.array([flat], np.int32)
     graph.operators.insert(graph.operators.index(operator), reshape)
@@ -108,9 +106,7 @@ def _insert_reshape(model: Any, operator: Any, shape: list[int]) -> None:
 
 def _add_tensor(model: Any, shape: list[int], kind: int, data: bytes = b"") -> int:
     """A new tensor of the main graph, constant where it has data; its index."""
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    tensor, buffer = schema.TensorT(), schema.BufferT()
+    tensor, buffer = schema().TensorT(), schema().BufferT()
     if data:
         buffer.data = np.frombuffer(data, np.uint8)
     model.buffers.append(buffer)

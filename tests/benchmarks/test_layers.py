@@ -33,7 +33,7 @@ def compare(folder: Path, quantized: str | Path, float_model: str | Path = "floa
 
 def edited(source: Path, target: Path, change: Callable[[Any], None]) -> Path:
     """A copy of a model after a change to its unpacked form."""
-    from edgeloc.converters.editing import pack, unpack
+    from edgeloc.editing import pack, unpack
 
     model = unpack(source.read_bytes())
     change(model)
@@ -42,7 +42,7 @@ def edited(source: Path, target: Path, change: Callable[[Any], None]) -> Path:
 
 
 def writer(model: Any, kind: str) -> Any:
-    from edgeloc.converters.editing import operator_name
+    from edgeloc.editing import operator_name
 
     return next(op for op in model.subgraphs[0].operators if operator_name(model, op) == kind)
 
@@ -51,7 +51,7 @@ def spoil_weights(kind: str, seed: int = 0) -> Callable[[Any], None]:
     """Shuffle the weights of the first operator of this kind."""
 
     def change(model: Any) -> None:
-        from edgeloc.converters.editing import constant, set_constant
+        from edgeloc.editing import constant, set_constant
 
         index = writer(model, kind).inputs[1]
         values = constant(model, index)
@@ -174,7 +174,7 @@ def test_models_in_the_wrong_order_are_refused(tiny_models: Path, first: str, se
 
 def test_the_same_operators_with_other_weights_are_refused(tiny_models: Path, tmp_path: Path) -> None:
     def retrain(model: Any) -> None:
-        from edgeloc.converters.editing import constant, set_constant
+        from edgeloc.editing import constant, set_constant
 
         for operator in model.subgraphs[0].operators:
             values = constant(model, operator.inputs[1]) if len(operator.inputs) > 2 else None
@@ -187,7 +187,7 @@ def test_the_same_operators_with_other_weights_are_refused(tiny_models: Path, tm
 
 
 def test_another_network_is_refused(tiny_models: Path, tmp_path: Path) -> None:
-    from edgeloc.converters.editing import pack, unpack
+    from edgeloc.editing import pack, unpack
 
     model = unpack((tiny_models / "float32.tflite").read_bytes())
     graph = model.subgraphs[0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgeloc.converters.edgetpu.compiled import check_compiled, executable_bytes, is_compiled, with_signature
-from edgeloc.converters.editing import pack, schema, unpack
+from edgeloc.editing import pack, schema, unpack
 from edgeloc.errors import ModelError
 from edgeloc.flatbuffer import parse_flatbuffer
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgeloc.converters.edgetpu.prediction import MappingPrediction, predict_mapping
-from edgeloc.converters.editing import pack, unpack
+from edgeloc.editing import pack, unpack
 from edgeloc.errors import ModelError
 from edgeloc.models import SHIPPED_INT8
 

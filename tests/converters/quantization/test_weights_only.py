@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from edgeloc.contract import InputSpec
-from edgeloc.converters.editing import pack, schema, unpack
 from edgeloc.converters.quantization.weights_only import float16_weights
 from edgeloc.converters.sources.keras import KerasSource
+from edgeloc.editing import pack, schema, unpack
 from edgeloc.engines import open_engine
 
 

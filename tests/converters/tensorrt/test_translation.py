@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeloc.contract import Contract, InputSpec, OutputSpec
-from edgeloc.converters.editing import constant, operator_name, pack, set_constant, unpack
 from edgeloc.converters.tensorrt import translation
 from edgeloc.converters.tensorrt.runtime import OnnxRuntimeEngine
 from edgeloc.converters.tensorrt.translation import require_extra, to_onnx
+from edgeloc.editing import constant, operator_name, pack, set_constant, unpack
 from edgeloc.engines import open_engine
 from edgeloc.errors import ContractError, MissingExtra, ModelError
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from edgeloc.contract import InputSpec
-from edgeloc.converters.editing import pack, unpack
 from edgeloc.converters.sources.keras import KerasSource
 from edgeloc.converters.training import twin as twins
 from edgeloc.converters.training.twin import QuantizedTwin
+from edgeloc.editing import pack, unpack
 
 SIDE = 32
 

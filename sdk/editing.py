@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.errors import MissingExtra
-from edgeloc.flatbuffer import SCHEMAS
+from edgeloc.flatbuffer import load_schema
 
 __all__ = [
     "add_constant",
@@ -36,14 +35,10 @@ _DTYPES: dict[int, type[np.generic]] = {
 @lru_cache(maxsize=1)
 def schema() -> ModuleType:
     """The generated reader and writer of the format; MissingExtra where no installed package brings it."""
-    for name in SCHEMAS:
-        try:
-            module = importlib.import_module(name)
-        except ImportError:
-            continue
-        if hasattr(module, "ModelT"):
-            return module
-    raise MissingExtra("tensorflow", "convert", "changing what is in a model")
+    module = load_schema("ModelT")
+    if module is None:
+        raise MissingExtra("tensorflow", "convert", "changing what is in a model")
+    return module
 
 
 def unpack(flatbuffer: bytes) -> Any:
