@@ -96,13 +96,14 @@ class _Measurement:
         self.float_side, self.quantized_side = self._sides()
         self.source = self._source()
         self.heat = HeatSampler(HeatReader())
-        self.energy = EnergyRecorder(options.power)
         self.latency = LatencyRecorder(self.localizer, self.source, options.warmup, options.threads)
         self.regression: RegressionRecorder | None = None
         if self.float_side is not None and self.quantized_side is not None:
             self.regression = RegressionRecorder(
                 self.float_side, self.quantized_side, negatives=options.negatives, skip_bad=options.skip_bad
             )
+        # Last: a meter that is open is always closed again.
+        self.energy = EnergyRecorder(options.power)
 
     def _sides(self) -> tuple[Side | None, Side | None]:
         options = self.options
