@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 from edgeloc.errors import CameraError
 from edgeloc.types import Frame
 from edgeloc.uri import Uri
 
-__all__ = ["READ_TIMEOUT_S", "Camera", "Gap", "sensor_time"]
+__all__ = ["READ_TIMEOUT_S", "Camera", "Gap", "PathCamera", "sensor_time"]
 
 READ_TIMEOUT_S = 2.0
 # A driver's time further back than this is no time of the monotonic clock.
@@ -130,6 +132,24 @@ class Camera(ABC):
     def __iter__(self) -> Iterator[Frame]:
         while (frame := self.read()) is not None:
             yield frame
+
+
+class PathCamera(Camera):
+    """A file or folder as a camera: it goes by its path and has no options."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> PathCamera:
+        """A path, or a scheme and a path."""
+        uri.options({})
+        return cls(uri.path)
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
 
 
 def sensor_time(driver_s: float, grabbed_at: float, last_at: float = float("-inf")) -> float:

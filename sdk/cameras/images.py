@@ -6,16 +6,15 @@ import os
 import time
 from pathlib import Path
 
-from edgeloc.cameras.base import Camera
+from edgeloc.cameras.base import PathCamera
 from edgeloc.data.images import IMAGE_SUFFIXES, read_image
 from edgeloc.errors import DataError, UsageError
 from edgeloc.types import Frame
-from edgeloc.uri import Uri
 
 __all__ = ["ImageCamera", "images_in"]
 
 
-class ImageCamera(Camera):
+class ImageCamera(PathCamera):
     """Every image of a folder in the order of the names, or one image; `captured_at` is when it was decoded.
 
     Folders within the folder are left out. Images may differ in size. An image that cannot be
@@ -23,20 +22,9 @@ class ImageCamera(Camera):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self._files: list[Path] = []
         self._next = 0
-
-    @classmethod
-    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> ImageCamera:
-        """A path, or file:// or images:// and a path; there are no options."""
-        uri.options({})
-        return cls(uri.path)
-
-    @property
-    def name(self) -> str:
-        """The path of the folder or image."""
-        return str(self.path)
 
     def _open(self) -> None:
         if not self.path.exists():

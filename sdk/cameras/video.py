@@ -4,45 +4,32 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from edgeloc.cameras.base import Camera
+from edgeloc.cameras.base import PathCamera
 from edgeloc.errors import DataError, UsageError
 from edgeloc.files import utf8_path
 from edgeloc.quiet import quiet_opencv
 from edgeloc.types import Frame, Pixels
-from edgeloc.uri import Uri
 
 __all__ = ["VideoCamera"]
 
 _FULL_ENOUGH = 0.95
 
 
-class VideoCamera(Camera):
+class VideoCamera(PathCamera):
     """Every frame of a video file in order, as fast as it is read; `captured_at` is when it was decoded.
 
     The file is read by OpenCV's FFmpeg where it has one: MP4, AVI, MKV, MOV, WebM.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self._capture: cv2.VideoCapture | None = None
         self._first: Pixels | None = None
         self._next = 0
-
-    @classmethod
-    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> VideoCamera:
-        """A path, or file:// or video:// and a path; there are no options."""
-        uri.options({})
-        return cls(uri.path)
-
-    @property
-    def name(self) -> str:
-        """The file's path."""
-        return str(self.path)
 
     def _open(self) -> None:
         if not self.path.exists():
