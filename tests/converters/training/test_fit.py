@@ -215,15 +215,17 @@ def test_a_trained_network_is_trained_further(go: Callable[..., Any], trained: P
 def test_an_interrupted_qat_goes_on_from_the_same_network_only(
     go: Callable[..., Any], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = fit.TrainingBatches.__getitem__
+    import keras
 
-    def interrupted(self: Any, index: int) -> Any:
-        if self.epoch == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, index)
+    original = keras.callbacks.CallbackList.on_epoch_begin
+
+    def interrupted(self: Any, epoch: int, logs: Any = None) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+        original(self, epoch, logs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit.TrainingBatches, "__getitem__", interrupted)
+        patch.setattr(keras.callbacks.CallbackList, "on_epoch_begin", interrupted)
         with pytest.raises(KeyboardInterrupt):
             go(QAT, start=trained_start(trained))
     gc.collect()
