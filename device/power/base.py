@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 
 from edgeloc.errors import DeviceError
+from edgeloc.openable import Openable
 
 __all__ = ["CommandRunner", "PowerMeter", "PowerSample"]
 
@@ -36,7 +36,7 @@ class PowerSample:
                 raise ValueError(f"the rail {rail} reads {value}: it must be a finite number")
 
 
-class PowerMeter(ABC):
+class PowerMeter(Openable):
     """A source of power readings: `open()`, `read()` again and again, `close()`; or `with`.
 
     The contract, which one test suite holds every meter to, once it is open:
@@ -68,7 +68,6 @@ class PowerMeter(ABC):
     counter_range_j: Mapping[str, float] = {}
     source: str = ""
     blind_to: str = ""
-    _opened: bool = False
 
     @property
     @abstractmethod
@@ -76,44 +75,18 @@ class PowerMeter(ABC):
         """What messages call the meter, such as its URI."""
 
     @abstractmethod
-    def _open(self) -> None:
-        """Find the meter and set what the contract promises; what was begun before a failure goes in `_close`."""
-
-    @abstractmethod
     def _read(self) -> PowerSample:
         """One reading."""
 
-    def _close(self) -> None:  # noqa: B027 - a file in sysfs leaves nothing to give back
+    def _close(self) -> None:
         """Give everything back; called also when `_open` failed half-way."""
 
     def open(self) -> None:
         """Get the meter ready; DeviceError says what is missing and how to mend it."""
-        if self._opened:
-            return
-        try:
-            self._open()
-        except BaseException:
-            self._close()
-            raise
-        self._opened = True
+        super().open()
 
     def read(self) -> PowerSample:
         """The next reading; see the class for the promises."""
         if not self._opened:
             raise DeviceError(f"power meter {self.name} is not open: call open() first, or use it in a `with`")
         return self._read()
-
-    def close(self) -> None:
-        """Give the meter back; it may be opened again."""
-        if self._opened:
-            self._opened = False
-            self._close()
-
-    def __enter__(self) -> PowerMeter:
-        self.open()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

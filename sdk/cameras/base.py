@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from edgeloc.errors import CameraError
+from edgeloc.openable import Openable
 from edgeloc.types import Frame
 from edgeloc.uri import Uri
 
@@ -37,7 +37,7 @@ class Gap:
         return self.ended_at - self.began_at
 
 
-class Camera(ABC):
+class Camera(Openable):
     """A source of frames: `open()`, `read()` again and again, `close()`; or `with` and `for`.
 
     The contract, which one test suite holds every camera to:
@@ -51,6 +51,7 @@ class Camera(ABC):
       closed or gone. No frame is ever handed out twice, repeated or made up.
     - `open()` cleans up behind a failure; `close()` may be called at any time, and more than once.
       An opened camera is read from one thread at a time, and is not closed while it is read.
+      `_open()` sets `fps` and `size`.
     - `live`: frames come by themselves and are lost when nobody takes them. Else the source waits.
     - `fps` is the camera's frame rate, None where there is none. `size` is (width, height) in
       pixels, None before `open()` and where frames differ in size.
@@ -64,7 +65,6 @@ class Camera(ABC):
     size: tuple[int, int] | None = None
     note: str = ""
     gaps: tuple[Gap, ...] = ()
-    _opened: bool = False
 
     @classmethod
     @abstractmethod
@@ -82,16 +82,8 @@ class Camera(ABC):
         return False
 
     @abstractmethod
-    def _open(self) -> None:
-        """Get the camera ready; set `fps` and `size`. What was begun before a failure goes in `_close`."""
-
-    @abstractmethod
     def _read(self, timeout_s: float) -> Frame | None:
         """The next frame, None at the end."""
-
-    @abstractmethod
-    def _close(self) -> None:
-        """Give everything back; called also when `_open` failed half-way."""
 
     def open(self) -> None:
         """Get the camera ready to read; an opened camera stays as it is.
@@ -99,35 +91,13 @@ class Camera(ABC):
         Raises CameraError when the camera is absent, busy, forbidden or refuses the format,
         UsageError when a path is not there, DataError when a file cannot be read.
         """
-        if self._opened:
-            return
-        try:
-            self._open()
-        except BaseException:
-            self._close()
-            raise
-        self._opened = True
+        super().open()
 
     def read(self, timeout_s: float = READ_TIMEOUT_S) -> Frame | None:
         """The next frame, or None when a finite source has ended; see the class for the promises."""
         if not self._opened:
             raise CameraError(f"camera {self.name} is not open: call open() first, or use it in a `with`")
         return self._read(timeout_s)
-
-    def close(self) -> None:
-        """Give the camera back; a closed camera may be opened again, from its beginning."""
-        if self._opened:
-            self._opened = False
-            self._close()
-
-    def __enter__(self) -> Camera:
-        self.open()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __iter__(self) -> Iterator[Frame]:
         while (frame := self.read()) is not None:
