@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -23,7 +23,17 @@ from edgeloc.files import atomic_path
 from edgeloc.flatbuffer import parse_flatbuffer
 from edgeloc.types import Box, Pixels
 
-__all__ = ["CONTRACT", "Golden", "ModelFile", "read_keras_contract", "read_model", "write_model"]
+__all__ = [
+    "CONTRACT",
+    "Golden",
+    "ModelFile",
+    "append_zip",
+    "contract_in",
+    "members_of",
+    "read_keras_contract",
+    "read_model",
+    "write_model",
+]
 
 CONTRACT = "edgeloc.json"
 LABELS = "labels.txt"
@@ -137,7 +147,7 @@ def read_model(path: str | Path) -> ModelFile:
     if text is None:
         _check_structure(path, flatbuffer)
         return ModelFile(path, flatbuffer, members)
-    contract = _contract(path, text)
+    contract = contract_in(path, text)
     expected = contract.hashes.get("flatbuffer")
     if expected is None:
         _check_structure(path, flatbuffer)
@@ -150,7 +160,7 @@ def read_keras_contract(path: str | Path) -> Contract | None:
     """The contract inside a `.keras` file, None when it carries none; ModelError when it is no such file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return _contract(path, archive.read(CONTRACT)) if CONTRACT in archive.namelist() else None
+            return contract_in(path, archive.read(CONTRACT)) if CONTRACT in archive.namelist() else None
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file; give a .keras model") from error
     except (zipfile.BadZipFile, OSError) as error:
@@ -176,7 +186,17 @@ def write_model(
     if flatbuffer[4:8] != _MARK:
         raise ModelError(f"{path}: what should be written is no TFLite flatbuffer")
     flatbuffer, _ = _split(path, bytes(flatbuffer))
-    digest = hashlib.sha256(flatbuffer).hexdigest()
+    members = members_of(flatbuffer, contract, calibration, golden)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(flatbuffer)
+        append_zip(temporary, {**members, **(extra or {})})
+
+
+def members_of(
+    model: bytes, contract: Contract, calibration: dict[str, Any] | None, golden: Golden | None
+) -> dict[str, bytes]:
+    """What goes along with a model, by name: the contract with the model's SHA-256, labels, calibration, self-test."""
+    digest = hashlib.sha256(model).hexdigest()
     contract = dataclasses.replace(contract, hashes={**contract.hashes, "flatbuffer": digest})
     members = {CONTRACT: contract.to_json().encode()}
     if contract.labels:
@@ -186,12 +206,10 @@ def write_model(
     if golden is not None:
         members[GOLDEN_IMAGE] = cv2.imencode(".png", golden.image)[1].tobytes()
         members[GOLDEN_EXPECTED] = golden.expected_json().encode()
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(flatbuffer)
-        _append_zip(temporary, {**members, **(extra or {})})
+    return members
 
 
-def _contract(path: str | Path, text: bytes) -> Contract:
+def contract_in(path: str | Path, text: bytes) -> Contract:
     """The contract out of a model file's archive; an error names the file."""
     try:
         return Contract.from_json(text.decode(errors="replace"))
@@ -199,9 +217,9 @@ def _contract(path: str | Path, text: bytes) -> Contract:
         raise ContractError(f"{path}: the contract inside is bad: {error}") from error
 
 
-def _append_zip(path: Path, members: Mapping[str, bytes]) -> None:
-    """Put a zip behind a file; stored, as TFLite's own metadata reader needs it, and without clocks."""
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
+def append_zip(target: Path | BinaryIO, members: Mapping[str, bytes]) -> None:
+    """Put a zip behind a file or stream; stored, as TFLite's own metadata reader needs it, and without clocks."""
+    with zipfile.ZipFile(target, "a", zipfile.ZIP_STORED) as archive:
         for name, content in members.items():
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.create_system = 3

@@ -7,22 +7,18 @@ lists what is inside, and a device without any ONNX package cuts it off by walki
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
-import json
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from edgeloc.contract import Contract
-from edgeloc.errors import ContractError, ModelError
+from edgeloc.errors import ModelError
 from edgeloc.files import atomic_path
-from edgeloc.modelfile import CONTRACT, Golden, ModelFile
+from edgeloc.modelfile import CONTRACT, Golden, ModelFile, append_zip, contract_in, members_of
 
 __all__ = ["is_onnx", "join_onnx", "read_onnx_model", "split_onnx", "write_onnx_model"]
 
@@ -30,7 +26,6 @@ __all__ = ["is_onnx", "join_onnx", "read_onnx_model", "split_onnx", "write_onnx_
 _ARCHIVE_FIELD = 18765
 _IR_VERSION, _GRAPH, _OPSETS = 1, 7, 8
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 _DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError)
 
 
@@ -78,10 +73,7 @@ def read_onnx_model(path: str | Path) -> ModelFile:
     members = _members(path, archive)
     if CONTRACT not in members:
         raise ModelError(f"{path} carries no contract: make it with `edgeloc convert --target tensorrt`")
-    try:
-        contract = Contract.from_json(members[CONTRACT].decode(errors="replace"))
-    except ContractError as error:
-        raise ContractError(f"{path}: the contract inside is bad: {error}") from error
+    contract = contract_in(path, members[CONTRACT])
     if hashlib.sha256(model).hexdigest() != contract.hashes.get("flatbuffer"):
         raise ModelError(f"{path} is truncated or altered: it is not the model its contract was written for")
     return ModelFile(path, model, members, contract, verified=True)
@@ -104,29 +96,10 @@ def write_onnx_model(
     if not is_onnx(model):
         raise ModelError(f"{path}: what should be written is no ONNX model")
     model, _ = split_onnx(model)
-    digest = hashlib.sha256(model).hexdigest()
-    contract = dataclasses.replace(contract, hashes={**contract.hashes, "flatbuffer": digest})
-    members = {CONTRACT: contract.to_json().encode()}
-    if contract.labels:
-        members["labels.txt"] = "".join(label + "\n" for label in contract.labels).encode()
-    if calibration is not None:
-        members["calibration.json"] = (json.dumps(calibration, indent=1) + "\n").encode()
-    if golden is not None:
-        members["golden/image.png"] = cv2.imencode(".png", golden.image)[1].tobytes()
-        members["golden/expected.json"] = golden.expected_json().encode()
+    archive = io.BytesIO()
+    append_zip(archive, members_of(model, contract, calibration, golden))
     with atomic_path(path) as temporary:
-        temporary.write_bytes(join_onnx(model, _archive(members)))
-
-
-def _archive(members: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in members.items():
-            entry = zipfile.ZipInfo(name, _EPOCH)
-            entry.create_system = 3
-            entry.external_attr = 0o100644 << 16
-            archive.writestr(entry, content)
-    return stream.getvalue()
+        temporary.write_bytes(join_onnx(model, archive.getvalue()))
 
 
 def _members(path: Path, archive: bytes) -> dict[str, bytes]:

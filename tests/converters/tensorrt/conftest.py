@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeloc.contract import Contract, InputSpec, OutputSpec
+from edgeloc.contract import InputSpec
 
 SIDE = 32
 
@@ -28,19 +28,6 @@ def flatbuffer(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     from edgeloc.converters.sources.keras import KerasSource
 
     return KerasSource(path).to_tflite(InputSpec("image", SIDE, SIDE))
-
-
-@pytest.fixture
-def contract() -> Contract:
-    return Contract(
-        InputSpec("image", SIDE, SIDE),
-        (
-            OutputSpec("presence", "presence", "sigmoid"),
-            OutputSpec("class", "class", "softmax"),
-            OutputSpec("box", "box", "sigmoid"),
-        ),
-        labels=("bolt", "nut", "washer"),
-    )
 
 
 @pytest.fixture(scope="session")
