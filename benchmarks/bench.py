@@ -9,24 +9,21 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edgeloc.benchmarks import wording
+from edgeloc._support.files import require_writable
+from edgeloc._support.terminal import progress
 from edgeloc.benchmarks.energy import EnergyRecorder
-from edgeloc.benchmarks.environment import Environment, read_environment
-from edgeloc.benchmarks.figures import regression_figures
-from edgeloc.benchmarks.latency import LatencyRecorder
-from edgeloc.benchmarks.pictures import with_previews
-from edgeloc.benchmarks.regression import RegressionRecorder
-from edgeloc.benchmarks.report_energy import energy_line
-from edgeloc.benchmarks.result import BenchResult, DataInfo, ModelInfo, Regression, write_result
-from edgeloc.benchmarks.sides import Side, float_side
-from edgeloc.benchmarks.sources import CameraSource, FrameSource, ImageSource, SceneSource, spread
+from edgeloc.benchmarks.latency import CameraSource, FrameSource, ImageSource, LatencyRecorder, SceneSource
+from edgeloc.benchmarks.report.page import energy_line
+from edgeloc.benchmarks.report.pictures import with_previews
+from edgeloc.benchmarks.result import BenchResult, DataInfo, Environment, ModelInfo, read_environment, write_result
 from edgeloc.data import Dataset, Sample, open_dataset
-from edgeloc.device.heat import HeatReader
-from edgeloc.device.heat_sampler import HeatRecord, HeatSampler
+from edgeloc.data.sample import spread
+from edgeloc.device.thermal import HeatReader, HeatRecord, HeatSampler
 from edgeloc.errors import DataError, EdgelocError, UsageError
-from edgeloc.files import require_writable
+from edgeloc.evaluation import wording
+from edgeloc.evaluation.figures import Regression, regression_figures
+from edgeloc.evaluation.pairing import RegressionRecorder, Side, float_side
 from edgeloc.localizer import Localizer
-from edgeloc.progress import progress
 
 __all__ = ["BenchOptions", "bench", "closing_table"]
 
@@ -234,7 +231,7 @@ def _model_info(path: str | Path, engine: str, version: str) -> ModelInfo:
 
 def _precision(path: str | Path) -> str:
     """As read out of the file; a Keras file computes in float32."""
-    from edgeloc.inspection import inspect_model
+    from edgeloc.model.inspection import inspect_model
 
     return "float32 (Keras)" if Path(path).suffix == ".keras" else inspect_model(path).precision
 

@@ -1,22 +1,133 @@
-"""The time each stage of one frame takes, sample by sample; where frames come from is in `sources`."""
+"""The time that each stage of one frame takes, sample by sample, and where the frames come from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeloc.benchmarks.result import STAGES, LatencyRun, StageLatency
-from edgeloc.benchmarks.sources import FrameSource
-from edgeloc.benchmarks.statistics import summarize
-from edgeloc.draw import draw
+from edgeloc.data.sample import spread
+from edgeloc.errors import CameraError, DataError
+from edgeloc.evaluation.statistics import summarize
+from edgeloc.loop.draw import draw
+from edgeloc.types import Pixels
 
 if TYPE_CHECKING:
+    from edgeloc.cameras import Camera
+    from edgeloc.data import Sample
     from edgeloc.localizer import Localizer
 
-__all__ = ["LatencyRecorder", "time_frame"]
+__all__ = ["CameraSource", "FrameSource", "ImageSource", "LatencyRecorder", "SceneSource", "time_frame"]
+
+_IMAGES = 64
+_SCENES = 32
+
+
+class FrameSource(ABC):
+    """Gives frames without end; `capture` says in words what `grab` spends its time on.
+
+    `skipped` names what could not be read and was left out.
+    """
+
+    name: str
+    capture: str
+    skipped: Sequence[str] = ()
+
+    @abstractmethod
+    def grab(self) -> Pixels:
+        """The next frame, BGR uint8 (height, width, 3)."""
+
+    def close(self) -> None:  # noqa: B027 - most sources have nothing to let go of
+        """Let go of the source; harmless when called again."""
+
+
+class CameraSource(FrameSource):
+    """A camera by URI; a finite one (a video, a folder) starts again at its end.
+
+    `size` is the model's input (width, height), for cameras that scale by themselves.
+    """
+
+    def __init__(self, uri: str, size: tuple[int, int] | None = None) -> None:
+        self.name, self._size = uri, size
+        self._camera = self._open()
+        self.capture = (
+            "waiting for the camera's next frame" if self._camera.live else "reading and decoding the next frame"
+        )
+
+    def _open(self) -> Camera:
+        from edgeloc.cameras import open_camera
+
+        return open_camera(self.name, size=self._size)
+
+    def grab(self) -> Pixels:
+        frame = self._camera.read()
+        if frame is None:
+            self.close()
+            self._camera = self._open()
+            frame = self._camera.read()
+        if frame is None:
+            raise CameraError(f"{self.name} gave no frame")
+        return frame.pixels
+
+    def close(self) -> None:
+        self._camera.close()
+
+
+class ImageSource(FrameSource):
+    """Up to 64 images spread over a data set, in turn; each is read once before, so that none comes from a cold disk.
+
+    A corrupt image raises DataError, or with `skip_bad` is left out and listed in `skipped`.
+    """
+
+    capture = "reading and decoding an image file that the system holds in memory"
+
+    def __init__(self, name: str, samples: Sequence[Sample], *, skip_bad: bool = False) -> None:
+        self.name = name
+        self.skipped: list[str] = []
+        self._samples = [sample for sample in spread(samples, _IMAGES) if self._loads(sample, skip_bad)]
+        if not self._samples:
+            raise DataError(f"{name} holds no image that can be read")
+        self._next = 0
+
+    def _loads(self, sample: Sample, skip_bad: bool) -> bool:
+        try:
+            sample.load()
+        except DataError:
+            if not skip_bad:
+                raise
+            self.skipped.append(sample.name)
+            return False
+        return True
+
+    def grab(self) -> Pixels:
+        sample = self._samples[self._next % len(self._samples)]
+        self._next += 1
+        return sample.load()
+
+
+class SceneSource(FrameSource):
+    """Synthetic scenes, drawn before the measurement and held in memory."""
+
+    capture = "copying a ready frame out of memory"
+
+    def __init__(self, size: tuple[int, int] = (640, 480), seed: int = 0) -> None:
+        from edgeloc.scenes import SceneGenerator
+
+        self.name = f"synthetic scenes {size[0]}x{size[1]}"
+        scenes = SceneGenerator(seed, size)
+        self._frames: list[Pixels] = [scenes.scene(index).pixels for index in range(_SCENES)]
+        self._next = 0
+
+    def grab(self) -> Pixels:
+        frame = self._frames[self._next % len(self._frames)]
+        self._next += 1
+        return np.array(frame, copy=True)
 
 
 class LatencyRecorder:

@@ -20,10 +20,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.contract import Contract
 from edgeloc.engines.tflite import TfliteEngine
 from edgeloc.errors import EdgelocError, GateFailed, UsageError
 from edgeloc.localizer import Localizer
+from edgeloc.model.contract import Contract
 from edgeloc.types import Box, Pixels
 
 __all__ = ["Overhead", "main", "measure"]

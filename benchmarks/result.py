@@ -1,153 +1,107 @@
-"""The result of a benchmark as a file: its fields, writing and reading; it computes none of the figures."""
+"""The result of a benchmark as a file: its fields, what it ran on, writing and reading."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
+import numpy as np
+
+from edgeloc._support.files import atomic_path
+from edgeloc._support.json import from_data, to_json
+from edgeloc._version import __version__
 from edgeloc.benchmarks.energy import Energy
-from edgeloc.benchmarks.environment import Environment
-from edgeloc.benchmarks.serialization import from_data, to_json
-from edgeloc.device.heat_sampler import HeatRecord
+from edgeloc.device.board import Board, read_board
+from edgeloc.device.thermal import HeatReader, HeatRecord
 from edgeloc.errors import DataError
-from edgeloc.files import atomic_path
-from edgeloc.types import Box
+from edgeloc.evaluation import wording
+from edgeloc.evaluation.figures import Regression
 
 __all__ = [
     "SCHEMA_VERSION",
     "STAGES",
     "BenchResult",
-    "ClassFigures",
     "DataInfo",
+    "Environment",
     "LatencyRun",
     "ModelInfo",
-    "PresenceFigures",
-    "Regression",
-    "Row",
-    "SizeFigures",
     "StageLatency",
-    "Worst",
+    "describe_model",
+    "machine",
+    "read_environment",
     "read_result",
     "write_result",
 ]
 
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The machine and its software; None is what the machine does not tell.
+
+    `board` is the device tree's own words for it; `load_1min` is the load average when the
+    measurement began; `governor` the frequency governor of the first core; `power_mode` a
+    Jetson's. `hardware` has the board's particulars.
+    """
+
+    board: str | None
+    cpu: str | None
+    cores: int
+    machine: str
+    os: str
+    governor: str | None
+    load_1min: float | None
+    python: str
+    numpy: str
+    opencv: str
+    edgeloc: str
+    power_mode: str | None = None
+    hardware: Board | None = None
+
+    def warnings(self) -> tuple[str, ...]:
+        """What may make the latencies worse than the machine's best, one sentence each."""
+        found = []
+        if self.governor not in (None, "performance"):
+            found.append(f"the CPU governor is {self.governor}, not performance: latencies may be longer and vary more")
+        if self.load_1min is not None and self.load_1min > 0.5 * self.cores:
+            found.append(
+                f"the machine was busy when the measurement began (load {self.load_1min:.1f} on {self.cores} cores)"
+            )
+        return tuple(found)
+
+
+def read_environment(root: str | Path = "/") -> Environment:
+    """Read the environment; `root` is where proc and sys are found (another folder in tests)."""
+    hardware, heat = read_board(Path(root)), HeatReader(Path(root)).read()
+    return Environment(
+        board=hardware.model,
+        cpu=hardware.cpu,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        machine=hardware.machine,
+        os=platform.platform(),
+        governor=heat.governor,
+        load_1min=_load(),
+        python=hardware.python,
+        numpy=np.__version__,
+        opencv=cv2.__version__,
+        edgeloc=__version__,
+        power_mode=heat.power_mode,
+        hardware=hardware,
+    )
+
+
+def _load() -> float | None:
+    try:
+        return round(os.getloadavg()[0], 2)
+    except OSError:
+        return None
+
+
 SCHEMA_VERSION = 1
 STAGES = ("capture", "preprocess", "invoke", "decode", "draw", "total")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One image through both models; boxes in its pixels, IoU None where nothing is to be found.
-
-    `kind` is `object`, `empty` (an image without a box) or `background` (a crop beside the box);
-    boxes are the raw ones, whatever the presence. `size` is that of the true box, see
-    `edgeloc.benchmarks.figures.SIZES`; `label` is the true one.
-    """
-
-    name: str
-    kind: str
-    width: int
-    height: int
-    group: str | None
-    label: str | None
-    size: str | None
-    truth: Box | None
-    box_float: Box | None
-    box_quantized: Box | None
-    iou_float: float | None
-    iou_quantized: float | None
-    iou_float_to_quantized: float | None
-    presence_float: float
-    presence_quantized: float
-    label_float: str | None
-    label_quantized: str | None
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("object", "empty", "background"):
-            raise ValueError(f"kind is {self.kind!r}: it must be object, empty or background")
-
-
-@dataclass(frozen=True, slots=True)
-class SizeFigures:
-    """The regression over the objects of one size."""
-
-    images: int
-    mean_iou_float: float | None
-    mean_iou_quantized: float | None
-    mean_iou_drop: float | None
-    mean_iou_float_to_quantized: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class PresenceFigures:
-    """Shares, 0 to 1: objects found, negatives with a false alarm, images on which both models agree."""
-
-    threshold_float: float
-    threshold_quantized: float
-    objects: int
-    empty_images: int
-    background_crops: int
-    recall_float: float | None
-    recall_quantized: float | None
-    false_alarms_float: float | None
-    false_alarms_quantized: float | None
-    agreement: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class ClassFigures:
-    """Shares, 0 to 1, over images with a labelled object; a label that a model does not know counts as missed."""
-
-    images: int
-    unknown_labels: int
-    top1_float: float | None
-    top1_quantized: float | None
-    agreement: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Worst:
-    """An image on which quantization cost most; `preview` is a JPEG data URI, `preview_scale` its pixels per pixel."""
-
-    name: str
-    group: str | None
-    label: str | None
-    truth: Box
-    box_float: Box | None
-    box_quantized: Box | None
-    iou_float: float
-    iou_quantized: float
-    iou_float_to_quantized: float
-    preview: str | None = None
-    preview_scale: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Regression:
-    """What quantization cost, paired image by image; IoU over images with an object, whatever the presence.
-
-    `mean_iou_drop` is float minus quantized; `drop_ci95` its 95 % bootstrap interval, for which
-    `ci_groups` groups or images (`ci_by`) were resampled. None stands for a mean over no image.
-    """
-
-    images: int
-    mean_iou_float: float | None
-    mean_iou_quantized: float | None
-    mean_iou_drop: float | None
-    drop_ci95: tuple[float, float] | None
-    ci_by: str | None
-    ci_groups: int
-    mean_iou_float_to_quantized: float | None
-    iou50_float: float | None
-    iou50_quantized: float | None
-    iou75_float: float | None
-    iou75_quantized: float | None
-    presence: PresenceFigures
-    classes: ClassFigures
-    by_size: dict[str, SizeFigures]
-    worst: tuple[Worst, ...]
-    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,3 +209,14 @@ def read_result(path: str | Path) -> BenchResult:
     except DataError as error:
         raise DataError(f"{path} is no result of `edgeloc bench`: {error}") from error
     return result
+
+
+def machine(result: BenchResult) -> str:
+    """The shortest name of what was measured on."""
+    return result.environment.board or result.environment.cpu or result.environment.machine
+
+
+def describe_model(info: ModelInfo) -> str:
+    """A model file in one line."""
+    engine = f"{info.engine} {info.engine_version}"
+    return f"{info.path}: {info.precision}, {wording.size(info.bytes)}, on {engine}, SHA-256 {info.sha256}"

@@ -1,4 +1,4 @@
-"""How the kernel's small text files and a board's own tools are read; what they mean is known elsewhere."""
+"""Reading the kernel's small text files and the output of a board's own tools."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-__all__ = ["Run", "natural", "no_tool", "read_int", "read_text", "read_words", "run_tool"]
+from edgeloc.errors import DeviceError
+
+__all__ = [
+    "Run",
+    "natural",
+    "no_tool",
+    "optional_number",
+    "read_int",
+    "read_text",
+    "read_words",
+    "require_number",
+    "require_text",
+    "run_tool",
+]
 
 Run = Callable[[Sequence[str]], "str | None"]
 """Runs a command and gives what it printed, or None where it is missing, fails or does not end."""
@@ -72,3 +85,33 @@ def run_tool(command: Sequence[str]) -> str | None:
 def no_tool(command: Sequence[str]) -> str | None:
     """A board without tools: what belongs to a folder that only looks like one."""
     return None
+
+
+def require_text(path: Path) -> str:
+    """The file's text without spaces around it; DeviceError names the file and the mend."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except PermissionError as error:
+        raise DeviceError(
+            f"{path} may be read by root only: run as root, or let your group read it with "
+            f"`sudo chgrp $(id -gn) {path} && sudo chmod g+r {path}` (until the next boot)"
+        ) from error
+    except FileNotFoundError as error:
+        raise DeviceError(f"{path} is not there: the sensor or its driver is gone (`dmesg` may say why)") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DeviceError(f"{path} cannot be read ({reason}): the sensor does not answer; check its wiring") from error
+
+
+def require_number(path: Path) -> float:
+    """The file's one number; DeviceError where it holds something else."""
+    text = require_text(path)
+    try:
+        return float(text)
+    except ValueError:
+        raise DeviceError(f"{path} holds {text[:40]!r}, which is no number: its driver failed (see `dmesg`)") from None
+
+
+def optional_number(path: Path) -> float | None:
+    """The file's number, None where there is no such file."""
+    return require_number(path) if path.exists() else None

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgeloc._version import __version__
     from edgeloc.cameras import Camera, open_camera
-    from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
     from edgeloc.data import Dataset, Sample, open_dataset
     from edgeloc.engines import Engine, open_engine
-    from edgeloc.engines.standin import StandinEngine
     from edgeloc.errors import (
         CameraError,
         CameraTimeout,
@@ -26,12 +24,14 @@ if TYPE_CHECKING:
         OutputError,
         UsageError,
     )
-    from edgeloc.inspection import ModelReport, inspect_model
     from edgeloc.localizer import Localizer
-    from edgeloc.loop import RunSummary, run
-    from edgeloc.modelfile import Golden, ModelFile, read_model, write_model
+    from edgeloc.loop.run import RunSummary, run
+    from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
+    from edgeloc.model.file import Golden, ModelFile, read_model, write_model
+    from edgeloc.model.inspection import ModelReport, inspect_model
     from edgeloc.scenes import SceneGenerator
     from edgeloc.sinks import Sink, open_sink
+    from edgeloc.testing.engines import StandinEngine
     from edgeloc.types import Box, Frame, Pixels, Result
 
 __all__ = [
@@ -83,10 +83,10 @@ __all__ = [
 _HOMES = {
     "edgeloc._version": ("__version__",),
     "edgeloc.cameras": ("Camera", "open_camera"),
-    "edgeloc.contract": ("BoxEncoding", "Contract", "InputSpec", "OutputSpec", "Thresholds"),
+    "edgeloc.model.contract": ("BoxEncoding", "Contract", "InputSpec", "OutputSpec", "Thresholds"),
     "edgeloc.data": ("Dataset", "Sample", "open_dataset"),
     "edgeloc.engines": ("Engine", "open_engine"),
-    "edgeloc.engines.standin": ("StandinEngine",),
+    "edgeloc.testing.engines": ("StandinEngine",),
     "edgeloc.errors": (
         "CameraError",
         "CameraTimeout",
@@ -101,10 +101,10 @@ _HOMES = {
         "OutputError",
         "UsageError",
     ),
-    "edgeloc.inspection": ("ModelReport", "inspect_model"),
+    "edgeloc.model.inspection": ("ModelReport", "inspect_model"),
     "edgeloc.localizer": ("Localizer",),
-    "edgeloc.loop": ("RunSummary", "run"),
-    "edgeloc.modelfile": ("Golden", "ModelFile", "read_model", "write_model"),
+    "edgeloc.loop.run": ("RunSummary", "run"),
+    "edgeloc.model.file": ("Golden", "ModelFile", "read_model", "write_model"),
     "edgeloc.scenes": ("SceneGenerator",),
     "edgeloc.sinks": ("Sink", "open_sink"),
     "edgeloc.types": ("Box", "Frame", "Pixels", "Result"),

@@ -23,9 +23,9 @@ from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType, ModuleType
 from typing import NoReturn
 
+from edgeloc._support.terminal import quiet_import
 from edgeloc._version import __version__
 from edgeloc.errors import EdgelocError, MissingExtra, UsageError, first_line
-from edgeloc.quiet import quiet_import
 
 __all__ = ["COMMAND_GROUP", "Terminated", "main"]
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.compatibility import check_contract
-from edgeloc.contract import Contract, read_contract
 from edgeloc.decode import Decoder
 from edgeloc.engines import Engine, open_engine
 from edgeloc.errors import ContractError, EngineError, ModelError
-from edgeloc.modelfile import Golden, ModelFile, read_model
+from edgeloc.model.compatibility import check_contract
+from edgeloc.model.contract import Contract, read_contract
+from edgeloc.model.file import Golden, ModelFile, read_model
 from edgeloc.preprocess import Placement, Preprocessor
 from edgeloc.types import Frame, Pixels, Result
 

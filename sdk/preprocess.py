@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.contract import InputSpec
 from edgeloc.errors import ContractError, UsageError
+from edgeloc.model.contract import InputSpec
 from edgeloc.types import Box, Pixels
 
 __all__ = ["Geometry", "Placement", "Preprocessor", "frame_geometry"]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from edgeloc.cli import main
-from edgeloc.contract import Contract, InputSpec, OutputSpec
-from edgeloc.modelfile import write_model
+from edgeloc.model.contract import Contract, InputSpec, OutputSpec
+from edgeloc.model.file import write_model
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_signal_ends_a_bench_with_what_it_has(number: signal.Signals, model: P
     program = f"""
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from edgeloc.benchmarks.sources import SceneSource
+from edgeloc.benchmarks.latency import SceneSource
 from edgeloc.cli import main
 grab, grabbed = SceneSource.grab, []
 def counted(self):

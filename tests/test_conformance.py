@@ -13,13 +13,13 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeloc import Contract, InputSpec, Localizer, OutputSpec
-from edgeloc.benchmarks.layers import LayerReport, compare_layers
-from edgeloc.benchmarks.tensor_runner import TensorRunner
 from edgeloc.cli import main
 from edgeloc.engines import AUTO, Engine, engine_class, open_engine
 from edgeloc.errors import EngineError, ModelError
-from edgeloc.inspection import inspect_model
-from edgeloc.modelfile import ModelFile, read_model
+from edgeloc.evaluation.layers.comparison import LayerReport, compare_layers
+from edgeloc.evaluation.layers.graph import TensorRunner
+from edgeloc.model.file import ModelFile, read_model
+from edgeloc.model.inspection import inspect_model
 from edgeloc.preprocess import Preprocessor
 from edgeloc.types import Pixels
 
@@ -247,7 +247,7 @@ def test_bytes_flipped_give_an_answer_or_one_error(conformance: Path, tmp_path: 
 
 def aborting(conformance: Path, target: Path) -> Path:
     """The quantized ResNet with one scale so small that TFLite's ADD ends the process over it."""
-    editing = pytest.importorskip("edgeloc.editing")
+    editing = pytest.importorskip("edgeloc.model.flatbuffer")
     pytest.importorskip("tensorflow")
     model = editing.unpack((conformance / "mlperf_tiny" / "pretrainedResnet_quant.tflite").read_bytes())
     graph = model.subgraphs[0]

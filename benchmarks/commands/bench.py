@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from edgeloc.arguments import at_least_one, at_least_zero
+from edgeloc._support.numbers import at_least_one, at_least_zero
 
 __all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run"]
 

@@ -21,9 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, render and write; 0 when done."""
-    from edgeloc.benchmarks.report import write_report
+    from edgeloc._support.files import require_writable
+    from edgeloc.benchmarks.report.page import write_report
     from edgeloc.benchmarks.result import read_result
-    from edgeloc.files import require_writable
 
     result = read_result(arguments.result)
     require_writable(arguments.out, arguments.result)

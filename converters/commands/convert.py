@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from edgeloc.arguments import at_least_one, at_least_zero
+from edgeloc._support.numbers import at_least_one, at_least_zero
 
 if TYPE_CHECKING:
     from edgeloc.data import Dataset
@@ -82,9 +82,9 @@ def run(args: argparse.Namespace) -> int:
     """Convert and say what came out; 0 when the file is written."""
     from pathlib import Path
 
-    from edgeloc.contract import read_contract
-    from edgeloc.converters.conversion import ConvertOptions, convert
+    from edgeloc.converters.convert import ConvertOptions, convert
     from edgeloc.errors import UsageError
+    from edgeloc.model.contract import read_contract
 
     options = ConvertOptions(
         recipe=args.recipe,

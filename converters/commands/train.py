@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeloc.arguments import above_zero, at_least_one, at_least_zero
+from edgeloc._support.numbers import above_zero, at_least_one, at_least_zero
 from edgeloc.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeloc.converters.training.start import Start
+    from edgeloc.converters.training.network import Start
 
 HELP = "train a reference localizer on your labelled images, or a trained network further"
 EXTRA = "convert"
@@ -111,8 +111,8 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train and report; 0 when the network is saved."""
+    from edgeloc.converters.training.batches import gather_samples
     from edgeloc.converters.training.fit import TrainingConfig, train
-    from edgeloc.converters.training.samples import gather_samples
 
     out = Path(args.out)
     _check(args, out)
@@ -164,8 +164,7 @@ def _check(args: argparse.Namespace, out: Path) -> None:
 
 def _start(args: argparse.Namespace) -> Callable[[tuple[str, ...]], Start]:
     """What the training starts from once the data's labels are known; bad names are refused before the data is read."""
-    from edgeloc.converters.training.network import NetworkConfig
-    from edgeloc.converters.training.start import reference_start, trained_start
+    from edgeloc.converters.training.network import NetworkConfig, reference_start, trained_start
 
     model = _model(args)
     if model is not None:

@@ -1,16 +1,18 @@
-"""What every kind of trained model must give to become a float `.tflite`; each kind lives in its own module."""
+"""What every kind of trained model must give to become a float `.tflite`, and what several kinds share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.contract import Contract, InputSpec
+from edgeloc.errors import ModelError, UsageError
+from edgeloc.model.contract import Contract, InputSpec
 
-__all__ = ["Source"]
+__all__ = ["Source", "answer_each", "channels_first", "image_shape", "refuse_weights"]
 
 
 class Source(ABC):
@@ -38,3 +40,50 @@ class Source(ABC):
     @abstractmethod
     def answer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """What the original says of `images`, float32 (n, height, width, channels), normalized; outputs by name."""
+
+
+def refuse_weights(path: str, weights: str | None) -> None:
+    """Raise UsageError when a file that holds its own weights was given others."""
+    if weights is not None:
+        raise UsageError(f"{path} holds its own weights: leave --weights out")
+
+
+def answer_each(
+    images: NDArray[np.float32], call: Callable[[NDArray[np.float32]], Mapping[str, Any]]
+) -> dict[str, NDArray[np.float32]]:
+    """The outputs of `call` on each image, as a batch of one, put together by name: float32 (n, ...)."""
+    answers = [call(np.ascontiguousarray(image[np.newaxis])) for image in images]
+    return {name: np.concatenate([np.asarray(answer[name], np.float32) for answer in answers]) for name in answers[0]}
+
+
+def image_shape(spec: InputSpec, *, first: bool = False) -> tuple[int, int, int, int]:
+    """The shape of one image: (1, height, width, channels), or with `first` (1, channels, height, width)."""
+    channels = 1 if spec.color == "gray" else 3
+    return (1, channels, spec.height, spec.width) if first else (1, spec.height, spec.width, channels)
+
+
+def channels_first(shape: Sequence[int | None], image: Sequence[int], name: str) -> bool:
+    """Whether the input of `shape` (None where a size is open) takes its channels before height and width.
+
+    `image` is one image as the contract has it, (1, height, width, channels). Raises ModelError
+    when the input takes no single image of that size, in either order, and when it would take both.
+    """
+    last = tuple(image)
+    first = (last[0], last[3], last[1], last[2])
+    fits_first, fits_last = _fits(shape, first), _fits(shape, last)
+    shown = f"({', '.join('?' if size is None else str(size) for size in shape)})"
+    if not fits_first and not fits_last:
+        raise ModelError(
+            f"{name} takes {shown}, the contract's image is {last} or, channels first, {first}: "
+            "correct the contract's size and colour, or export the network for one image of that size"
+        )
+    if fits_first and fits_last:
+        raise ModelError(
+            f"{name} takes {shown}, which does not tell channels from height and width: "
+            "export it with these sizes fixed"
+        )
+    return fits_first
+
+
+def _fits(shape: Sequence[int | None], wanted: Sequence[int]) -> bool:
+    return len(shape) == len(wanted) and all(have in (None, want) for have, want in zip(shape, wanted, strict=True))

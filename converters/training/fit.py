@@ -1,35 +1,101 @@
-"""One training run from labelled samples to a saved network: schedule, checkpoints, resuming, early stopping."""
+"""One training run from labelled samples to a saved network: schedule, checkpoints, resuming, curves."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import math
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 
-from edgeloc.converters.keras_file import save_network
+from edgeloc._support.files import atomic_path, require_writable
+from edgeloc._support.interrupt import signals_wait
+from edgeloc.converters.batch_norm import REESTIMATION_BATCHES, reestimate_batch_norm
+from edgeloc.converters.sources.tensorflow import save_network
 from edgeloc.converters.training.augment import CLOSING, Augmentation
 from edgeloc.converters.training.batches import TrainingBatches, ValidationBatches
-from edgeloc.converters.training.curves import plot_curves
-from edgeloc.converters.training.losses import parse_box_loss
-from edgeloc.converters.training.model import TrainableLocalizer
-from edgeloc.converters.training.settling import BatchNormSettling, GridSettling, Settling
-from edgeloc.converters.training.start import Start
-from edgeloc.converters.training.twin import QuantizedTwin
+from edgeloc.converters.training.fake_quantization import QuantizedTwin
+from edgeloc.converters.training.losses import TrainableLocalizer, parse_box_loss
+from edgeloc.converters.training.network import Start
 from edgeloc.data import Sample
-from edgeloc.errors import ModelError, OutputError, UsageError
-from edgeloc.files import require_writable
-from edgeloc.interrupt import signals_wait
+from edgeloc.errors import MissingExtra, ModelError, OutputError, UsageError
+from edgeloc.model.contract import InputSpec
 
-__all__ = ["TrainingConfig", "train"]
+__all__ = ["BatchNormSettling", "GridSettling", "Settling", "TrainingConfig", "plot_curves", "train"]
+
+_PANELS = ("loss", "box_iou", "presence_accuracy", "label_accuracy")
+
+
+def plot_curves(history: Path, out: Path) -> None:
+    """Draw loss, IoU and both accuracies by epoch, training and validation, into the PNG `out`."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "convert", "drawing training curves") from error
+
+    with history.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, name in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+        epochs = [int(row["epoch"]) + 1 for row in rows]
+        for key, title in ((name, "training"), (f"val_{name}", "validation")):
+            axes.plot(epochs, [float(row[key]) for row in rows], label=title)
+        axes.set(title=name.replace("_", " "), xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+# As many as the converter calibrates on.
+_IMAGES, _BATCH = 200, 16
+
+
+class Settling(Protocol):
+    """Brings a network up to date with its weights when called, and by `at_epoch` before each epoch."""
+
+    def __call__(self, network: Any) -> None: ...
+
+    def at_epoch(self, network: Any) -> None: ...
+
+
+class BatchNormSettling:
+    """Re-estimates the moving statistics at the end; within an epoch every batch moves them."""
+
+    def __init__(self, batches: TrainingBatches) -> None:
+        self._batches = batches
+
+    def __call__(self, network: Any) -> None:
+        numbers = itertools.islice(itertools.cycle(range(len(self._batches))), REESTIMATION_BATCHES)
+        reestimate_batch_norm(network, (self._batches[i][0] for i in numbers))
+
+    def at_epoch(self, network: Any) -> None:
+        pass
+
+
+class GridSettling:
+    """Measures a twin's grids on unchanged images, as the converter's calibration does; they stand within an epoch."""
+
+    def __init__(self, samples: Sequence[Sample], labels: tuple[str, ...], spec: InputSpec) -> None:
+        batches = ValidationBatches(samples, labels, spec, _BATCH, _IMAGES)
+        self._images = [batches[i][0] for i in range(len(batches))]
+
+    def __call__(self, network: Any) -> None:
+        network.measure_ranges(self._images)
+
+    def at_epoch(self, network: Any) -> None:
+        self(network)
+
 
 _MONITOR = "val_box_iou"
 # Names the network that a run started from, so that it is only gone on with from the same.

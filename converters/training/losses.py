@@ -1,12 +1,113 @@
-"""Losses of the localizer and the decoding of its outputs inside the training graph, over keras.ops."""
+"""The localizer's outputs by role, its losses and metrics, inside the training graph."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from edgeloc.errors import UsageError
+import keras
+from keras import ops
 
-__all__ = ["BOX_LOSSES", "box_loss", "cell_loss", "decode_boxes", "iou", "parse_box_loss"]
+from edgeloc.decode.heads import BOX_PARTS, vector_columns
+from edgeloc.errors import ContractError, UsageError
+from edgeloc.model.contract import Contract
+
+__all__ = [
+    "BOX_LOSSES",
+    "TrainableLocalizer",
+    "box_loss",
+    "cell_loss",
+    "check_roles",
+    "decode_boxes",
+    "iou",
+    "parse_box_loss",
+    "read_roles",
+]
+
+_READ = {"presence", "class", "box", "vector", "grid-weights", "grid-distances", "box-bins"}
+_KEYS = {"grid-weights": "weights", "grid-distances": "distances", "box-bins": "bins"}
+# Where x comes before y and width before height, for the forms that have it otherwise.
+_ORDER = {"yxyx": (1, 0, 3, 2), "cxcyhw": (0, 1, 3, 2)}
+# A probability this near to 0 or 1 is one that a loss can still tell from it.
+_LEAST = 1e-6
+
+
+def check_roles(contract: Contract) -> None:
+    """Raise ContractError where the outputs have a role that training cannot read, or none of them is a box."""
+    for output in contract.outputs:
+        if output.role not in _READ:
+            raise ContractError(f"outputs[{output.tensor}].role is {output.role!r}: training cannot learn from it")
+    if contract.box.objects != 1:
+        raise ContractError(f"box.objects is {contract.box.objects}: training knows of one object an image")
+    vector = contract.output("vector")
+    columns = {} if vector is None else vector_columns(vector, contract)
+    if "box" not in columns and not {output.role for output in contract.outputs} & {"box", *_KEYS}:
+        raise ContractError("outputs: no output holds a box: training has nothing to measure")
+
+
+def read_roles(outputs: dict[str, Any], contract: Contract) -> dict[str, Any]:
+    """What the losses take, from the network's outputs by tensor name.
+
+    `presence` (batch, 1) and `class` (batch, K) as logits, where there are any; the box as
+    `weights` and `distances`, as `bins`, or as `corners` (batch, 4), x1, y1, x2, y2 in fractions.
+    """
+    read: dict[str, Any] = {}
+    for output in contract.outputs:
+        values = outputs[output.tensor]
+        if output.role == "vector":
+            read |= _vector(values, output, contract)
+        elif output.role in ("presence", "class"):
+            flat = _flat(values)
+            read[output.role] = flat if output.activation != "none" else _logits(flat, output.role)
+        elif output.role == "box":
+            read["corners"] = _corners(_flat(values), output.activation, contract.box.form, contract)
+        else:
+            read[_KEYS[output.role]] = values
+    return read
+
+
+def _vector(values: Any, output: Any, contract: Contract) -> dict[str, Any]:
+    from keras import ops
+
+    read, values = {}, _flat(values)
+    for role, columns in vector_columns(output, contract).items():
+        part = ops.take(values, columns, axis=-1)
+        activation = output.class_activation if role == "class" else output.activation
+        if role == "box":
+            form = BOX_PARTS[tuple(output.slots[i] for i in columns)]
+            read["corners"] = _corners(part, activation, form, contract)
+        else:
+            read[role] = part if activation != "none" else _logits(part, role)
+    return read
+
+
+def _flat(values: Any) -> Any:
+    from keras import ops
+
+    return ops.reshape(values, (-1, math.prod(values.shape[1:])))
+
+
+def _logits(probabilities: Any, role: str) -> Any:
+    """What a sigmoid, or for classes a softmax, makes these probabilities of."""
+    from keras import ops
+
+    safe = ops.clip(probabilities, _LEAST, 1 - _LEAST)
+    return ops.log(safe) if role == "class" else ops.log(safe) - ops.log(1 - safe)
+
+
+def _corners(numbers: Any, activation: str, form: str, contract: Contract) -> Any:
+    from keras import ops
+
+    numbers = ops.sigmoid(numbers) if activation == "sigmoid" else numbers
+    numbers = ops.take(numbers, _ORDER.get(form, (0, 1, 2, 3)), axis=-1)
+    if form not in ("xyxy", "yxyx"):
+        start, size = ops.split(numbers, 2, axis=-1)
+        start = start if form == "xywh" else start - size / 2
+        numbers = ops.concatenate([start, start + size], axis=-1)
+    if contract.box.units == "fraction":
+        return numbers
+    return numbers / ops.convert_to_tensor((contract.input.width, contract.input.height) * 2, "float32")
+
 
 # Huber's corner between square and linear, in fractions of the input's side.
 _HUBER_DELTA = 0.05
@@ -152,3 +253,86 @@ def cell_loss(truth: Any, outputs: dict[str, Any]) -> Any:
         nearest = ops.cast(ops.round(ops.clip(truth, 0, 1) * (bins.shape[-1] - 1)), "int32")
         return ops.mean(losses.sparse_categorical_crossentropy(nearest, bins, from_logits=True), axis=-1)
     return ops.zeros_like(truth[:, 0])
+
+
+_WEIGHTS = {"box": 1.0, "cell": 0.25, "presence": 0.5, "class": 0.5}
+_LABEL_SMOOTHING = 0.1
+
+
+class TrainableLocalizer(keras.Model):  # type: ignore[misc]
+    """Wraps a network whose outputs are what `contract` says; targets are as the batches give them.
+
+    Metrics: `box_iou`, the mean IoU over images with an object; `presence_accuracy`;
+    `label_accuracy` over images with a label.
+    """
+
+    def __init__(
+        self, network: keras.Model, names: tuple[str, ...], contract: Contract, loss_parts: tuple[str, ...]
+    ) -> None:
+        super().__init__(name="training")
+        self.network = network
+        self._names, self._contract = names, contract
+        self._loss_parts = loss_parts
+        self._means = {
+            name: keras.metrics.Mean(name=name)
+            for name in (
+                "box_loss", "presence_loss", "class_loss",
+                "box_iou", "presence_accuracy", "label_accuracy",
+            )
+        }  # fmt: skip
+
+    def call(self, image: Any, training: bool | None = None) -> dict[str, Any]:
+        outputs = self.network(image, training=training)
+        if not isinstance(outputs, dict):
+            outputs = dict(zip(self._names, keras.tree.flatten(outputs), strict=True))
+        return read_roles(outputs, self._contract)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """The weighted sum; box and class count only where an object is, each as the mean over those images."""
+        present, labelled = y["present"], ops.cast(y["label"] >= 0, "float32")
+        boxes = decode_boxes(y_pred)
+        box = self._masked("box_loss", box_loss(y["box"], boxes, self._loss_parts), present)
+        cell = ops.sum(cell_loss(y["box"], y_pred) * present) / ops.maximum(ops.sum(present), 1.0)
+        self._masked("box_iou", iou(y["box"], boxes), present)
+        total = _WEIGHTS["box"] * box + _WEIGHTS["cell"] * cell
+        if "presence" in y_pred:
+            total = total + _WEIGHTS["presence"] * self._presence_loss(present, y_pred["presence"])
+        if "class" in y_pred:
+            total = total + _WEIGHTS["class"] * self._class_loss(y["label"], y_pred["class"], labelled)
+        return total + sum(self.losses)
+
+    def _presence_loss(self, present: Any, logits: Any) -> Any:
+        everywhere = ops.ones_like(present)
+        right = ops.equal(logits[:, 0] > 0, present > 0.5)
+        self._masked("presence_accuracy", ops.cast(right, "float32"), everywhere)
+        loss = keras.losses.binary_crossentropy(present[:, None], logits, from_logits=True)
+        return self._masked("presence_loss", loss, everywhere)
+
+    def _class_loss(self, label: Any, logits: Any, labelled: Any) -> Any:
+        target = ops.one_hot(ops.maximum(label, 0), logits.shape[-1])
+        # Written out, because Keras warns of a single class, which is fine here.
+        target = target * (1 - _LABEL_SMOOTHING) + _LABEL_SMOOTHING / logits.shape[-1]
+        loss = -ops.sum(target * ops.log_softmax(logits, axis=-1), axis=-1)
+        right = ops.cast(ops.equal(ops.argmax(logits, axis=-1), ops.cast(label, "int64")), "float32")
+        self._masked("label_accuracy", right, labelled)
+        return self._masked("class_loss", loss, labelled)
+
+    def _masked(self, name: str, values: Any, mask: Any) -> Any:
+        """The mean of `values` where `mask` is 1, also put on the metric `name`."""
+        self._means[name].update_state(values, sample_weight=mask)
+        return ops.sum(values * mask) / ops.maximum(ops.sum(mask), 1.0)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        results: dict[str, Any] = self.get_metrics_result()
+        return results
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [self._loss_tracker, *self._means.values()]

@@ -1,4 +1,4 @@
-"""The reference localizer as a Keras network: a keras.applications backbone under presence, class and box heads."""
+"""The reference localizer as a Keras network, and what a training starts from."""
 
 from __future__ import annotations
 
@@ -10,13 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec
-from edgeloc.errors import DataError, UsageError
+from edgeloc.converters.batch_norm import MOMENTUM, set_batch_norm_momentum
+from edgeloc.converters.sources.tensorflow import KerasSource
+from edgeloc.converters.training.losses import check_roles
+from edgeloc.errors import ContractError, DataError, UsageError
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["BINS", "HEADS", "NetworkConfig", "build_network", "network_contract"]
+__all__ = [
+    "BINS",
+    "HEADS",
+    "NetworkConfig",
+    "Start",
+    "build_network",
+    "network_contract",
+    "reference_start",
+    "trained_start",
+]
 
 HEADS = ("grid", "distribution", "vector")
 BINS = 32
@@ -252,3 +264,43 @@ def _conv(features: Any, channels: int | None, name: str) -> Any:
     else:
         features = layers.Conv2D(channels, 1, use_bias=False, name=name)(features)
     return layers.ReLU(6.0, name=f"{name}_relu")(layers.BatchNormalization(name=f"{name}_bn")(features))
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A network, the names of its outputs in their order, and the contract that says what they mean.
+
+    `digest` is the SHA-256 of the file that it was read from, empty for a fresh one.
+    """
+
+    network: keras.Model
+    names: tuple[str, ...]
+    contract: Contract
+    digest: str = ""
+
+
+def reference_start(config: NetworkConfig, labels: tuple[str, ...]) -> Start:
+    """Build the reference network."""
+    network = build_network(config, len(labels))
+    set_batch_norm_momentum(network, MOMENTUM)
+    return Start(network, tuple(network.output), network_contract(config, labels))
+
+
+def trained_start(path: str | Path) -> Start:
+    """Load a trained `.keras` network with its contract.
+
+    Raises ModelError when it cannot be read or has no fixed graph, and ContractError where it
+    carries no contract, or one that training cannot learn by.
+    """
+    if Path(path).suffix != ".keras":
+        raise UsageError(f"--resume {path}: give a trained network, MODEL.keras")
+    source = KerasSource(path)
+    if source.contract is None:
+        raise ContractError(f"{path} carries no contract: training must know what its outputs mean")
+    check_roles(source.contract)
+    names = source.output_names
+    missing = [output.tensor for output in source.contract.outputs if output.tensor not in names]
+    if missing:
+        raise ContractError(f"{path}: its contract names the output {missing[0]!r}, it has {', '.join(names)}")
+    set_batch_norm_momentum(source.network, MOMENTUM)
+    return Start(source.network, names, source.contract, source.digest)

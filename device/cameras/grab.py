@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from edgeloc._support.terminal import quiet_opencv
 from edgeloc.errors import CameraError, CameraTimeout
-from edgeloc.quiet import quiet_opencv
-from edgeloc.slot import NewestSlot
+from edgeloc.loop.slot import NewestSlot
 from edgeloc.types import Frame
 
 __all__ = ["Grabber"]

@@ -1,10 +1,11 @@
-"""Raspberry Pi cameras through picamera2, scaled by the board's ISP; what can go wrong there is in picamera_errors."""
+"""Raspberry Pi cameras through picamera2, scaled by the board's ISP."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import os
+import sys
 import time
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
@@ -12,16 +13,68 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgeloc.cameras.base import Camera, sensor_time
-from edgeloc.cameras.uri import rate
-from edgeloc.cameras.uri import size as parse_size
-from edgeloc.device.cameras.fit import cover
-from edgeloc.device.cameras.picamera_errors import missing, refused
-from edgeloc.errors import CameraError, CameraTimeout, UsageError
+from edgeloc._support.uri import Uri
+from edgeloc.cameras.base import Camera, cover, rate, sensor_time
+from edgeloc.cameras.base import size as parse_size
+from edgeloc.errors import CameraError, CameraTimeout, UsageError, first_line
 from edgeloc.types import Frame, Pixels
-from edgeloc.uri import Uri
 
-__all__ = ["PicameraCamera", "boot_time", "to_bgr"]
+__all__ = ["PicameraCamera", "boot_time", "missing", "refused", "to_bgr"]
+
+_APT = "sudo apt install python3-picamera2"
+_VENV = "a venv must be made with `python3 -m venv --system-site-packages`"
+
+
+def missing(name: str, error: ImportError) -> str:
+    """What to install, for an import that failed."""
+    in_venv = sys.prefix != sys.base_prefix
+    where = f"; {_VENV} to see it, with the system's own Python" if in_venv else ""
+    package = (error.name or "").partition(".")[0]
+    if package == "libcamera":
+        return (
+            f"camera {name}: picamera2 is here but libcamera's bindings for Python are not: {_APT} (Raspberry Pi OS) or"
+            f" sudo apt install python3-libcamera (Debian 13; Debian 12 has none){where}"
+        )
+    if package in ("kms", "pykms"):
+        return f"camera {name}: picamera2 does not load without pykms: sudo apt install python3-kms++{where}"
+    if package == "picamera2":
+        return f"camera {name} needs picamera2: {_APT} (Raspberry Pi OS){where}"
+    return f"camera {name}: picamera2 does not load: {first_line(error)}: {_APT}{where}"
+
+
+def refused(name: str, error: BaseException) -> str:
+    """Why a camera does not open, from the error and all that caused it."""
+    text = " / ".join(_chain(error))
+    if "Camera(s) not found" in text or "No camera number" in text or isinstance(error, IndexError):
+        return (
+            f"camera {name} is not there: `rpicam-hello --list-cameras` shows what is; check the ribbon cable, and that"
+            " you are in the group video (sudo usermod -aG video $USER)"
+        )
+    if "busy" in text.lower() or "acquire" in text:
+        return (
+            f"camera {name} is busy: another program holds it (rpicam-*, libcamera-* or another Python;"
+            " `fuser -v /dev/media* /dev/video*` names it)"
+        )
+    if "dmaHeap" in text:
+        return (
+            f"camera {name} may not use /dev/dma_heap: add yourself to the group video (sudo usermod -aG video $USER)"
+            " and log in again; it needs the kernel of Raspberry Pi OS"
+        )
+    if "allocate" in text:
+        return (
+            f"camera {name} got no memory for its frames: ask for a smaller size, or give the camera more with cma= in"
+            f" config.txt ({text})"
+        )
+    return f"camera {name} does not start: {text}; `rpicam-hello` shows whether the camera works at all"
+
+
+def _chain(error: BaseException | None) -> list[str]:
+    texts: list[str] = []
+    while error is not None:
+        texts.append(first_line(error))
+        error = error.__cause__ or error.__context__
+    return texts
+
 
 DEFAULT_SIZE = (1280, 720)
 # libcamera names formats by the bytes of a little-endian word: its RGB888 lies in memory as B, G, R.

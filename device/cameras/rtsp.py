@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 import cv2
 
+from edgeloc._support.uri import Uri
 from edgeloc.cameras.base import Camera
 from edgeloc.device.cameras.grab import Grabber
 from edgeloc.errors import CameraError, UsageError
 from edgeloc.types import Frame
-from edgeloc.uri import Uri
 
 __all__ = ["RtspCamera"]
 

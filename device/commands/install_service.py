@@ -15,7 +15,7 @@ from edgeloc.commands import run as run_command
 from edgeloc.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeloc.device.service import Service
+    from edgeloc.device.service.unit import Service
 
 HELP = "have a run start with the board, watched over and restarted by systemd"
 EXTRA: str | None = None
@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print, install or remove the unit."""
-    from edgeloc.device.systemd import install, uninstall
+    from edgeloc.device.service.unit import install, uninstall
 
     if args.uninstall:
         _require_root()
@@ -83,8 +83,8 @@ def _require_root() -> None:
 
 
 def _service(args: argparse.Namespace) -> Service:
-    from edgeloc.device.permissions import needs_of
-    from edgeloc.device.service import Service
+    from edgeloc.device.service.permissions import needs_of
+    from edgeloc.device.service.unit import Service
 
     if args.model is None or args.camera is None:
         raise UsageError("a service needs a model and a --camera: edgeloc install-service MODEL.tflite --camera URI")
@@ -114,7 +114,7 @@ def _files(args: argparse.Namespace) -> list[Path]:
 
 def _in_uris(args: argparse.Namespace) -> Iterator[Path]:
     """Files that stand within the camera's and the engine's URI: scripted://FILE.json, ?library=FILE."""
-    from edgeloc.cameras.uri import parse_uri
+    from edgeloc.cameras.base import parse_uri
 
     within = parse_uri(args.camera).path if "://" in args.camera else ""
     library = _LIBRARY.search(args.engine)
@@ -144,7 +144,7 @@ def _words(args: argparse.Namespace) -> Iterator[str]:
 def _check_names(args: argparse.Namespace) -> None:
     """UsageError for a camera or an engine that no run knows: better here than in a journal."""
     from edgeloc.cameras import CAMERAS
-    from edgeloc.cameras.uri import parse_uri
+    from edgeloc.cameras.base import parse_uri
     from edgeloc.engines import engine_class
 
     camera = parse_uri(args.camera)

@@ -7,11 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeloc.device.power.base import PowerMeter, PowerSample
+from edgeloc.device.power.base import PowerMeter, PowerSample, parse_uri
 from edgeloc.device.power.hwmon import DRIVERS
-from edgeloc.device.power.sampler import PowerSampler
-from edgeloc.device.power.trace import EnergyEstimate, PowerTrace, net_energy
-from edgeloc.device.power.uri import parse_uri
+from edgeloc.device.power.trace import EnergyEstimate, PowerSampler, PowerTrace, net_energy
 from edgeloc.errors import DeviceError, EdgelocError, UsageError
 
 __all__ = [
@@ -28,14 +26,14 @@ __all__ = [
 ]
 
 METERS = {
-    "jetson": "edgeloc.device.power.jetson:JetsonMeter",
-    "pmic": "edgeloc.device.power.pmic:PmicMeter",
+    "jetson": "edgeloc.device.power.hwmon:JetsonMeter",
+    "pmic": "edgeloc.device.power.builtin:PmicMeter",
     "hwmon": "edgeloc.device.power.hwmon:HwmonMeter",
-    "rapl": "edgeloc.device.power.rapl:RaplMeter",
+    "rapl": "edgeloc.device.power.builtin:RaplMeter",
     "ina219": "edgeloc.device.power.ina:InaMeter",
     "ina226": "edgeloc.device.power.ina:InaMeter",
     "ina260": "edgeloc.device.power.ina:InaMeter",
-    "serial": "edgeloc.device.power.stream:SerialMeter",
+    "serial": "edgeloc.device.power.recording:SerialMeter",
     "csv": "edgeloc.device.power.recording:RecordedMeter",
 }
 _EXAMPLES = (

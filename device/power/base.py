@@ -1,4 +1,4 @@
-"""What every power meter does and promises, and what one reading holds; no meter lives here."""
+"""The contract of every power meter, its URI, and a thread that samples one beside some work."""
 
 from __future__ import annotations
 
@@ -7,10 +7,52 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edgeloc.errors import DeviceError
-from edgeloc.openable import Openable
+from edgeloc._support.openable import Openable
+from edgeloc._support.uri import Uri, split_uri
+from edgeloc.errors import DeviceError, UsageError
 
-__all__ = ["CommandRunner", "PowerMeter", "PowerSample"]
+__all__ = ["CommandRunner", "PowerMeter", "PowerSample", "above_zero", "baud", "parse_uri", "percent"]
+
+# Beyond this, the kernel's drivers know no speed.
+_FASTEST = 10_000_000
+
+
+def parse_uri(text: str) -> Uri:
+    """Take `text` apart; UsageError where it is no URI."""
+    if "://" not in text:
+        raise UsageError(f"power meter {text!r} is no URI: give auto, none, or one such as pmic:// or csv://power.csv")
+    return split_uri(text, "power meter")
+
+
+def baud(text: str) -> int:
+    """A speed of a serial line: a whole number above 0."""
+    if not text.isdecimal() or not 0 < int(text) <= _FASTEST:
+        raise ValueError(f"a whole number from 1 to {_FASTEST}")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise ValueError("a number above 0")
+    return value
+
+
+def percent(text: str) -> float:
+    """A share from 0 to 100 %, given in per cent and returned as a fraction."""
+    value = _number(text)
+    if not 0 <= value <= 100:
+        raise ValueError("a number of per cent from 0 to 100")
+    return value / 100
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
 
 # Runs a program and returns what it wrote to its standard output; DeviceError when it fails.
 CommandRunner = Callable[[Sequence[str]], str]

@@ -1,23 +1,28 @@
-"""INA sensors through the kernel's hwmon drivers (ina2xx, ina3221): which files, which units; Jetsons' are in `jetson`.
-
-Units are those of the kernel's Documentation/hwmon/{ina2xx,ina3221}.rst: mV, mA, uW and uOhm. The
-ina3221 driver has no power file, so its power is volts times amps.
-"""
+"""INA sensors through the kernel's drivers (ina2xx, ina3221), a Jetson's own among them."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeloc.device.power.base import PowerMeter, PowerSample
-from edgeloc.device.power.sysfs import optional_number, read_number, read_text
-from edgeloc.device.power.uri import percent
+from edgeloc._support.uri import Uri
+from edgeloc.device.power.base import PowerMeter, PowerSample, percent
+from edgeloc.device.sysfs import optional_number, require_number, require_text
 from edgeloc.errors import DeviceError, UsageError
-from edgeloc.uri import Uri
 
-__all__ = ["DRIVERS", "HwmonMeter", "SysfsRail", "ina3221_rails", "not_connected", "read_rails"]
+__all__ = [
+    "DRIVERS",
+    "MODULE_INPUTS",
+    "HwmonMeter",
+    "JetsonMeter",
+    "SysfsRail",
+    "ina3221_rails",
+    "not_connected",
+    "read_rails",
+]
 
 # Steps of the shunt's voltage in V, the driver's factor from current to power steps (data sheets); None: INA260's own.
 _INA2XX = {"ina219": (10e-6, 20), "ina220": (10e-6, 20), "ina226": (2.5e-6, 25), "ina230": (2.5e-6, 25)}
@@ -63,7 +68,7 @@ class HwmonMeter(PowerMeter):
 
     def _open(self) -> None:
         folder = self._folder()
-        driver = read_text(folder / "name")
+        driver = require_text(folder / "name")
         if driver not in DRIVERS:
             raise DeviceError(f"power meter {self.name}: {driver} is no power sensor known here ({', '.join(DRIVERS)})")
         self._rails = ina3221_rails(folder) if driver == "ina3221" else (_ina2xx_rail(folder, driver),)
@@ -106,16 +111,16 @@ def read_rails(rails: tuple[SysfsRail, ...], total: tuple[str, ...]) -> tuple[Po
 
 
 def _driver(folder: Path) -> str:
-    return read_text(folder / "name")
+    return require_text(folder / "name")
 
 
 def _ina2xx_rail(folder: Path, driver: str) -> SysfsRail:
     step = _INA260_STEP_W
     if driver in _INA2XX:
         shunt_v, factor = _INA2XX[driver]
-        ohm = read_number(folder / "shunt_resistor") * 1e-6
+        ohm = require_number(folder / "shunt_resistor") * 1e-6
         step = factor * shunt_v / ohm
-    return SysfsRail("supply", lambda: read_number(folder / "power1_input") * 1e-6, lambda _: step)
+    return SysfsRail("supply", lambda: require_number(folder / "power1_input") * 1e-6, lambda _: step)
 
 
 def ina3221_rails(folder: Path, prefix: str = "") -> tuple[SysfsRail, ...]:
@@ -125,7 +130,7 @@ def ina3221_rails(folder: Path, prefix: str = "") -> tuple[SysfsRail, ...]:
         if not (folder / f"curr{channel}_input").exists():
             continue
         label = folder / f"in{channel}_label"
-        name = read_text(label) if label.exists() else f"channel {channel}"
+        name = require_text(label) if label.exists() else f"channel {channel}"
         if not not_connected(name):
             rails.append(_ina3221_rail(folder, channel, prefix + name))
     if not rails:
@@ -143,12 +148,94 @@ def _ina3221_rail(folder: Path, channel: int, name: str) -> SysfsRail:
     ohm = (optional_number(folder / f"shunt{channel}_resistor") or _SHUNT_OHM * 1e6) * 1e-6
 
     def watts() -> float:
-        return read_number(volts) * read_number(amps) * 1e-6
+        return require_number(volts) * require_number(amps) * 1e-6
 
-    return SysfsRail(name, watts, lambda power: ina3221_step(power, read_number(volts) * 1e-3, ohm))
+    return SysfsRail(name, watts, lambda power: ina3221_step(power, require_number(volts) * 1e-3, ohm))
 
 
 def ina3221_step(power: float, volts: float, ohm: float) -> float:
     """The step in W of an INA3221 at `power`: 8 mV of the bus and 40 uV of the shunt (data sheet SBOS576)."""
     amps = abs(power) / volts if volts else 0.0
     return amps * _INA3221_BUS_V + volts * _INA3221_SHUNT_V / ohm
+
+
+# Rails at the module's input: where there is one, all the others are behind it.
+MODULE_INPUTS = ("VDD_IN", "POM_5V_IN")
+# The other rails' names on Xavier and Orin modules; an INA3221 without any of these is no Jetson's own.
+_MODULE_RAILS = re.compile(r"(VDD|POM|VIN_SYS)_?\w+|GPU|CPU|SOC|CV|SYS5V")
+
+
+class JetsonMeter(PowerMeter):
+    """`jetson://`: the module's input where a sensor is there (VDD_IN, POM_5V_IN), else the sum of all rails.
+
+    `root` is where sys is found.
+    """
+
+    rate_hz = 25.0
+
+    def __init__(self, *, root: Path = Path("/")) -> None:
+        self._root = root
+        self._rails: tuple[SysfsRail, ...] = ()
+
+    @classmethod
+    def from_uri(cls, uri: Uri, root: Path) -> JetsonMeter:
+        """The meter of a jetson:// URI, which has no options."""
+        uri.require_no_path()
+        uri.options({})
+        return cls(root=root)
+
+    @property
+    def name(self) -> str:
+        """Its URI."""
+        return "jetson://"
+
+    def _open(self) -> None:
+        self._rails = _jetpack4_rails(self._root) or _hwmon_rails(self._root)
+        if not self._rails:
+            raise DeviceError(
+                "power meter jetson://: no INA3221 with a Jetson's rails under /sys/bus/i2c (the Nano 2GB has none): "
+                "connect an INA219, INA226 or INA260 (ina219://1/0x40?shunt=0.1) or a USB meter (csv://, serial://)"
+            )
+        self.rails = tuple(rail.name for rail in self._rails)
+        self.total = next(((name,) for name in MODULE_INPUTS if name in self.rails), self.rails)
+        self.resolution_w = 0.0
+        if self.total == self.rails and len(self.rails) > 1:
+            self.source = f"Jetson INA3221, sum of {', '.join(self.rails)}"
+            self.blind_to = "every rail without a sensor, and the carrier board: the module draws more than this sum"
+        else:
+            self.source = f"Jetson INA3221, {self.total[0]} at the module's input"
+            self.blind_to = "the carrier board: its USB devices, its fan and what its converters lose"
+        self._read()
+
+    def _read(self) -> PowerSample:
+        sample, step = read_rails(self._rails, self.total)
+        self.resolution_w = max(self.resolution_w, step)
+        return sample
+
+
+def _jetpack4_rails(root: Path) -> tuple[SysfsRail, ...]:
+    """Files rail_name_N and in_powerN_input (mW) of NVIDIA's own driver."""
+    rails = []
+    for file in sorted((root / "sys/bus/i2c/drivers/ina3221x").glob("*/iio:device*/rail_name*")):
+        number = re.sub(r"\D", "", file.name)
+        name = require_text(file)
+        if number and not not_connected(name):
+            rails.append(_jetpack4_rail(file.parent, number, name))
+    return tuple(rails)
+
+
+def _jetpack4_rail(folder: Path, number: str, name: str) -> SysfsRail:
+    def watts() -> float:
+        return require_number(folder / f"in_power{number}_input") * 1e-3
+
+    def step(power: float) -> float:
+        return ina3221_step(power, require_number(folder / f"in_voltage{number}_input") * 1e-3, _SHUNT_OHM)
+
+    return SysfsRail(name, watts, step)
+
+
+def _hwmon_rails(root: Path) -> tuple[SysfsRail, ...]:
+    folders = sorted((root / "sys/bus/i2c/devices").glob("*/hwmon/hwmon*"))
+    chips = [folder for folder in folders if (folder / "name").exists() and require_text(folder / "name") == "ina3221"]
+    rails = tuple(rail for folder in chips for rail in ina3221_rails(folder))
+    return rails if any(_MODULE_RAILS.fullmatch(rail.name) for rail in rails) else ()

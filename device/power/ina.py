@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgeloc.device.power.base import PowerMeter, PowerSample
-from edgeloc.device.power.uri import above_zero, percent
+from edgeloc._support.uri import Uri
+from edgeloc.device.power.base import PowerMeter, PowerSample, above_zero, percent
 from edgeloc.errors import DeviceError, MissingExtra, UsageError, first_line
-from edgeloc.uri import Uri
 
 __all__ = ["CHIPS", "I2cBus", "InaChip", "InaMeter"]
 
@@ -69,7 +68,7 @@ class InaMeter(PowerMeter):
     """`ina219://1/0x40?shunt=0.1&tolerance=1`: bus 1, address 0x40, the shunt in ohms and its tolerance in %.
 
     An INA260 has its shunt inside and takes neither. The chip is set to average and back to how it
-    was on `close()`. `bus` stands in for smbus2, see `edgeloc.device.power.fakes.FakeI2cBus`.
+    was on `close()`. `bus` stands in for smbus2, see `edgeloc.testing.power.FakeI2cBus`.
     """
 
     rails = total = ("supply",)

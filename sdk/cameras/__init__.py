@@ -6,25 +6,24 @@ import importlib
 import os
 from dataclasses import replace
 
-from edgeloc.cameras.base import Camera
+from edgeloc._support.uri import Uri
+from edgeloc.cameras.base import Camera, parse_uri, seconds
 from edgeloc.cameras.reconnect import RECONNECT_S, ReconnectingCamera
-from edgeloc.cameras.uri import parse_uri, seconds
 from edgeloc.data.images import IMAGE_SUFFIXES
 from edgeloc.errors import CameraError, UsageError
-from edgeloc.uri import Uri
 
 __all__ = ["CAMERAS", "Camera", "open_camera"]
 
 CAMERAS = {
-    "video": "edgeloc.cameras.video:VideoCamera",
-    "images": "edgeloc.cameras.images:ImageCamera",
-    "data": "edgeloc.cameras.labelled:DatasetCamera",
-    "synthetic": "edgeloc.cameras.synthetic:SyntheticCamera",
-    "scripted": "edgeloc.cameras.scripted:ScriptedCamera",
+    "video": "edgeloc.cameras.files:VideoCamera",
+    "images": "edgeloc.cameras.files:ImageCamera",
+    "data": "edgeloc.cameras.files:DatasetCamera",
+    "synthetic": "edgeloc.testing.cameras:SyntheticCamera",
+    "scripted": "edgeloc.testing.cameras:ScriptedCamera",
     "v4l2": "edgeloc.device.cameras.v4l2:V4l2Camera",
     "picamera": "edgeloc.device.cameras.picamera:PicameraCamera",
-    "csi": "edgeloc.device.cameras.csi:CsiCamera",
-    "gst": "edgeloc.device.cameras.gst:GstCamera",
+    "csi": "edgeloc.device.cameras.gstreamer:CsiCamera",
+    "gst": "edgeloc.device.cameras.gstreamer:GstCamera",
     "rtsp": "edgeloc.device.cameras.rtsp:RtspCamera",
     "rtsps": "edgeloc.device.cameras.rtsp:RtspCamera",
 }

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import time
 
+from edgeloc._support.uri import Uri
 from edgeloc.cameras.base import READ_TIMEOUT_S, Camera, Gap
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 from edgeloc.types import Frame
-from edgeloc.uri import Uri
 
 __all__ = ["RECONNECT_S", "ReconnectingCamera"]
 

@@ -1,4 +1,4 @@
-"""`edgeloc inspect`: what is really in a model file, or where two of them differ; reading is edgeloc.inspection's."""
+"""`edgeloc inspect`: what is really in a model file, or where two of them differ."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from edgeloc.arguments import at_least_one
+from edgeloc._support.numbers import at_least_one
 from edgeloc.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeloc.inspection import GoldenCheck, ModelReport, PortReport
+    from edgeloc.model.inspection import GoldenCheck, ModelReport, PortReport
 
 __all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run"]
 
@@ -56,7 +56,7 @@ def _compare(args: argparse.Namespace) -> int:
     import importlib
 
     # By a name looked up now: this part imports nothing of the benchmarks.
-    layers: Any = importlib.import_module("edgeloc.benchmarks.layer_inspection")
+    layers: Any = importlib.import_module("edgeloc.evaluation.layers.report")
     before, after = args.compare
     options = layers.LayerOptions(
         before, after, args.data, args.split, args.images or 16, plot=args.plot, as_json=args.json
@@ -70,7 +70,7 @@ def _inspect(args: argparse.Namespace) -> int:
     import json
 
     from edgeloc.errors import ContractError
-    from edgeloc.inspection import GoldenCheck, check_golden, inspect_model
+    from edgeloc.model.inspection import GoldenCheck, check_golden, inspect_model
 
     report = inspect_model(args.model)
     golden = GoldenCheck("not present")

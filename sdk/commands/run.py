@@ -1,4 +1,4 @@
-"""`edgeloc run`: the command line of the run loop; what a run does is in edgeloc.loop."""
+"""`edgeloc run`: the command line of the run loop; what a run does is in edgeloc.loop.run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
-from edgeloc.arguments import above_zero, at_least_one
+from edgeloc._support.numbers import above_zero, at_least_one
 from edgeloc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,14 +78,14 @@ def run(args: argparse.Namespace) -> int:
     """
     from edgeloc.cameras import open_camera
     from edgeloc.localizer import Localizer
-    from edgeloc.loop import run as run_loop
+    from edgeloc.loop.run import run as run_loop
     from edgeloc.sinks import open_sink
 
     _keep_apart(args.camera, args.sink)
     sinks = [open_sink(uri) for uri in args.sink] + _service_manager()
     if args.cores:
         # The board's part knows its cores; it may not be imported from here.
-        importlib.import_module("edgeloc.device.engines.cores").use_cores(args.cores)
+        importlib.import_module("edgeloc.device.cpu").use_cores(args.cores)
     localizer = Localizer(args.model, args.engine, args.threads, args.contract, args.cpu_model)
     wanted = localizer.contract.input
     with open_camera(args.camera, size=(wanted.width, wanted.height)) as camera:
@@ -102,7 +102,7 @@ def _service_manager() -> list[Sink]:
     """Under systemd, the sink that tells it of progress; last, so that progress means what the others have written."""
     if not os.environ.get("NOTIFY_SOCKET"):
         return []
-    progress: Sink = importlib.import_module("edgeloc.device.notify").ProgressSink.from_environment()
+    progress: Sink = importlib.import_module("edgeloc.device.service.notify").ProgressSink.from_environment()
     return [progress]
 
 

@@ -12,10 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeloc.data.collecting import Collector, Labelled
-from edgeloc.data.fields import number, whole
+from edgeloc.data.collecting import Collector, Labelled, choose_split, number, split_word, whole
 from edgeloc.data.sample import Dataset
-from edgeloc.data.splits import choose_split, split_word
 from edgeloc.errors import DataError
 from edgeloc.types import Box
 

@@ -1,8 +1,9 @@
-"""The rules every format shares: a row's checks, one object an image, what is counted; no format is read here."""
+"""The rules that every format shares: row checks, one object an image, splits, numbers in fields."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from edgeloc.data.sample import Dataset, Sample
 from edgeloc.errors import DataError
 from edgeloc.types import Box
 
-__all__ = ["Collector", "Labelled"]
+__all__ = ["Collector", "Labelled", "choose_split", "number", "split_word", "whole"]
 
 _SLACK = 1.0  # pixels a box may stand out by rounding; it is clipped
 
@@ -139,3 +140,42 @@ def _checked(box: Box, size: tuple[int, int], where: str) -> Box:
     if not inside or not clipped.area:
         raise DataError(f"{where} {told} lies outside the image of {width}x{height}")
     return clipped
+
+
+def number(value: object, where: str, name: str) -> float:
+    """A finite number from a field of JSON or text; DataError names the field."""
+    result = math.nan
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            result = float(value)
+    if not math.isfinite(result):
+        raise DataError(f"{where}: {name} is {value!r}, not a number")
+    return result
+
+
+def whole(value: object, where: str, name: str) -> int:
+    """A whole number from a field of JSON or text; DataError names the field."""
+    result = number(value, where, name)
+    if result != int(result):
+        raise DataError(f"{where}: {name} is {value!r}, not a whole number")
+    return int(result)
+
+
+_WORDS = re.compile(r"(?<![a-z])(train|val|valid|validation|test)(?![a-z])")
+_SAME = {"valid": "val", "validation": "val"}
+
+
+def split_word(text: str) -> str | None:
+    """The part that a file or folder name such as `instances_val2017` or `valid` speaks of: train, val or test."""
+    found = _WORDS.search(text.lower())
+    return _SAME.get(found[1], found[1]) if found else None
+
+
+def choose_split(root: Path, found: Iterable[str], split: str | None) -> str | None:
+    """The name among `found` that `split` asks for (`valid` finds `val`), None for all; else DataError."""
+    names = sorted(set(found))
+    if split is None or split in names:
+        return split
+    if _SAME.get(split) in names:
+        return _SAME[split]
+    raise DataError(f"{root}: there is no split {split!r}; found: {', '.join(names) or 'none'}")

@@ -14,10 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgeloc.data.collecting import Collector, Labelled
-from edgeloc.data.fields import number, whole
+from edgeloc.data.collecting import Collector, Labelled, choose_split, number, whole
 from edgeloc.data.sample import Dataset
-from edgeloc.data.splits import choose_split
 from edgeloc.errors import DataError
 from edgeloc.types import Box
 

@@ -9,7 +9,7 @@ from typing import overload
 
 from edgeloc.types import Box, Pixels
 
-__all__ = ["Dataset", "Sample"]
+__all__ = ["Dataset", "Sample", "spread"]
 
 
 @dataclass(frozen=True)
@@ -66,3 +66,31 @@ class Dataset(Sequence[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
+
+
+def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
+    """At most `limit` samples in their order: as many of each group as of any other, evenly spaced within it."""
+    if limit is None or limit >= len(samples):
+        return list(samples)
+    groups: dict[str | None, list[int]] = {}
+    for index, sample in enumerate(samples):
+        groups.setdefault(sample.group, []).append(index)
+    chosen = [index for members, count in _shares(list(groups.values()), limit) for index in _evenly(members, count)]
+    return [samples[index] for index in sorted(chosen)]
+
+
+def _shares(groups: list[list[int]], limit: int) -> list[tuple[list[int], int]]:
+    """How many to take of each group: smallest groups first, so that what they lack goes to the others."""
+    if limit < len(groups):
+        return [(groups[index], 1) for index in _evenly(list(range(len(groups))), limit)]
+    shares = []
+    for position, members in enumerate(sorted(groups, key=len)):
+        count = min(len(members), limit // (len(groups) - position))
+        limit -= count
+        shares.append((members, count))
+    return shares
+
+
+def _evenly(items: list[int], count: int) -> list[int]:
+    """`count` of `items`, each from the middle of its share of the list."""
+    return [items[(2 * index + 1) * len(items) // (2 * count)] for index in range(count)]

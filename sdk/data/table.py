@@ -14,10 +14,8 @@ import csv
 import io
 from pathlib import Path
 
-from edgeloc.data.collecting import Collector, Labelled
-from edgeloc.data.fields import number
+from edgeloc.data.collecting import Collector, Labelled, choose_split, number
 from edgeloc.data.sample import Dataset
-from edgeloc.data.splits import choose_split
 from edgeloc.errors import DataError
 from edgeloc.types import Box
 

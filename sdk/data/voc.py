@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from edgeloc.data.collecting import Collector, Labelled
-from edgeloc.data.fields import number, whole
+from edgeloc.data.collecting import Collector, Labelled, choose_split, number, whole
 from edgeloc.data.images import IMAGE_SUFFIXES
 from edgeloc.data.sample import Dataset
-from edgeloc.data.splits import choose_split
 from edgeloc.errors import DataError
 from edgeloc.types import Box
 

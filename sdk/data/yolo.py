@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from edgeloc.data.collecting import Collector, Labelled
-from edgeloc.data.fields import number, whole
+from edgeloc.data.collecting import Collector, Labelled, choose_split, number, split_word, whole
 from edgeloc.data.images import IMAGE_SUFFIXES, image_size
 from edgeloc.data.sample import Dataset
-from edgeloc.data.splits import choose_split, split_word
 from edgeloc.errors import DataError, MissingExtra
 from edgeloc.types import Box
 

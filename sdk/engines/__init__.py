@@ -8,8 +8,8 @@ from pathlib import Path
 
 from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import EngineError, UsageError
-from edgeloc.modelfile import ModelFile, read_model
-from edgeloc.onnxfile import is_onnx
+from edgeloc.model.file import ModelFile, read_model
+from edgeloc.model.onnx import is_onnx
 
 __all__ = ["AUTO", "ENGINES", "Engine", "TensorInfo", "engine_class", "is_for_edge_tpu", "open_engine"]
 
@@ -17,13 +17,13 @@ ENGINES = {
     "litert": "edgeloc.engines.tflite:LiteRtEngine",
     "tflite-runtime": "edgeloc.engines.tflite:TfliteRuntimeEngine",
     "tensorflow": "edgeloc.engines.tflite:TensorFlowEngine",
-    "edgetpu": "edgeloc.device.engines.edgetpu:EdgeTpuEngine",
-    "tensorrt": "edgeloc.engines.tensorrt:TensorRtEngine",
-    "standin": "edgeloc.engines.standin:StandinEngine",
+    "edgetpu": "edgeloc.device.engines.edgetpu.engine:EdgeTpuEngine",
+    "tensorrt": "edgeloc.device.engines.tensorrt:TensorRtEngine",
+    "standin": "edgeloc.testing.engines:StandinEngine",
 }
 # In which order "auto" looks for a runtime: the smaller and newer first.
 AUTO = ("litert", "tflite-runtime", "tensorflow")
-_RECOVERING = "edgeloc.device.engines.recovery:open_recovering"
+_RECOVERING = "edgeloc.device.engines.edgetpu.engine:open_recovering"
 _MOST_THREADS = 1024
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.errors import UsageError
-from edgeloc.modelfile import ModelFile
+from edgeloc.model.file import ModelFile
 
 __all__ = ["Engine", "TensorInfo"]
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeloc._support.terminal import quiet_stderr
 from edgeloc.engines.base import Engine, TensorInfo
-from edgeloc.engines.vetting import vet_model
+from edgeloc.engines.sandbox import vet_model
 from edgeloc.errors import EngineError, ModelError, first_line
-from edgeloc.modelfile import ModelFile
-from edgeloc.quiet import quiet_stderr
+from edgeloc.model.file import ModelFile
 
 __all__ = ["LiteRtEngine", "TensorFlowEngine", "TfliteEngine", "TfliteRuntimeEngine"]
 

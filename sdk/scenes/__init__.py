@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from edgeloc.scenes.clip import Clip
-from edgeloc.scenes.compose import Scene
-from edgeloc.scenes.generator import SceneGenerator
+from edgeloc.scenes.generator import Clip, Scene, SceneGenerator
 from edgeloc.scenes.shapes import SCENE_LABELS
 
 __all__ = ["SCENE_LABELS", "Clip", "Scene", "SceneGenerator"]

@@ -1,21 +1,259 @@
-"""Scenes by number: which object, where, how large, on what; drawing them is compose.py's and what that calls."""
+"""Scenes by number and clips: which object, where, how large, on what ground, under which light."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import count
 
+import cv2
 import numpy as np
 
 from edgeloc.errors import UsageError
-from edgeloc.scenes.clip import Clip
-from edgeloc.scenes.compose import Scene, draw_object, put
-from edgeloc.scenes.grounds import make_ground
-from edgeloc.scenes.light import Light
-from edgeloc.scenes.pen import Pose, Sprite
-from edgeloc.scenes.shapes import SCENE_LABELS
-from edgeloc.types import Box
+from edgeloc.scenes.grounds import cloud_patch, grain_patch, make_ground
+from edgeloc.scenes.shapes import SCENE_LABELS, SHAPES, Pen, Pose, Sprite
+from edgeloc.types import Box, Pixels
 
-__all__ = ["SceneGenerator"]
+__all__ = ["Clip", "Light", "Scene", "SceneGenerator", "draw_object", "overlap", "put"]
+
+
+@dataclass(frozen=True)
+class Light:
+    """Where the light comes from and what the camera makes of it.
+
+    `angle` (radians, in the image) is where shadows fall; `shadow` and `shading` are strengths, 0 to
+    1; `gain` is the brightness, `tint` the gains of blue, green and red; `slope` the brightness's
+    change across the frame along `slope_angle`, `vignette` its loss at the corners; `blur` is a
+    sigma in pixels, `noise` a standard deviation in grey levels.
+    """
+
+    angle: float
+    shadow: float
+    shading: float
+    gain: float
+    tint: tuple[float, float, float]
+    slope: float
+    slope_angle: float
+    vignette: float
+    blur: float
+    noise: float
+
+    @classmethod
+    def random(cls, rng: np.random.Generator) -> Light:
+        """A light as found outdoors, indoors or under a lamp."""
+        warmth = rng.uniform(-0.1, 0.1)
+        return cls(
+            angle=rng.uniform(0, 2 * np.pi),
+            shadow=rng.uniform(0.1, 0.65),
+            shading=rng.uniform(0.3, 1.0),
+            gain=float(np.exp(rng.uniform(-0.4, 0.2))),
+            tint=(1 - warmth, 1 + rng.uniform(-0.03, 0.03), 1 + warmth),
+            slope=rng.uniform(0, 0.4),
+            slope_angle=rng.uniform(0, 2 * np.pi),
+            vignette=rng.uniform(0.2, 0.6) if rng.random() < 0.35 else 0.0,
+            blur=rng.uniform(0.35, 1.3) if rng.random() < 0.6 else 0.0,
+            noise=rng.uniform(0.5, 6.0),
+        )
+
+    def shade(self, sprite: Sprite, length: float) -> Pixels:
+        """The sprite's colours with its edges and bumps lit."""
+        relief = cv2.GaussianBlur(sprite.relief, (0, 0), min(3.0, max(0.7, 0.012 * length)))
+        steep = 0.006 * self.shading
+        # The slope towards the light in one pass: a kernel of central differences.
+        x, y = np.cos(self.angle) * steep, np.sin(self.angle) * steep
+        kernel = np.array([[0, y, 0], [x, 0, -x], [0, -y, 0]], np.float32) * -1
+        lit = cv2.filter2D(relief, cv2.CV_32F, kernel, delta=1.0)
+        factors = np.clip(lit, 0.35, 1.9)
+        return np.asarray(cv2.multiply(sprite.colour, cv2.merge([factors] * 3), dtype=cv2.CV_8U), np.uint8)
+
+    def cast_shadow(self, ground: Pixels, sprite: Sprite, length: float) -> None:
+        """Darken the ground in place where the object keeps the light from it."""
+        reach = min(14.0, max(1.0, 0.03 * length))
+        border = int(3 * reach)
+        shadow = cv2.copyMakeBorder(sprite.alpha, border, border, border, border, cv2.BORDER_CONSTANT, value=0)
+        left = sprite.left - border + round(reach * np.cos(self.angle))
+        top = sprite.top - border + round(reach * np.sin(self.angle))
+        shadow = cv2.blur(cv2.blur(shadow, (int(reach) | 1,) * 2), (int(reach * 0.6) | 1,) * 2)
+        spot = overlap(ground, left, top, shadow.shape[1], shadow.shape[0])
+        if spot is None:
+            return
+        rows, columns = spot
+        part = ground[rows, columns]
+        shade = shadow[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        kept = cv2.convertScaleAbs(shade, alpha=-self.shadow, beta=255)
+        np.copyto(part, cv2.multiply(part, cv2.merge([kept] * 3), scale=1 / 255))
+
+    def finish(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
+        """The picture as the camera sees it: fall-off, colour, blur, noise."""
+        height, width = pixels.shape[:2]
+        lit = cv2.multiply(pixels, self._fall_off(width, height), scale=1 / 128)
+        if self.blur:
+            lit = cv2.GaussianBlur(lit, (0, 0), self.blur)
+        grain = cv2.merge([grain_patch(rng, (width, height)) for _ in range(3)])
+        strength = self.noise / 42
+        return np.asarray(cv2.addWeighted(lit, 1, grain, strength, -128 * strength), np.uint8)
+
+    def _fall_off(self, width: int, height: int) -> Pixels:
+        """Gains, 128 for one, of a frame's pixels."""
+        x, y = np.meshgrid(np.linspace(-1, 1, 24), np.linspace(-1, 1, 24))
+        slope = self.slope * (x * np.cos(self.slope_angle) + y * np.sin(self.slope_angle))
+        gains = self.gain * (1 + slope) * (1 - self.vignette * (x * x + y * y) / 2)
+        coloured = np.clip(128 * gains[..., None] * np.array(self.tint), 0, 255).astype(np.uint8)
+        return np.asarray(cv2.resize(coloured, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def overlap(frame: Pixels, left: int, top: int, width: int, height: int) -> tuple[slice, slice] | None:
+    """The rows and columns of the frame that a rectangle covers, None where it lies outside."""
+    rows = slice(max(0, top), min(frame.shape[0], top + height))
+    columns = slice(max(0, left), min(frame.shape[1], left + width))
+    return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
+
+
+_PATCH = (192, 192)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A made image and its truth.
+
+    `pixels` is BGR uint8 (height, width, 3); `box` the tight box around what can be seen of the
+    object, in pixels, taken before blur and noise; `label` one of SCENE_LABELS. Both are None
+    where the scene is empty.
+    """
+
+    pixels: Pixels
+    box: Box | None
+    label: str | None
+
+
+def draw_object(rng: np.random.Generator, label: str, pose: Pose) -> Sprite:
+    """An object of a kind in a pose; the same state of `rng` gives the same individual."""
+    pen = Pen(pose)
+    SHAPES[label](pen, rng)
+    return pen.sprite()
+
+
+def put(ground: Pixels, sprite: Sprite, light: Light, rng: np.random.Generator, length: float) -> None:
+    """Set the object down in place, with its shadow."""
+    light.cast_shadow(ground, sprite, length)
+    spot = overlap(ground, sprite.left, sprite.top, *sprite.size)
+    if spot is None:
+        return
+    rows, columns = spot
+    y, x = rows.start - sprite.top, columns.start - sprite.left
+    cut = (slice(y, y + rows.stop - rows.start), slice(x, x + columns.stop - columns.start))
+    lit = _worn(light.shade(sprite, length), sprite.alpha, rng)[cut]
+    below = cv2.bitwise_not(cv2.merge([sprite.alpha[cut]] * 3))
+    part = ground[rows, columns]
+    np.copyto(part, cv2.add(cv2.multiply(part, below, scale=1 / 255), lit))
+
+
+def _worn(colour: Pixels, alpha: Pixels, rng: np.random.Generator) -> Pixels:
+    """A surface that is not quite even; nothing is added where the object is not."""
+    # Always the same patch for the same object, so that it does not flicker when it grows in a clip.
+    gloss, grain = cloud_patch(rng, _PATCH, (2.0, 2.0)), grain_patch(rng, _PATCH, (3.0, 1.5))
+    roughness = rng.uniform(0.02, 0.16)
+    factors = cv2.addWeighted(gloss, 0.4, grain, roughness, 128 - 0.4 * float(np.mean(gloss)) - 128 * roughness)
+    factors = cv2.resize(factors, (alpha.shape[1], alpha.shape[0]), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.multiply(colour, cv2.merge([factors] * 3), scale=1 / 128), np.uint8)
+
+
+_VISIT = 150  # frames from one object's arrival to the next one's
+_PASSING = 130  # of these the object may be seen in; then the ground is empty
+_SHOWN = 0.15  # a smaller share of an object, at the frame's edge, is not shown at all
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """One object's way through the frame: a curve from edge to edge, in fractions of the frame."""
+
+    label: str
+    way: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+    angle: float
+    spin: float
+    lengths: tuple[float, float]
+    squash: float
+    mirrored: bool
+
+    def pose(self, time: float, size: tuple[int, int]) -> Pose:
+        """The pose at a time between 0 and 1."""
+        weights = ((1 - time) ** 2, 2 * time * (1 - time), time**2)
+        x, y = (sum(weight * point[axis] for weight, point in zip(weights, self.way, strict=True)) for axis in (0, 1))
+        length = min(size) * (self.lengths[0] * (1 - time) + self.lengths[1] * time)
+        return Pose(x * size[0], y * size[1], length, self.angle + self.spin * time, self.squash, self.mirrored)
+
+
+class Clip:
+    """Frames with exact truth, any of them at any time: `frame(n)`; endless where `frames` is None.
+
+    The same seed, index and size give the same frames, whatever was asked for before. Iterating
+    starts at frame 0. At 30 frames a second an object takes 4 s to pass, then the ground is empty
+    for one. An object of which less than 15 % is inside the frame is left out of the picture.
+    """
+
+    def __init__(self, seed: int, index: int, size: tuple[int, int], frames: int | None = None) -> None:
+        self._key = (seed, 1, index)
+        self.size = size
+        self.frames = frames
+        rng = np.random.default_rng(self._key)
+        self._margin = max(8, min(size) // 6)
+        self._ground = make_ground(rng, (size[0] + 2 * self._margin, size[1] + 2 * self._margin))
+        self._light = Light.random(rng)
+        self._phases = rng.uniform(0, 2 * np.pi, 4)
+
+    def __iter__(self) -> Iterator[Scene]:
+        numbers = count() if self.frames is None else range(self.frames)
+        return (self.frame(number) for number in numbers)
+
+    def frame(self, number: int) -> Scene:
+        """Frame `number`, from 0; IndexError past the end."""
+        if number < 0 or (self.frames is not None and number >= self.frames):
+            raise IndexError(f"the clip has no frame {number}")
+        rng = np.random.default_rng((*self._key, 0, number))
+        pixels = self._panned(number)
+        visit_number, since = divmod(number, _VISIT)
+        if since >= _PASSING:
+            return Scene(self._light.finish(pixels, rng), None, None)
+        visit = self._visit(visit_number)
+        pose = visit.pose(since / _PASSING, self.size)
+        individual = np.random.default_rng((*self._key, 2, visit_number))
+        sprite = draw_object(individual, visit.label, pose)
+        box, share = sprite.visible(self.size)
+        if box is None or share < _SHOWN:
+            return Scene(self._light.finish(pixels, rng), None, None)
+        put(pixels, sprite, self._light, individual, pose.length)
+        return Scene(self._light.finish(pixels, rng), box, visit.label)
+
+    def _panned(self, number: int) -> Pixels:
+        """The ground under a camera that sways slowly."""
+        time = number / 90
+        phases = self._phases
+        x = self._margin * (0.7 * np.sin(time + phases[0]) + 0.25 * np.sin(2.3 * time + phases[1]))
+        y = self._margin * (0.7 * np.sin(0.8 * time + phases[2]) + 0.25 * np.sin(1.9 * time + phases[3]))
+        shift = np.array([[1, 0, -x - self._margin], [0, 1, -y - self._margin]], np.float64)
+        panned = cv2.warpAffine(self._ground, shift, self.size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        return np.asarray(panned, np.uint8)
+
+    def _visit(self, number: int) -> _Visit:
+        rng = np.random.default_rng((*self._key, 1, number))
+        turn = rng.uniform(0, 2 * np.pi)
+        # Out on about the other side, through a point near the middle.
+        turns = np.array([turn, turn + np.pi + rng.uniform(-0.9, 0.9)])
+        lengths = rng.uniform(0.2, 0.6, 2)
+        outside = 0.55 + lengths / 2
+        start, end = 0.5 + outside[:, None] * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+        bend = 2 * rng.uniform(0.35, 0.65, 2) - (start + end) / 2
+        first, via, last = ((float(x), float(y)) for x, y in (start, bend, end))
+        return _Visit(
+            label=SCENE_LABELS[int(rng.integers(len(SCENE_LABELS)))],
+            way=(first, via, last),
+            angle=rng.uniform(0, 2 * np.pi),
+            spin=rng.uniform(-1.5, 1.5),
+            lengths=(float(lengths[0]), float(lengths[1])),
+            squash=rng.uniform(0.8, 1.0),
+            mirrored=bool(rng.random() < 0.5),
+        )
+
 
 _EMPTY = 0.12  # of all scenes
 _LENGTHS = (0.1, 0.85)  # of the frame's shorter side, each doubling as frequent as the next

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from edgeloc.files import atomic_path
+from edgeloc._support.files import atomic_path
 from edgeloc.types import Frame, Pixels, Result
 
 __all__ = ["FileSink", "Sink"]

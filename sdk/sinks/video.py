@@ -1,4 +1,4 @@
-"""Writes annotated frames as an MP4 video; what is drawn on them is decided in edgeloc.draw."""
+"""Writes annotated frames as an MP4 video; what is drawn on them is decided in edgeloc.loop.draw."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from edgeloc._support.files import utf8_path
+from edgeloc._support.terminal import quiet_opencv
 from edgeloc.errors import OutputError
-from edgeloc.files import utf8_path
-from edgeloc.quiet import quiet_opencv
 from edgeloc.sinks.base import FileSink
 from edgeloc.types import Frame, Pixels, Result
 

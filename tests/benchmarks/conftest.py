@@ -8,12 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.benchmarks.environment import Environment
-from edgeloc.benchmarks.figures import regression_figures, size_of
-from edgeloc.benchmarks.pictures import with_previews
-from edgeloc.benchmarks.result import STAGES, BenchResult, DataInfo, LatencyRun, ModelInfo, Row, StageLatency
-from edgeloc.benchmarks.statistics import summarize
+from edgeloc.benchmarks.report.pictures import with_previews
+from edgeloc.benchmarks.result import STAGES, BenchResult, DataInfo, Environment, LatencyRun, ModelInfo, StageLatency
 from edgeloc.data import Sample
+from edgeloc.evaluation.figures import Row, regression_figures, size_of
+from edgeloc.evaluation.statistics import summarize
 from edgeloc.types import Box
 
 

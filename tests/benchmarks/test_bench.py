@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.benchmarks.regression import RegressionRecorder
 from edgeloc.benchmarks.result import STAGES, read_result
 from edgeloc.cli import main
-from edgeloc.contract import Contract, InputSpec, OutputSpec
 from edgeloc.data import Sample
-from edgeloc.modelfile import write_model
+from edgeloc.evaluation.pairing import RegressionRecorder
+from edgeloc.model.contract import Contract, InputSpec, OutputSpec
+from edgeloc.model.file import write_model
 from edgeloc.scenes import SceneGenerator
 
 IMAGES, CLIPS = 12, 3
@@ -206,7 +206,7 @@ def test_ctrl_c_saves_what_was_measured(
 def test_an_image_that_turns_out_damaged_later_costs_nothing_measured(
     models: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("edgeloc.benchmarks.sources._IMAGES", 2)
+    monkeypatch.setattr("edgeloc.benchmarks.latency._IMAGES", 2)
     (data / "11.jpg").write_bytes((data / "11.jpg").read_bytes()[:-40])
     assert compare(models, data, tmp_path / "r.json", "--no-negatives") == 2
     shown = capsys.readouterr()
@@ -228,7 +228,7 @@ def test_data_without_any_object_gives_presence_alone_and_says_so(models: Path, 
 def test_models_with_other_labels_are_told(
     models: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeloc.benchmarks.sides.Side.labels", ("nut",))
+    monkeypatch.setattr("edgeloc.evaluation.pairing.Side.labels", ("nut",))
     assert compare(models, data, tmp_path / "r.json") == 0
     assert any("the same labels" in note for note in read_result(tmp_path / "r.json").notes)
 

@@ -12,11 +12,11 @@ from edgeloc.benchmarks import energy as module
 from edgeloc.benchmarks.energy import Energy, EnergyRecorder
 from edgeloc.benchmarks.result import BenchResult, read_result
 from edgeloc.cli import main
-from edgeloc.contract import Contract, InputSpec, OutputSpec
 from edgeloc.device.power import PowerMeter
-from edgeloc.device.power.fakes import ScriptedMeter
 from edgeloc.errors import DeviceError
-from edgeloc.modelfile import write_model
+from edgeloc.model.contract import Contract, InputSpec, OutputSpec
+from edgeloc.model.file import write_model
+from edgeloc.testing.power import ScriptedMeter
 
 IDLE_W, WORK_W = 2.0, 5.0
 
@@ -225,7 +225,7 @@ def test_the_report_shows_energy_with_what_the_meter_does_not_see(
     pytest.importorskip("matplotlib")
     from dataclasses import replace
 
-    from edgeloc.benchmarks.report import render_report
+    from edgeloc.benchmarks.report.page import render_report
 
     load = Load()
     use(monkeypatch, ScriptedMeter(load.watts, rate_hz=400))

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from edgeloc.benchmarks.figures import regression_figures, size_of
-from edgeloc.benchmarks.result import Regression, Row
+from edgeloc.evaluation.figures import Regression, Row, regression_figures, size_of
 from edgeloc.types import Box
 
 

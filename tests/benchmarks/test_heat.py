@@ -10,11 +10,10 @@ import pytest
 
 from edgeloc.benchmarks import bench as bench_module
 from edgeloc.benchmarks.bench import BenchOptions, bench, closing_table
-from edgeloc.benchmarks.environment import read_environment
-from edgeloc.benchmarks.result import read_result
-from edgeloc.contract import Contract, InputSpec, OutputSpec
-from edgeloc.device.heat import HeatReader
-from edgeloc.modelfile import write_model
+from edgeloc.benchmarks.result import read_environment, read_result
+from edgeloc.device.thermal import HeatReader
+from edgeloc.model.contract import Contract, InputSpec, OutputSpec
+from edgeloc.model.file import write_model
 
 
 @pytest.fixture

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 
 from edgeloc import Contract, InputSpec, OutputSpec
-from edgeloc.benchmarks.layer_sums import EXACT_DB, ErrorSums
-from edgeloc.benchmarks.layers import LayerReport, compare_layers
 from edgeloc.cli import main
 from edgeloc.errors import ContractError, DataError, MissingExtra, ModelError
-from edgeloc.modelfile import read_model, write_model
+from edgeloc.evaluation.layers.comparison import EXACT_DB, ErrorSums, LayerReport, compare_layers
+from edgeloc.model.file import read_model, write_model
 
 OUTPUTS = (OutputSpec("presence", "presence", "sigmoid"), OutputSpec("box", "box"))
 CONTRACT = Contract(InputSpec("image", 32, 32), OUTPUTS)
@@ -33,7 +32,7 @@ def compare(folder: Path, quantized: str | Path, float_model: str | Path = "floa
 
 def edited(source: Path, target: Path, change: Callable[[Any], None]) -> Path:
     """A copy of a model after a change to its unpacked form."""
-    from edgeloc.editing import pack, unpack
+    from edgeloc.model.flatbuffer import pack, unpack
 
     model = unpack(source.read_bytes())
     change(model)
@@ -42,7 +41,7 @@ def edited(source: Path, target: Path, change: Callable[[Any], None]) -> Path:
 
 
 def writer(model: Any, kind: str) -> Any:
-    from edgeloc.editing import operator_name
+    from edgeloc.model.flatbuffer import operator_name
 
     return next(op for op in model.subgraphs[0].operators if operator_name(model, op) == kind)
 
@@ -51,7 +50,7 @@ def spoil_weights(kind: str, seed: int = 0) -> Callable[[Any], None]:
     """Shuffle the weights of the first operator of this kind."""
 
     def change(model: Any) -> None:
-        from edgeloc.editing import constant, set_constant
+        from edgeloc.model.flatbuffer import constant, set_constant
 
         index = writer(model, kind).inputs[1]
         values = constant(model, index)
@@ -174,7 +173,7 @@ def test_models_in_the_wrong_order_are_refused(tiny_models: Path, first: str, se
 
 def test_the_same_operators_with_other_weights_are_refused(tiny_models: Path, tmp_path: Path) -> None:
     def retrain(model: Any) -> None:
-        from edgeloc.editing import constant, set_constant
+        from edgeloc.model.flatbuffer import constant, set_constant
 
         for operator in model.subgraphs[0].operators:
             values = constant(model, operator.inputs[1]) if len(operator.inputs) > 2 else None
@@ -187,7 +186,7 @@ def test_the_same_operators_with_other_weights_are_refused(tiny_models: Path, tm
 
 
 def test_another_network_is_refused(tiny_models: Path, tmp_path: Path) -> None:
-    from edgeloc.editing import pack, unpack
+    from edgeloc.model.flatbuffer import pack, unpack
 
     model = unpack((tiny_models / "float32.tflite").read_bytes())
     graph = model.subgraphs[0]

@@ -14,7 +14,7 @@ import edgeloc.models
 from edgeloc import Contract, InputSpec, Localizer, OutputSpec, StandinEngine
 from edgeloc.benchmarks import overhead
 from edgeloc.errors import UsageError
-from edgeloc.modelfile import ModelFile
+from edgeloc.model.file import ModelFile
 
 
 @pytest.fixture(scope="module")

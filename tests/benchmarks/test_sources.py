@@ -7,8 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from edgeloc.benchmarks.sources import ImageSource, SceneSource, spread
+from edgeloc.benchmarks.latency import ImageSource, SceneSource
 from edgeloc.data import Sample
+from edgeloc.data.sample import spread
 from edgeloc.errors import DataError
 from edgeloc.types import Pixels
 

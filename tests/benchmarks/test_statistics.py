@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from edgeloc.benchmarks.statistics import bootstrap_drop, mean, share, summarize
+from edgeloc.evaluation.statistics import bootstrap_drop, mean, share, summarize
 
 
 def test_summary_of_known_values() -> None:

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.contract import Contract, InputSpec, OutputSpec
 from edgeloc.data import Dataset, Sample
+from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.types import Box, Pixels
 
 pytest.importorskip("tensorflow")
@@ -120,7 +120,7 @@ def make_network() -> Callable[..., Any]:
 @pytest.fixture
 def save_keras(tmp_path: Path, contract: Contract) -> Callable[..., Path]:
     """Save a network with the contract inside, and give the path."""
-    from edgeloc.converters.keras_file import save_network
+    from edgeloc.converters.sources.tensorflow import save_network
 
     def save(network: Any, name: str = "model.keras", changed: Contract | None = None) -> Path:
         save_network(tmp_path / name, network, changed or contract)

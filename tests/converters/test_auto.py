@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from edgeloc.benchmarks.figures import regression_figures
-from edgeloc.benchmarks.result import Row
-from edgeloc.converters.auto import Choice, choose_recipe
-from edgeloc.converters.gate import GateReport
-from edgeloc.converters.gate_checks import checks, doubts
-from edgeloc.converters.quantization.recipes import Recipe, recipe
-from edgeloc.converters.thresholds import fit_presence
+from edgeloc.converters.gate import GateReport, fit_presence
+from edgeloc.converters.gate.auto import Choice, choose_recipe
+from edgeloc.converters.gate.checks import checks, doubts
+from edgeloc.converters.quantization.quantize import Recipe, recipe
 from edgeloc.errors import EngineError, GateFailed, ModelError, UsageError
+from edgeloc.evaluation.figures import Row, regression_figures
 from edgeloc.types import Box
 
 NAMES = ("int8", "float16", "float32")

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec
-from edgeloc.converters.conversion import ConvertOptions, convert
+from edgeloc.converters.convert import ConvertOptions, convert
 from edgeloc.converters.sources import open_source
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.errors import DataError, GateFailed
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.models import SHIPPED_KERAS
 from edgeloc.types import Box, Pixels
 

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import Contract, InputSpec, OutputSpec
-from edgeloc.converters.conversion import ConvertOptions, convert
+from edgeloc.converters.convert import ConvertOptions, convert
 from edgeloc.converters.training.network import NetworkConfig, build_network, network_contract
 from edgeloc.data import Dataset
-from edgeloc.inspection import check_golden, inspect_model
 from edgeloc.localizer import Localizer
-from edgeloc.modelfile import read_model
+from edgeloc.model.contract import Contract, InputSpec, OutputSpec
+from edgeloc.model.file import read_model
+from edgeloc.model.inspection import check_golden, inspect_model
 
 Network = Callable[..., Any]
 Save = Callable[..., Path]

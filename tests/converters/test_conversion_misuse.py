@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from edgeloc.cli import main
-from edgeloc.contract import Contract, InputSpec
-from edgeloc.converters.conversion import ConvertOptions, convert
+from edgeloc.converters.convert import ConvertOptions, convert
 from edgeloc.data import Dataset
 from edgeloc.errors import ContractError, OutputError, UsageError
-from edgeloc.modelfile import read_model
+from edgeloc.model.contract import Contract, InputSpec
+from edgeloc.model.file import read_model
 
 Network = Callable[..., Any]
 Save = Callable[..., Path]

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from edgeloc.cli import main
-from edgeloc.converters.conversion import ConvertOptions, convert
-from edgeloc.converters.edgetpu.standin_compiler import install_standin
+from edgeloc.converters.convert import ConvertOptions, convert
 from edgeloc.data import Dataset
 from edgeloc.errors import DataError, GateFailed, ModelError, UsageError
-from edgeloc.inspection import inspect_model
 from edgeloc.localizer import Localizer
-from edgeloc.modelfile import read_model
+from edgeloc.model.file import read_model
+from edgeloc.model.inspection import inspect_model
+from edgeloc.testing.engines import install_standin
 
 Network = Callable[..., Any]
 Save = Callable[..., Path]
@@ -102,7 +102,7 @@ def test_statistics_that_lag_are_taken_anew(
 def test_statistics_that_are_up_to_date_are_left(
     make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
 ) -> None:
-    from edgeloc.converters.training.batchnorm import reestimate_batch_norm
+    from edgeloc.converters.batch_norm import reestimate_batch_norm
 
     network, told = make_network(), []
     images = np.stack([sample.load()[:32, :32] for sample in dataset]).astype(np.float32) / 127.5 - 1

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from edgeloc.cli import main
-from edgeloc.contract import Contract, InputSpec, OutputSpec
-from edgeloc.converters import conversion
-from edgeloc.converters.conversion import ConvertOptions, convert
+from edgeloc.converters import convert as conversion
+from edgeloc.converters.convert import ConvertOptions, convert
 from edgeloc.data import Dataset
 from edgeloc.errors import ContractError, ModelError, OutputError, UsageError
+from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 
 Network = Callable[..., Any]
 Save = Callable[..., Path]

@@ -12,15 +12,14 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.benchmarks.sides import Side
-from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.converters.gate import Gate, GateReport
-from edgeloc.converters.gate_words import report_lines
-from edgeloc.converters.quantization.quantizing import quantize
-from edgeloc.converters.quantization.recipes import recipe
-from edgeloc.converters.sources.keras import KerasSource
+from edgeloc.converters.gate.report import report_lines
+from edgeloc.converters.quantization.quantize import quantize, recipe
+from edgeloc.converters.sources.tensorflow import KerasSource
 from edgeloc.data import Dataset, Sample
 from edgeloc.errors import DataError, GateFailed, OutputError, UsageError
+from edgeloc.evaluation.pairing import Side
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.preprocess import Preprocessor
 from edgeloc.types import Box, Pixels
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from edgeloc.benchmarks.methods import Method, main, measure_network, table
-from edgeloc.contract import Contract
-from edgeloc.converters.quantization.quantizing import quantize
-from edgeloc.converters.quantization.recipes import RECIPES
-from edgeloc.converters.sources.keras import KerasSource
+from edgeloc.converters.methods import Method, main, measure_network, table
+from edgeloc.converters.quantization.quantize import RECIPES, quantize
+from edgeloc.converters.sources.tensorflow import KerasSource
 from edgeloc.data import Dataset
+from edgeloc.model.contract import Contract
 
 
 def test_each_method_is_held_against_the_float_network(

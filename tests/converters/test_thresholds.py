@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from edgeloc.benchmarks.result import Row
-from edgeloc.converters.thresholds import PresenceFit, fit_presence
+from edgeloc.converters.gate import PresenceFit, fit_presence
+from edgeloc.evaluation.figures import Row
 
 
 def row(kind: str, before: float, after: float) -> Row:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from edgeloc.cli import main
-from edgeloc.converters.keras_file import save_network
-from edgeloc.converters.training import fit, settling
+from edgeloc.converters.sources.tensorflow import save_network
+from edgeloc.converters.training import fit
+from edgeloc.converters.training import fit as settling
 from edgeloc.converters.training.network import NetworkConfig, network_contract
-from edgeloc.modelfile import read_keras_contract
+from edgeloc.model.file import read_keras_contract
 
 SMALL = ["--weights", "none", "--input-size", "64", "--epochs", "1", "--batch-size", "4"]
 DATA = ["--data", "synthetic?count=8&size=96x64", "--validation", "synthetic?count=4&size=96x64"]

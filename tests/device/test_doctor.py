@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 
+from edgeloc._support.children import Crash, try_program
 from edgeloc.cli import main
-from edgeloc.device import doctor, doctor_hardware, doctor_parts, doctor_software
+from edgeloc.device import doctor
 from edgeloc.device.board import read_board
-from edgeloc.device.doctor_findings import Case, Finding
-from edgeloc.device.heat import HeatReader
-from edgeloc.device.selftest import RUNTIMES, SelfTest, able, try_engine
-from edgeloc.device.trial import Crash, try_program
+from edgeloc.device.doctor import hardware as doctor_hardware
+from edgeloc.device.doctor import hardware as doctor_parts
+from edgeloc.device.doctor import software as doctor_software
+from edgeloc.device.doctor.findings import Case, Finding
+from edgeloc.device.doctor.selftest import RUNTIMES, SelfTest, able, try_engine
+from edgeloc.device.thermal import HeatReader
 from edgeloc.engines import AUTO, engine_class
 
 MakeTree = Callable[[dict[str, str]], Path]

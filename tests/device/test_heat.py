@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeloc.device.heat import HeatReader, decode_throttled
-from edgeloc.device.heat_sampler import HeatSampler
+from edgeloc.device.thermal import HeatReader, HeatSampler, decode_throttled
 
 MakeTree = Callable[[dict[str, str]], Path]
 

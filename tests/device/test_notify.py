@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeloc.device.notify import ProgressSink, watchdog_s
+from edgeloc.device.service.notify import ProgressSink, watchdog_s
 from edgeloc.errors import OutputError
 from edgeloc.models import SHIPPED_INT8
 from edgeloc.types import Frame, Pixels, Result

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from edgeloc.cameras.reconnect import RECONNECT_S
-from edgeloc.device.permissions import Needs, needs_of
-from edgeloc.device.service import MARK, Service, quoted
-from edgeloc.device.systemd import install, systemctl, uninstall
+from edgeloc.device.service.permissions import Needs, needs_of
+from edgeloc.device.service.unit import MARK, Service, install, quoted, systemctl, uninstall
 from edgeloc.errors import DeviceError, UsageError
 
 HOME = Path("/home") / "pi"

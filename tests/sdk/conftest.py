@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeloc import Box, Contract, Golden, InputSpec, OutputSpec, write_model
-from edgeloc.contract import BoxEncoding
+from edgeloc.model.contract import BoxEncoding
 
 SIDE = 32
 LABELS = ("bolt", "nut", "washer")

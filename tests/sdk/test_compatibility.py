@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.compatibility import check_contract
-from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.engines.base import TensorInfo
 from edgeloc.errors import ContractError
+from edgeloc.model.compatibility import check_contract
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 
 SPEC = InputSpec("image", 64, 32)
 GRID = (OutputSpec("w", "grid-weights"), OutputSpec("d", "grid-distances"))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.errors import ContractError
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
 
 FULL = Contract(
     input=InputSpec("image", 224, 192, "bgr", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "center-crop", 0, "area"),

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.decode import Decoder
 from edgeloc.errors import ContractError, EngineError
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.preprocess import Placement, frame_geometry
 from edgeloc.types import Box, Result
 

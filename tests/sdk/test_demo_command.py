@@ -12,7 +12,7 @@ import pytest
 
 from edgeloc.cli import main
 from edgeloc.commands import demo
-from edgeloc.modelfile import read_model
+from edgeloc.model.file import read_model
 from edgeloc.models import SHIPPED_KERAS
 
 RESULTS = ("boxes.mp4", "model-int8.tflite", "model-float32.tflite", "result.json", "report.html")

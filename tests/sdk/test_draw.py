@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeloc.draw import QUANTIZED_COLOR, STALE_COLOR, TRUTH_COLOR, draw, draw_boxes
+from edgeloc.loop.draw import QUANTIZED_COLOR, STALE_COLOR, TRUTH_COLOR, draw, draw_boxes
 from edgeloc.types import Box, Pixels, Result
 
 SIZES = [(320, 240), (640, 480), (1920, 1080), (192, 192)]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from edgeloc._support.files import atomic_path, require_writable
+from edgeloc._support.terminal import progress
 from edgeloc.errors import OutputError
-from edgeloc.files import atomic_path, require_writable
-from edgeloc.progress import progress
 
 
 def test_the_file_appears_with_its_content_and_nothing_else(tmp_path: Path) -> None:

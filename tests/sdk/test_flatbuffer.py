@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeloc import flatbuffer
 from edgeloc.errors import MissingExtra, ModelError
-from edgeloc.flatbuffer import parse_flatbuffer
+from edgeloc.model import flatbuffer
+from edgeloc.model.flatbuffer import parse_flatbuffer
 
 
 @pytest.fixture(scope="module")

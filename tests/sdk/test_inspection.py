@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc import inspection
 from edgeloc.cli import main
-from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.errors import ModelError
-from edgeloc.inspection import check_golden, inspect_model
-from edgeloc.modelfile import Golden, write_model
+from edgeloc.model import inspection
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
+from edgeloc.model.file import Golden, write_model
+from edgeloc.model.inspection import check_golden, inspect_model
 from edgeloc.types import Box
 
 CONTRACT = Contract(

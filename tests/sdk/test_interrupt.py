@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from edgeloc.interrupt import graceful_interrupt, signals_wait
+from edgeloc._support.interrupt import graceful_interrupt, signals_wait
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 import pytest
 
+from edgeloc._support.uri import Uri
 from edgeloc.cameras import Camera, open_camera
 from edgeloc.errors import CameraError, CameraTimeout, EngineError, OutputError, UsageError
-from edgeloc.loop import run
+from edgeloc.loop.run import run
 from edgeloc.sinks import Sink, open_sink
 from edgeloc.types import Box, Frame, Pixels, Result
-from edgeloc.uri import Uri
 
 NO_SCORES = np.zeros(0, np.float32)
 
@@ -193,8 +193,8 @@ def test_a_stalled_camera_is_a_timeout() -> None:
 
 
 def test_a_camera_that_never_returns_is_told_to_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeloc.loop._HANG_S", 0.05)
-    monkeypatch.setattr("edgeloc.loop._JOIN_S", 0.05)
+    monkeypatch.setattr("edgeloc.loop.run._HANG_S", 0.05)
+    monkeypatch.setattr("edgeloc.loop.run._JOIN_S", 0.05)
     with pytest.raises(CameraTimeout, match="hangs"):
         run(FakeCamera(1, live=True, period_s=0.5), found)
     for thread in capture_threads():

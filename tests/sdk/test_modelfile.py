@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeloc.contract import Contract, InputSpec, OutputSpec
 from edgeloc.errors import ContractError, ModelError, OutputError
-from edgeloc.modelfile import Golden, read_model, write_model
+from edgeloc.model.contract import Contract, InputSpec, OutputSpec
+from edgeloc.model.file import Golden, read_model, write_model
 from edgeloc.types import Box
 
 # Enough of a flatbuffer for what does not look into it.

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeloc.contract import Contract, InputSpec, OutputSpec
 from edgeloc.errors import ContractError, ModelError
-from edgeloc.modelfile import Golden
-from edgeloc.onnxfile import is_onnx, join_onnx, read_onnx_model, split_onnx, write_onnx_model
+from edgeloc.model.contract import Contract, InputSpec, OutputSpec
+from edgeloc.model.file import Golden
+from edgeloc.model.onnx import is_onnx, join_onnx, read_onnx_model, split_onnx, write_onnx_model
 from edgeloc.types import Box
 
 # The outermost fields of an ONNX model: ir_version 8, a graph of 300 bytes, opset_import 13.

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from edgeloc.flatbuffer import parse_flatbuffer
-from edgeloc.precision import Verdict, constant_outputs, judge
+from edgeloc.model.flatbuffer import parse_flatbuffer
+from edgeloc.model.precision import Verdict, constant_outputs, judge
 
 
 def verdict(path: Path) -> Verdict:

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.contract import InputSpec
 from edgeloc.errors import ContractError, UsageError
+from edgeloc.model.contract import InputSpec
 from edgeloc.preprocess import Preprocessor, frame_geometry
 from edgeloc.types import Box
 

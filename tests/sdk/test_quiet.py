@@ -17,7 +17,7 @@ def test_a_noisy_import_is_silent_and_complete(tmp_path: Path) -> None:
     (tmp_path / "noisy.py").write_text(NOISY + "VALUE = 3\n")
     code = """
 import sys
-from edgeloc.quiet import quiet_import
+from edgeloc._support.terminal import quiet_import
 with quiet_import("noisy"):
     import noisy
 print(noisy.VALUE, file=sys.stderr)
@@ -30,7 +30,7 @@ def test_looking_for_it_does_not_spend_the_silence(tmp_path: Path) -> None:
     (tmp_path / "noisy.py").write_text(NOISY)
     code = """
 import importlib.util
-from edgeloc.quiet import quiet_import
+from edgeloc._support.terminal import quiet_import
 with quiet_import("noisy"):
     assert importlib.util.find_spec("noisy") is not None
     import noisy
@@ -41,7 +41,7 @@ with quiet_import("noisy"):
 def test_an_import_that_fails_shows_what_was_held_back(tmp_path: Path) -> None:
     (tmp_path / "noisy.py").write_text(NOISY + "raise RuntimeError('no driver')\n")
     code = """
-from edgeloc.quiet import quiet_import
+from edgeloc._support.terminal import quiet_import
 with quiet_import("noisy"):
     import noisy
 """
@@ -53,7 +53,7 @@ with quiet_import("noisy"):
 
 def test_an_absent_package_stays_absent(tmp_path: Path) -> None:
     code = """
-from edgeloc.quiet import quiet_import
+from edgeloc._support.terminal import quiet_import
 with quiet_import("no_such_package"):
     try:
         import no_such_package
@@ -66,7 +66,7 @@ with quiet_import("no_such_package"):
 def test_without_a_standard_error_nothing_breaks(tmp_path: Path) -> None:
     code = """
 import os
-from edgeloc.quiet import quiet_stderr
+from edgeloc._support.terminal import quiet_stderr
 os.close(2)
 with quiet_stderr():
     print("fine")

@@ -14,8 +14,8 @@ import cv2
 import pytest
 
 from edgeloc.cli import main
-from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec
-from edgeloc.modelfile import write_model
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
+from edgeloc.model.file import write_model
 
 SYNTHETIC = "synthetic://?seed=1&size=64x48&live=0"
 

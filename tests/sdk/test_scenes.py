@@ -11,10 +11,9 @@ import pytest
 
 from edgeloc.errors import UsageError
 from edgeloc.scenes import SCENE_LABELS, SceneGenerator
-from edgeloc.scenes.compose import draw_object, put
+from edgeloc.scenes.generator import Light, draw_object, put
 from edgeloc.scenes.grounds import GROUNDS
-from edgeloc.scenes.light import Light
-from edgeloc.scenes.pen import Pen, Pose
+from edgeloc.scenes.shapes import Pen, Pose
 
 SIZE = (160, 120)
 

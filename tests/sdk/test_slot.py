@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeloc.errors import CameraError
-from edgeloc.slot import NewestSlot
+from edgeloc.loop.slot import NewestSlot
 from edgeloc.types import Frame
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.converters.edgetpu.compiled import check_compiled, executable_bytes, is_compiled, with_signature
-from edgeloc.editing import pack, schema, unpack
+from edgeloc.converters.targets.edgetpu.prediction import check_compiled, executable_bytes, is_compiled, with_signature
 from edgeloc.errors import ModelError
-from edgeloc.flatbuffer import parse_flatbuffer
+from edgeloc.model.flatbuffer import pack, parse_flatbuffer, schema, unpack
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import Contract, InputSpec, OutputSpec
-from edgeloc.converters.edgetpu.compiled import CUSTOM_OPERATOR
-from edgeloc.converters.edgetpu.compiler import compile_edgetpu, to_edgetpu
-from edgeloc.converters.edgetpu.prediction import predict_mapping
-from edgeloc.converters.edgetpu.standin_compiler import install_standin
+from edgeloc.converters.targets.edgetpu.compiler import compile_edgetpu, to_edgetpu
+from edgeloc.converters.targets.edgetpu.prediction import CUSTOM_OPERATOR, predict_mapping
 from edgeloc.errors import ContractError, GateFailed, ModelError, OutputError, UsageError
-from edgeloc.inspection import inspect_model
-from edgeloc.modelfile import Golden, ModelFile, read_model, write_model
+from edgeloc.model.contract import Contract, InputSpec, OutputSpec
+from edgeloc.model.file import Golden, ModelFile, read_model, write_model
+from edgeloc.model.inspection import inspect_model
+from edgeloc.testing.engines import install_standin
 from edgeloc.types import Box
 
 CONTRACT = Contract(

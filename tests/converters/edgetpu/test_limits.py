@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.converters.edgetpu.limits import Judged, Settings, judge_operator
-from edgeloc.flatbuffer import Graph, Operator, Tensor
+from edgeloc.converters.targets.edgetpu.operators import Judged, Settings, judge_operator
+from edgeloc.model.flatbuffer import Graph, Operator, Tensor
 
 
 def image(*shape: int, dtype: str = "int8") -> Tensor:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from edgeloc.converters.edgetpu.prediction import MappingPrediction, predict_mapping
-from edgeloc.editing import pack, unpack
+from edgeloc.converters.targets.edgetpu.prediction import MappingPrediction, predict_mapping
 from edgeloc.errors import ModelError
+from edgeloc.model.flatbuffer import pack, unpack
 from edgeloc.models import SHIPPED_INT8
 
 

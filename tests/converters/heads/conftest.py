@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import Activation, Contract, InputSpec, OutputSpec
+from edgeloc.model.contract import Activation, Contract, InputSpec, OutputSpec
 
 pytest.importorskip("tensorflow")
 
@@ -139,7 +139,7 @@ def build_network() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def to_float(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
     """A Keras network as a float flatbuffer."""
-    from edgeloc.converters.sources.keras import KerasSource
+    from edgeloc.converters.sources.tensorflow import KerasSource
 
     path = tmp_path_factory.mktemp("heads") / "network.keras"
 

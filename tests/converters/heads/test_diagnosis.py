@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
-from edgeloc.converters.heads.diagnosis import Finding, diagnose
-from edgeloc.converters.heads.repair import repair_head
+from edgeloc.converters.output_heads.diagnosis import Finding, diagnose
+from edgeloc.converters.output_heads.repair import repair_head
 from edgeloc.errors import ContractError
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
 
 Head = Callable[[str], tuple[bytes, Contract]]
 Made = tuple[bytes, Contract]
@@ -71,9 +71,9 @@ def test_parts_of_like_ranges_are_no_finding(make_head: Head, images: np.ndarray
 
 def test_the_predicted_cost_is_that_of_the_rounding(make_head: Head, images: np.ndarray) -> None:
     """Rounded by hand, on the 256 steps from the lowest to the highest number of the output."""
-    from edgeloc.converters.heads.rounding import box_iou
-    from edgeloc.converters.heads.splitting import answers
-    from edgeloc.heads import head_reader
+    from edgeloc.converters.output_heads.diagnosis import box_iou
+    from edgeloc.converters.output_heads.repair import answers
+    from edgeloc.decode.heads import head_reader
 
     flatbuffer, contract = make_head("of_three_layers")
     contract = dataclasses.replace(contract, thresholds=Thresholds(presence=0.0))

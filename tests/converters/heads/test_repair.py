@@ -11,15 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec
-from edgeloc.converters.heads.repair import repair_head
-from edgeloc.converters.quantization.quantizing import quantize
-from edgeloc.converters.quantization.recipes import recipe
+from edgeloc.converters.output_heads.repair import repair_head
+from edgeloc.converters.quantization.quantize import quantize, recipe
 from edgeloc.errors import ContractError, ModelError
-from edgeloc.flatbuffer import parse_flatbuffer
-from edgeloc.inspection import report_flatbuffer
 from edgeloc.localizer import Localizer
-from edgeloc.modelfile import ModelFile
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
+from edgeloc.model.file import ModelFile
+from edgeloc.model.flatbuffer import parse_flatbuffer
+from edgeloc.model.inspection import report_flatbuffer
 from edgeloc.types import Result
 
 ACTIVATIONS = {

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import Contract
-from edgeloc.converters.heads.diagnosis import diagnose
-from edgeloc.converters.heads.repair import repair_head
-from edgeloc.converters.quantization.quantizing import quantize
-from edgeloc.converters.quantization.recipes import recipe
+from edgeloc.converters.output_heads.diagnosis import diagnose
+from edgeloc.converters.output_heads.repair import repair_head
+from edgeloc.converters.quantization.quantize import quantize, recipe
 from edgeloc.localizer import Localizer
-from edgeloc.modelfile import ModelFile
+from edgeloc.model.contract import Contract
+from edgeloc.model.file import ModelFile
 from edgeloc.preprocess import Preprocessor
 from edgeloc.types import Box, Pixels
 

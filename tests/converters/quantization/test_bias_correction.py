@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import InputSpec
 from edgeloc.converters.quantization import bias_correction
 from edgeloc.converters.quantization.bias_correction import WEIGHTED, correct_biases
-from edgeloc.converters.sources.keras import KerasSource
-from edgeloc.editing import constant, operator_name, pack, set_constant, tensor_name, unpack
+from edgeloc.converters.sources.tensorflow import KerasSource
 from edgeloc.engines import open_engine
+from edgeloc.model.contract import InputSpec
+from edgeloc.model.flatbuffer import constant, operator_name, pack, set_constant, tensor_name, unpack
 
 SPEC = InputSpec("image", 32, 32)
 

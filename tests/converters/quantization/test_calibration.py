@@ -10,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edgeloc.contract import InputSpec
-from edgeloc.converters.quantization.calibration import Calibration, calibrate
+from edgeloc.converters.calibration import Calibration, calibrate
 from edgeloc.data import Dataset, Sample
 from edgeloc.errors import DataError
+from edgeloc.model.contract import InputSpec
 from edgeloc.preprocess import Preprocessor
 
 SPEC = InputSpec("image", 32, 32)

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeloc.contract import InputSpec
-from edgeloc.converters.quantization.calibration import calibrate
-from edgeloc.converters.quantization.calibration_checks import judge_halves, judge_images
+from edgeloc.converters.calibration import calibrate, judge_halves, judge_images
 from edgeloc.data import Dataset, Sample, open_dataset
+from edgeloc.model.contract import InputSpec
 from edgeloc.types import Pixels
 
 SPEC = InputSpec("image", 96, 96)

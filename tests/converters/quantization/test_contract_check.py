@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec
-from edgeloc.converters.quantization.contract_check import suspect_contract
+from edgeloc.converters.checks import suspect_contract
 from edgeloc.data import Dataset, Sample
 from edgeloc.errors import ContractError, DataError
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.types import Box, Pixels
 
 tf = pytest.importorskip("tensorflow")

@@ -11,11 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.contract import InputSpec
-from edgeloc.converters.quantization.calibration import calibrate
-from edgeloc.converters.quantization.leaks import refuse_leak
+from edgeloc.converters.calibration import calibrate, refuse_leak
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.errors import DataError
+from edgeloc.model.contract import InputSpec
 from edgeloc.types import Pixels
 
 SPEC = InputSpec("image", 32, 32)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import InputSpec
-from edgeloc.converters.quantization.weights_only import float16_weights
-from edgeloc.converters.sources.keras import KerasSource
-from edgeloc.editing import pack, schema, unpack
+from edgeloc.converters.quantization.quantize import float16_weights
+from edgeloc.converters.sources.tensorflow import KerasSource
 from edgeloc.engines import open_engine
+from edgeloc.model.contract import InputSpec
+from edgeloc.model.flatbuffer import pack, schema, unpack
 
 
 @pytest.mark.parametrize("kind", ["BOOL", "FLOAT64", "UINT32", "INT4"])

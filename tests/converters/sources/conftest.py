@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.converters.sources import Source
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.decode import Decoder
 from edgeloc.errors import UsageError
 from edgeloc.localizer import Localizer
-from edgeloc.modelfile import ModelFile
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
+from edgeloc.model.file import ModelFile
 from edgeloc.preprocess import Preprocessor
 from edgeloc.scenes import SceneGenerator
 
@@ -188,7 +188,7 @@ def export_onnx() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def onnx2tf() -> None:
     """The converter, which lives in an environment of its own; the test is skipped where there is none."""
-    from edgeloc.converters.sources.onnx_file import find_onnx2tf
+    from edgeloc.converters.sources.onnx import find_onnx2tf
 
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install 'edgeloc[onnx]'")
     try:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from edgeloc.cli import main
-from edgeloc.inspection import inspect_model
-from edgeloc.modelfile import read_model
+from edgeloc.model.file import read_model
+from edgeloc.model.inspection import inspect_model
 
 pytest.importorskip("litert_torch", reason="litert-torch is not installed: pip install 'edgeloc[torch]'")
 

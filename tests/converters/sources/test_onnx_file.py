@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import InputSpec
+from edgeloc.converters.checks import check_same, flatbuffer_answer
 from edgeloc.converters.sources import open_source
-from edgeloc.converters.sources.parity import check_same, flatbuffer_answer
 from edgeloc.data import Dataset
 from edgeloc.errors import ModelError, UsageError
-from edgeloc.flatbuffer import parse_flatbuffer
+from edgeloc.model.contract import InputSpec
+from edgeloc.model.flatbuffer import parse_flatbuffer
 
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install 'edgeloc[onnx]'")
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import InputSpec
+from edgeloc.converters.checks import check_same, flatbuffer_answer
 from edgeloc.converters.sources.base import Source
-from edgeloc.converters.sources.parity import check_same, flatbuffer_answer
-from edgeloc.converters.sources.saved_model import SavedModelSource
+from edgeloc.converters.sources.tensorflow import SavedModelSource
 from edgeloc.errors import ModelError
+from edgeloc.model.contract import InputSpec
 from edgeloc.scenes import SceneGenerator
 
 SPEC = InputSpec("image", 32, 32)

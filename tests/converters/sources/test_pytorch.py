@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import InputSpec
+from edgeloc.converters.checks import check_same
 from edgeloc.converters.sources import open_source
-from edgeloc.converters.sources.parity import check_same
 from edgeloc.data import Dataset
 from edgeloc.errors import ModelError, UsageError
-from edgeloc.flatbuffer import parse_flatbuffer
-from edgeloc.precision import judge
+from edgeloc.model.contract import InputSpec
+from edgeloc.model.flatbuffer import parse_flatbuffer
+from edgeloc.model.precision import judge
 
 pytest.importorskip("litert_torch", reason="litert-torch is not installed: pip install 'edgeloc[torch]'")
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import Contract, InputSpec, OutputSpec
+from edgeloc.converters.checks import check_same, flatbuffer_answer
 from edgeloc.converters.sources import open_source
-from edgeloc.converters.sources.parity import check_same, flatbuffer_answer
 from edgeloc.errors import ModelError, UsageError
-from edgeloc.modelfile import write_model
+from edgeloc.model.contract import Contract, InputSpec, OutputSpec
+from edgeloc.model.file import write_model
 
 SPEC = InputSpec("picture", 32, 32)
 CONTRACT = Contract(SPEC, (OutputSpec("presence", "presence", "sigmoid"), OutputSpec("box", "box")))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeloc.contract import InputSpec
+from edgeloc.model.contract import InputSpec
 
 SIDE = 32
 
@@ -25,7 +25,7 @@ def flatbuffer(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     network = _network()
     network.save(path)
     del tensorflow
-    from edgeloc.converters.sources.keras import KerasSource
+    from edgeloc.converters.sources.tensorflow import KerasSource
 
     return KerasSource(path).to_tflite(InputSpec("image", SIDE, SIDE))
 

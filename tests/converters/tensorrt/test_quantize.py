@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeloc.contract import Contract
-from edgeloc.converters.tensorrt.quantize import count_pairs, quantize_onnx
-from edgeloc.converters.tensorrt.runtime import OnnxRuntimeEngine
-from edgeloc.converters.tensorrt.translation import to_onnx
+from edgeloc.converters.targets.tensorrt.onnx import count_pairs, quantize_onnx, to_onnx
+from edgeloc.engines.onnxruntime import OnnxRuntimeEngine
+from edgeloc.model.contract import Contract
 
 for package in ("tf2onnx", "onnx", "onnxruntime"):
     pytest.importorskip(package, reason=f"the extra tensorrt is not installed: {package} is missing")

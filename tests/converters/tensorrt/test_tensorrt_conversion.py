@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeloc.contract import Contract
-from edgeloc.converters.quantization.recipes import recipe
-from edgeloc.converters.tensorrt.check import Agreement, check_onnx
-from edgeloc.converters.tensorrt.conversion import convert_tensorrt, to_qdq_onnx
-from edgeloc.converters.tensorrt.runtime import OnnxRuntimeEngine
+from edgeloc.converters.quantization.quantize import recipe
+from edgeloc.converters.targets.tensorrt.convert import Agreement, check_onnx, convert_tensorrt, to_qdq_onnx
+from edgeloc.engines.onnxruntime import OnnxRuntimeEngine
 from edgeloc.errors import MissingExtra, ModelError, UsageError
 from edgeloc.localizer import Localizer
-from edgeloc.onnxfile import read_onnx_model
+from edgeloc.model.contract import Contract
+from edgeloc.model.onnx import read_onnx_model
 
 for package in ("tf2onnx", "onnx", "onnxruntime"):
     pytest.importorskip(package, reason=f"the extra tensorrt is not installed: {package} is missing")
@@ -66,7 +65,7 @@ def test_the_file_holds_all_that_a_device_needs(
 def test_boxes_agree_with_the_float_model_and_with_int8_tflite(
     model: bytes, flatbuffer: bytes, contract: Contract, images: Images
 ) -> None:
-    from edgeloc.converters.quantization.quantizing import quantize
+    from edgeloc.converters.quantization.quantize import quantize
 
     tflite = quantize(flatbuffer, recipe("int8"), contract.input, images)
     for other in (flatbuffer, tflite):
@@ -81,7 +80,7 @@ def test_boxes_agree_with_the_float_model_and_with_int8_tflite(
 
 
 def test_a_model_against_itself_differs_in_nothing(flatbuffer: bytes, contract: Contract, images: Images) -> None:
-    from edgeloc.converters.tensorrt.translation import to_onnx
+    from edgeloc.converters.targets.tensorrt.onnx import to_onnx
 
     model = to_onnx(flatbuffer, contract, images[:1]).SerializeToString()
     agreement = check_onnx(model, flatbuffer, contract, images[:4])
@@ -148,7 +147,7 @@ def test_a_missing_package_is_told_before_any_work(
     def absent() -> dict[str, str]:
         raise MissingExtra("tf2onnx", "tensorrt", "converting for TensorRT")
 
-    monkeypatch.setattr("edgeloc.converters.tensorrt.conversion.require_extra", absent)
+    monkeypatch.setattr("edgeloc.converters.targets.tensorrt.convert.require_extra", absent)
     with pytest.raises(MissingExtra, match=r"edgeloc\[tensorrt\]"):
         convert_tensorrt(b"not looked at", contract, drawn(images), tmp_path / "robot.onnx")
 

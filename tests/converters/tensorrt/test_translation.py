@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeloc.contract import Contract, InputSpec, OutputSpec
-from edgeloc.converters.tensorrt import translation
-from edgeloc.converters.tensorrt.runtime import OnnxRuntimeEngine
-from edgeloc.converters.tensorrt.translation import require_extra, to_onnx
-from edgeloc.editing import constant, operator_name, pack, set_constant, unpack
+from edgeloc.converters.targets.tensorrt import onnx as translation
+from edgeloc.converters.targets.tensorrt.onnx import require_extra, to_onnx
 from edgeloc.engines import open_engine
+from edgeloc.engines.onnxruntime import OnnxRuntimeEngine
 from edgeloc.errors import ContractError, MissingExtra, ModelError
+from edgeloc.model.contract import Contract, InputSpec, OutputSpec
+from edgeloc.model.flatbuffer import constant, operator_name, pack, set_constant, unpack
 
 for package in ("tf2onnx", "onnx", "onnxruntime"):
     pytest.importorskip(package, reason=f"the extra tensorrt is not installed: {package} is missing")

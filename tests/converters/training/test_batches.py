@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.contract import InputSpec
 from edgeloc.converters.training.augment import Augmentation
 from edgeloc.converters.training.batches import TrainingBatches, ValidationBatches
 from edgeloc.data import Sample
+from edgeloc.model.contract import InputSpec
 from edgeloc.preprocess import Preprocessor
 from edgeloc.types import Box
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.converters.training.batchnorm import (
+from edgeloc.converters.batch_norm import (
     REESTIMATION_BATCHES,
     batch_norm_lag,
     reestimate_batch_norm,

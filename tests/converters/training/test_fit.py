@@ -15,15 +15,15 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.converters.keras_file import load_network
-from edgeloc.converters.training import fit, settling
+from edgeloc.converters.sources.tensorflow import load_network
+from edgeloc.converters.training import fit
+from edgeloc.converters.training import fit as settling
+from edgeloc.converters.training.fake_quantization import QuantizedTwin
 from edgeloc.converters.training.fit import TrainingConfig, train
-from edgeloc.converters.training.network import NetworkConfig, network_contract
-from edgeloc.converters.training.start import Start, trained_start
-from edgeloc.converters.training.twin import QuantizedTwin
+from edgeloc.converters.training.network import NetworkConfig, Start, network_contract, trained_start
 from edgeloc.data import Sample
 from edgeloc.errors import ModelError, UsageError
-from edgeloc.modelfile import read_keras_contract
+from edgeloc.model.file import read_keras_contract
 
 LABELS = ("bolt", "nut", "washer")
 TWO_EPOCHS = TrainingConfig(epochs=2, batch_size=4)

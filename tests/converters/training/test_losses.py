@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
-from edgeloc.converters.training.losses import BOX_LOSSES, box_loss, cell_loss, decode_boxes, iou, parse_box_loss
-from edgeloc.converters.training.roles import read_roles
+from edgeloc.converters.training.losses import (
+    BOX_LOSSES,
+    box_loss,
+    cell_loss,
+    decode_boxes,
+    iou,
+    parse_box_loss,
+    read_roles,
+)
 from edgeloc.decode import Decoder
 from edgeloc.errors import UsageError
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.preprocess import frame_geometry
 
 SPEC = InputSpec("image", 64, 64)

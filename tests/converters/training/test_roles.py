@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
-from edgeloc.converters.training.losses import decode_boxes
-from edgeloc.converters.training.roles import check_roles, read_roles
+from edgeloc.converters.training.losses import check_roles, decode_boxes, read_roles
 from edgeloc.decode import Decoder
 from edgeloc.errors import ContractError
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.preprocess import frame_geometry
 
 SPEC = InputSpec("image", 64, 48)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.converters.training.samples import gather_samples
+from edgeloc.converters.training.batches import gather_samples
 from edgeloc.errors import DataError
 
 

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import Contract, OutputSpec
-from edgeloc.converters.training.network import NetworkConfig
-from edgeloc.converters.training.start import reference_start, trained_start
+from edgeloc.converters.training.network import NetworkConfig, reference_start, trained_start
 from edgeloc.errors import ContractError, ModelError, UsageError
+from edgeloc.model.contract import Contract, OutputSpec
 
 
 def test_a_fresh_network_has_no_origin() -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.contract import InputSpec
-from edgeloc.converters.sources.keras import KerasSource
-from edgeloc.converters.training import twin as twins
-from edgeloc.converters.training.twin import QuantizedTwin
-from edgeloc.editing import pack, unpack
+from edgeloc.converters.sources.tensorflow import KerasSource
+from edgeloc.converters.training import fake_quantization as twins
+from edgeloc.converters.training.fake_quantization import QuantizedTwin
+from edgeloc.model.contract import InputSpec
+from edgeloc.model.flatbuffer import pack, unpack
 
 SIDE = 32
 

@@ -10,8 +10,8 @@ import cv2
 import pytest
 
 from edgeloc.cameras import Camera, open_camera
-from edgeloc.device.cameras import gst
-from edgeloc.device.cameras.gst_appsink import has_gobject
+from edgeloc.device.cameras import gstreamer as gst
+from edgeloc.device.cameras.gstreamer import has_gobject
 
 _SUITE = Path(__file__).parents[2] / "sdk" / "cameras" / "test_contract.py"
 _spec = importlib.util.spec_from_file_location("camera_contract", _SUITE)

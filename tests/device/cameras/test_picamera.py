@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from edgeloc.cameras import open_camera
+from edgeloc.cameras.base import cover
 from edgeloc.device.cameras import picamera
-from edgeloc.device.cameras.fit import cover
 from edgeloc.device.cameras.picamera import boot_time, to_bgr
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 

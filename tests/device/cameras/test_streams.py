@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 
 from edgeloc.cameras import open_camera
-from edgeloc.cameras.uri import parse_uri
-from edgeloc.device.cameras import grab, gst, rtsp
-from edgeloc.device.cameras.csi import CsiCamera
+from edgeloc.cameras.base import parse_uri
+from edgeloc.device.cameras import grab, rtsp
+from edgeloc.device.cameras import gstreamer as gst
 from edgeloc.device.cameras.grab import Grabber
-from edgeloc.device.cameras.gst import GstCamera
-from edgeloc.device.cameras.gst_appsink import has_gobject
+from edgeloc.device.cameras.gstreamer import CsiCamera, GstCamera, has_gobject
 from edgeloc.device.cameras.rtsp import RtspCamera
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeloc.cli import main
-from edgeloc.device.permissions import HIDDEN
+from edgeloc.device.service.permissions import HIDDEN
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeloc.device.engines.standin_delegate import build_standin
 from edgeloc.models import SHIPPED_INT8
+from edgeloc.testing.engines import build_standin
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +31,8 @@ def compiled_robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("tensorflow")
     if not SHIPPED_INT8.is_file():
         pytest.skip("the package holds no trained model yet")
-    from edgeloc.converters.edgetpu.compiler import compile_edgetpu
-    from edgeloc.converters.edgetpu.standin_compiler import install_standin
+    from edgeloc.converters.targets.edgetpu.compiler import compile_edgetpu
+    from edgeloc.testing.engines import install_standin
 
     folder = tmp_path_factory.mktemp("compiled")
     out = folder / "robot_edgetpu.tflite"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeloc.device.engines.cores import choose_cores
+from edgeloc.device.cpu import choose_cores
 from edgeloc.errors import DeviceError, UsageError
 
 EIGHT = tuple(range(8))
@@ -63,7 +63,7 @@ def test_threads_started_afterwards_stay_on_the_cores() -> None:
     core = max(os.sched_getaffinity(0))
     program = (
         "import os, threading\n"
-        "from edgeloc.device.engines.cores import use_cores\n"
+        "from edgeloc.device.cpu import use_cores\n"
         f"use_cores('{core}')\n"
         "thread = threading.Thread(target=lambda: print(os.sched_getaffinity(0)))\n"
         "thread.start(); thread.join()\n"
@@ -73,7 +73,7 @@ def test_threads_started_afterwards_stay_on_the_cores() -> None:
 
 
 def test_a_system_that_forbids_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgeloc.device.engines.cores import use_cores
+    from edgeloc.device.cpu import use_cores
 
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.device.engines import edgetpu
-from edgeloc.device.engines.edgetpu import EdgeTpuEngine
-from edgeloc.device.engines.libedgetpu import EdgeTpuPlace
-from edgeloc.device.engines.standin_delegate import build_standin
+from edgeloc.device.engines.edgetpu.engine import EdgeTpuEngine
+from edgeloc.device.engines.edgetpu.engine import engine as edgetpu
+from edgeloc.device.engines.edgetpu.library import EdgeTpuPlace
 from edgeloc.engines import AUTO, Engine, engine_class, open_engine
 from edgeloc.errors import EngineError, ModelError, UsageError
-from edgeloc.modelfile import ModelFile, read_model
+from edgeloc.model.file import ModelFile, read_model
 from edgeloc.models import SHIPPED_INT8
+from edgeloc.testing.engines import build_standin
 
 
 def blank(engine: Engine) -> np.ndarray[Any, Any]:
@@ -140,7 +140,7 @@ def test_a_compiled_model_on_a_cpu_engine_names_the_engine_it_needs(genuine: Pat
     ],
 )
 def test_what_the_runtime_says_of_a_loaded_delegate_gets_its_mend(words: str) -> None:
-    from edgeloc.device.engines.worker import _refusal
+    from edgeloc.device.engines.edgetpu.worker import _refusal
 
     assert "feranick/libedgetpu/releases" in str(_refusal(ModelError(words), EdgeTpuPlace()))
 

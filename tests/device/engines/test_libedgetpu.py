@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeloc.device.engines.libedgetpu import (
+from edgeloc.device.engines.edgetpu.library import (
     LIBRARY,
     EdgeTpuPlace,
     find_edge_tpus,

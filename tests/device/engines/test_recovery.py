@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from edgeloc.cli import main
-from edgeloc.contract import Contract
-from edgeloc.device.engines import recovery
-from edgeloc.device.engines.recovery import RecoveringEngine
+from edgeloc.device.engines.edgetpu.engine import RecoveringEngine
+from edgeloc.device.engines.edgetpu.engine import engine as recovery
 from edgeloc.engines import Engine, open_engine
-from edgeloc.engines.standin import StandinEngine
 from edgeloc.errors import EngineError, ModelError, UsageError
-from edgeloc.modelfile import read_model
+from edgeloc.model.contract import Contract
+from edgeloc.model.file import read_model
 from edgeloc.models import SHIPPED_INT8
+from edgeloc.testing.engines import StandinEngine
 
 
 @pytest.fixture(scope="module")

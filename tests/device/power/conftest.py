@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeloc.device.power.trees import write_tree
+from edgeloc.testing.power import write_tree
 
 Tree = Callable[[Mapping[str, object]], Path]
 

@@ -10,16 +10,21 @@ from pathlib import Path
 import pytest
 
 from edgeloc.device.power import METERS, PowerMeter, PowerTrace, find_meters, open_meter
-from edgeloc.device.power.fakes import FakeI2cBus, ScriptedMeter
-from edgeloc.device.power.hwmon import HwmonMeter
+from edgeloc.device.power.builtin import PmicMeter, RaplMeter
+from edgeloc.device.power.hwmon import HwmonMeter, JetsonMeter
 from edgeloc.device.power.ina import InaMeter
-from edgeloc.device.power.jetson import JetsonMeter
-from edgeloc.device.power.pmic import PmicMeter
-from edgeloc.device.power.rapl import RaplMeter
-from edgeloc.device.power.recording import RecordedMeter
-from edgeloc.device.power.stream import SerialMeter
-from edgeloc.device.power.trees import PMIC, ina219_files, ina3221_files, jetpack4_files, orin_nano_files, rapl_files
+from edgeloc.device.power.recording import RecordedMeter, SerialMeter
 from edgeloc.errors import DeviceError
+from edgeloc.testing.power import (
+    PMIC,
+    FakeI2cBus,
+    ScriptedMeter,
+    ina219_files,
+    ina3221_files,
+    jetpack4_files,
+    orin_nano_files,
+    rapl_files,
+)
 
 Tree = Callable[[Mapping[str, object]], Path]
 

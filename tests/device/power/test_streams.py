@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from edgeloc.device.power import PowerSampler, open_meter
-from edgeloc.device.power.fakes import ScriptedMeter
-from edgeloc.device.power.recording import read_recording
-from edgeloc.device.power.stream import SerialMeter
+from edgeloc.device.power.recording import SerialMeter, read_recording
 from edgeloc.errors import DataError, DeviceError, EdgelocError, MissingExtra
+from edgeloc.testing.power import ScriptedMeter
 
 
 class Port:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from edgeloc.device.power import PowerTrace, find_meters, open_meter
-from edgeloc.device.power.fakes import FakeI2cBus
+from edgeloc.device.power.builtin import PmicMeter, parse_adc, run_command
 from edgeloc.device.power.ina import InaMeter
-from edgeloc.device.power.pmic import PmicMeter, parse_adc, run_command
-from edgeloc.device.power.trees import (
+from edgeloc.errors import DeviceError, EdgelocError, MissingExtra, UsageError
+from edgeloc.testing.power import (
     PMIC,
+    FakeI2cBus,
     agx_orin_files,
     ina219_files,
     ina3221_files,
@@ -22,7 +23,6 @@ from edgeloc.device.power.trees import (
     orin_nano_files,
     rapl_files,
 )
-from edgeloc.errors import DeviceError, EdgelocError, MissingExtra, UsageError
 
 Tree = Callable[[Mapping[str, object]], Path]
 

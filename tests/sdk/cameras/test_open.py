@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgeloc.cameras import CAMERAS, open_camera
-from edgeloc.cameras.images import ImageCamera
-from edgeloc.cameras.video import VideoCamera
+from edgeloc.cameras.files import ImageCamera, VideoCamera
 from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from edgeloc.cameras import open_camera, reconnect
 from edgeloc.cameras.reconnect import ReconnectingCamera
-from edgeloc.cameras.scripted import ScriptedCamera
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
-from edgeloc.loop import run
+from edgeloc.loop.run import run
+from edgeloc.testing.cameras import ScriptedCamera
 from edgeloc.types import Frame, Result
 
 FAST = "scripted://?size=64x48&fps=100"
@@ -152,7 +152,7 @@ def test_a_run_survives_the_gap_and_its_summary_tells_it(tmp_path: Path) -> None
 
 
 def test_a_run_is_not_told_to_hang_while_the_camera_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeloc.loop._HANG_S", 0.3)
+    monkeypatch.setattr("edgeloc.loop.run._HANG_S", 0.3)
     assert "away once" in run(f"{FAST}&disconnect=20:0.8&frames=260", nothing).note
 
 

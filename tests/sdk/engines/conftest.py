@@ -264,7 +264,7 @@ def as_graph(model: bytes) -> tuple[Shapes, Shapes]:
 def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
     """The GPU's driver, in the place of the real one."""
     found = FakeDriver()
-    monkeypatch.setattr("edgeloc.engines.cuda._open_library", lambda: found)
+    monkeypatch.setattr("edgeloc.device.engines.tensorrt._open_library", lambda: found)
     return found
 
 
@@ -286,9 +286,8 @@ def compiled_for_edge_tpu(grid_model: Path, tmp_path_factory: pytest.TempPathFac
     """The grid model after the stand-in compiler, and the stand-in for libedgetpu that runs it."""
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler (cc) to build the stand-in for libedgetpu with")
-    from edgeloc.converters.edgetpu.compiler import compile_edgetpu
-    from edgeloc.converters.edgetpu.standin_compiler import install_standin
-    from edgeloc.device.engines.standin_delegate import build_standin
+    from edgeloc.converters.targets.edgetpu.compiler import compile_edgetpu
+    from edgeloc.testing.engines import build_standin, install_standin
 
     folder = tmp_path_factory.mktemp("edge-tpu")
     out = folder / "grid_edgetpu.tflite"

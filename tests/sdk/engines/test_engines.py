@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from edgeloc import engines
-from edgeloc.contract import Contract
 from edgeloc.engines import AUTO, ENGINES, Engine, engine_class, open_engine
 from edgeloc.engines.tflite import LiteRtEngine, TfliteEngine, TfliteRuntimeEngine
 from edgeloc.errors import EngineError, ModelError, UsageError
-from edgeloc.modelfile import ModelFile, read_model
+from edgeloc.model.contract import Contract
+from edgeloc.model.file import ModelFile, read_model
 
 REAL = [pytest.param(name, id=name) for name in AUTO]
 # The runtimes announce their delegates on stderr, which is no error.

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgeloc.contract import Contract, InputSpec, OutputSpec
-from edgeloc.engines.cuda import Cuda
-from edgeloc.engines.tensorrt import TensorRtEngine
+from edgeloc.device.engines.tensorrt import Cuda, TensorRtEngine
 from edgeloc.errors import EngineError, ModelError
 from edgeloc.localizer import Localizer
-from edgeloc.modelfile import ModelFile
+from edgeloc.model.contract import Contract, InputSpec, OutputSpec
+from edgeloc.model.file import ModelFile
 
 PORTS = {"in": {"image": [1, 4, 4, 3]}, "out": {"presence": [1, 1], "box": [1, 4]}}
 
@@ -102,7 +101,7 @@ def test_a_bad_plan_is_built_anew(driver: Any, tensorrt: Any, model: ModelFile, 
     plan = next(cache.glob("*.plan"))
     data = plan.read_bytes()
     if damage == "stale":  # whole, but no longer to TensorRT's liking
-        from edgeloc.engines.plans import write_plan
+        from edgeloc.device.engines.tensorrt import write_plan
 
         write_plan(plan, b"8.5.0|" + model.flatbuffer)
     else:
@@ -228,7 +227,7 @@ def test_a_broken_installation_is_named(model: ModelFile, monkeypatch: pytest.Mo
     def load(name: str, *rest: Any, **more: Any) -> Any:
         raise ImportError("libnvinfer.so.10: cannot open shared object file")
 
-    monkeypatch.setattr("edgeloc.engines.tensorrt.importlib.import_module", load)
+    monkeypatch.setattr("edgeloc.device.engines.tensorrt.importlib.import_module", load)
     with pytest.raises(EngineError, match=r"does not work here \(libnvinfer\.so\.10"):
         TensorRtEngine.load(model, None)
 
@@ -237,7 +236,7 @@ def test_without_a_gpu_the_driver_is_named(tensorrt: Any, model: ModelFile, monk
     def absent(name: str) -> Any:
         raise OSError(f"{name}: cannot open shared object file")
 
-    monkeypatch.setattr("edgeloc.engines.cuda.ctypes.CDLL", absent)
+    monkeypatch.setattr("edgeloc.device.engines.tensorrt.ctypes.CDLL", absent)
     with pytest.raises(EngineError, match=r"no NVIDIA driver here \(libcuda\.so\.1\)"):
         TensorRtEngine.load(model, None)
 
@@ -260,9 +259,9 @@ def test_a_converted_model_runs_on_it_as_it_does_in_onnx_runtime(
 ) -> None:
     pytest.importorskip("tf2onnx")
     pytest.importorskip("onnxruntime")
-    from edgeloc.converters.tensorrt.conversion import to_qdq_onnx
-    from edgeloc.converters.tensorrt.runtime import OnnxRuntimeEngine
-    from edgeloc.onnxfile import read_onnx_model, write_onnx_model
+    from edgeloc.converters.targets.tensorrt.convert import to_qdq_onnx
+    from edgeloc.engines.onnxruntime import OnnxRuntimeEngine
+    from edgeloc.model.onnx import read_onnx_model, write_onnx_model
 
     outputs = (OutputSpec("presence", "presence", "sigmoid"), OutputSpec("box", "box"))
     contract = Contract(InputSpec("image", 32, 32), outputs)

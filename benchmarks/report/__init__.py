@@ -1,0 +1,1 @@
+"""A benchmark's result as one self-contained HTML page."""

@@ -1,0 +1,395 @@
+"""Names what a model's outputs will lose to int8 before anything is quantized."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloc.converters.output_heads.graph import HeadGraph, Part, parts_of
+from edgeloc.converters.output_heads.repair import Answers, Split, answers, split_head
+from edgeloc.decode.heads import Reading, activate, head_reader
+from edgeloc.errors import ModelError
+from edgeloc.evaluation.figures import SIZES
+from edgeloc.model.contract import Contract
+
+__all__ = [
+    "Cost",
+    "Finding",
+    "Grid",
+    "Kind",
+    "Readings",
+    "apart",
+    "as_outputs",
+    "box_iou",
+    "cost",
+    "diagnose",
+    "exact",
+    "step_alone",
+    "today",
+]
+
+Array = NDArray[np.float32]
+_STEPS = 255
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What rounding does to the answers.
+
+    `iou` is 1 minus the mean IoU between the boxes before and after; `presence` and `label` are
+    the shares of objects whose presence or class turns into another.
+    """
+
+    iou: float
+    presence: float
+    label: float
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The 256 numbers that an int8 tensor can hold: `low` and the `step` to the next one."""
+
+    low: float
+    step: float
+
+    @classmethod
+    def over(cls, arrays: Iterable[Array]) -> Grid:
+        """The grid of a tensor with these values: from the lowest to the highest, 0 among them."""
+        ends = [(float(values.min()), float(values.max())) for values in arrays]
+        low, high = min(0.0, *(end for end, _ in ends)), max(0.0, *(end for _, end in ends))
+        step = (high - low) / _STEPS or 1.0
+        return cls(np.round(low / step) * step, step)
+
+    def round(self, values: Array) -> Array:
+        """Each value as the nearest one on the grid."""
+        steps = np.clip(np.rint((values - self.low) / self.step), 0, _STEPS)
+        return np.asarray(steps * self.step + self.low, np.float32)
+
+
+# A TFLite sigmoid or softmax always leaves with this one, whatever its values are.
+_PROBABILITIES = Grid(0.0, 1 / 256)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What the answers to n images say: presence (n, objects), scores (n, objects, K), corners (n, objects, 4)."""
+
+    presence: Array
+    scores: Array
+    corners: Array | None
+
+    def found(self, threshold: float) -> NDArray[np.bool_]:
+        """Where presence reaches the threshold, (n, objects); everywhere, if it does so nowhere."""
+        here = self.presence >= threshold
+        return here if here.any() else np.ones_like(here)
+
+
+def exact(split: Split, values: Answers) -> Readings:
+    """What the float model says; `values` are the answers of the split head."""
+    return _read(split.contract, values)
+
+
+def apart(split: Split, values: Answers) -> Readings:
+    """What it says when each part is rounded on the grid of its own tensor."""
+    return _read(split.contract, {name: Grid.over([rows]).round(rows) for name, rows in values.items()})
+
+
+def today(split: Split, values: Answers) -> Readings:
+    """What it says when each output is rounded as the graph gives it today.
+
+    An output's parts are rounded together. Where the graph applies an activation, what goes into
+    it is rounded, with all that the same layer computes, and what comes out of it again.
+    """
+    rounded = {}
+    for name, part in split.named.items():
+        mates = (values[other] for other, mate in split.named.items() if part.scales & mate.scales)
+        rows = Grid.over(mates).round(values[name])
+        rounded[name] = _leave(split, values, part, _in_graph(split, part, rows))
+    return _read(_left_as_it_is(split), rounded)
+
+
+def step_alone(split: Split, values: Answers) -> Readings:
+    """What it says when only what leaves through an activation in the graph is rounded, to 1/256."""
+    rounded = {}
+    for name, part in split.named.items():
+        rows = _in_graph(split, part, values[name])
+        rounded[name] = rows if part.in_graph == "none" else _PROBABILITIES.round(rows)
+    return _read(_left_as_it_is(split), rounded)
+
+
+def as_outputs(contract: Contract, values: Answers) -> tuple[Readings, Readings]:
+    """What a model says whose outputs are not taken apart: exact, and with each of them on a grid of its own."""
+    return _read(contract, values), _read(contract, {n: Grid.over([rows]).round(rows) for n, rows in values.items()})
+
+
+def _leave(split: Split, values: Answers, part: Part, rows: Array) -> Array:
+    """What an output of today makes of the numbers of one of its parts."""
+    mates = {name: mate for name, mate in split.named.items() if mate.tensor == part.tensor}
+    if all(mate.in_graph != "none" for mate in mates.values()):
+        return _PROBABILITIES.round(rows)
+    if all(mate.in_graph == "none" for mate in mates.values()):
+        return rows
+    return Grid.over(_in_graph(split, mate, values[name]) for name, mate in mates.items()).round(rows)
+
+
+def _in_graph(split: Split, part: Part, rows: Array) -> Array:
+    by_object = rows.reshape(len(rows), split.contract.box.objects, -1)
+    return rows if part.in_graph == "none" else activate(by_object, part.in_graph).reshape(rows.shape)
+
+
+def _left_as_it_is(split: Split) -> Contract:
+    """The contract for values whose activation in the graph has been applied."""
+    outputs = tuple(
+        dataclasses.replace(output, activation="none") if split.named[output.tensor].in_graph != "none" else output
+        for output in split.contract.outputs
+    )
+    return dataclasses.replace(split.contract, outputs=outputs)
+
+
+def _read(contract: Contract, values: Answers) -> Readings:
+    reader = head_reader(contract)
+    count = len(next(iter(values.values())))
+    each: list[Reading] = [reader({name: rows[i : i + 1] for name, rows in values.items()}) for i in range(count)]
+    found = [one.corners for one in each if one.corners is not None]
+    corners = None
+    if found:
+        first, second = np.stack(found)[..., :2], np.stack(found)[..., 2:]
+        corners = np.concatenate([np.minimum(first, second), np.maximum(first, second)], axis=-1)
+    return Readings(np.array([one.presence for one in each]), np.stack([one.scores for one in each]), corners)
+
+
+def cost(before: Readings, after: Readings, threshold: float) -> Cost:
+    """How far `after` is from `before`; boxes and labels count where `before` sees an object (anywhere, if nowhere)."""
+    flips = float(np.mean((before.presence >= threshold) != (after.presence >= threshold)))
+    here = before.found(threshold)
+    labels = 0.0
+    if before.scores.shape[-1]:
+        labels = float(np.mean((before.scores.argmax(-1) != after.scores.argmax(-1))[here]))
+    iou = 1.0
+    if before.corners is not None and after.corners is not None:
+        iou = float(np.mean(box_iou(before.corners[here], after.corners[here])))
+    return Cost(1 - iou, flips, labels)
+
+
+def box_iou(first: Array, second: Array) -> Array:
+    """IoU of boxes (..., 4) as x1, y1, x2, y2 with edges in order, pair by pair; 1 where both are empty."""
+    low, high = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
+    overlap = np.prod(np.maximum(high - low, 0), axis=-1)
+    areas = [np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (first, second)]
+    union = areas[0] + areas[1] - overlap
+    return np.asarray(np.where(union > 0, overlap / np.where(union > 0, union, 1), 1.0), np.float32)
+
+
+Kind = Literal["shared-scale", "coarse-box", "saturated", "constant", "dead-presence"]
+
+# Less than this is lost among what the weights lose, and no reason to touch a model.
+_IOU, _SHARE = 0.005, 0.01
+# A box of half the frame's side loses 0.008 to steps of 1/256, which nobody sees.
+_COARSE = 0.01
+# A coordinate within half a step of an end on as many images says nothing there.
+_STUCK = 0.5
+_HALF_STEP = 1 / 512
+_ALIKE = 1e-6
+_MOST_IMAGES = 100
+_BOXES = {"box", "box-bins", "grid-weights", "grid-distances"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault of an output.
+
+    `output` is its name, `parts` the roles, slots or positions concerned. `cost` is what rounding
+    the outputs to int8 does as they are, `mended` what it does after `repair_head`, both predicted
+    from float answers; None where rounding is not the fault, or nothing mends it. `sentence` says
+    it to a user.
+    """
+
+    kind: Kind
+    output: str
+    parts: tuple[str, ...]
+    sentence: str
+    cost: Cost | None = None
+    mended: Cost | None = None
+
+
+def diagnose(flatbuffer: bytes, contract: Contract, images: NDArray[np.float32]) -> tuple[Finding, ...]:
+    """What is wrong with the outputs of a float model.
+
+    `flatbuffer` is float32 with a signature that has the contract's names; `images` are normalized
+    (n, height, width, channels), of which up to 100 are used. The predicted cost is that of
+    rounding the outputs alone: what the weights lose comes on top.
+
+    Raises ModelError when the flatbuffer has no signature, ContractError when the contract's
+    outputs contradict each other.
+    """
+    parts_of(HeadGraph(flatbuffer), contract)  # so that an error behind this is one of splitting
+    images = images[:: max(1, len(images) // _MOST_IMAGES)][:_MOST_IMAGES]
+    if contract.output("ssd-boxes") is not None:
+        return ()  # what its operator gives was computed in float
+    if contract.output("yolo") is not None:
+        values = answers(flatbuffer, images)
+        why = "export the model with boxes in fractions of its input, and say so in box.units"
+        return (*_as_it_is(contract, values, why), *_constants(values))
+    try:
+        split = split_head(flatbuffer, contract)
+    except ModelError as error:
+        values = answers(flatbuffer, images)
+        return (*_as_it_is(contract, values, str(error)), *_constants(values))
+    values = answers(split.flatbuffer, images)
+    readings = exact(split, values)
+    return (
+        *_rounded(split, values, readings),
+        *_saturated(split, values),
+        *_constants(values),
+        *_dead_presence(split, readings),
+    )
+
+
+def _as_it_is(contract: Contract, values: Answers, why: str) -> Iterator[Finding]:
+    """The outputs of a model that cannot be taken apart."""
+    before = cost(*as_outputs(contract, values), contract.thresholds.presence)
+    output = next((output for output in contract.outputs if output.role in ("vector", "yolo")), None)
+    if output is None or not _pays(before, Cost(0, 0, 0)):
+        return
+    rows = values[output.tensor]
+    sentence = (
+        f"the output {output.tensor} holds all its parts on one scale, {rows.min():.3g} to {rows.max():.3g}: "
+        f"rounding it to int8 {_words(before)}; --fix-head cannot mend it: {why}"
+    )
+    yield Finding("shared-scale", output.tensor, output.slots or (output.role,), sentence, before)
+
+
+def _rounded(split: Split, values: Answers, readings: Readings) -> Iterator[Finding]:
+    threshold = split.contract.thresholds.presence
+    now, mended = (cost(readings, made(split, values), threshold) for made in (today, apart))
+    said: set[str] = set()
+    for names in _sharing(split):
+        parts = [split.named[name] for name in names]
+        before, after = _concerning(now, parts), _concerning(mended, parts)
+        if _pays(before, after):
+            said.update(part.role for part in parts)
+            yield _shared_scale(split, values, names, before, after)
+    box = next((part for part in split.parts if part.role == "box" and part.in_graph != "none"), None)
+    if box is not None and "box" not in said:
+        yield from _coarse_box(box, readings, step_alone(split, values), threshold, now.iou, mended.iou)
+
+
+def _sharing(split: Split) -> list[tuple[str, ...]]:
+    """The parts that share a scale with another part: of one layer, or of one output that is no probability."""
+    groups = dict.fromkeys(
+        tuple(name for name, other in split.named.items() if _share(part, other, split.parts)) for part in split.parts
+    )
+    return [group for group in groups if len(group) > 1]
+
+
+def _share(part: Part, other: Part, parts: tuple[Part, ...]) -> bool:
+    fixed = all(mate.in_graph != "none" for mate in parts if mate.tensor == part.tensor)
+    return bool(part.scales & other.scales) or (part.tensor == other.tensor and not fixed)
+
+
+def _concerning(whole: Cost, parts: list[Part]) -> Cost:
+    """The cost of these parts alone."""
+    roles = {part.role for part in parts}
+    return Cost(
+        whole.iou * bool(roles & _BOXES), whole.presence * ("presence" in roles), whole.label * ("class" in roles)
+    )
+
+
+def _pays(before: Cost, after: Cost) -> bool:
+    return (
+        before.iou - after.iou >= _IOU
+        or before.presence - after.presence >= _SHARE
+        or before.label - after.label >= _SHARE
+    )
+
+
+def _shared_scale(split: Split, values: Answers, names: tuple[str, ...], before: Cost, after: Cost) -> Finding:
+    parts = [split.named[name] for name in names]
+    output = ", ".join(dict.fromkeys(part.tensor for part in parts))
+    ranges = ", ".join(
+        f"{part.role} ({values[name].min():.3g} to {values[name].max():.3g})"
+        for name, part in zip(names, parts, strict=True)
+    )
+    sentence = (
+        f"the output {output} has parts of unlike ranges on one scale, {ranges}: rounding it to int8 {_words(before)}; "
+        f"split, it {_words(after)}; --fix-head splits it"
+    )
+    return Finding("shared-scale", output, tuple(part.role for part in parts), sentence, before, after)
+
+
+def _words(price: Cost) -> str:
+    said = [f"costs {price.iou:.3f} IoU against the unrounded boxes"]
+    if price.presence:
+        said.append(f"turns presence on {price.presence:.1%} of the images")
+    if price.label:
+        said.append(f"turns the class on {price.label:.1%}")
+    return " and ".join(said)
+
+
+def _coarse_box(
+    box: Part, readings: Readings, only: Readings, threshold: float, before: float, after: float
+) -> Iterator[Finding]:
+    alone = cost(readings, only, threshold).iou
+    if alone < _COARSE:
+        return
+    sentence = (
+        f"the box leaves the output {box.tensor} through a {box.in_graph}, in steps of 1/256: they alone cost "
+        f"{alone:.3f} IoU against the unrounded boxes ({_by_size(readings, only, threshold)}), with the rounding "
+        f"before the {box.in_graph} {before:.3f}; as logits it is {after:.3f}; --fix-head makes them logits"
+    )
+    yield Finding("coarse-box", box.tensor, box.slots or ("box",), sentence, Cost(before, 0, 0), Cost(after, 0, 0))
+
+
+def _by_size(readings: Readings, only: Readings, threshold: float) -> str:
+    """The loss by the size of the box, in the words of SIZES; what leaves a sigmoid is in fractions of the input."""
+    assert readings.corners is not None and only.corners is not None  # there is a box
+    here = readings.found(threshold)
+    boxes = np.clip(readings.corners[here], 0, 1)
+    side = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1))
+    loss = 1 - box_iou(readings.corners[here], only.corners[here])
+    means = {name: loss[(side >= low) & (side < high)] for name, (low, high) in SIZES.items()}
+    return ", ".join(f"{name} ones {lost.mean():.3f}" for name, lost in means.items() if lost.size)
+
+
+def _saturated(split: Split, values: Answers) -> Iterator[Finding]:
+    for name, part in split.named.items():
+        if part.role != "box" or part.activation != "sigmoid":
+            continue
+        four = activate(values[name].reshape(-1, 4), "sigmoid")
+        stuck = np.mean((four < _HALF_STEP) | (four > 1 - _HALF_STEP), axis=0)
+        names = part.slots or tuple(f"number {i}" for i in range(4))
+        slots = tuple(slot for slot, often in zip(names, stuck, strict=True) if often >= _STUCK)
+        if slots:
+            sentence = (
+                f"{', '.join(slots)} of the output {part.tensor} stick at 0 or 1 on {stuck.max():.0%} of the images, "
+                "where a sigmoid hardly moves: train with targets in fractions of the input, and for longer"
+            )
+            yield Finding("saturated", part.tensor, slots, sentence)
+
+
+def _constants(values: Answers) -> Iterator[Finding]:
+    for name, rows in values.items():
+        flat = rows.reshape(len(rows), -1)
+        still = np.ptp(flat, axis=0) <= _ALIKE * np.maximum(np.abs(flat).max(axis=0), 1)
+        if len(rows) < 2 or not still.any():
+            continue
+        which = f"the output {name} is" if still.all() else f"{still.sum()} of {still.size} numbers of {name} are"
+        sentence = f"{which} the same on all {len(rows)} images: a dead unit says nothing, train the head anew"
+        yield Finding("constant", name, tuple(map(str, np.flatnonzero(still))), sentence)
+
+
+def _dead_presence(split: Split, readings: Readings) -> Iterator[Finding]:
+    part = next((part for part in split.parts if part.role == "presence"), None)
+    threshold = split.contract.thresholds.presence
+    if part is None or (readings.presence >= threshold).any():
+        return
+    sentence = (
+        f"presence never reaches its threshold {threshold:g} on {len(readings.presence)} images (at most "
+        f"{readings.presence.max():.3g}): check these images, and the normalization and activation in the contract"
+    )
+    yield Finding("dead-presence", part.tensor, ("presence",), sentence)

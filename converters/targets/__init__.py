@@ -1,0 +1,1 @@
+"""Targets other than the CPU: Edge TPU and TensorRT."""

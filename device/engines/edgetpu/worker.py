@@ -1,0 +1,115 @@
+"""The other side of an engine that runs in a process of its own: loads, answers, ends with its parent; starts nothing.
+
+A driver that aborts (libedgetpu does so when a USB transfer fails), crashes or hangs takes this
+process with it, and not the program that asked.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from edgeloc.device.engines.edgetpu.library import INSTALL, EdgeTpuPlace, why_not_opened
+from edgeloc.engines import engine_class
+from edgeloc.engines.tflite import TfliteEngine
+from edgeloc.errors import EdgelocError, EngineError, ModelError, first_line
+from edgeloc.model.file import ModelFile
+
+__all__ = ["Opened", "Request", "serve"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to load, and with what; `runtime` is a name of the table of engines."""
+
+    model: ModelFile
+    runtime: str
+    threads: int | None
+    place: EdgeTpuPlace
+    root: Path
+
+    def load(self) -> TfliteEngine:
+        """The runtime's engine with the delegate; EngineError or ModelError in words for the user."""
+        kind = engine_class(self.runtime)
+        assert issubclass(kind, TfliteEngine)
+        delegate = _delegate(kind, self.place, self.root)
+        try:
+            return kind(self.model, self.threads, [delegate])
+        except ModelError as error:
+            raise _refusal(error, self.place) from error
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What the engine is, once it is loaded."""
+
+    version: str
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+
+
+def serve(descriptor: int) -> None:
+    """Load the `Request` that comes first, then answer each tensor with outputs or an error, until nobody asks."""
+    # Ctrl-C and a service's stop go to all processes; this one is needed until its parent has ended.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with Connection(descriptor) as connection:
+        try:
+            _converse(connection)
+        except (EOFError, OSError):
+            return
+
+
+def _converse(connection: Connection[Any, Any]) -> None:
+    request: Request = connection.recv()
+    try:
+        engine = request.load()
+    except EdgelocError as error:
+        connection.send(error)
+        return
+    connection.send(Opened(engine.version, dict(engine.inputs), dict(engine.outputs)))
+    while True:
+        tensor = connection.recv()
+        try:
+            connection.send(engine.invoke(tensor))
+        except EngineError as error:
+            connection.send(error)
+
+
+def _delegate(kind: type[TfliteEngine], place: EdgeTpuPlace, root: Path) -> Any:
+    try:
+        # A library that does not load leaves the runtime's own loader half made.
+        library = ctypes.CDLL(place.library)
+    except OSError as error:
+        raise EngineError(_not_loaded(place.library, first_line(error))) from error
+    if not hasattr(library, "tflite_plugin_create_delegate"):
+        raise EngineError(_no_delegate(place.library))
+    try:
+        return kind.load_delegate(place.library, place.delegate_options())
+    except ValueError as error:
+        detail = " ".join(str(error).splitlines()[1:]).strip()
+        reason = why_not_opened(place, root)
+        raise EngineError(f"{place} did not open: {f'{detail}; ' if detail else ''}{reason}") from error
+
+
+def _not_loaded(library: str, reason: str) -> str:
+    if reason.startswith(f"{library}: cannot open shared object file: No such"):
+        return f"the Edge TPU's library {library} is not installed: {INSTALL}"
+    return f"the Edge TPU's library {library} does not load ({reason}): {INSTALL}"
+
+
+def _refusal(error: ModelError, place: EdgeTpuPlace) -> EngineError | ModelError:
+    text = str(error)
+    if "runtime version" in text:
+        return EngineError(f"{text}; the model is compiled for a newer libedgetpu: {INSTALL}")
+    if "edgetpu-custom-op" in text or "compiled for the Edge TPU" in text:
+        return EngineError(_no_delegate(place.library))
+    return error
+
+
+def _no_delegate(library: str) -> str:
+    return f"the library {library} is no delegate for the Edge TPU: {INSTALL}"

@@ -1,0 +1,1 @@
+"""A run as a systemd service: its unit, its permissions, its watchdog."""

@@ -1,0 +1,136 @@
+"""What a run has to reach, by its camera, engine and sinks: devices, groups, the network; nothing is granted here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgeloc.cameras.base import parse_uri
+from edgeloc.device.accelerators import find_accelerators
+from edgeloc.device.sysfs import read_text
+
+__all__ = ["HIDDEN", "Needs", "needs_of"]
+
+HIDDEN = tuple(Path(path) for path in ("/home", "/root", "/run/user", "/tmp", "/var/tmp"))
+
+_ARGUS_SOCKET = str(Path("/tmp") / "argus_socket")
+_NODE = re.compile(r"/dev/[\w./:+-]+")
+_NETWORK = ("http", "https", "mavlink", "mqtt", "mqtts", "ros2", "rtsp", "rtsps", "tcp", "udp")
+# A Jetson's drivers of its camera and its GPU; which of them there are differs between JetPacks.
+_JETSON_NODES = ("nvhost*", "nvmap", "nvgpu/*/*", "nvidia*", "nvsciipc", "dri/render*")
+_TPU_OPERATOR = b"edgetpu-custom-op"
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Device nodes or classes of them (`char-video4linux`), groups, sockets; units of systemd to start after.
+
+    `network` is whether anything but this machine is talked to; `makes_code` whether a library
+    writes machine code at run time, or is not known not to; `builds` whether the first start takes minutes
+    to build an engine, which is to be kept.
+    """
+
+    devices: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    sockets: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    network: bool = False
+    makes_code: bool = False
+    builds: bool = False
+
+    def __or__(self, other: Needs) -> Needs:
+        """The needs of both, each once."""
+        return Needs(
+            devices=_once(self.devices + other.devices),
+            groups=_once(self.groups + other.groups),
+            sockets=_once(self.sockets + other.sockets),
+            after=_once(self.after + other.after),
+            network=self.network or other.network,
+            makes_code=self.makes_code or other.makes_code,
+            builds=self.builds or other.builds,
+        )
+
+
+def _once(words: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(words))
+
+
+# A class of nodes and not one node: a camera that is plugged in again may come back under another number.
+_V4L2 = Needs(("char-video4linux",), ("video",))
+_LIBCAMERA = Needs(("char-video4linux", "char-media", "char-dma_heap"), ("video",), makes_code=True)
+_USB_TPU = Needs(("char-usb_device",), ("plugdev",), makes_code=True)
+_GSTREAMER = Needs(network=True, makes_code=True)
+_VIDEO_FILE = Needs(makes_code=True)
+
+
+def needs_of(camera: str, engine: str, model: Path, sinks: Sequence[str], root: Path = Path("/")) -> Needs:
+    """What `edgeloc run` with these arguments has to reach on the machine whose files lie under `root`.
+
+    Groups are named only where the machine has them. UsageError for a camera that is no URI.
+    """
+    total = _camera(camera, root) | _engine(engine, model, root)
+    nodes = tuple(node for text in sinks for node in _NODE.findall(text))
+    total |= Needs(nodes, _owners(nodes, root), network=any(_scheme(sink) in _NETWORK for sink in sinks))
+    # systemd refuses to start a unit of a group that is not there.
+    known = _groups(root).values()
+    return replace(total, groups=tuple(group for group in total.groups if group in known))
+
+
+def _camera(text: str, root: Path) -> Needs:
+    uri = parse_uri(text)
+    if uri.scheme == "v4l2" or (not uri.scheme and uri.path.startswith("/dev/video")):
+        return _V4L2
+    if uri.scheme == "picamera":
+        return _LIBCAMERA
+    if uri.scheme == "csi":
+        return _argus(root)
+    if uri.scheme == "gst":
+        nodes = (*_NODE.findall(text),)
+        needs = _GSTREAMER | Needs(nodes, _owners(nodes, root))
+        return needs | _argus(root) if "nvargus" in text else needs
+    if uri.scheme in _NETWORK:
+        return Needs(network=True, makes_code=True)
+    return Needs() if uri.scheme in ("synthetic", "scripted") else _VIDEO_FILE
+
+
+def _engine(name: str, model: Path, root: Path) -> Needs:
+    if name == "tensorrt" or model.suffix.lower() in (".onnx", ".engine", ".plan"):
+        return replace(_jetson(root), builds=True)
+    if not name.startswith("edgetpu") and not (model.is_file() and _TPU_OPERATOR in model.read_bytes()):
+        return Needs()
+    # Before its firmware is loaded a stick has another number on the bus than after: all of USB, not one node.
+    plugged = [found for found in find_accelerators(root) if found.kind == "edge-tpu"]
+    nodes = tuple(found.node for found in plugged if found.bus == "pci" and found.node)
+    on_pci = Needs(nodes, ("apex",), makes_code=True)
+    return on_pci if nodes and all(found.bus == "pci" for found in plugged) else _USB_TPU | on_pci
+
+
+def _argus(root: Path) -> Needs:
+    """NVIDIA's camera daemon is talked to through a socket in /tmp, which the unit has of its own."""
+    return _jetson(root) | Needs(sockets=(_ARGUS_SOCKET,), after=("nvargus-daemon.service",))
+
+
+def _jetson(root: Path) -> Needs:
+    found = sorted(path for pattern in _JETSON_NODES for path in (root / "dev").glob(pattern) if not path.is_dir())
+    nodes = tuple(f"/{path.relative_to(root)}" for path in found)
+    return Needs(nodes, ("video", "render"), makes_code=True)
+
+
+def _scheme(text: str) -> str:
+    scheme, colon, _ = text.partition("://")
+    return scheme.lower().partition("+")[0] if colon else ""
+
+
+def _groups(root: Path) -> dict[int, str]:
+    rows = (line.split(":") for line in (read_text(root / "etc/group") or "").splitlines())
+    return {int(row[2]): row[0] for row in rows if len(row) > 2 and row[2].isdecimal()}
+
+
+def _owners(nodes: Iterable[str], root: Path) -> tuple[str, ...]:
+    """The groups that may use these nodes; root's own is nobody's to be given."""
+    paths = (root / node.lstrip("/") for node in nodes)
+    numbers = {path.stat().st_gid for path in paths if path.exists()} - {0}
+    names = _groups(root)
+    return tuple(names[number] for number in sorted(numbers) if number in names)

@@ -1,0 +1,237 @@
+"""A systemd unit with few rights: its text, installing and removing it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeloc._support.files import atomic_path
+from edgeloc.device.service.permissions import HIDDEN, Needs
+from edgeloc.device.sysfs import read_text
+from edgeloc.errors import DeviceError, UsageError
+
+__all__ = ["MARK", "Service", "Systemctl", "install", "systemctl", "uninstall"]
+
+MARK = "# Written by `edgeloc install-service`, which replaces and removes it."
+
+# Longer than a camera that went away is tried again, so that such a run ends by itself with its files whole.
+_WATCHDOG_S = 60
+_START_S = 90
+# TensorRT builds its plan before the first result, on a slow Jetson for many minutes.
+_BUILD_S = 1800
+_STOP_S = 20
+_RESTART_S = 5
+_MOST_STARTS, _STARTS_WITHIN_S = 10, 900
+# 2 is bad input, which no restart mends; 130 and 143 are an interrupted run over a file.
+_HOPELESS, _ENDED = "2", "130 143"
+
+_HARDENING = """\
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+ProtectSystem=strict
+PrivateTmp=yes
+ProtectProc=invisible
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+LockPersonality=yes
+RemoveIPC=yes
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+KeyringMode=private
+LimitCORE=0
+UMask=0022
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM""".splitlines()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A run as a service: its name, its whole command line, what it must reach, and which paths it reads.
+
+    The unit's user exists while it runs and has no other rights than the groups in `needs`. Its
+    files lie in /var/lib/NAME, where it also runs. `reads` are absolute paths; those in folders
+    that the unit hides (home folders, /tmp) are shown to it, read-only.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    needs: Needs
+    reads: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        # A dynamic user takes the unit's name, and a user's name has at most 31 characters.
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", self.name):
+            raise UsageError(
+                f"the service's name is {self.name!r}: it must be 1 to 31 lower-case letters, digits, - and _, "
+                "and begin with a letter"
+            )
+        if not self.command or not Path(self.command[0]).is_absolute():
+            raise UsageError(f"the service's command is {self.command}: it must begin with a program's absolute path")
+
+    @property
+    def file_name(self) -> str:
+        """What systemd calls the unit."""
+        return f"{self.name}.service"
+
+    @property
+    def state(self) -> Path:
+        """The folder that the service writes to."""
+        return Path("/var/lib") / self.name
+
+    def unit(self) -> str:
+        """The unit file's text."""
+        sections = {"Unit": self._unit(), "Service": self._service(), "Install": iter(["WantedBy=multi-user.target"])}
+        body = "\n\n".join("\n".join([f"[{title}]", *lines]) for title, lines in sections.items())
+        return f"{MARK}\n{body}\n"
+
+    def _unit(self) -> Iterator[str]:
+        yield "Description=edgeloc, localizing what a camera sees"
+        if self.needs.network:
+            yield "Wants=network-online.target"
+        if after := [*self.needs.after, *(["network-online.target"] if self.needs.network else [])]:
+            yield f"After={' '.join(after)}"
+        yield f"StartLimitIntervalSec={_STARTS_WITHIN_S}"
+        yield f"StartLimitBurst={_MOST_STARTS}"
+
+    def _service(self) -> Iterator[str]:
+        yield "Type=notify"
+        yield f"ExecStart={' '.join(quoted(word) for word in self.command)}"
+        yield f"WatchdogSec={_WATCHDOG_S}"
+        yield f"TimeoutStartSec={_BUILD_S if self.needs.builds else _START_S}"
+        yield f"TimeoutStopSec={_STOP_S}"
+        yield "Restart=on-failure"
+        yield f"RestartSec={_RESTART_S}"
+        yield f"RestartPreventExitStatus={_HOPELESS}"
+        yield f"SuccessExitStatus={_ENDED}"
+        yield "DynamicUser=yes"
+        if self.needs.groups:
+            yield f"SupplementaryGroups={' '.join(self.needs.groups)}"
+        if self.needs.builds:
+            # Its user has no home folder to keep a plan in.
+            yield f"CacheDirectory={self.name}"
+            yield f"Environment=XDG_CACHE_HOME=/var/cache/{self.name}"
+        yield f"StateDirectory={self.name}"
+        yield f"WorkingDirectory={self.state}"
+        yield "DevicePolicy=closed"
+        yield from (f"DeviceAllow={device} rw" for device in self.needs.devices)
+        yield from self._network()
+        yield from self._files()
+        yield from _HARDENING
+        if not self.needs.makes_code:
+            yield "MemoryDenyWriteExecute=yes"
+
+    def _network(self) -> Iterator[str]:
+        families = ["AF_UNIX", "AF_NETLINK", *(["AF_INET", "AF_INET6"] if self.needs.network else [])]
+        yield f"RestrictAddressFamilies={' '.join(families)}"
+        if not self.needs.network:
+            yield "PrivateNetwork=yes"
+
+    def _files(self) -> Iterator[str]:
+        """Home folders are empty for the service; what it reads in them appears there, whatever their rights."""
+        shown = sorted({path for path in self.reads if any(path.is_relative_to(folder) for folder in HIDDEN)})
+        inner = {path for path in shown if any(other in path.parents for other in shown)}
+        yield "ProtectHome=tmpfs" if shown else "ProtectHome=yes"
+        yield from (f"BindReadOnlyPaths={quoted(str(path), variables=False)}" for path in shown if path not in inner)
+        yield from (f"BindPaths=-{path}" for path in self.needs.sockets)
+
+
+def quoted(word: str, *, variables: bool = True) -> str:
+    """One word of a unit's line as systemd.syntax(7) wants it: nothing in it is a specifier or a variable.
+
+    `variables`: whether the line is one in which $ means a variable, as command lines are and no others.
+    """
+    if any(not character.isprintable() for character in word):
+        raise UsageError(f"{word!r} holds a character that a systemd unit cannot: rename it")
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    escaped = escaped.replace("$", "$$") if variables else escaped
+    return f'"{escaped}"' if not word or re.search(r"[\s\"'\\;:]", word) else escaped
+
+
+Systemctl = Callable[[Sequence[str]], None]
+"""Runs `systemctl` with these words; raises DeviceError when it fails."""
+
+_OURS = Path("etc/systemd/system")
+# Where a distribution's and an administrator's units lie besides.
+_OTHERS = (Path("usr/lib/systemd/system"), Path("lib/systemd/system"), Path("run/systemd/system"))
+
+
+def systemctl(words: Sequence[str]) -> None:
+    """Run systemctl; DeviceError with its first line where it fails or this machine has none."""
+    found = shutil.which("systemctl")
+    if found is None:
+        raise DeviceError("systemctl is not here: services need a system that runs on systemd, or use --print")
+    done = subprocess.run([found, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        said = next(iter(done.stderr.strip().splitlines()), f"exit status {done.returncode}").rstrip(".")
+        raise DeviceError(f"systemctl {' '.join(words)} failed: {said}")
+
+
+def install(service: Service, control: Systemctl = systemctl, root: Path = Path("/")) -> Path:
+    """Write the unit, enable it and start it anew; returns the unit's path once its first result is there.
+
+    Raises UsageError when the name is another service's or a user's, DeviceError when systemd does
+    not run here or the service does not come up: it stays installed then, and systemd tries again.
+    """
+    _require_systemd(root)
+    _require_free(service, root)
+    path = root / _OURS / service.file_name
+    with atomic_path(path) as temporary:
+        temporary.write_text(service.unit(), encoding="utf-8")
+    # A unit that ran into its limit of starts stays refused until it is told otherwise.
+    control(["daemon-reload"])
+    control(["enable", service.file_name])
+    control(["reset-failed", service.file_name])
+    try:
+        control(["restart", service.file_name])
+    except DeviceError as error:
+        raise DeviceError(
+            f"{service.name} is installed but gave no result: {error}; `journalctl -u {service.name} -n 20` says why"
+        ) from error
+    return path
+
+
+def uninstall(name: str, control: Systemctl = systemctl, root: Path = Path("/")) -> Path:
+    """Stop the service, disable it and remove its unit; returns the unit's path. What it wrote in /var/lib is kept.
+
+    Raises UsageError when there is none or another program wrote it.
+    """
+    path = root / _OURS / f"{name}.service"
+    if not path.is_file():
+        raise UsageError(f"there is no service {name}: {path} is not there")
+    if not _is_ours(path):
+        raise UsageError(f"{path} was not written by edgeloc install-service: it stays")
+    _require_systemd(root)
+    control(["disable", "--now", path.name])
+    path.unlink()
+    control(["daemon-reload"])
+    return path
+
+
+def _require_systemd(root: Path) -> None:
+    if not (root / "run/systemd/system").is_dir():
+        raise DeviceError("this system does not run on systemd: use --print, and what starts services here")
+
+
+def _require_free(service: Service, root: Path) -> None:
+    own = root / _OURS / service.file_name
+    taken = [folder / service.file_name for folder in _OTHERS if (root / folder / service.file_name).exists()]
+    if taken or (own.exists() and not _is_ours(own)):
+        raise UsageError(f"the name {service.name} is another service's: give --name")
+    # A dynamic user whose name is taken would be that user, with all that is theirs.
+    users = [line.partition(":")[0] for line in (read_text(root / "etc/passwd") or "").splitlines()]
+    if service.name in users:
+        raise UsageError(f"the name {service.name} is a user's of this system: give --name")
+
+
+def _is_ours(path: Path) -> bool:
+    return (read_text(path) or "").startswith(MARK)

@@ -1,0 +1,1 @@
+"""Helpers that several rooms share and no user calls."""

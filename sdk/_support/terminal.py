@@ -1,0 +1,125 @@
+"""What reaches the user's terminal: progress bars, and silence around libraries that print while they load."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, TypeVar
+
+__all__ = ["progress", "quiet_import", "quiet_opencv", "quiet_stderr"]
+
+_SILENT = 0  # cv2's LOG_LEVEL_SILENT
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Inside, whatever is written to the process's standard error is held back; it is shown if an error leaves.
+
+    TensorFlow logs before its own log level is in force, so the file descriptor is what must be turned away.
+    """
+    try:
+        kept = os.dup(2)
+    except OSError:  # no standard error at all: nothing to keep quiet
+        yield
+        return
+    with os.fdopen(kept, "wb") as terminal, tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            _restore(kept)
+            held.seek(0)
+            shutil.copyfileobj(held, terminal)
+            raise
+        finally:
+            _restore(kept)
+
+
+def _restore(kept: int) -> None:
+    sys.stderr.flush()
+    os.dup2(kept, 2)
+
+
+@contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Inside, OpenCV's own lines about a device or file stay off the terminal: what failed is told by an error."""
+    import cv2
+
+    # FFmpeg beneath it has a level of its own, which is read with the first video.
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    # Debian's OpenCV 4 has these functions at the top, the wheels of pip in a module of their own.
+    logging: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging
+    level = logging.getLogLevel()
+    logging.setLogLevel(_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(level)
+
+
+@contextmanager
+def quiet_import(name: str) -> Iterator[None]:
+    """Inside, the first import of the package `name`, by whomever, happens in silence."""
+    finder = _QuietFinder(name)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _QuietFinder(importlib.abc.MetaPathFinder):
+    """Finds one package as the others would, and has it executed in silence."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._searching = False
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self._name or self._searching:
+            return None
+        self._searching = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._searching = False
+        if spec is not None and spec.loader is not None:
+            spec.loader.exec_module = _in_silence(spec.loader.exec_module)  # type: ignore[assignment, method-assign]
+        return spec
+
+
+def _in_silence(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
+    def quiet(module: ModuleType) -> None:
+        with quiet_stderr():
+            execute(module)
+
+    return quiet
+
+
+T = TypeVar("T")
+
+
+def progress(iterable: Iterable[T], *, total: int | None = None, label: str = "") -> Iterable[T]:
+    """The same items, counted on the standard error where that is a terminal and tqdm is installed.
+
+    `total` is the number of items, where `len(iterable)` does not tell it.
+    """
+    if not sys.stderr.isatty():
+        return iterable
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return iterable
+    bar: Iterable[T] = tqdm(iterable, total=total, desc=label or None, leave=False, dynamic_ncols=True)
+    return bar

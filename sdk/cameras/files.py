@@ -1,0 +1,166 @@
+"""Cameras over a path: a video file, a folder of images, a labelled data set."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from edgeloc._support.files import utf8_path
+from edgeloc._support.terminal import quiet_opencv
+from edgeloc._support.uri import Uri
+from edgeloc.cameras.base import Camera, PathCamera, positive
+from edgeloc.data import Dataset, open_dataset
+from edgeloc.data.images import IMAGE_SUFFIXES, read_image
+from edgeloc.errors import DataError, UsageError
+from edgeloc.types import Frame, Pixels
+
+__all__ = ["DatasetCamera", "ImageCamera", "VideoCamera", "images_in"]
+
+_FULL_ENOUGH = 0.95
+
+
+class VideoCamera(PathCamera):
+    """Every frame of a video file in order, as fast as it is read; `captured_at` is when it was decoded.
+
+    The file is read by OpenCV's FFmpeg where it has one: MP4, AVI, MKV, MOV, WebM.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        self._capture: cv2.VideoCapture | None = None
+        self._first: Pixels | None = None
+        self._next = 0
+
+    def _open(self) -> None:
+        if not self.path.exists():
+            raise UsageError(f"video {self.path} is not there")
+        with quiet_opencv():
+            self._capture = cv2.VideoCapture(utf8_path(self.path), _backend())
+        if not self._capture.isOpened():
+            raise DataError(f"video {self.path} cannot be read: it is damaged, cut short or of an unknown format")
+        # The first frame is decoded now, so that a video without any fails before a run has begun.
+        self._first, self._next = self._decode(self._capture), 0
+        if self._first is None:
+            raise DataError(f"video {self.path} holds no frame that can be read")
+        self.size = (self._first.shape[1], self._first.shape[0])
+        self.note = ""
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if 0 < fps <= 1000 else None
+
+    def _read(self, timeout_s: float) -> Frame | None:
+        assert self._capture is not None
+        pixels, self._first = self._first, None
+        if pixels is None:
+            pixels = self._decode(self._capture)
+        if pixels is None:
+            self.note = _shortfall(self._next, self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            return None
+        frame = Frame(pixels, time.monotonic(), self._next)
+        self._next += 1
+        return frame
+
+    @staticmethod
+    def _decode(capture: cv2.VideoCapture) -> Pixels | None:
+        found, pixels = capture.read()
+        return np.asarray(pixels, np.uint8) if found else None
+
+    def _close(self) -> None:
+        if self._capture is not None:
+            self._capture.release()
+        self._capture = self._first = None
+
+
+def _shortfall(given: int, announced: float) -> str:
+    """What to say of a video that ended early; some containers only estimate how many frames they hold."""
+    if given >= announced * _FULL_ENOUGH:
+        return ""
+    return f"the video gave {given} of the {announced:.0f} frames it announces: it is cut short or damaged"
+
+
+def _backend() -> int:
+    """FFmpeg where OpenCV has it: other back ends take "%" in a name for a pattern and count frames differently."""
+    return cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in cv2.videoio_registry.getStreamBackends() else cv2.CAP_ANY
+
+
+class ImageCamera(PathCamera):
+    """Every image of a folder in the order of the names, or one image; `captured_at` is when it was decoded.
+
+    Folders within the folder are left out. Images may differ in size. An image that cannot be
+    read raises DataError with its name.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        self._files: list[Path] = []
+        self._next = 0
+
+    def _open(self) -> None:
+        if not self.path.exists():
+            raise UsageError(f"image or folder {self.path} is not there")
+        self._files = [self.path] if self.path.is_file() else images_in(self.path)
+        if not self._files:
+            raise DataError(f"folder {self.path} holds no image: known are {', '.join(IMAGE_SUFFIXES)}")
+        self._next = 0
+
+    def _read(self, timeout_s: float) -> Frame | None:
+        if self._next >= len(self._files):
+            return None
+        pixels = read_image(self._files[self._next])
+        frame = Frame(pixels, time.monotonic(), self._next)
+        self._next += 1
+        return frame
+
+    def _close(self) -> None:
+        self._files = []
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The images directly in `folder`, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+class DatasetCamera(Camera):
+    """The images of a data set, or `frames` of them spread evenly; `captured_at` is when one was decoded.
+
+    A damaged image or a bad row raises DataError, as everywhere.
+    """
+
+    def __init__(self, path: str, split: str | None = None, frames: int | None = None) -> None:
+        self.path, self._split, self._frames = path, split, frames
+        self._dataset: Dataset | None = None
+        self._numbers: range | list[int] = []
+        self._next = 0
+
+    @classmethod
+    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> DatasetCamera:
+        """data://PATH?split=val&frames=300"""
+        return cls(uri.path, **uri.options({"split": str, "frames": positive}))
+
+    @property
+    def name(self) -> str:
+        """The path of the data set."""
+        return self.path
+
+    def _open(self) -> None:
+        self._dataset = open_dataset(self.path, split=self._split)
+        count = min(self._frames or len(self._dataset), len(self._dataset))
+        self._numbers = [number * len(self._dataset) // count for number in range(count)]
+        self._next = 0
+
+    def _read(self, timeout_s: float) -> Frame | None:
+        if self._dataset is None or self._next >= len(self._numbers):
+            return None
+        sample = self._dataset[self._numbers[self._next]]
+        frame = Frame(
+            sample.load(), time.monotonic(), self._next,
+            has_truth=sample.labelled, truth=sample.box, truth_label=sample.label,
+        )  # fmt: skip
+        self._next += 1
+        return frame
+
+    def _close(self) -> None:
+        self._dataset = None

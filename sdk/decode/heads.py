@@ -1,0 +1,378 @@
+"""Presence, class scores and box corners from a model's outputs, by their roles and box encodings."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloc.errors import ContractError
+from edgeloc.model.contract import Activation, BoxForm, Contract, OutputSpec
+
+__all__ = [
+    "BOX_PARTS",
+    "Corners",
+    "Outputs",
+    "Reading",
+    "activate",
+    "box_reader",
+    "corners_of",
+    "head_reader",
+    "rows",
+    "vector_columns",
+]
+
+Array = NDArray[np.float32]
+Outputs = Mapping[str, Array]
+Corners = Callable[[Outputs], Array]
+
+# Where x, y, width, height (or x1, y1, x2, y2) stand in each form of four numbers.
+_ORDER: dict[BoxForm, tuple[int, int, int, int]] = {
+    "cxcywh": (0, 1, 2, 3),
+    "cxcyhw": (0, 1, 3, 2),
+    "xywh": (0, 1, 2, 3),
+    "xyxy": (0, 1, 2, 3),
+    "yxyx": (1, 0, 3, 2),
+}
+
+
+def activate(values: Array, activation: Activation) -> Array:
+    """Apply what the network left to the host; a softmax runs over the last axis."""
+    if activation == "sigmoid":
+        half = 0.5 * np.tanh(0.5 * values) + 0.5  # the logistic function without an overflow
+        return np.asarray(half, np.float32)
+    if activation == "softmax":
+        powers = np.exp(values - values.max(axis=-1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
+    return values
+
+
+def corners_of(form: BoxForm, four: Array) -> Array:
+    """Corners (n, 4) as x1, y1, x2, y2, from four numbers (n, 4) in the order of `form`."""
+    order = _ORDER[form]
+    if order != (0, 1, 2, 3):
+        four = four[:, order]
+    if form in ("xyxy", "yxyx"):
+        return four
+    position, size = four[:, :2], four[:, 2:]
+    if form == "xywh":
+        return np.concatenate([position, position + size], axis=1)
+    half = size * np.float32(0.5)
+    return np.concatenate([position - half, position + half], axis=1)
+
+
+def box_reader(contract: Contract) -> Corners | None:
+    """The reader of the contract's box output; None where no output of its own holds the box.
+
+    A reader gives corners (objects, 4) in the contract's units. Raises ContractError when the
+    roles of the outputs and the box's form contradict each other.
+    """
+    form, objects = contract.box.form, contract.box.objects
+    four, bins = contract.output("box"), contract.output("box-bins")
+    weights, distances = contract.output("grid-weights"), contract.output("grid-distances")
+    if (weights is None) != (distances is None):
+        raise ContractError("outputs: grid-weights and grid-distances go together; one of them is missing")
+    if sum(output is not None for output in (four, bins, weights)) > 1:
+        raise ContractError("outputs: the box is given twice; keep one of box, box-bins and the grid's two")
+    if four is not None:
+        return _four_numbers(four, form, objects)
+    if bins is not None:
+        _need_form(contract, bins, "distribution")
+        return Distribution(bins.tensor, objects)
+    if weights is not None and distances is not None:
+        _need_form(contract, distances, "grid")
+        if objects != 1:
+            raise ContractError(f"box.objects is {objects}: a grid holds 1 object")
+        return Grid(weights.tensor, distances.tensor)
+    return None
+
+
+def _need_form(contract: Contract, output: OutputSpec, form: BoxForm) -> None:
+    if contract.box.form != form:
+        raise ContractError(f"box.form is {contract.box.form!r}: the role {output.role} needs {form!r}")
+    if contract.box.units != "fraction":
+        raise ContractError(f"box.units is {contract.box.units!r}: the form {form} is in fractions")
+
+
+def _four_numbers(output: OutputSpec, form: BoxForm, objects: int) -> Corners:
+    if form not in _ORDER:
+        raise ContractError(f"box.form is {form!r}: the role box needs one of {', '.join(_ORDER)}")
+    if output.activation == "softmax":
+        raise ContractError(f"outputs[{output.tensor}].activation is 'softmax': a box allows none and sigmoid")
+    return lambda outputs: corners_of(form, activate(rows(outputs[output.tensor], objects), output.activation))
+
+
+def rows(values: Array, objects: int) -> Array:
+    """One row for each object."""
+    return values.reshape(objects, -1)
+
+
+class Distribution:
+    """Four groups of logits over bins that stand evenly from 0 to 1; each edge is the expectation.
+
+    The formula is that of the general distribution in Generalized Focal Loss (Li et al. 2020).
+    """
+
+    def __init__(self, tensor: str, objects: int) -> None:
+        self._tensor, self._objects = tensor, objects
+        self._positions: Array = np.zeros(0, np.float32)
+
+    def __call__(self, outputs: Outputs) -> Array:
+        """Corners (objects, 4) in fractions; independent edges can come out inverted."""
+        logits = outputs[self._tensor].reshape(self._objects, 4, -1)
+        bins = logits.shape[-1]
+        if len(self._positions) != bins:
+            self._positions = np.linspace(0, 1, bins, dtype=np.float32)
+        corners: Array = activate(logits, "softmax") @ self._positions
+        return corners
+
+
+class Grid:
+    """A weight logit and four edge distances for each cell of a feature map; the box is the expectation.
+
+    With p = softmax of the weights over all cells and d = softplus of the distances (left, top,
+    right, bottom, in fractions of the input), box = sum p * (cx - l, cy - t, cx + r, cy + b). The
+    distances are those of FCOS (Tian et al. 2019), the expectation takes the place of its
+    suppression of overlapping boxes.
+    """
+
+    def __init__(self, weights: str, distances: str) -> None:
+        self._weights, self._distances = weights, distances
+        self._shape: tuple[int, ...] = ()
+
+    def __call__(self, outputs: Outputs) -> Array:
+        """Corners (1, 4) in fractions."""
+        weights, distances = outputs[self._weights].reshape(-1), outputs[self._distances]
+        if distances.shape != self._shape:
+            self._lay_out(distances.shape)
+        share = np.exp(weights - weights.max())
+        share /= share.sum()
+        _softplus(distances.reshape(-1, 4), out=self._edges)
+        left, top, right, bottom, cx, cy = (share @ self._cells).tolist()
+        return np.array([[cx - left, cy - top, cx + right, cy + bottom]], np.float32)
+
+    def _lay_out(self, shape: tuple[int, ...]) -> None:
+        """Cell centres beside room for the edges, so that one product gives both expectations."""
+        height, width = shape[-3], shape[-2]
+        y, x = np.mgrid[:height, :width]
+        self._cells = np.zeros((height * width, 6), np.float32)
+        self._cells[:, 4], self._cells[:, 5] = (x.ravel() + 0.5) / width, (y.ravel() + 0.5) / height
+        self._edges = self._cells[:, :4]
+        self._shape = shape
+
+
+def _softplus(values: Array, out: Any) -> None:
+    """log(1 + exp(x)) into `out`, in the form that does not overflow."""
+    powers = np.exp(-np.abs(values))
+    np.log1p(powers, out=powers)
+    np.add(powers, np.maximum(values, 0), out=out)
+
+
+# Which slots of a vector make a box, in the order of the form they make.
+BOX_PARTS: dict[tuple[str, ...], BoxForm] = {
+    ("x1", "y1", "x2", "y2"): "xyxy",
+    ("cx", "cy", "w", "h"): "cxcywh",
+    ("x1", "y1", "w", "h"): "xywh",
+}
+_UNUSED = "unused"
+
+
+class Reading(NamedTuple):
+    """What the outputs say, one row for each object: presence (n,), class scores (n, K), corners (n, 4) or None."""
+
+    presence: list[float]
+    scores: Array
+    corners: Array | None
+
+
+Reader = Callable[[Outputs], Reading]
+
+
+def head_reader(contract: Contract) -> Reader:
+    """The reader of a model of this contract; ContractError when its outputs' roles contradict each other."""
+    roles = {output.role for output in contract.outputs}
+    if any(role.startswith("ssd-") for role in roles):
+        return _Ssd(contract)
+    if "yolo" in roles:
+        return _Yolo(contract)
+    return _Heads(contract)
+
+
+class _Heads:
+    """Presence, class and box, each from an output of its own or from slots of one vector."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._objects = contract.box.objects
+        vector = contract.output("vector")
+        columns = vector_columns(vector, contract) if vector is not None else {}
+        self._presence = self._presence_reader(contract.output("presence"), vector, columns.get("presence"))
+        self._scores = self._class_reader(contract.output("class"), vector, columns.get("class"), len(contract.labels))
+        self._corners = box_reader(contract)
+        if vector is not None and "box" in columns:
+            if self._corners is not None:
+                raise ContractError(f"outputs: both a slot of {vector.tensor} and another output hold the box")
+            self._corners = _vector_box(vector, columns["box"], self._objects)
+
+    def __call__(self, outputs: Outputs) -> Reading:
+        corners = None if self._corners is None else self._corners(outputs)
+        return Reading(self._presence(outputs), self._scores(outputs), corners)
+
+    def _presence_reader(
+        self, own: OutputSpec | None, vector: OutputSpec | None, column: list[int] | None
+    ) -> Callable[[Outputs], list[float]]:
+        output = _only_one("presence", own, vector if column else None)
+        if output is None:
+            # A model without a presence output was made for frames that always hold its objects.
+            always = [1.0] * self._objects
+            return lambda outputs: always
+        if output.activation == "softmax":
+            raise ContractError(f"outputs[{output.tensor}].activation is 'softmax': presence allows none and sigmoid")
+        tensor, objects = output.tensor, self._objects
+        index = column[0] if column else 0
+        finish = _logistic if output.activation == "sigmoid" else float
+        return lambda outputs: [finish(value) for value in rows(outputs[tensor], objects)[:, index].tolist()]
+
+    def _class_reader(
+        self, own: OutputSpec | None, vector: OutputSpec | None, columns: list[int] | None, labels: int
+    ) -> Callable[[Outputs], Array]:
+        output = _only_one("class", own, vector if columns else None)
+        if output is None:
+            if labels:
+                raise ContractError(f"outputs: there are {labels} labels, but no output has the role class")
+            none = np.zeros((self._objects, 0), np.float32)
+            return lambda outputs: none
+        tensor, objects = output.tensor, self._objects
+        if columns:
+            activation: Activation = output.class_activation
+            return lambda outputs: activate(rows(outputs[tensor], objects)[:, columns], activation)
+        activation = output.activation
+        return lambda outputs: activate(rows(outputs[tensor], objects), activation)
+
+
+def _only_one(role: str, own: OutputSpec | None, vector: OutputSpec | None) -> OutputSpec | None:
+    if own is not None and vector is not None:
+        raise ContractError(f"outputs: both {own.tensor} and a slot of {vector.tensor} hold the {role}")
+    return own or vector
+
+
+def vector_columns(vector: OutputSpec, contract: Contract) -> dict[str, list[int]]:
+    """Which columns of a vector hold `presence`, `box` (in the order of its form) and `class`.
+
+    Raises ContractError naming the slot that is unknown, repeated or missing.
+    """
+    where, slots = f"outputs[{vector.tensor}].slots", vector.slots
+    parts = {name for form in BOX_PARTS for name in form}
+    used = [slot for slot in slots if slot != _UNUSED]
+    for slot in used:
+        if used.count(slot) > 1:
+            raise ContractError(f"{where} names {slot} more than once")
+        if slot != "presence" and slot not in parts and not re.fullmatch(r"class:\d+", slot):
+            known = f"presence, {', '.join(sorted(parts))}, class:0 ..., {_UNUSED}"
+            raise ContractError(f"{where} has {slot!r}: known are {known}")
+    columns: dict[str, list[int]] = {}
+    if "presence" in slots:
+        columns["presence"] = [slots.index("presence")]
+    classes = sorted((int(slot[6:]), i) for i, slot in enumerate(slots) if slot.startswith("class:"))
+    if classes:
+        if [number for number, _ in classes] != list(range(len(contract.labels))):
+            raise ContractError(
+                f"{where} must hold class:0 to class:K-1 for the contract's {len(contract.labels)} labels"
+            )
+        columns["class"] = [i for _, i in classes]
+    given = parts & set(slots)
+    if given:
+        columns["box"] = [slots.index(part) for part in _box_parts(where, given)]
+    return columns
+
+
+def _box_parts(where: str, given: set[str]) -> tuple[str, ...]:
+    for form in BOX_PARTS:
+        if given == set(form):
+            return form
+    allowed = " or ".join(" ".join(form) for form in BOX_PARTS)
+    raise ContractError(f"{where} gives the box as {' '.join(sorted(given))}: it must be {allowed}")
+
+
+def _vector_box(vector: OutputSpec, columns: list[int], objects: int) -> Corners:
+    if vector.activation == "softmax":
+        raise ContractError(f"outputs[{vector.tensor}].activation is 'softmax': use class_activation for the classes")
+    form = BOX_PARTS[tuple(vector.slots[i] for i in columns)]
+    tensor, activation = vector.tensor, vector.activation
+    return lambda outputs: corners_of(form, activate(rows(outputs[tensor], objects)[:, columns], activation))
+
+
+class _Ssd:
+    """The outputs of the operator TFLite_Detection_PostProcess: y1, x1, y2, x2 in fractions, best first."""
+
+    def __init__(self, contract: Contract) -> None:
+        _alone(contract, "ssd-")
+        self._objects, self._classes = contract.box.objects, len(contract.labels)
+        self._boxes, self._scores = _need(contract, "ssd-boxes"), _need(contract, "ssd-scores")
+        self._labels = _need(contract, "ssd-classes") if self._classes else None
+        count = contract.output("ssd-count")
+        self._count = None if count is None else count.tensor
+
+    def __call__(self, outputs: Outputs) -> Reading:
+        presence = outputs[self._scores].reshape(-1)
+        found = len(presence) if self._count is None else min(int(outputs[self._count].reshape(-1)[0]), len(presence))
+        best = np.argsort(-presence[:found], kind="stable")[: self._objects]
+        scores = np.zeros((len(best), self._classes), np.float32)
+        if self._labels is not None:
+            self._fill(scores, outputs[self._labels].reshape(-1)[best].tolist(), presence[best])
+        corners = corners_of("yxyx", outputs[self._boxes].reshape(-1, 4)[best])
+        return Reading(presence[best].tolist(), scores, corners)
+
+    def _fill(self, scores: Array, classes: list[float], presence: Array) -> None:
+        for row, number in enumerate(classes):
+            if not 0 <= number < self._classes:
+                raise ContractError(
+                    f"labels: the model answered class {number:g}, the contract has {self._classes} labels; "
+                    "name every number, those that are never used too"
+                )
+            scores[row, int(number)] = presence[row]
+
+
+class _Yolo:
+    """One output (1, 4 + K, anchors), as Ultralytics exports it; only the best anchor counts, so nothing overlaps."""
+
+    def __init__(self, contract: Contract) -> None:
+        _alone(contract, "yolo")
+        output = next(output for output in contract.outputs if output.role == "yolo")
+        if output.activation == "softmax":
+            raise ContractError(f"outputs[{output.tensor}].activation is 'softmax': yolo allows none and sigmoid")
+        if contract.box.objects != 1:
+            raise ContractError(f"box.objects is {contract.box.objects}: of a yolo output only the best box is read")
+        if contract.box.form in ("grid", "distribution"):
+            raise ContractError(f"box.form is {contract.box.form!r}: a yolo output holds four numbers an anchor")
+        if not contract.labels:
+            raise ContractError("labels: a yolo output needs the names of its classes")
+        self._tensor, self._activation, self._form = output.tensor, output.activation, contract.box.form
+
+    def __call__(self, outputs: Outputs) -> Reading:
+        values = outputs[self._tensor]
+        values = values.reshape(values.shape[-2], values.shape[-1])
+        anchor = int(values[4:].argmax()) % values.shape[1]
+        column = values[:, anchor : anchor + 1].T
+        scores = activate(column[:, 4:], self._activation)
+        return Reading([float(scores.max())], scores, corners_of(self._form, column[:, :4]))
+
+
+def _alone(contract: Contract, prefix: str) -> None:
+    for output in contract.outputs:
+        if not output.role.startswith(prefix):
+            raise ContractError(f"outputs[{output.tensor}].role is {output.role!r}: it does not go with {prefix}")
+
+
+def _need(contract: Contract, role: str) -> str:
+    for output in contract.outputs:
+        if output.role == role:
+            return output.tensor
+    raise ContractError(f"outputs: the role {role} is missing")
+
+
+def _logistic(value: float) -> float:
+    return 0.5 + 0.5 * math.tanh(0.5 * value)

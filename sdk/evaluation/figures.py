@@ -1,0 +1,261 @@
+"""The figures of a regression, computed from its rows alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeloc.evaluation.statistics import bootstrap_drop, mean, share
+from edgeloc.types import Box
+
+__all__ = [
+    "SIZES",
+    "WORST",
+    "WORST_OF_A_GROUP",
+    "ClassFigures",
+    "PresenceFigures",
+    "Regression",
+    "Row",
+    "SizeFigures",
+    "Worst",
+    "presence_figures",
+    "regression_figures",
+    "size_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image through both models; boxes in its pixels, IoU None where nothing is to be found.
+
+    `kind` is `object`, `empty` (an image without a box) or `background` (a crop beside the box);
+    boxes are the raw ones, whatever the presence. `size` is that of the true box, see
+    `edgeloc.evaluation.figures.SIZES`; `label` is the true one.
+    """
+
+    name: str
+    kind: str
+    width: int
+    height: int
+    group: str | None
+    label: str | None
+    size: str | None
+    truth: Box | None
+    box_float: Box | None
+    box_quantized: Box | None
+    iou_float: float | None
+    iou_quantized: float | None
+    iou_float_to_quantized: float | None
+    presence_float: float
+    presence_quantized: float
+    label_float: str | None
+    label_quantized: str | None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("object", "empty", "background"):
+            raise ValueError(f"kind is {self.kind!r}: it must be object, empty or background")
+
+
+@dataclass(frozen=True, slots=True)
+class SizeFigures:
+    """The regression over the objects of one size."""
+
+    images: int
+    mean_iou_float: float | None
+    mean_iou_quantized: float | None
+    mean_iou_drop: float | None
+    mean_iou_float_to_quantized: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceFigures:
+    """Shares, 0 to 1: objects found, negatives with a false alarm, images on which both models agree."""
+
+    threshold_float: float
+    threshold_quantized: float
+    objects: int
+    empty_images: int
+    background_crops: int
+    recall_float: float | None
+    recall_quantized: float | None
+    false_alarms_float: float | None
+    false_alarms_quantized: float | None
+    agreement: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFigures:
+    """Shares, 0 to 1, over images with a labelled object; a label that a model does not know counts as missed."""
+
+    images: int
+    unknown_labels: int
+    top1_float: float | None
+    top1_quantized: float | None
+    agreement: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """An image on which quantization cost most; `preview` is a JPEG data URI, `preview_scale` its pixels per pixel."""
+
+    name: str
+    group: str | None
+    label: str | None
+    truth: Box
+    box_float: Box | None
+    box_quantized: Box | None
+    iou_float: float
+    iou_quantized: float
+    iou_float_to_quantized: float
+    preview: str | None = None
+    preview_scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Regression:
+    """What quantization cost, paired image by image; IoU over images with an object, whatever the presence.
+
+    `mean_iou_drop` is float minus quantized; `drop_ci95` its 95 % bootstrap interval, for which
+    `ci_groups` groups or images (`ci_by`) were resampled. None stands for a mean over no image.
+    """
+
+    images: int
+    mean_iou_float: float | None
+    mean_iou_quantized: float | None
+    mean_iou_drop: float | None
+    drop_ci95: tuple[float, float] | None
+    ci_by: str | None
+    ci_groups: int
+    mean_iou_float_to_quantized: float | None
+    iou50_float: float | None
+    iou50_quantized: float | None
+    iou75_float: float | None
+    iou75_quantized: float | None
+    presence: PresenceFigures
+    classes: ClassFigures
+    by_size: dict[str, SizeFigures]
+    worst: tuple[Worst, ...]
+    rows: tuple[Row, ...]
+
+
+# Side of the object over side of the image, sqrt(box area / image area): from, and below.
+SIZES: dict[str, tuple[float, float]] = {"small": (0.0, 0.15), "medium": (0.15, 0.4), "large": (0.4, math.inf)}
+WORST = 12
+WORST_OF_A_GROUP = 3
+
+
+def size_of(box: Box, width: int, height: int) -> str:
+    """The name in SIZES of a box in an image of `width` x `height` pixels."""
+    side = math.sqrt(box.area / (width * height))
+    return next(name for name, (low, high) in SIZES.items() if low <= side < high)
+
+
+def regression_figures(
+    rows: Sequence[Row],
+    *,
+    threshold_float: float,
+    threshold_quantized: float,
+    labels: Sequence[str] = (),
+    seed: int = 0,
+) -> Regression:
+    """All figures of `rows`; `labels` are those that the quantized model knows, thresholds those of presence."""
+    objects = [row for row in rows if row.kind == "object"]
+    before = [row.iou_float or 0.0 for row in objects]
+    after = [row.iou_quantized or 0.0 for row in objects]
+    interval = bootstrap_drop(before, after, [row.group for row in objects], seed=seed) if objects else None
+    whole = _size_figures(objects)
+    return Regression(
+        images=whole.images,
+        mean_iou_float=whole.mean_iou_float,
+        mean_iou_quantized=whole.mean_iou_quantized,
+        mean_iou_drop=whole.mean_iou_drop,
+        drop_ci95=(interval.low, interval.high) if interval else None,
+        ci_by=interval.by if interval else None,
+        ci_groups=interval.groups if interval else 0,
+        mean_iou_float_to_quantized=whole.mean_iou_float_to_quantized,
+        iou50_float=share([iou >= 0.5 for iou in before]),
+        iou50_quantized=share([iou >= 0.5 for iou in after]),
+        iou75_float=share([iou >= 0.75 for iou in before]),
+        iou75_quantized=share([iou >= 0.75 for iou in after]),
+        presence=presence_figures(rows, threshold_float, threshold_quantized),
+        classes=_classes(objects, labels),
+        by_size={name: _size_figures([row for row in objects if row.size == name]) for name in SIZES},
+        worst=_worst(objects),
+        rows=tuple(rows),
+    )
+
+
+def _size_figures(objects: Sequence[Row]) -> SizeFigures:
+    before = mean([row.iou_float or 0.0 for row in objects])
+    after = mean([row.iou_quantized or 0.0 for row in objects])
+    return SizeFigures(
+        images=len(objects),
+        mean_iou_float=before,
+        mean_iou_quantized=after,
+        mean_iou_drop=None if before is None or after is None else before - after,
+        mean_iou_float_to_quantized=mean([row.iou_float_to_quantized or 0.0 for row in objects]),
+    )
+
+
+def presence_figures(rows: Sequence[Row], threshold_float: float, threshold_quantized: float) -> PresenceFigures:
+    """Objects found, false alarms and agreement, each model counted from its own threshold of presence."""
+    found = [(row.presence_float >= threshold_float, row.presence_quantized >= threshold_quantized) for row in rows]
+    objects = [pair for row, pair in zip(rows, found, strict=True) if row.kind == "object"]
+    negatives = [pair for row, pair in zip(rows, found, strict=True) if row.kind != "object"]
+    return PresenceFigures(
+        threshold_float=threshold_float,
+        threshold_quantized=threshold_quantized,
+        objects=len(objects),
+        empty_images=sum(row.kind == "empty" for row in rows),
+        background_crops=sum(row.kind == "background" for row in rows),
+        recall_float=share([by_float for by_float, _ in objects]),
+        recall_quantized=share([by_quantized for _, by_quantized in objects]),
+        false_alarms_float=share([by_float for by_float, _ in negatives]),
+        false_alarms_quantized=share([by_quantized for _, by_quantized in negatives]),
+        agreement=share([by_float == by_quantized for by_float, by_quantized in found]),
+    )
+
+
+def _classes(objects: Sequence[Row], labels: Sequence[str]) -> ClassFigures:
+    labelled = [row for row in objects if row.label is not None] if labels else []
+    known = [row for row in objects if row.label_float is not None and row.label_quantized is not None]
+    return ClassFigures(
+        images=len(labelled),
+        unknown_labels=sum(row.label not in labels for row in labelled),
+        top1_float=share([row.label_float == row.label for row in labelled]),
+        top1_quantized=share([row.label_quantized == row.label for row in labelled]),
+        agreement=share([row.label_float == row.label_quantized for row in known]),
+    )
+
+
+def _worst(objects: Sequence[Row]) -> tuple[Worst, ...]:
+    """The images on which quantization took most IoU with the truth; among equals those whose box moved most.
+
+    Of one group at most WORST_OF_A_GROUP, since frames of one clip fail alike.
+    """
+
+    def order(row: Row) -> tuple[float, float, str]:
+        drop = (row.iou_float or 0.0) - (row.iou_quantized or 0.0)
+        return -drop, row.iou_float_to_quantized or 0.0, row.name
+
+    worst: list[Worst] = []
+    for row in sorted(objects, key=order):
+        alike = sum(row.group is not None and other.group == row.group for other in worst)
+        if row.truth is not None and alike < WORST_OF_A_GROUP and len(worst) < WORST:
+            worst.append(_as_worst(row, row.truth))
+    return tuple(worst)
+
+
+def _as_worst(row: Row, truth: Box) -> Worst:
+    return Worst(
+        name=row.name,
+        group=row.group,
+        label=row.label,
+        truth=truth,
+        box_float=row.box_float,
+        box_quantized=row.box_quantized,
+        iou_float=row.iou_float or 0.0,
+        iou_quantized=row.iou_quantized or 0.0,
+        iou_float_to_quantized=row.iou_float_to_quantized or 0.0,
+    )

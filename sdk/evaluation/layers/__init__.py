@@ -1,0 +1,1 @@
+"""Error of a quantized model tensor by tensor: which layer adds it."""

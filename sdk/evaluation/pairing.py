@@ -1,0 +1,260 @@
+"""Each image through the float and the quantized model, paired; a `.keras` model is run by Keras."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloc.data import Sample
+from edgeloc.data.background import cut_background
+from edgeloc.engines import Engine, is_for_edge_tpu, open_engine
+from edgeloc.engines.base import TensorInfo
+from edgeloc.errors import DataError, EngineError, MissingExtra, ModelError, UsageError, first_line
+from edgeloc.evaluation.figures import Row, size_of
+from edgeloc.localizer import Localizer
+from edgeloc.model.contract import Contract, InputSpec, Thresholds
+from edgeloc.model.file import ModelFile, read_keras_contract, read_model
+from edgeloc.types import Box, Pixels
+
+__all__ = ["Answer", "KerasEngine", "RegressionRecorder", "RememberingSide", "Side", "float_side", "side_in_memory"]
+
+
+class KerasEngine(Engine):
+    """A `.keras` file in float, one image at a time; the input carries the name that `spec` gives it.
+
+    Outputs are named by the keys of the model's dict, else by its output layers, as they are in
+    the signature of the converted file. Raises MissingExtra without TensorFlow, ModelError when
+    the file cannot be loaded.
+    """
+
+    name = "keras"
+
+    def __init__(self, path: str | Path, spec: InputSpec) -> None:
+        network = _load(Path(path))
+        import keras
+        import tensorflow as tf
+
+        self.version = str(keras.__version__)
+        if len(network.inputs) != 1:
+            raise ModelError(f"{path} has {len(network.inputs)} inputs: a localizer has one")
+        channels = 1 if spec.color == "gray" else 3
+        have = tuple(network.inputs[0].shape[1:])
+        shape = (1, *(size or wanted for size, wanted in zip(have, (spec.height, spec.width, channels), strict=False)))
+        dtype = np.dtype(network.inputs[0].dtype)
+        self._names = None if isinstance(network.output, dict) else tuple(network.output_names)
+        function = tf.function(lambda image: network(image, training=False))
+        self._run = function.get_concrete_function(tf.TensorSpec(shape, dtype))
+        self.inputs = {spec.tensor: TensorInfo(spec.tensor, shape, dtype)}
+        self.outputs = {
+            name: TensorInfo(name, tuple(value.shape), np.dtype(np.float32))
+            for name, value in self._named(self._run.structured_outputs).items()
+        }
+        self._constant = tf.constant
+
+    @classmethod
+    def load(cls, model: ModelFile, threads: int | None) -> KerasEngine:
+        """The model of a file with a contract; TensorFlow decides on the threads."""
+        if model.contract is None:
+            raise ModelError(f"{model.path} has no contract, so nobody knows what its input means")
+        return cls(model.path, model.contract.input)
+
+    def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Run the model on one image; float32 arrays by output name."""
+        try:
+            answer = self._run(self._constant(tensor))
+        except Exception as error:  # TensorFlow's errors share no base below it
+            raise EngineError(f"keras failed while running the model: {error}") from error
+        return {name: np.asarray(value, np.float32) for name, value in self._named(answer).items()}
+
+    def _named(self, values: Any) -> dict[str, Any]:
+        if self._names is None:
+            return dict(values)
+        return dict(zip(self._names, values if isinstance(values, (list, tuple)) else [values], strict=True))
+
+
+def _load(path: Path) -> Any:
+    try:
+        import keras
+    except ImportError as error:
+        raise MissingExtra("tensorflow", "convert", f"comparing with {path.name}") from error
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise ModelError(f"{path}: Keras cannot load it ({first_line(error)})") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model says whatever its thresholds: presence 0 to 1, its box in pixels, its most probable label."""
+
+    presence: float
+    box: Box | None
+    label: str | None
+
+
+class Side:
+    """One model, asked for its raw answer: the box even where its presence is under the threshold.
+
+    `threshold` is the presence from which the model's contract counts an object as found.
+    """
+
+    def __init__(self, model: ModelFile, contract: Contract, engine: Engine) -> None:
+        self.threshold = contract.thresholds.presence
+        self._labels = contract.labels
+        open_contract = dataclasses.replace(contract, thresholds=Thresholds(presence=0.0, label=0.0))
+        self._localizer = Localizer(model, engine, contract=open_contract)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the model's classes are called."""
+        return self._labels
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the model."""
+        return self._localizer.engine
+
+    def answer(self, pixels: Pixels) -> Answer:
+        """The answer on a BGR uint8 image (height, width, 3)."""
+        result = self._localizer(pixels)
+        known = bool(self._labels) and result.class_scores.size == len(self._labels)
+        label = self._labels[int(np.argmax(result.class_scores))] if known else None
+        return Answer(float(result.presence), result.box, label)
+
+
+class RememberingSide(Side):
+    """A side that runs its model once for each image, however often it is asked: one float model, many quantized."""
+
+    def __init__(self, model: ModelFile, contract: Contract, engine: Engine) -> None:
+        super().__init__(model, contract, engine)
+        self._answers: dict[tuple[tuple[int, ...], bytes], Answer] = {}
+
+    def answer(self, pixels: Pixels) -> Answer:
+        """The answer on a BGR uint8 image (height, width, 3), computed or remembered."""
+        key = pixels.shape, hashlib.sha256(pixels.tobytes()).digest()
+        if key not in self._answers:
+            self._answers[key] = super().answer(pixels)
+        return self._answers[key]
+
+
+def side_in_memory(
+    name: str, flatbuffer: bytes, contract: Contract, *, engine: Engine | None = None, remember: bool = False
+) -> Side:
+    """A model that is no file yet; `name` stands for it in errors. It must be known to load without harm.
+
+    `engine` is one that has it loaded already.
+
+    Raises ContractError when the contract does not fit it, EngineError when the engine is missing or fails.
+    """
+    model = ModelFile(Path(name), flatbuffer, contract=contract, verified=True)
+    kind = RememberingSide if remember else Side
+    return kind(model, contract, engine or open_engine("auto", model))
+
+
+def float_side(path: str | Path, contract: Contract, engine: str = "auto", threads: int | None = None) -> Side:
+    """The float model of a `.tflite` or `.keras` file, under its own contract, else under `contract`.
+
+    Raises UsageError for another kind of file, ModelError when the file is bad, ContractError when
+    the contract does not fit it, MissingExtra for `.keras` without TensorFlow.
+    """
+    path = Path(path)
+    if path.suffix == ".keras":
+        own = read_keras_contract(path) or contract
+        model = ModelFile(path, b"", contract=own)
+        return Side(model, own, KerasEngine.load(model, threads))
+    if path.suffix != ".tflite":
+        raise UsageError(f"--against {path}: the float model must be a .tflite or a .keras file")
+    model = read_model(path)
+    # None lets the Localizer look for the model's own contract, in the file or beside it.
+    has_own = model.contract is not None or path.with_suffix(".json").is_file()
+    if engine.startswith("edgetpu") and not is_for_edge_tpu(model.flatbuffer):
+        engine = "auto"  # the float model never runs there
+    localizer = Localizer(model, engine, threads, None if has_own else contract)
+    return Side(model, localizer.contract, localizer.engine)
+
+
+class RegressionRecorder:
+    """Pairs the two models image by image and keeps every row, so that an interrupted run still has what it measured.
+
+    Every image is loaded once and goes through both. With `negatives`, a background crop of each
+    image with an object goes through both too. A corrupt image raises DataError, or with
+    `skip_bad` is left out and listed in `skipped`.
+    """
+
+    def __init__(
+        self, float_side: Side, quantized_side: Side, *, negatives: bool = True, skip_bad: bool = False
+    ) -> None:
+        self._float, self._quantized = float_side, quantized_side
+        self._negatives, self._skip_bad = negatives, skip_bad
+        self.rows: list[Row] = []
+        self.skipped: list[str] = []
+
+    def record(self, samples: Iterable[Sample]) -> None:
+        """Take every sample through both models."""
+        for sample in samples:
+            try:
+                pixels = sample.load()
+            except DataError:
+                if not self._skip_bad:
+                    raise
+                self.skipped.append(sample.name)
+                continue
+            self.rows += self._rows(sample, pixels)
+
+    def _rows(self, sample: Sample, pixels: Pixels) -> list[Row]:
+        rows = [self._row(sample, pixels, "empty" if sample.box is None else "object")]
+        crop = self._crop(sample, pixels) if self._negatives else None
+        if crop is not None:
+            rows.append(self._row(sample, crop, "background"))
+        return rows
+
+    def _crop(self, sample: Sample, pixels: Pixels) -> Pixels | None:
+        if sample.box is None:
+            return None
+        rng = np.random.default_rng(zlib.crc32(sample.name.encode()))
+        background = cut_background(pixels, sample.box, rng)
+        return background.pixels if background else None
+
+    def _row(self, sample: Sample, pixels: Pixels, kind: str) -> Row:
+        height, width = pixels.shape[:2]
+        before, after = self._float.answer(pixels), self._quantized.answer(pixels)
+        truth = sample.box if kind == "object" else None
+        return Row(
+            name=sample.name,
+            kind=kind,
+            width=width,
+            height=height,
+            group=sample.group,
+            label=sample.label if kind == "object" else None,
+            size=size_of(truth, width, height) if truth else None,
+            truth=truth,
+            box_float=_rounded(before.box),
+            box_quantized=_rounded(after.box),
+            iou_float=_iou(truth, before.box) if truth else None,
+            iou_quantized=_iou(truth, after.box) if truth else None,
+            iou_float_to_quantized=_between(before, after) if truth else None,
+            presence_float=round(before.presence, 6),
+            presence_quantized=round(after.presence, 6),
+            label_float=before.label,
+            label_quantized=after.label,
+        )
+
+
+def _iou(truth: Box, box: Box | None) -> float:
+    return round(truth.iou(box), 6) if box else 0.0
+
+
+def _between(before: Answer, after: Answer) -> float:
+    return _iou(before.box, after.box) if before.box else 0.0
+
+
+def _rounded(box: Box | None) -> Box | None:
+    return Box(*(round(float(edge), 3) for edge in box)) if box else None

@@ -1,0 +1,1 @@
+"""The run loop and its stages: the newest-frame slot, counts and ages, drawing."""

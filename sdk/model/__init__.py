@@ -1,0 +1,1 @@
+"""The model file: its contract, its containers, and what can be read out of it without running it."""

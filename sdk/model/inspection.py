@@ -1,0 +1,296 @@
+"""Reports what is really in a model file, read from its bytes; only the golden check runs the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from edgeloc.errors import ContractError
+from edgeloc.model.compatibility import check_contract
+from edgeloc.model.contract import Contract
+from edgeloc.model.file import ModelFile, read_model
+from edgeloc.model.flatbuffer import Graph, Operator, Tensor, TfliteModel, parse_flatbuffer
+from edgeloc.model.precision import TAILS, FloatIsland, constant_outputs, judge, runtime_tensors
+
+__all__ = [
+    "GoldenCheck",
+    "ModelReport",
+    "PortReport",
+    "WeightReport",
+    "check_golden",
+    "inspect_model",
+    "operator_macs",
+    "report_flatbuffer",
+]
+
+# Operators that multiply, and that the count of multiply-accumulates leaves out.
+UNCOUNTED = frozenset({"LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "RNN", "SVDF", "CONV_3D"})
+# Says when the model is loaded: what fails before may be for want of an engine, what fails after is the model's answer.
+SELF_TEST = """
+import sys
+from edgeloc.localizer import Localizer
+localizer = Localizer(sys.argv[1])
+print("loaded", flush=True)
+localizer.self_test()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PortReport:
+    """An input or output: its name in the signature ("" without one), its tensor, and its quantization.
+
+    `shape` has -1 where the size is open; `scale` and `zero_point` are None where it is float:
+    real = (q - zero_point) * scale.
+    """
+
+    name: str
+    tensor: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float | None
+    zero_point: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightReport:
+    """The stored weights and biases of one dtype; the last two count quantized tensors by the kind of their scale."""
+
+    dtype: str
+    tensors: int
+    elements: int
+    per_channel: int
+    per_tensor: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """What a model file holds.
+
+    `precision` is the verdict in a word or two, `reasons` what keeps the file from being integer
+    from input to output. `weights` counts stored tensors, `activations` computed ones by dtype.
+    `macs` are multiply-accumulates of one run of the main graph at batch size 1, without those of
+    the operators in `macs_uncounted`; `parameters` are the numbers stored in weights and biases.
+    `contract_fault` says how the contract and the tensors contradict each other, "" where they do not.
+    """
+
+    path: str
+    file_bytes: int
+    flatbuffer_bytes: int
+    subgraphs: int
+    inputs: tuple[PortReport, ...]
+    outputs: tuple[PortReport, ...]
+    precision: str
+    reasons: tuple[str, ...]
+    float_islands: tuple[FloatIsland, ...]
+    float_tail: tuple[str, ...]
+    constant_outputs: tuple[str, ...]
+    weights: tuple[WeightReport, ...]
+    activations: dict[str, int]
+    operators: dict[str, int]
+    custom_operators: tuple[str, ...]
+    macs: int
+    macs_uncounted: tuple[str, ...]
+    parameters: int
+    contract: dict[str, Any] | None = None
+    contract_fault: str = ""
+    labels: tuple[str, ...] = ()
+    calibration: dict[str, Any] | None = None
+    has_golden: bool = False
+
+    @property
+    def is_full_integer(self) -> bool:
+        """Whether every operator, input and output is integer: nothing at all is computed in float."""
+        return not self.reasons
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready values; `is_full_integer` among them."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {**values, "is_full_integer": self.is_full_integer}
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenCheck:
+    """How the file's self-test went: `passed`, `failed`, `not run` or `not present`, and why."""
+
+    status: str
+    detail: str = ""
+
+
+def inspect_model(path: str | Path) -> ModelReport:
+    """Read a `.tflite` and report what is in it, without running it.
+
+    Raises ModelError when the file is missing, damaged or no TFLite model, ContractError when the
+    contract inside it is bad.
+    """
+    model = read_model(path)
+    report = report_flatbuffer(model.flatbuffer, str(path))
+    return dataclasses.replace(
+        report,
+        file_bytes=Path(path).stat().st_size,
+        contract=None if model.contract is None else json.loads(model.contract.to_json()),
+        contract_fault="" if model.contract is None else _contract_fault(model.contract, report),
+        labels=tuple(model.labels),
+        calibration=model.calibration,
+        has_golden=model.golden is not None,
+    )
+
+
+def _contract_fault(contract: Contract, report: ModelReport) -> str:
+    inputs, outputs = ({port.name or port.tensor: port for port in ports} for ports in (report.inputs, report.outputs))
+    try:
+        check_contract(contract, inputs, outputs)
+    except ContractError as error:
+        return str(error)
+    return ""
+
+
+def report_flatbuffer(data: bytes, name: str) -> ModelReport:
+    """Report on a flatbuffer that has no file yet; `name` stands for its path."""
+    model = parse_flatbuffer(data, name)
+    graph = model.graphs[0]
+    verdict = judge(model)
+    operators = [operator for part in model.graphs for operator in part.operators]
+    return ModelReport(
+        path=name,
+        file_bytes=len(data),
+        flatbuffer_bytes=len(data),
+        subgraphs=len(model.graphs),
+        inputs=_ports(model, graph.inputs, "inputs"),
+        outputs=_ports(model, graph.outputs, "outputs"),
+        precision=verdict.precision,
+        reasons=verdict.reasons,
+        float_islands=verdict.islands,
+        float_tail=verdict.tail,
+        constant_outputs=tuple(_port_name(model, index, "outputs") for index in constant_outputs(model)),
+        weights=_weight_reports(model),
+        activations=_counted(t.dtype for part in model.graphs for t in runtime_tensors(part)),
+        operators=_counted(operator.name for operator in operators),
+        custom_operators=tuple(sorted({operator.name for operator in operators if operator.is_custom})),
+        macs=sum(operator_macs(graph, operator) for operator in graph.operators),
+        macs_uncounted=tuple(sorted({op.name for op in operators if _is_uncounted(op)})),
+        parameters=sum(tensor.elements for tensor in _weights(model)),
+    )
+
+
+def check_golden(path: str | Path, *, timeout_s: float = 60.0) -> GoldenCheck:
+    """Run the file's golden self-test in a process of its own, which a hostile model may take down alone."""
+    model: ModelFile = read_model(path)
+    if model.golden is None:
+        return GoldenCheck("not present")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", SELF_TEST, str(path)], capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return GoldenCheck("failed", f"no answer within {timeout_s:g} s")
+    if done.returncode == 0:
+        return GoldenCheck("passed")
+    if done.returncode < 0:
+        return GoldenCheck("failed", f"the runtime was ended by signal {-done.returncode}")
+    # The last line of a traceback: "package.ErrorName: the sentence".
+    name, _, sentence = (done.stderr.strip().splitlines() or [""])[-1].partition(": ")
+    failed = done.stdout.startswith("loaded") or name.endswith(("ModelError", "ContractError"))
+    return GoldenCheck("failed" if failed else "not run", sentence or name)
+
+
+def _ports(model: TfliteModel, indices: tuple[int, ...], kind: str) -> tuple[PortReport, ...]:
+    """The main graph's inputs or outputs; the signature knows their names."""
+    ports = []
+    for index in indices:
+        tensor = model.graphs[0].tensors[index]
+        quantized = tensor.is_quantized
+        ports.append(
+            PortReport(
+                name=_signature_names(model, kind).get(index, ""),
+                tensor=tensor.name,
+                shape=tensor.shape,
+                dtype=tensor.dtype,
+                scale=tensor.scales[0] if quantized else None,
+                zero_point=(tensor.zero_points or (0,))[0] if quantized else None,
+            )
+        )
+    return tuple(ports)
+
+
+def _signature_names(model: TfliteModel, kind: str) -> dict[int, str]:
+    signature = model.signature
+    return {} if signature is None else {index: name for name, index in getattr(signature, kind).items()}
+
+
+def _port_name(model: TfliteModel, index: int, kind: str) -> str:
+    return _signature_names(model, kind).get(index) or model.graphs[0].tensors[index].name
+
+
+def _weights(model: TfliteModel) -> list[Tensor]:
+    """Stored tensors that hold numbers of the network: float or quantized; shapes and axes are plain integers."""
+    found: dict[int, Tensor] = {}
+    for graph in model.graphs:
+        used = {index for operator in graph.operators for index in operator.inputs if index >= 0}
+        for index in sorted(used):
+            tensor = graph.tensors[index]
+            if tensor.is_constant and (tensor.is_float or tensor.is_quantized):
+                found.setdefault(tensor.buffer, tensor)
+    return list(found.values())
+
+
+def _weight_reports(model: TfliteModel) -> tuple[WeightReport, ...]:
+    weights = _weights(model)
+    reports = []
+    for dtype in sorted({tensor.dtype for tensor in weights}):
+        own = [tensor for tensor in weights if tensor.dtype == dtype]
+        scaled = [len(tensor.scales) for tensor in own if tensor.is_quantized]
+        reports.append(
+            WeightReport(
+                dtype=dtype,
+                tensors=len(own),
+                elements=sum(tensor.elements for tensor in own),
+                per_channel=sum(count > 1 for count in scaled),
+                per_tensor=sum(count == 1 for count in scaled),
+            )
+        )
+    return tuple(reports)
+
+
+def operator_macs(graph: Graph, operator: Operator) -> int:
+    """Multiply-accumulates of one operator, from shapes alone; 0 for one that does not multiply by a matrix.
+
+    Convolution: outputs x kernel height x kernel width x input channels of a group. Depthwise:
+    outputs x kernel height x kernel width. Fully connected and matrix product: outputs x summed
+    length. Transposed convolution: inputs x kernel height x kernel width x output channels.
+    """
+    tensors = [graph.tensors[index] if index >= 0 else None for index in operator.inputs]
+    shapes = [() if tensor is None else tuple(abs(size) for size in tensor.shape) for tensor in tensors]
+    outputs = graph.tensors[operator.outputs[0]].elements if operator.outputs else 0
+    match operator.name, shapes:
+        case "CONV_2D", [_, (_, height, width, channels), *_]:
+            return outputs * height * width * channels
+        case "DEPTHWISE_CONV_2D", [_, (_, height, width, _), *_]:
+            return outputs * height * width
+        case "FULLY_CONNECTED", [_, (_, length), *_]:
+            return outputs * length
+        case "TRANSPOSE_CONV", [_, (channels, height, width, _), inputs, *_]:
+            return prod(inputs) * height * width * channels
+        case "BATCH_MATMUL", [left, right, *_] if left and right:
+            return outputs * _summed_length(left, graph.tensors[operator.outputs[0]].shape)
+    return 0
+
+
+def _is_uncounted(operator: Operator) -> bool:
+    return (operator.is_custom and operator.name not in TAILS) or operator.name in UNCOUNTED
+
+
+def _summed_length(left: tuple[int, ...], output: tuple[int, ...]) -> int:
+    """The length a matrix product sums over: the left factor's last side, or the one before when it is transposed."""
+    rows = abs(output[-2]) if len(output) > 1 else 1
+    return left[-1] if len(left) < 2 or left[-2] == rows else left[-2]
+
+
+def _counted(names: Any) -> dict[str, int]:
+    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
