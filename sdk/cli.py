@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quieten_libraries(verbose)
     _print_any_text()
     try:
-        with _sigterm_as_interrupt():
+        with _sigterm_as_interrupt(), _log_on_stderr(verbose):
             status = _dispatch(arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -91,8 +91,23 @@ def _dispatch(arguments: list[str]) -> int:
     missing = _missing(command.NEEDS)
     if missing:
         raise _missing_error(name, command, missing[0])
-    with nullcontext() if _wants_verbose(arguments) else quiet_import("tensorflow"):
+    with nullcontext() if _wants_verbose(arguments) else quiet_import("tensorflow"), _naming_flags(parser):
         return int(command.run(args))
+
+
+@contextmanager
+def _naming_flags(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Inside, an error that names a parameter (`max_iou_drop`) is raised on under its flag (`--max-iou-drop`)."""
+    flags = {action.dest: _flag(action) for action in parser._actions}
+    try:
+        yield
+    except EdgelocError as error:
+        error.spelling = lambda name: flags.get(name, name)
+        raise
+
+
+def _flag(action: argparse.Action) -> str:
+    return action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest)
 
 
 def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
@@ -200,9 +215,30 @@ def _quieten_libraries(verbose: bool) -> None:
     """Keep TensorFlow's start-up lines off the user's terminal, unless asked for; a level already set stays."""
     if not verbose:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("edgeloc").setLevel(logging.DEBUG if verbose else logging.WARNING)
-    if verbose:
-        logging.basicConfig(format="edgeloc: %(levelname)s: %(message)s")
+
+
+class _TerminalHandler(logging.Handler):
+    """Prints what modules log on stderr: progress as it is, findings behind their severity."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        finding = getattr(record, "finding", None)
+        severity = finding.severity if finding is not None else record.levelname.lower()
+        prefix = f"{severity}: " if record.levelno >= logging.WARNING else ""
+        print(f"{prefix}{record.getMessage()}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _log_on_stderr(verbose: bool) -> Iterator[None]:
+    """Inside, this package's log is shown; the command line is the only one that prints it."""
+    logger, handler = logging.getLogger("edgeloc"), _TerminalHandler()
+    level = logger.level
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _print_any_text() -> None:

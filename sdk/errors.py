@@ -1,4 +1,4 @@
-"""Every error this package raises on purpose, each with the exit status the command line ends with.
+"""Every error this package raises on purpose, each with the exit status that the command line ends with.
 
 EdgelocError                  exit status 2
 +-- UsageError                2  a wrong flag, argument or URI            (also ValueError)
@@ -15,6 +15,9 @@ EdgelocError                  exit status 2
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable
 
 __all__ = [
     "CameraError",
@@ -38,9 +41,35 @@ _LONGEST_LINE = 300
 
 
 class EdgelocError(Exception):
-    """Base of all errors here; its text is one sentence that names the thing and the mend."""
+    """Base of all errors here: one sentence that names what is wrong and how to fix it.
+
+    `message` is what is wrong. Where it is left out, the sentence is made of `field` (a parameter's name), its
+    `value` and what is `allowed`. `hint` is the fix; it names parameters in braces, as in "give {calibration}", so
+    that a front end can write them in its own way (see `spelling`).
+    """
 
     exit_status = 2
+    spelling: Callable[[str], str] = staticmethod(str)
+    """How `str()` writes the names of parameters; a front end that has other names for them sets its own."""
+
+    def __init__(
+        self, message: str = "", *, field: str | None = None, value: object = None, allowed: str = "", hint: str = ""
+    ) -> None:
+        self.message, self.field, self.value, self.allowed, self.hint = message, field, value, allowed, hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        """The sentence, with each parameter as `spelling` writes it."""
+        sentence = self.message
+        if not sentence and self.field is not None:
+            value = f"{self.value:g}" if isinstance(self.value, float) else repr(self.value)
+            sentence = f"{self.spelling(self.field)} is {value}"
+            if self.allowed:
+                sentence += f": it must be {self.allowed}"
+        if not self.hint:
+            return sentence
+        hint = re.sub(r"\{(\w+)\}", lambda match: self.spelling(match.group(1)), self.hint)
+        return f"{sentence}{'; ' if ': ' in sentence else ': '}{hint}"
 
 
 class UsageError(EdgelocError, ValueError):
@@ -63,7 +92,8 @@ class MissingExtra(EdgelocError, ImportError):
     """A package that an optional extra brings is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package}: pip install 'edgeloc[{extra}]'", name=package)
+        super().__init__(f"{purpose} needs the package {package}", hint=f"pip install 'edgeloc[{extra}]'")
+        self.name = package
 
 
 class OutputError(EdgelocError, OSError):

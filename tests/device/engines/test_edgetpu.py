@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeloc.device.engines.edgetpu import engine as edgetpu
 from edgeloc.device.engines.edgetpu.engine import EdgeTpuEngine
-from edgeloc.device.engines.edgetpu.engine import engine as edgetpu
 from edgeloc.device.engines.edgetpu.library import EdgeTpuPlace
 from edgeloc.engines import AUTO, Engine, engine_class, open_engine
 from edgeloc.errors import EngineError, ModelError, UsageError

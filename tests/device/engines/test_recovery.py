@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from edgeloc.cli import main
+from edgeloc.device.engines.edgetpu import engine as recovery
 from edgeloc.device.engines.edgetpu.engine import RecoveringEngine
-from edgeloc.device.engines.edgetpu.engine import engine as recovery
 from edgeloc.engines import Engine, open_engine
 from edgeloc.errors import EngineError, ModelError, UsageError
 from edgeloc.model.contract import Contract

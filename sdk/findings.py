@@ -1,0 +1,40 @@
+"""What a user should know: one record for every check, and how modules report it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Finding", "Severity", "report"]
+
+Severity = Literal["ok", "note", "warning", "problem"]
+
+_LEVELS = {"ok": logging.INFO, "note": logging.INFO, "warning": logging.WARNING, "problem": logging.ERROR}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a check found.
+
+    `code` names the kind in words (`batch-norm-lags`); docs/findings.md explains each. `severity` is `ok` (checked,
+    as it should be), `note` (worth knowing), `warning` (works, but worse than it could) or `problem` (does not work).
+    `message` is what was found, with its figures; `fix` is what to do about it, where something can be done.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    fix: str | None = None
+
+    def __str__(self) -> str:
+        """The message and its fix in one line."""
+        if self.fix is None:
+            return self.message
+        return f"{self.message}{'; ' if ': ' in self.message else ': '}{self.fix}"
+
+
+def report(logger: logging.Logger, finding: Finding) -> Finding:
+    """Log `finding` at its severity's level, with the record in the attribute `finding`, and return it."""
+    logger.log(_LEVELS[finding.severity], "%s", finding, extra={"finding": finding})
+    return finding
