@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the wheel in ARM userlands (Debian 12 under qemu-user) as a board's owner would, and runs what must run.
-# No hardware is touched and no time is measured. The recipe and what it showed: docs/lab.md.
+# No hardware is touched and no time is measured. The recipe and what it showed: docs/measurements/lab.md.
 #
 #   sudo LAB=/path/to/scratch tests/hardware/arm/run.sh [arm64] [armhf]
 #

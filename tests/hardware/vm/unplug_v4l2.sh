@@ -1,5 +1,5 @@
 # In the guest: vivid as /dev/video0, through the contract of every camera, then unplugged in the middle of a run and
-# plugged in again. See docs/lab.md.
+# plugged in again. See docs/measurements/lab.md.
 set -e
 modprobe vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0x00
 sleep 2
