@@ -1,13 +1,7 @@
-"""V4L2 cameras (USB webcams and the like) through OpenCV, and why one does not open."""
+"""V4L2 cameras (USB webcams and the like) through OpenCV."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import glob
-import os
-import stat
-import struct
 import time
 from pathlib import Path
 
@@ -18,77 +12,11 @@ from edgeloc._support.terminal import quiet_opencv
 from edgeloc._support.uri import Uri
 from edgeloc.cameras.base import Camera, rate, sensor_time
 from edgeloc.cameras.base import size as parse_size
+from edgeloc.device.cameras.probe import probe
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 from edgeloc.types import Frame
 
-__all__ = ["FORMATS", "V4l2Camera", "capture_devices", "probe"]
-
-# linux/videodev2.h: _IOR('V', 0, struct v4l2_capability), 104 bytes; card at 16, capabilities at 84, device_caps at 88.
-VIDIOC_QUERYCAP = 0x80685600
-CAPTURE = 0x00000001
-CAPTURE_MPLANE = 0x00001000
-DEVICE_CAPS = 0x80000000
-
-
-def probe(device: str) -> None:
-    """Raise CameraError when `device` is absent, forbidden or no camera; return when it looks like one."""
-    try:
-        handle = os.open(device, os.O_RDWR | os.O_NONBLOCK)
-    except OSError as error:
-        raise CameraError(_sentence(device, error)) from error
-    try:
-        if not stat.S_ISCHR(os.fstat(handle).st_mode):
-            raise CameraError(f"camera {device} is no device; {_others(device)}")
-        if not captures(handle):
-            raise CameraError(f"camera {device} is no V4L2 camera, or a node for its metadata; {_others(device)}")
-    finally:
-        os.close(handle)
-
-
-def captures(handle: int) -> bool:
-    """Whether the open device says that it captures video."""
-    capability = bytearray(104)
-    try:
-        fcntl.ioctl(handle, VIDIOC_QUERYCAP, capability)
-    except OSError:
-        return False
-    capabilities, device_caps = struct.unpack_from("=II", capability, 84)
-    return bool((device_caps if capabilities & DEVICE_CAPS else capabilities) & (CAPTURE | CAPTURE_MPLANE))
-
-
-def capture_devices() -> list[str]:
-    """The device nodes here that capture video and may be opened."""
-    return [device for device in sorted(glob.glob("/dev/video*")) if _is_camera(device)]
-
-
-def _is_camera(device: str) -> bool:
-    try:
-        probe_handle = os.open(device, os.O_RDWR | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        return captures(probe_handle)
-    finally:
-        os.close(probe_handle)
-
-
-def _sentence(device: str, error: OSError) -> str:
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return (
-            f"camera {device}: permission denied: add yourself to the group video"
-            " (sudo usermod -aG video $USER) and log in again"
-        )
-    if error.errno == errno.EBUSY:
-        return f"camera {device} is busy: another program holds it (`fuser -v {device}` names it)"
-    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTDIR):
-        return f"camera {device} is not there; {_others(device)}"
-    return f"camera {device} cannot be opened: {error.strerror}"
-
-
-def _others(device: str) -> str:
-    found = [other for other in capture_devices() if other != device]
-    return f"cameras here: {', '.join(found)}" if found else "no V4L2 camera is connected here"
-
+__all__ = ["FORMATS", "V4l2Camera"]
 
 FORMATS = ("MJPG", "YUYV")
 DEFAULT_SIZE = (640, 480)

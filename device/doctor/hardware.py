@@ -285,7 +285,7 @@ def _video_nodes(case: Case) -> list[tuple[str, str]]:
     named = [(node, name) for node, name in named if not any(mark in name for mark in _NO_CAMERAS)]
     if not case.is_here:
         return named
-    from edgeloc.device.cameras.v4l2 import capture_devices
+    from edgeloc.device.cameras.probe import capture_devices
 
     capturing, names = capture_devices(), dict(named)
     # A node that may not be opened cannot be asked: the permissions tell of it.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeloc.cameras import Camera, open_camera
-from edgeloc.device.cameras.v4l2 import capture_devices
+from edgeloc.device.cameras.probe import capture_devices
 
 _SUITE = Path(__file__).parents[1] / "sdk" / "cameras" / "test_contract.py"
 _spec = importlib.util.spec_from_file_location("camera_contract", _SUITE)

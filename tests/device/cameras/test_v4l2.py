@@ -14,8 +14,8 @@ import pytest
 
 from edgeloc.cameras import open_camera
 from edgeloc.cameras.base import parse_uri, sensor_time
+from edgeloc.device.cameras import probe as v4l2_probe
 from edgeloc.device.cameras import v4l2
-from edgeloc.device.cameras import v4l2 as v4l2_probe
 from edgeloc.device.cameras.v4l2 import V4l2Camera
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 

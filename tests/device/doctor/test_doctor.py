@@ -18,7 +18,6 @@ from edgeloc.cli import main
 from edgeloc.device import doctor
 from edgeloc.device.board import read_board
 from edgeloc.device.doctor import hardware as doctor_hardware
-from edgeloc.device.doctor import hardware as doctor_parts
 from edgeloc.device.doctor import software as doctor_software
 from edgeloc.device.doctor.findings import Case, Finding
 from edgeloc.device.doctor.selftest import RUNTIMES, SelfTest, able, try_engine
@@ -208,8 +207,8 @@ def test_power_meters_without_numpy_are_no_fault_of_ours(tmp_path: Path, monkeyp
     def crash(*arguments: str) -> list[Any]:
         raise Crash("ended with status 1: ModuleNotFoundError: No module named 'numpy'")
 
-    monkeypatch.setattr(doctor_parts, "try_program", crash)
-    finding = only(doctor_parts.power(case(tmp_path)))
+    monkeypatch.setattr(doctor_hardware, "try_program", crash)
+    finding = only(doctor_hardware.power(case(tmp_path)))
     assert "No module named 'numpy'" in finding.what
 
 
@@ -337,10 +336,10 @@ def test_no_camera(pc: Path) -> None:
 def test_devices_this_user_may_not_open_name_the_group(pi5: Path, make_tree: MakeTree) -> None:
     make_tree({"dev/video0": "", "dev/i2c-1": "", "dev/vcio": ""})
     closed = case(pi5, may_use=lambda path: path.name != "i2c-1")
-    finding = only(doctor_parts.permissions(closed))
+    finding = only(doctor_hardware.permissions(closed))
     assert "no right to /dev/i2c-1 (power meters on I2C)" in finding.what
     assert finding.status == "warning"
-    assert only(doctor_parts.permissions(case(pi5, may_use=lambda path: True))).what == (
+    assert only(doctor_hardware.permissions(case(pi5, may_use=lambda path: True))).what == (
         "may use cameras, power meters on I2C, under-voltage and the Pi's power"
     )
 
@@ -349,15 +348,15 @@ def test_the_mend_for_a_device_is_its_own_group(tmp_path: Path, monkeypatch: pyt
     class Group:
         gr_name = "i2c"
 
-    monkeypatch.setattr(doctor_parts.grp, "getgrgid", lambda number: Group)
-    assert doctor_parts._group_mend(tmp_path) == "sudo usermod -aG i2c $USER, and log in again"
+    monkeypatch.setattr(doctor_hardware.grp, "getgrgid", lambda number: Group)
+    assert doctor_hardware._group_mend(tmp_path) == "sudo usermod -aG i2c $USER, and log in again"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may use everything")
 def test_a_closed_file_is_seen_as_closed(pi5: Path, make_tree: MakeTree) -> None:
     make_tree({"dev/video0": ""})
     (pi5 / "dev/video0").chmod(0)
-    assert only(doctor_parts.permissions(case(pi5))).status == "warning"
+    assert only(doctor_hardware.permissions(case(pi5))).status == "warning"
 
 
 # Accelerators
@@ -365,7 +364,7 @@ def test_a_closed_file_is_seen_as_closed(pi5: Path, make_tree: MakeTree) -> None
 
 def test_a_coral_stick_without_its_library(pi5: Path, make_tree: MakeTree, usb_device: Any) -> None:
     make_tree(usb_device("2-1", "1a6e", "089a"))
-    finding = only(doctor_parts.accelerators(case(pi5)))
+    finding = only(doctor_hardware.accelerators(case(pi5)))
     assert (finding.status, "libedgetpu" in finding.what) == ("warning", True)
     assert "libedgetpu1-std" in (finding.mend or "")
 
@@ -378,26 +377,26 @@ def test_a_coral_stick_whose_library_would_crash_is_foretold(
 ) -> None:
     package = f"Package: libedgetpu1-std\nStatus: install ok installed\nVersion: {build}\n"
     make_tree({**usb_device("2-1", "18d1", "9302"), "var/lib/dpkg/status": package})
-    finding = only(doctor_parts.accelerators(case(pi5, {"ai-edge-litert": "2.3.0"})))
+    finding = only(doctor_hardware.accelerators(case(pi5, {"ai-edge-litert": "2.3.0"})))
     assert finding.status == status
     assert build in finding.what
 
 
 def test_a_coral_card_without_its_driver(pc: Path, make_tree: MakeTree, pci_device: Any) -> None:
     make_tree(pci_device("0000:01:00.0", "1ac1", "089a"))
-    finding = only(doctor_parts.accelerators(case(pc)))
+    finding = only(doctor_hardware.accelerators(case(pc)))
     assert "/dev/apex_0" in finding.what and "gasket-dkms" in (finding.mend or "")
 
 
 def test_the_right_to_a_coral_stick(pi5: Path, make_tree: MakeTree, usb_device: Any) -> None:
     make_tree(usb_device("2-1", "18d1", "9302"))
     closed = case(pi5, may_use=lambda path: "usb" not in path.as_posix())
-    assert "/dev/bus/usb/002/003 (Coral USB Accelerator)" in only(doctor_parts.permissions(closed)).what
+    assert "/dev/bus/usb/002/003 (Coral USB Accelerator)" in only(doctor_hardware.permissions(closed)).what
 
 
 def test_a_jetson_without_tensorrt(orin_nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_parts.importlib.util, "find_spec", lambda name: None)
-    finding = only(doctor_parts.accelerators(case(orin_nano)))
+    monkeypatch.setattr(doctor_hardware.importlib.util, "find_spec", lambda name: None)
+    finding = only(doctor_hardware.accelerators(case(orin_nano)))
     assert "tensorrt" in finding.what and "apt install" in (finding.mend or "")
 
 
@@ -406,8 +405,8 @@ def test_a_jetson_without_tensorrt(orin_nano: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_power_meter_that_only_root_may_read(pc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "/sys/x/energy_uj may be read by root only: run as root"
-    monkeypatch.setattr(doctor_parts, "try_program", lambda *a: [["rapl://", False, said]])
-    finding = only(doctor_parts.power(case(pc)))
+    monkeypatch.setattr(doctor_hardware, "try_program", lambda *a: [["rapl://", False, said]])
+    finding = only(doctor_hardware.power(case(pc)))
     assert (finding.status, finding.mend) == ("warning", "run as root")
 
 
@@ -417,15 +416,19 @@ def test_a_pis_own_meter_that_its_user_may_not_read(
 ) -> None:
     said = "vcgencmd may not ask the firmware: `sudo usermod -aG video $USER`, then log in again"
     absent = "power meter rapl://: /sys/class/powercap shows no processor package: x"
-    monkeypatch.setattr(doctor_parts, "try_program", lambda *a: [["pmic://", False, said], ["rapl://", False, absent]])
-    finding = only(doctor_parts.power(case(make_tree({"proc/device-tree/model": f"Raspberry Pi {model} Rev 1.0\0"}))))
+    monkeypatch.setattr(
+        doctor_hardware, "try_program", lambda *a: [["pmic://", False, said], ["rapl://", False, absent]]
+    )
+    finding = only(
+        doctor_hardware.power(case(make_tree({"proc/device-tree/model": f"Raspberry Pi {model} Rev 1.0\0"})))
+    )
     assert finding.status == status
     if status == "warning":
         assert "pmic://: vcgencmd may not ask the firmware" in finding.what and "usermod -aG video" in finding.mend
 
 
 def test_what_meters_say_of_being_absent_is_known_to_the_doctor(pc: Path) -> None:
-    finding = only(doctor_parts.power(case(pc)))
+    finding = only(doctor_hardware.power(case(pc)))
     assert finding.status == "ok" and "no power meter" in finding.what
 
 
@@ -435,8 +438,8 @@ def test_power_meters_of_a_folder_are_found(make_tree: MakeTree) -> None:
         {f"{chip}/name": "ina219\n", f"{chip}/in0_input": "9\n", f"{chip}/in1_input": "5080\n",
          f"{chip}/curr1_input": "900\n", f"{chip}/power1_input": "4580000\n", f"{chip}/shunt_resistor": "10000\n"}
     )  # fmt: skip
-    assert only(doctor_parts.power(case(root))).status == "ok"
-    assert "hwmon0" in only(doctor_parts.power(case(root))).what
+    assert only(doctor_hardware.power(case(root))).status == "ok"
+    assert "hwmon0" in only(doctor_hardware.power(case(root))).what
 
 
 def test_files_of_the_current_folder_are_not_taken_for_packages(
