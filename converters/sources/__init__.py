@@ -20,11 +20,11 @@ ACCEPTED = (
 _HERE = "edgeloc.converters.sources."
 # By the end of the name; looked up when asked for, so that none needs the libraries of another.
 _FILES = {
-    ".keras": "keras:KerasSource",
-    ".h5": "keras:KerasSource",
-    ".tflite": "float_tflite:FloatTfliteSource",
-    ".onnx": "onnx_file:OnnxSource",
-    ".pt2": "pytorch_export:ExportSource",
+    ".keras": "tensorflow:KerasSource",
+    ".h5": "tensorflow:KerasSource",
+    ".tflite": "tflite:FloatTfliteSource",
+    ".onnx": "onnx:OnnxSource",
+    ".pt2": "pytorch:ExportSource",
 }
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _WEIGHTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
@@ -50,7 +50,7 @@ def _kind(model: str) -> str:
     if path.is_dir():
         if not (path / "saved_model.pb").is_file():
             raise UsageError(f"{model} is a folder without a saved_model.pb; give {ACCEPTED}")
-        return "saved_model:SavedModelSource"
+        return "tensorflow:SavedModelSource"
     if suffix in _FILES:
         if not path.exists():
             raise ModelError(f"{model}: no such file; give {ACCEPTED}")
