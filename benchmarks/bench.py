@@ -14,14 +14,20 @@ from edgeloc._support.terminal import progress
 from edgeloc.benchmarks.energy import EnergyRecorder
 from edgeloc.benchmarks.latency import CameraSource, FrameSource, ImageSource, LatencyRecorder, SceneSource
 from edgeloc.benchmarks.report.page import energy_line
-from edgeloc.benchmarks.report.pictures import with_previews
+from edgeloc.benchmarks.report.plots import with_previews
 from edgeloc.benchmarks.result import BenchResult, DataInfo, Environment, ModelInfo, read_environment, write_result
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.data.sample import spread
 from edgeloc.device.thermal import HeatReader, HeatRecord, HeatSampler
 from edgeloc.errors import DataError, EdgelocError, UsageError
-from edgeloc.evaluation import wording
-from edgeloc.evaluation.figures import Regression, regression_figures
+from edgeloc.evaluation.figures import (
+    Regression,
+    format_drop,
+    format_interval,
+    format_share,
+    format_size,
+    regression_figures,
+)
 from edgeloc.evaluation.pairing import RegressionRecorder, Side, float_side
 from edgeloc.localizer import Localizer
 
@@ -263,15 +269,15 @@ def closing_table(result: BenchResult, out: str | Path) -> str:
     figures = result.regression
     if figures and figures.images:
         before, after = figures.mean_iou_float, figures.mean_iou_quantized
-        means = f"float {wording.number(before)}, quantized {wording.number(after)}, {figures.images} images"
-        interval = f"95 % interval by {figures.ci_by} {wording.interval(figures)}"
-        rows.append(("IoU drop", f"{wording.drop(before, after)}, {interval}  ({means})"))
+        means = f"float {format_share(before)}, quantized {format_share(after)}, {figures.images} images"
+        interval = f"95 % interval by {figures.ci_by} {format_interval(figures)}"
+        rows.append(("IoU drop", f"{format_drop(before, after)}, {interval}  ({means})"))
     if result.latency:
         total, invoke = result.latency["total"].p50_ms, result.latency["invoke"].p50_ms
         rows.append(("latency", f"p50 {total:.1f} ms a frame, {1000 / total:.0f} a second  (invoke {invoke:.1f} ms)"))
     rows.append(("energy", energy_line(result.energy)))
     ratio = f"  ({result.size_ratio:.1f} times smaller than float)" if result.size_ratio else ""
-    rows.append(("size", f"{wording.size(result.model.bytes)}, {result.model.precision}{ratio}"))
+    rows.append(("size", f"{format_size(result.model.bytes)}, {result.model.precision}{ratio}"))
     if result.data and result.data.skipped:
         names = _some(result.data.skipped_names)
         rows.append(("skipped", f"{result.data.skipped} images that cannot be read: {names}"))

@@ -18,8 +18,7 @@ from edgeloc.benchmarks.energy import Energy
 from edgeloc.device.board import Board, read_board
 from edgeloc.device.thermal import HeatReader, HeatRecord
 from edgeloc.errors import DataError
-from edgeloc.evaluation import wording
-from edgeloc.evaluation.figures import Regression
+from edgeloc.evaluation.figures import Regression, format_size
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -219,4 +218,4 @@ def machine(result: BenchResult) -> str:
 def describe_model(info: ModelInfo) -> str:
     """A model file in one line."""
     engine = f"{info.engine} {info.engine_version}"
-    return f"{info.path}: {info.precision}, {wording.size(info.bytes)}, on {engine}, SHA-256 {info.sha256}"
+    return f"{info.path}: {info.precision}, {format_size(info.bytes)}, on {engine}, SHA-256 {info.sha256}"

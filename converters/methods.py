@@ -30,8 +30,7 @@ from edgeloc.data import open_dataset
 from edgeloc.data.sample import spread
 from edgeloc.engines import open_engine
 from edgeloc.errors import EdgelocError, UsageError
-from edgeloc.evaluation import wording
-from edgeloc.evaluation.figures import Regression, regression_figures
+from edgeloc.evaluation.figures import Regression, format_drop, format_interval, format_share, regression_figures
 from edgeloc.evaluation.pairing import RegressionRecorder, side_in_memory
 from edgeloc.model.contract import Contract, OutputSpec
 
@@ -69,12 +68,12 @@ class Measured:
         """The row as text."""
         figures = self.regression
         return (
-            self.network, self.method, wording.number(figures.mean_iou_float),
-            wording.drop(figures.mean_iou_float, figures.mean_iou_quantized),
-            f"{wording.interval(figures)} by {figures.ci_by}",
-            wording.number(figures.mean_iou_float_to_quantized),
-            wording.number(figures.by_size["small"].mean_iou_float_to_quantized),
-            wording.number(figures.classes.agreement), f"{self.megabytes:.2f}", f"{self.latency_ratio:.2f}",
+            self.network, self.method, format_share(figures.mean_iou_float),
+            format_drop(figures.mean_iou_float, figures.mean_iou_quantized),
+            f"{format_interval(figures)} by {figures.ci_by}",
+            format_share(figures.mean_iou_float_to_quantized),
+            format_share(figures.by_size["small"].mean_iou_float_to_quantized),
+            format_share(figures.classes.agreement), f"{self.megabytes:.2f}", f"{self.latency_ratio:.2f}",
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:

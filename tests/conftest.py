@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from edgeloc.evaluation.figures import Row, size_of
+from edgeloc.types import Box
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -162,3 +165,41 @@ def _int16(converter: Any) -> None:
     _int8_float_io(converter)
     ops = tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
     converter.target_spec.supported_ops = [ops]
+
+
+def shifted(box: Box, by: float) -> Box:
+    return Box(box.x1 + by, box.y1, box.x2 + by, box.y2)
+
+
+def object_row(name: str, truth: Box, box_float: Box, box_quantized: Box, **changes: object) -> Row:
+    values: dict[str, object] = {
+        "name": name, "kind": "object", "width": 200, "height": 100, "group": None, "label": "bolt",
+        "size": size_of(truth, 200, 100), "truth": truth, "box_float": box_float, "box_quantized": box_quantized,
+        "iou_float": truth.iou(box_float), "iou_quantized": truth.iou(box_quantized),
+        "iou_float_to_quantized": box_float.iou(box_quantized), "presence_float": 0.9, "presence_quantized": 0.8,
+        "label_float": "bolt", "label_quantized": "bolt",
+    }  # fmt: skip
+    return Row(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def negative_row(name: str, presence_float: float, presence_quantized: float, kind: str = "background") -> Row:
+    return Row(
+        name, kind, 60, 60, None, None, None, None, None, None, None, None, None,
+        presence_float, presence_quantized, None, None,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    """Twelve objects of three clips, ever more harmed, and two background crops with one false alarm."""
+    truth = Box(40, 20, 90, 70)
+    objects = [
+        object_row(f"images/{i:02}.jpg", truth, shifted(truth, 1), shifted(truth, i), group=f"clip{i // 4}")
+        for i in range(12)
+    ]
+    return [*objects, negative_row("images/00.jpg", 0.1, 0.7), negative_row("images/01.jpg", 0.2, 0.3)]
+
+
+@pytest.fixture
+def make_row() -> Callable[..., Row]:
+    return object_row

@@ -10,12 +10,18 @@ from typing import Any
 from edgeloc._support.files import atomic_path
 from edgeloc.benchmarks.energy import Energy
 from edgeloc.benchmarks.report import plots
-from edgeloc.benchmarks.report.pictures import side_by_side
 from edgeloc.benchmarks.result import STAGES, BenchResult, describe_model, machine
 from edgeloc.errors import MissingExtra
-from edgeloc.evaluation import wording
-from edgeloc.evaluation.figures import Regression, Worst
-from edgeloc.evaluation.wording import number
+from edgeloc.evaluation.figures import (
+    Regression,
+    Worst,
+    describe_sizes,
+    format_drop,
+    format_interval,
+    format_share,
+    format_size,
+    format_threads,
+)
 
 __all__ = [
     "Table",
@@ -102,7 +108,7 @@ class Table:
 
 def regression_table(regression: Regression) -> Table:
     """IoU of both models over all objects."""
-    between = number(regression.mean_iou_float_to_quantized)
+    between = format_share(regression.mean_iou_float_to_quantized)
     return Table(
         ["", "float", "quantized", "drop"],
         [
@@ -119,22 +125,27 @@ def size_table(regression: Regression) -> Table:
     rows = []
     for name, figures in regression.by_size.items():
         _, *pair = _pair(name, figures.mean_iou_float, figures.mean_iou_quantized)
-        rows.append([name, str(figures.images), *pair, number(figures.mean_iou_float_to_quantized)])
+        rows.append([name, str(figures.images), *pair, format_share(figures.mean_iou_float_to_quantized)])
     return Table(["size", "images", "float", "quantized", "drop", "between the boxes"], rows)
 
 
 def presence_table(regression: Regression) -> Table:
     """Objects found, false alarms, classes, and how often both models say the same."""
     presence, classes = regression.presence, regression.classes
-    classes_row = ["class", number(classes.top1_float), number(classes.top1_quantized), number(classes.agreement)]
-    alarms = [number(presence.false_alarms_float), number(presence.false_alarms_quantized)]
+    classes_row = [
+        "class",
+        format_share(classes.top1_float),
+        format_share(classes.top1_quantized),
+        format_share(classes.agreement),
+    ]
+    alarms = [format_share(presence.false_alarms_float), format_share(presence.false_alarms_quantized)]
     return Table(
         ["", "float", "quantized", "both say the same"],
         [
             ["threshold of presence", f"{presence.threshold_float:.2f}", f"{presence.threshold_quantized:.2f}", ""],
-            ["objects found", number(presence.recall_float), number(presence.recall_quantized), ""],
+            ["objects found", format_share(presence.recall_float), format_share(presence.recall_quantized), ""],
             ["false alarms where there is no object", *alarms, ""],
-            ["present or not, over all", "", "", number(presence.agreement)],
+            ["present or not, over all", "", "", format_share(presence.agreement)],
             *([classes_row] if classes.images else []),
         ],
     )
@@ -179,7 +190,7 @@ def _data_rows(result: BenchResult) -> list[list[str]]:
 
 
 def _pair(name: str, before: float | None, after: float | None) -> list[str]:
-    return [name, number(before), number(after), wording.drop(before, after)]
+    return [name, format_share(before), format_share(after), format_drop(before, after)]
 
 
 def write_report(path: str | Path, result: BenchResult) -> None:
@@ -220,8 +231,10 @@ def _tiles(result: BenchResult) -> list[dict[str, str]]:
     regression = result.regression
     if regression and regression.mean_iou_drop is not None:
         before, after = regression.mean_iou_float, regression.mean_iou_quantized
-        tiles.append(_tile("IoU drop", wording.drop(before, after), f"95 % interval {wording.interval(regression)}"))
-        tiles.append(_tile("mean IoU", number(after), f"float {number(before)}, {regression.images} images"))
+        tiles.append(_tile("IoU drop", format_drop(before, after), f"95 % interval {format_interval(regression)}"))
+        tiles.append(
+            _tile("mean IoU", format_share(after), f"float {format_share(before)}, {regression.images} images")
+        )
     if result.latency:
         total, invoke = result.latency["total"].p50_ms, result.latency["invoke"].p50_ms
         tiles.append(_tile("frame, p50", f"{total:.1f} ms", f"{1000 / total:.0f} a second; invoke {invoke:.1f} ms"))
@@ -229,7 +242,7 @@ def _tiles(result: BenchResult) -> list[dict[str, str]]:
         spread = f"± {result.energy.per_frame_uncertainty_mj:.2g}, {result.energy.status}, beyond idle"
         tiles.append(_tile("energy a frame", f"{result.energy.per_frame_mj:.3g} mJ", spread))
     ratio = f"{result.size_ratio:.1f} times smaller than float" if result.size_ratio else result.model.precision
-    tiles.append(_tile("model file", wording.size(result.model.bytes), ratio))
+    tiles.append(_tile("model file", format_size(result.model.bytes), ratio))
     return tiles
 
 
@@ -243,7 +256,7 @@ def _regression_part(regression: Regression) -> dict[str, Any]:
         "interval_by": f"resampling {regression.ci_groups} {unit}",
         "table": regression_table(regression),
         "plots": _regression_plots(regression) if regression.images else [],
-        "size_words": wording.size_ranges(),
+        "size_words": describe_sizes(),
         "size_plot": plots.size_bars(regression) if regression.images else "",
         "size_table": size_table(regression),
         "presence_words": _presence_words(regression),
@@ -270,14 +283,14 @@ def _regression_plots(regression: Regression) -> list[dict[str, str]]:
 
 
 def _worst(image: Worst) -> dict[str, Any]:
-    pictures = side_by_side(image) or (None, None)
+    pictures = plots.side_by_side(image) or (None, None)
     return {
         "name": image.name,
         "label": image.label,
         "group": image.group,
-        "iou_float": number(image.iou_float),
-        "iou_quantized": number(image.iou_quantized),
-        "iou_between": number(image.iou_float_to_quantized),
+        "iou_float": format_share(image.iou_float),
+        "iou_quantized": format_share(image.iou_quantized),
+        "iou_between": format_share(image.iou_float_to_quantized),
         "left": pictures[0],
         "right": pictures[1],
     }
@@ -299,7 +312,7 @@ def _latency_words(result: BenchResult) -> str:
     run = result.latency_run
     if run is None:
         return ""
-    engine = f"on {run.engine} {run.engine_version} with {wording.threads(run.threads)}"
+    engine = f"on {run.engine} {run.engine_version} with {format_threads(run.threads)}"
     return (
         f"{run.frames} frames from {run.source} after {run.warmup_frames} to warm up, {engine}. "
         f"Capture here is {run.capture}. Every sample counts; none is clipped."

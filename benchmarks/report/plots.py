@@ -1,36 +1,52 @@
-"""The report's plots as SVG that fits into a page, light or dark; it writes no file and knows no page."""
+"""The report's plots, as SVG that fits into a light and a dark page, and its pictures, as small JPEGs in data URIs."""
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import io
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
+import cv2
 import numpy as np
 
 from edgeloc.benchmarks.energy import Energy
 from edgeloc.benchmarks.result import STAGES, StageLatency
-from edgeloc.errors import MissingExtra
-from edgeloc.evaluation.figures import SIZES, Regression, Row
+from edgeloc.data import Sample
+from edgeloc.errors import DataError, MissingExtra
+from edgeloc.evaluation.figures import FLOAT_COLOR, MARK_COLOR, QUANTIZED_COLOR, SIZES, Regression, Row, Worst
+from edgeloc.loop import draw as drawing
+from edgeloc.types import Box, Pixels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["drop_curve", "iou_scatter", "latency_bars", "latency_course", "power_course", "size_bars"]
+__all__ = [
+    "drop_curve",
+    "iou_scatter",
+    "jpeg_uri",
+    "latency_bars",
+    "latency_course",
+    "power_course",
+    "side_by_side",
+    "size_bars",
+    "with_previews",
+]
 
-# As in edgeloc.loop.draw; they stand out on white and on near-black alike. Text and lines take the page's colour.
-FLOAT_COLOR = "#56b4e9"
-QUANTIZED_COLOR = "#e69f00"
-MARK_COLOR = "#cc79a7"
 _SPAN_COLORS = {
     "idle before": FLOAT_COLOR,
     "frames": QUANTIZED_COLOR,
     "inferences": MARK_COLOR,
     "idle after": FLOAT_COLOR,
 }
-_INK = "#123456"  # replaced by currentColor in the SVG
+_INK = "#123456"  # of text and lines: replaced by currentColor in the SVG, the page's own colour
 _POINTS = 2500  # above, a scatter is drawn as pixels
+
+_STORED_SIDE = 320  # pixels of the longer side of what is stored
+_DRAWN_SIDE = 480  # and of what is drawn on, so that lines stay fine beside a small object
+_PREFIX = "data:image/jpeg;base64,"
 
 
 def latency_bars(latency: dict[str, StageLatency]) -> str:
@@ -171,3 +187,61 @@ def _inline(svg: str, name: str) -> str:
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg).replace("url(#", f"url(#{name}-")
     return svg.replace(_INK, "currentColor").strip()
+
+
+def with_previews(worst: Sequence[Worst], samples: Sequence[Sample]) -> tuple[Worst, ...]:
+    """The same worst images, each with a small picture of its sample where that can still be read."""
+    by_name = {sample.name: sample for sample in samples}
+    return tuple(_with_preview(image, by_name.get(image.name)) for image in worst)
+
+
+def _with_preview(image: Worst, sample: Sample | None) -> Worst:
+    if sample is None:
+        return image
+    try:
+        pixels = sample.load()
+    except DataError:
+        return image
+    scale = min(1.0, _STORED_SIDE / max(pixels.shape[:2]))
+    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
+    return dataclasses.replace(image, preview=jpeg_uri(cast(Pixels, small), 85), preview_scale=scale)
+
+
+def jpeg_uri(pixels: Pixels, quality: int) -> str:
+    """BGR uint8 pixels as a JPEG data URI."""
+    written, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not written:
+        raise ValueError(f"an image of shape {pixels.shape} cannot be written as JPEG")
+    return _PREFIX + base64.b64encode(data.tobytes()).decode("ascii")
+
+
+def side_by_side(image: Worst) -> tuple[str, str] | None:
+    """The picture twice, as data URIs: truth with the float box, truth with the quantized box; None without a preview.
+
+    DataError when the stored preview is no JPEG.
+    """
+    if image.preview is None:
+        return None
+    small = _decode(image.preview, image.name)
+    grow = _DRAWN_SIDE / max(small.shape[:2])
+    large = cast(Pixels, cv2.resize(small, None, fx=grow, fy=grow, interpolation=cv2.INTER_CUBIC))
+    scale = grow * image.preview_scale
+    pictures = []
+    for box, color in ((image.box_float, drawing.FLOAT_COLOR), (image.box_quantized, drawing.QUANTIZED_COLOR)):
+        # No titles: their plates would cover a small object, and the page says which is which.
+        boxes = [(_scaled(image.truth, scale), "", drawing.TRUTH_COLOR)]
+        boxes += [(_scaled(box, scale), "", color)] if box else []
+        pictures.append(jpeg_uri(drawing.draw_boxes(large, boxes), 85))
+    return pictures[0], pictures[1]
+
+
+def _decode(uri: str, name: str) -> Pixels:
+    data = np.frombuffer(base64.b64decode(uri.removeprefix(_PREFIX)), dtype=np.uint8) if uri else np.empty(0, np.uint8)
+    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if pixels is None:
+        raise DataError(f"the result's preview of {name} is no JPEG")
+    return cast(Pixels, pixels)
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    return Box(*(edge * scale for edge in box))

@@ -12,7 +12,7 @@ from edgeloc.converters.gate import GateReport
 from edgeloc.converters.gate.report import aligned
 from edgeloc.converters.quantization.quantize import Recipe
 from edgeloc.errors import GateFailed, ModelError, UsageError
-from edgeloc.evaluation import wording
+from edgeloc.evaluation.figures import format_drop, format_interval
 from edgeloc.model.inspection import report_flatbuffer
 
 __all__ = ["AUTO_LIMIT", "Choice", "Trial", "choose_recipe"]
@@ -97,7 +97,7 @@ def _row(trial: Trial) -> tuple[str, ...]:
     if trial.flatbuffer is None or trial.report is None:
         return trial.recipe.name, "", "", "", "", trial.reason or "not tried: it costs the device more"
     regression, report = trial.report.regression, trial.report
-    drop = wording.drop(regression.mean_iou_float, regression.mean_iou_quantized)
+    drop = format_drop(regression.mean_iou_float, regression.mean_iou_quantized)
     verdict = "kept" if report.passed else "failed: " + ", ".join(check.name for check in report.failures)
     size = f"{len(trial.flatbuffer) / 1e6:.2f}"
-    return trial.recipe.name, size, drop, wording.interval(regression), trial.precision, verdict
+    return trial.recipe.name, size, drop, format_interval(regression), trial.precision, verdict

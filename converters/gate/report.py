@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from edgeloc.converters.gate import GateReport
 from edgeloc.converters.gate.checks import MEAN_IOU, Check
-from edgeloc.evaluation import wording
-from edgeloc.evaluation.figures import Worst
+from edgeloc.evaluation.figures import Worst, format_drop, format_interval, format_share
 
 __all__ = ["aligned", "report_lines"]
 
@@ -48,27 +47,27 @@ def _table(checks: Sequence[Check]) -> list[str]:
 
 def _row(check: Check) -> tuple[str, ...]:
     name = f"  {check.name.rpartition(', ')[2]}" if check.size else check.name
-    before = "" if check.before is None else wording.number(check.before)
+    before = "" if check.before is None else format_share(check.before)
     change = "" if check.before is None else f"{round(check.after - check.before, 4) + 0.0:+.4f}"
     bound = f"{'<=' if check.lower_is_better else '>='} {check.bound:.4f}"
     verdict = "ok" if check.met else "FAILED" if check.failed else "too few images to tell"
-    return name, str(check.images), before, wording.number(check.after), change, bound, verdict
+    return name, str(check.images), before, format_share(check.after), change, bound, verdict
 
 
 def _interval(report: GateReport) -> str:
     regression = report.regression
-    drop = wording.drop(regression.mean_iou_float, regression.mean_iou_quantized)
+    drop = format_drop(regression.mean_iou_float, regression.mean_iou_quantized)
     resampled = f"{regression.ci_groups} {regression.ci_by}s resampled"
-    return f"{MEAN_IOU} drops by {drop}, 95 % interval {wording.interval(regression)} ({resampled})"
+    return f"{MEAN_IOU} drops by {drop}, 95 % interval {format_interval(regression)} ({resampled})"
 
 
 def _threshold(report: GateReport) -> list[str]:
     fit, before, after = report.fit, report.presence_before, report.regression.presence
     if not fit.moved:
         return [f"the threshold of presence stays {fit.before:g}: {fit.reason}"]
-    found = f"objects found {wording.number(before.recall_quantized)} -> {wording.number(after.recall_quantized)}"
-    alarms = f"{wording.number(before.false_alarms_quantized)} -> {wording.number(after.false_alarms_quantized)}"
-    agreement = f"{wording.number(fit.agreement_before)} -> {wording.number(fit.agreement_after)}"
+    found = f"objects found {format_share(before.recall_quantized)} -> {format_share(after.recall_quantized)}"
+    alarms = f"{format_share(before.false_alarms_quantized)} -> {format_share(after.false_alarms_quantized)}"
+    agreement = f"{format_share(fit.agreement_before)} -> {format_share(fit.agreement_after)}"
     return [
         f"the threshold of presence goes from {fit.before:g} to {fit.after:g}: {found}, false alarms {alarms}, "
         f"decided as by the float model {agreement}"

@@ -1,4 +1,4 @@
-"""The figures of a regression, computed from its rows alone."""
+"""What quantization cost: the rows of two models image by image, the figures made of them, and how they are shown."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from edgeloc.evaluation.statistics import bootstrap_drop, mean, share
 from edgeloc.types import Box
 
 __all__ = [
+    "FLOAT_COLOR",
+    "MARK_COLOR",
+    "QUANTIZED_COLOR",
     "SIZES",
     "WORST",
     "WORST_OF_A_GROUP",
@@ -19,10 +22,25 @@ __all__ = [
     "Row",
     "SizeFigures",
     "Worst",
+    "describe_sizes",
+    "format_drop",
+    "format_interval",
+    "format_share",
+    "format_size",
+    "format_threads",
     "presence_figures",
     "regression_figures",
     "size_of",
 ]
+
+# Side of the object over side of the image, sqrt(box area / image area): from, and below.
+SIZES: dict[str, tuple[float, float]] = {"small": (0.0, 0.15), "medium": (0.15, 0.4), "large": (0.4, math.inf)}
+WORST = 12
+WORST_OF_A_GROUP = 3
+# Of plots; the same as `edgeloc.loop.draw` has for boxes. They stand out on white and on near-black alike.
+FLOAT_COLOR = "#56b4e9"
+QUANTIZED_COLOR = "#e69f00"
+MARK_COLOR = "#cc79a7"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +157,6 @@ class Regression:
     rows: tuple[Row, ...]
 
 
-# Side of the object over side of the image, sqrt(box area / image area): from, and below.
-SIZES: dict[str, tuple[float, float]] = {"small": (0.0, 0.15), "medium": (0.15, 0.4), "large": (0.4, math.inf)}
-WORST = 12
-WORST_OF_A_GROUP = 3
-
-
 def size_of(box: Box, width: int, height: int) -> str:
     """The name in SIZES of a box in an image of `width` x `height` pixels."""
     side = math.sqrt(box.area / (width * height))
@@ -259,3 +271,44 @@ def _as_worst(row: Row, truth: Box) -> Worst:
         iou_quantized=row.iou_quantized or 0.0,
         iou_float_to_quantized=row.iou_float_to_quantized or 0.0,
     )
+
+
+def format_share(value: float | None) -> str:
+    """A share or an IoU, to a thousandth; a dash where there was nothing to take a mean of."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def format_drop(before: float | None, after: float | None) -> str:
+    """How much `after` is below `before`, to a ten-thousandth; negative where it is above."""
+    return "-" if before is None or after is None else _signed(before - after)
+
+
+def format_interval(regression: Regression) -> str:
+    """The drop's 95 % interval, to a ten-thousandth."""
+    if regression.drop_ci95 is None:
+        return "-"
+    low, high = regression.drop_ci95
+    return f"{_signed(low)} to {_signed(high)}"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 4) + 0.0:.4f}"  # + 0.0 makes 0 of -0
+
+
+def format_size(count: int) -> str:
+    """Bytes as MB or kB."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def describe_sizes() -> str:
+    """The limits of SIZES in words."""
+    words = []
+    for name, (low, high) in SIZES.items():
+        limits = f"from {low:g}" if high == float("inf") else f"{low:g} to {high:g}"
+        words.append(f"{name} " + (f"below {high:g}" if low == 0 else limits))
+    return ", ".join(words)
+
+
+def format_threads(count: int | None) -> str:
+    """How many threads an engine was given."""
+    return "the engine's default threads" if count is None else f"{count} thread{'s' * (count != 1)}"

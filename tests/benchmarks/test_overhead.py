@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 import edgeloc.models
-from edgeloc import Contract, InputSpec, Localizer, OutputSpec, StandinEngine
+from edgeloc import Contract, InputSpec, Localizer, OutputSpec
 from edgeloc.benchmarks import overhead
 from edgeloc.errors import UsageError
 from edgeloc.model.file import ModelFile
+from edgeloc.testing.engines import StandinEngine
 
 
 @pytest.fixture(scope="module")

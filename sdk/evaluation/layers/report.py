@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from edgeloc._support.files import atomic_path, require_writable
 from edgeloc._support.terminal import progress
-from edgeloc.benchmarks.report.plots import FLOAT_COLOR, MARK_COLOR, QUANTIZED_COLOR
 from edgeloc.data import open_dataset
 from edgeloc.data.sample import spread
 from edgeloc.errors import ContractError, DataError, MissingExtra, UsageError
+from edgeloc.evaluation.figures import FLOAT_COLOR, MARK_COLOR, QUANTIZED_COLOR
 from edgeloc.evaluation.layers.comparison import EXACT_DB, LayerError, LayerReport, compare_layers
 from edgeloc.model.contract import Contract, read_contract
 from edgeloc.model.file import ModelFile, read_model
