@@ -18,7 +18,7 @@ from edgeloc.benchmarks.report.plots import with_previews
 from edgeloc.benchmarks.result import BenchResult, DataInfo, Environment, ModelInfo, read_environment, write_result
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.data.sample import spread
-from edgeloc.device.thermal import HeatReader, HeatRecord, HeatSampler
+from edgeloc.device.thermal import ThermalReader, ThermalRecord, ThermalSampler
 from edgeloc.errors import DataError, EdgelocError, UsageError
 from edgeloc.evaluation.figures import (
     Regression,
@@ -98,7 +98,7 @@ class _Measurement:
         self.samples = _labelled(self.data, options.limit) if self.data is not None else []
         self.float_side, self.quantized_side = self._sides()
         self.source = self._source()
-        self.heat = HeatSampler(HeatReader())
+        self.heat = ThermalSampler(ThermalReader())
         self.latency = LatencyRecorder(self.localizer, self.source, options.warmup, options.threads)
         self.regression: RegressionRecorder | None = None
         if self.float_side is not None and self.quantized_side is not None:
@@ -259,8 +259,8 @@ def _notes(
     return tuple(notes)
 
 
-def _slowed(heat: HeatRecord | None) -> tuple[str, ...]:
-    return heat.warnings() if heat is not None else ()
+def _slowed(heat: ThermalRecord | None) -> tuple[str, ...]:
+    return tuple(map(str, heat.findings())) if heat is not None else ()
 
 
 def closing_table(result: BenchResult, out: str | Path) -> str:

@@ -16,7 +16,7 @@ from edgeloc._support.json import from_data, to_json
 from edgeloc._version import __version__
 from edgeloc.benchmarks.energy import Energy
 from edgeloc.device.board import Board, read_board
-from edgeloc.device.thermal import HeatReader, HeatRecord
+from edgeloc.device.thermal import ThermalReader, ThermalRecord
 from edgeloc.errors import DataError
 from edgeloc.evaluation.figures import Regression, format_size
 
@@ -74,7 +74,7 @@ class Environment:
 
 def read_environment(root: str | Path = "/") -> Environment:
     """Read the environment; `root` is where proc and sys are found (another folder in tests)."""
-    hardware, heat = read_board(Path(root)), HeatReader(Path(root)).read()
+    hardware, heat = read_board(Path(root)), ThermalReader(Path(root)).read()
     return Environment(
         board=hardware.model,
         cpu=hardware.cpu,
@@ -177,7 +177,7 @@ class BenchResult:
     latency: dict[str, StageLatency]
     latency_run: LatencyRun | None
     regression: Regression | None
-    heat: HeatRecord | None = None
+    heat: ThermalRecord | None = None
     energy: Energy = field(default_factory=Energy)
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION

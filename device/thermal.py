@@ -14,14 +14,15 @@ from typing import Any
 
 from edgeloc.device.cpu import cpu_list
 from edgeloc.device.sysfs import Run, natural, no_tool, read_int, read_text, run_tool
+from edgeloc.findings import Finding
 
 __all__ = [
     "THROTTLE_BITS",
     "ClusterClock",
-    "HeatReader",
-    "HeatRecord",
-    "HeatSampler",
-    "HeatSnapshot",
+    "ThermalReader",
+    "ThermalRecord",
+    "ThermalSampler",
+    "ThermalSnapshot",
     "decode_throttled",
 ]
 
@@ -52,12 +53,14 @@ class ClusterClock:
 
 
 @dataclass(frozen=True, slots=True)
-class HeatSnapshot:
-    """One reading; None is what this board does not tell.
+class ThermalSnapshot:
+    """One reading; None is what this board does not report.
 
-    `temperatures_c` by sensor. `throttled_now` and `throttled_since_boot` name what slows the
-    board down, such as "under-voltage"; empty is "nothing does", None "nobody says". `events`
-    counts throttlings of a PC's cores and packages since boot. `power_mode` is a Jetson's.
+    `temperatures_c`: by sensor, °C.
+    `clocks`: by cluster.
+    `throttled_now`, `throttled_since_boot`: what slows the board down, such as "under-voltage"; empty: nothing does.
+    `events`: how often a PC's cores and packages were throttled since boot.
+    `power_mode`: a Jetson's, such as MAXN or 15W.
     """
 
     temperatures_c: dict[str, float]
@@ -82,15 +85,15 @@ class HeatSnapshot:
         return asdict(self)
 
 
-class HeatReader:
-    """Reads a board's heat and clocks from the sys and proc under `root`, and through the board's own tools.
+class ThermalReader:
+    """Reads a board's temperatures and clocks from the sys and proc under `root`, and through the board's own tools.
 
     `run` gives what a command prints, or None; it is asked for `vcgencmd get_throttled` on a
     Raspberry Pi and once for `nvpmodel -q` on a Jetson. Under another root than / there are no
     tools unless `run` is given, since this machine's would speak of another board.
 
-        heat = HeatReader().read()
-        print(heat.hottest, heat.throttled_now)
+        thermal = ThermalReader().read()
+        print(thermal.hottest, thermal.throttled_now)
     """
 
     def __init__(self, root: Path = Path("/"), run: Run | None = None) -> None:
@@ -101,7 +104,7 @@ class HeatReader:
         # On boards of the Zero range the under-voltage bits mean nothing.
         self._unknown_bits = {0} if model.startswith("Raspberry Pi Zero") else set()
 
-    def read(self) -> HeatSnapshot:
+    def read(self) -> ThermalSnapshot:
         """One reading, in a few ms; never fails."""
         bits = self._throttle_bits()
         cooling = self._cooling()
@@ -111,7 +114,7 @@ class HeatReader:
             now, since = decode_throttled(bits, self._unknown_bits)
         if cooling is not None:
             now = (*(now or ()), *cooling)
-        return HeatSnapshot(
+        return ThermalSnapshot(
             temperatures_c=dict(self._temperatures()),
             clocks=self._clocks(),
             throttled_now=now,
@@ -122,7 +125,7 @@ class HeatReader:
 
     @cached_property
     def power_mode(self) -> str | None:
-        """What `nvpmodel -q` calls the power mode, such as MAXN or 15W; asked once, for it only changes by hand."""
+        """What `nvpmodel -q` calls the power mode, such as MAXN or 15W; asked once, since it only changes by hand."""
         if "nvidia," not in (read_text(self._root / "proc/device-tree/compatible") or ""):
             return None
         match = re.search(r"NV Power Mode:\s*(\S.*)", self._run(["nvpmodel", "-q"]) or "")
@@ -136,13 +139,13 @@ class HeatReader:
 
     def _cooling(self) -> tuple[str, ...] | None:
         """The cooling devices that hold a processor back now; None where there are none of them."""
-        told, active = False, []
+        reported, active = False, []
         for device in self._under("sys/class/thermal", "cooling_device*"):
             kind, state = read_text(device / "type"), read_int(device / "cur_state")
             if kind and state is not None and _SLOWING.search(kind):
-                told = True
-                active += [f"{kind} slowed down by heat"] if state > 0 else []
-        return tuple(dict.fromkeys(active)) if told else None
+                reported = True
+                active += [f"thermal throttling ({kind})"] if state > 0 else []
+        return tuple(dict.fromkeys(active)) if reported else None
 
     def _temperatures(self) -> Iterator[tuple[str, float]]:
         """Thermal zones, then those sensors of hwmon that are not a zone over again."""
@@ -201,7 +204,7 @@ def decode_throttled(bits: int, unknown: set[int] | None = None) -> tuple[tuple[
 
 
 def _celsius(name: str, path: Path, seen: set[str]) -> Iterator[tuple[str, float]]:
-    """The sensor's temperature under a name of its own; nothing where it has none to tell."""
+    """The sensor's temperature under a name of its own; nothing where it is none."""
     value = read_int(path)
     if value is None or not _PLAUSIBLE_C[0] <= value / 1000 <= _PLAUSIBLE_C[1]:
         return
@@ -219,17 +222,20 @@ def _mhz(path: Path) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
-class HeatRecord:
-    """Heat and clocks from before a run until after it.
+class ThermalRecord:
+    """Temperatures and clocks from before a run until after it.
 
-    `samples` were taken over `duration_s` seconds, the first and the last among them.
-    `lowest_c` and `highest_c` are by sensor, `lowest_mhz` and `highest_mhz` by cluster such as
-    "0-3". `throttled` names what slowed the board down meanwhile; empty is "nothing did" where
-    `tells_throttling` is true, and "nobody says" where it is not.
+    `before`, `after`: the readings at both ends.
+    `samples`: how many readings were taken over `duration_s` seconds, the ends included.
+    `lowest_c`, `highest_c`: by sensor.
+    `lowest_mhz`, `highest_mhz`: by cluster, such as "0-3".
+    `throttled`: what slowed the board down during the run.
+    `reports_throttling`: whether the board reports throttling at all; where it does not, an empty `throttled`
+    means nothing.
     """
 
-    before: HeatSnapshot
-    after: HeatSnapshot
+    before: ThermalSnapshot
+    after: ThermalSnapshot
     samples: int
     duration_s: float
     lowest_c: dict[str, float]
@@ -237,40 +243,41 @@ class HeatRecord:
     lowest_mhz: dict[str, int]
     highest_mhz: dict[str, int]
     throttled: tuple[str, ...]
-    tells_throttling: bool
+    reports_throttling: bool
 
-    def warnings(self) -> tuple[str, ...]:
-        """One sentence when the run was throttled."""
+    def findings(self) -> tuple[Finding, ...]:
+        """`throttled-while-measuring` when the run was throttled."""
         if not self.throttled:
             return ()
-        return (
-            f"throttled while measuring ({', '.join(self.throttled)}): "
-            "the latencies are worse than the board's own; cool or power it better and measure again",
+        message = (
+            f"throttled while measuring ({', '.join(self.throttled)}): the latencies are worse than the board's own"
         )
+        fix = "cool or power it better and measure again"
+        return (Finding("throttled-while-measuring", "warning", message, fix),)
 
 
-class HeatSampler:
-    """Reads the heat before, about every `every_s` seconds during, and after what runs inside its `with`.
+class ThermalSampler:
+    """Reads temperatures and clocks before, about every `every_s` seconds during, and after its `with` block.
 
-        with HeatSampler(HeatReader()) as heat:
+        with ThermalSampler(ThermalReader()) as thermal:
             work()
-        print(heat.record().highest_c)
+        print(thermal.record().highest_c)
 
     Keeps no series, only the ends and extremes, so that a run of days costs no memory.
     """
 
-    def __init__(self, reader: HeatReader, every_s: float = 1.0) -> None:
+    def __init__(self, reader: ThermalReader, every_s: float = 1.0) -> None:
         self._reader, self._every_s = reader, every_s
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name="edgeloc-heat", daemon=True)
-        self._snapshots: list[HeatSnapshot] = []  # the first and the newest
+        self._thread = threading.Thread(target=self._sample, name="edgeloc-thermal", daemon=True)
+        self._snapshots: list[ThermalSnapshot] = []  # the first and the newest
         self._samples = 0
         self._throttled: dict[str, None] = {}
         self._temperatures = _Extremes()
         self._clocks = _Extremes()
         self._began_at = self._ended_at = 0.0
 
-    def __enter__(self) -> HeatSampler:
+    def __enter__(self) -> ThermalSampler:
         self._began_at = time.monotonic()
         self._take()
         self._thread.start()
@@ -283,10 +290,10 @@ class HeatSampler:
         self._thread.join()
         self._take()
 
-    def record(self) -> HeatRecord:
-        """What was seen until now; ask when the `with` is over."""
+    def record(self) -> ThermalRecord:
+        """What was seen until now; call it after the `with` block."""
         before, after = self._snapshots
-        return HeatRecord(
+        return ThermalRecord(
             before=before,
             after=after,
             samples=self._samples,
@@ -296,7 +303,7 @@ class HeatSampler:
             lowest_mhz={cpus: int(mhz) for cpus, mhz in self._clocks.lowest.items()},
             highest_mhz={cpus: int(mhz) for cpus, mhz in self._clocks.highest.items()},
             throttled=(*self._throttled, *_between(before, after, set(self._throttled))),
-            tells_throttling=before.throttled_now is not None or before.events is not None,
+            reports_throttling=before.throttled_now is not None or before.events is not None,
         )
 
     def _sample(self) -> None:
@@ -326,10 +333,10 @@ class _Extremes:
             self.highest[name] = max(value, self.highest.get(name, value))
 
 
-def _between(before: HeatSnapshot, after: HeatSnapshot, known: set[str]) -> tuple[str, ...]:
+def _between(before: ThermalSnapshot, after: ThermalSnapshot, known: set[str]) -> tuple[str, ...]:
     """What came and went between two samples: the board remembers it since boot."""
     earlier = set(before.throttled_since_boot or ()) | known
     found = [name for name in after.throttled_since_boot or () if name not in earlier]
-    # Cores of a package count the same event each, so the number itself says little.
+    # Each core of a package counts the same event, so the number itself means little.
     slowed = (after.events or 0) > (before.events or 0)
-    return (*found, *(["processor slowed down by heat"] if slowed else []))
+    return (*found, *(["thermal throttling"] if slowed else []))

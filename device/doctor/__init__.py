@@ -14,7 +14,7 @@ from edgeloc.device.doctor import software as doctor_software
 from edgeloc.device.doctor.findings import Case, Finding
 from edgeloc.device.doctor.selftest import SelfTest, able, run_self_tests
 from edgeloc.device.sysfs import Run
-from edgeloc.device.thermal import HeatReader, HeatSnapshot
+from edgeloc.device.thermal import ThermalReader, ThermalSnapshot
 from edgeloc.errors import first_line
 
 __all__ = ["CHECKS", "SCHEMA_VERSION", "DoctorReport", "Finding", "examine"]
@@ -46,7 +46,7 @@ class DoctorReport:
 
     able: bool
     board: Board
-    heat: HeatSnapshot
+    heat: ThermalSnapshot
     self_tests: tuple[SelfTest, ...]
     findings: tuple[Finding, ...]
 
@@ -63,7 +63,7 @@ def examine(root: Path = Path("/"), run: Run | None = None) -> DoctorReport:
     check that fails is a finding itself.
     """
     board = read_board(root)
-    case = Case(root, board, HeatReader(root, run).read(), run_self_tests(board.packages))
+    case = Case(root, board, ThermalReader(root, run).read(), run_self_tests(board.packages))
     findings = [finding for name, check in CHECKS.items() for finding in _fenced(name, check, case)]
     return DoctorReport(able(case.self_tests), board, case.heat, case.self_tests, tuple(findings))
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from edgeloc.device.board import Board
 from edgeloc.device.doctor.selftest import SelfTest
-from edgeloc.device.thermal import HeatSnapshot
+from edgeloc.device.thermal import ThermalSnapshot
 
 __all__ = ["Case", "Finding", "Status"]
 
@@ -46,7 +46,7 @@ class Case:
 
     root: Path
     board: Board
-    heat: HeatSnapshot
+    heat: ThermalSnapshot
     self_tests: tuple[SelfTest, ...] = ()
     may_use: Callable[[Path], bool] = _may_use
 

@@ -11,7 +11,7 @@ import pytest
 from edgeloc.benchmarks import bench as bench_module
 from edgeloc.benchmarks.bench import BenchOptions, bench, closing_table
 from edgeloc.benchmarks.result import read_environment, read_result
-from edgeloc.device.thermal import HeatReader
+from edgeloc.device.thermal import ThermalReader
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.model.file import write_model
 
@@ -39,7 +39,7 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
         (root / name).write_text(text)
 
     def answer(text: str) -> None:
-        monkeypatch.setattr(bench_module, "HeatReader", lambda: HeatReader(root, lambda command: text))
+        monkeypatch.setattr(bench_module, "ThermalReader", lambda: ThermalReader(root, lambda command: text))
 
     return answer
 
@@ -60,7 +60,7 @@ def test_a_run_at_full_clock_is_not(model: Path, board: Callable[[str], None], t
     board("throttled=0x0\n")
     result = bench(BenchOptions(model, tmp_path / "result.json", frames=3, warmup=1))
     assert result.heat is not None and result.heat.throttled == ()
-    assert result.heat.tells_throttling
+    assert result.heat.reports_throttling
     assert not any("throttled" in note for note in result.notes)
 
 

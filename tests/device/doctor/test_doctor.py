@@ -21,7 +21,7 @@ from edgeloc.device.doctor import hardware as doctor_hardware
 from edgeloc.device.doctor import software as doctor_software
 from edgeloc.device.doctor.findings import Case, Finding
 from edgeloc.device.doctor.selftest import RUNTIMES, SelfTest, able, try_engine
-from edgeloc.device.thermal import HeatReader
+from edgeloc.device.thermal import ThermalReader
 from edgeloc.engines import AUTO, engine_class
 
 MakeTree = Callable[[dict[str, str]], Path]
@@ -30,7 +30,7 @@ PASSED = SelfTest("litert", "passed")
 
 def case(root: Path, packages: dict[str, str] | None = None, **changes: Any) -> Case:
     """A device under `root`, with a vcgencmd that is content, and with these packages."""
-    heat = HeatReader(root, lambda command: "throttled=0x0\n").read()
+    heat = ThermalReader(root, lambda command: "throttled=0x0\n").read()
     board = read_board(root)
     if packages is not None:
         board = dataclasses.replace(board, packages=packages)
@@ -271,7 +271,7 @@ def test_little_memory(make_tree: MakeTree) -> None:
     ],
 )
 def test_heat_of_a_raspberry_pi(pi5: Path, answer: str, status: str, says: str, mend: str | None) -> None:
-    heat = HeatReader(pi5, lambda command: answer).read()
+    heat = ThermalReader(pi5, lambda command: answer).read()
     finding = only(doctor_hardware.heat(case(pi5, heat=heat)))
     assert finding.status == status
     assert says in finding.what
@@ -316,7 +316,7 @@ def test_a_pis_camera_needs_picamera2_and_a_venv_that_sees_it(
 def test_a_pi_whose_kernel_alone_tells_of_heat_lacks_vcgencmd(pi5: Path, make_tree: MakeTree) -> None:
     cooling = "sys/class/thermal/cooling_device9"
     make_tree({f"{cooling}/type": "cpufreq-cpu0\n", f"{cooling}/cur_state": "0\n"})
-    finding = only(doctor_hardware.heat(case(pi5, heat=HeatReader(pi5).read())))
+    finding = only(doctor_hardware.heat(case(pi5, heat=ThermalReader(pi5).read())))
     assert finding.status == "warning" and "vcgencmd does not tell" in finding.what
 
 
