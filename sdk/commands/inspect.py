@@ -28,9 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     layers = parser.add_argument_group("layer by layer (instead of MODEL.tflite)")
     add = layers.add_argument
     add("--compare", nargs=2, metavar=("FLOAT.tflite", "INT8.tflite"), help="error of each tensor, layers to blame")
-    add("--data", metavar="DATA", help="images to run both on: a folder, an annotation file, or synthetic")
-    add("--split", metavar="NAME", help="which split of the data, such as val (default: all of it)")
-    add("--images", metavar="N", type=at_least_one, help="how many, spread evenly over the groups (default: 16)")
+    add("--validation", metavar="DATA", help="images to run both on: a folder, an annotation file, or synthetic")
+    add("--validation-split", metavar="NAME", help="which split of the data, such as val (default: all of it)")
+    add("--max-images", metavar="N", type=at_least_one, help="how many, spread evenly over the groups (default: 16)")
     add("--plot", metavar="OUT.png", help="draw the error of every layer (.png, .svg or .pdf)")
 
 
@@ -42,26 +42,28 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_arguments(args: argparse.Namespace) -> None:
     if (args.model is None) == (args.compare is None):
-        raise UsageError("give one model to look into, or two with --compare FLOAT.tflite INT8.tflite --data DATA")
-    needing = [name for name in ("data", "split", "images", "plot") if getattr(args, name) is not None]
+        raise UsageError(
+            "give one model to look into, or two with --compare FLOAT.tflite INT8.tflite --validation DATA"
+        )
+    names = ("validation", "validation_split", "max_images", "plot")
+    needing = [name.replace("_", "-") for name in names if getattr(args, name) is not None]
     if args.compare is None and needing:
         raise UsageError(f"--{needing[0]} goes with --compare: looking into one file needs no images")
     if args.compare is not None and args.no_golden:
         raise UsageError("--no-golden goes with one model: --compare runs no self-test")
-    if args.compare is not None and args.data is None:
-        raise UsageError("--compare runs both models on images: give some with --data (a folder, or synthetic)")
+    if args.compare is not None and args.validation is None:
+        raise UsageError("--compare runs both models on images: give some with --validation (a folder, or synthetic)")
 
 
 def _compare(args: argparse.Namespace) -> int:
-    import importlib
+    import json
 
-    # By a name looked up now: this part imports nothing of the benchmarks.
-    layers: Any = importlib.import_module("edgeloc.evaluation.layers.report")
+    from edgeloc.evaluation.layers.report import LayerOptions, compare_files, layer_lines
+
     before, after = args.compare
-    options = layers.LayerOptions(
-        before, after, args.data, args.split, args.images or 16, plot=args.plot, as_json=args.json
-    )
-    layers.compare_files(options)
+    options = LayerOptions(before, after, args.validation, args.validation_split, args.max_images or 16, plot=args.plot)
+    report = compare_files(options)
+    print(json.dumps(report.to_dict(), indent=2) if args.json else "\n".join(layer_lines(report)))
     return 0
 
 

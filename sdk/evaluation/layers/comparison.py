@@ -1,4 +1,4 @@
-"""Error of a quantized model tensor by tensor, summed over many images, and which layer adds it."""
+"""The error of a quantized model, tensor by tensor over many images, and which layer adds it."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ __all__ = ["EXACT_DB", "ErrorSums", "LayerError", "LayerReport", "compare_layers
 # About what float32 arithmetic itself has; JSON knows no infinity.
 EXACT_DB = 140.0
 CLIPPED_SHARE = 0.001
+# Even 4-bit weights keep 15 dB or so to those they were rounded from; below, they are other weights.
+_OTHER_WEIGHTS_DB = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +169,6 @@ def _dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(np.einsum("i,i", a, b))
 
 
-# Even 4-bit weights keep 15 dB or so to those they were rounded from; below, they are other weights.
-_OTHER_WEIGHTS_DB = 6.0
-
-
 @dataclass(frozen=True, slots=True)
 class LayerReport:
     """How far each tensor of a quantized model is from the float model's, and what each layer adds.
@@ -247,7 +245,7 @@ class _Comparison:
         inputs = [_input_info(file) for file in self._files]
         _refuse_sizes(self._files, inputs, spec)
         self._pairing = pair_graphs(self._graph, self._quantized_graph)
-        _refuse_strangers(self._files, self._pairing)
+        _refuse_unrelated(self._files, self._pairing)
         self._preprocessors = [Preprocessor(spec, info.dtype, info.scale, info.zero_point) for info in inputs]
         self._float = TensorRunner.open(float_model)
         self._quantized = TensorRunner.open(quantized_model)
@@ -339,7 +337,7 @@ def _power(values: NDArray[Any]) -> float:
 
 
 def _input_info(file: ModelFile) -> TensorInfo:
-    """The model's one input, through the engine: a stranger's file is tried in a process of its own there."""
+    """The model's one input, through the engine, which tries an untrusted file in a process of its own."""
     return next(iter(open_engine("auto", file).inputs.values()))
 
 
@@ -351,9 +349,7 @@ def _refuse_precisions(files: tuple[ModelFile, ModelFile], before: TfliteModel, 
         raise ModelError(f"{files[1].path} is the float model and {files[0].path} is {first}: give the float one first")
     if second == FLOAT32:
         raise ModelError(f"{files[1].path} is float32 like {files[0].path}: the second must be a quantized model")
-    raise ModelError(
-        f"{files[0].path} is {first}: the first must be the float32 model (edgeloc convert --recipe float32)"
-    )
+    raise ModelError(f"{files[0].path} is {first}: the first must be the float32 model (recipe float32)")
 
 
 def _refuse_sizes(files: tuple[ModelFile, ModelFile], inputs: list[TensorInfo], spec: InputSpec) -> None:
@@ -365,7 +361,7 @@ def _refuse_sizes(files: tuple[ModelFile, ModelFile], inputs: list[TensorInfo], 
         raise ContractError(f"the contract makes an input of {wanted}, but {files[0].path} takes {first}")
 
 
-def _refuse_strangers(files: tuple[ModelFile, ModelFile], pairing: Pairing) -> None:
+def _refuse_unrelated(files: tuple[ModelFile, ModelFile], pairing: Pairing) -> None:
     alone = max(pairing.float_alone, pairing.quantized_alone, key=len)
     if len(alone) > len(pairing.pairs):
         raise ModelError(

@@ -41,8 +41,8 @@ class TensorRunner:
     """A loaded model; tensors go by their index in the flatbuffer's main graph.
 
     The default delegate (XNNPACK) stays off: it fuses operators and keeps what lies between to itself.
-    Raises EngineError when no runtime is installed or it refuses the flatbuffer, which must be no
-    stranger's: a damaged one can end the process (`open` tries it first).
+    Raises EngineError when no runtime is installed or it refuses the flatbuffer, which must be a trusted one: a
+    damaged one can end the process (`open` tries it first).
     """
 
     def __init__(self, flatbuffer: bytes) -> None:

@@ -1,10 +1,9 @@
-"""The layer-by-layer comparison as lines of text, as a picture, and as `edgeloc inspect --compare` runs it."""
+"""Two model files compared layer by layer, and the comparison as lines of text and as a picture."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +21,9 @@ from edgeloc.model.file import ModelFile, read_model
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from edgeloc.evaluation.layers.comparison import LayerReport
-
 __all__ = ["LEGEND", "PLOT_SUFFIXES", "LayerOptions", "compare_files", "draw_layers", "layer_lines"]
 
+PLOT_SUFFIXES = (".pdf", ".png", ".svg")
 LEGEND = (
     "alone    dB signal to noise of what this layer adds: the float operator on the quantized model's own inputs",
     "steps    the same as RMSE in steps of the tensor's scale; rounding the output alone gives 0.29",
@@ -37,6 +35,82 @@ _HEAD = (
     f"{'#':>4} {'alone':>6} {'steps':>5} {'total':>6} {'cosine':>7} {'weights':>7} {'used':>5} {'clipped':>7} "
     f"{'cause':<8}  layer"
 )
+_NAMED = 5  # layers that the picture names
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOptions:
+    """What to compare, and on which images.
+
+    `float_model` and `quantized_model` are the paths of two `.tflite` files. `validation` is a data set as
+    `open_dataset` takes it, `validation_split` the part of it to use (None: all). `max_images` are taken at most,
+    spread evenly over the data's groups. `plot` is where a picture goes, if anywhere.
+    """
+
+    float_model: str
+    quantized_model: str
+    validation: str
+    validation_split: str | None = None
+    max_images: int = 16
+    plot: str | None = None
+
+
+def compare_files(options: LayerOptions) -> LayerReport:
+    """Compare two files tensor by tensor, and draw the comparison where `options.plot` asks for it.
+
+    The contract is the quantized file's, or that of the `.json` beside it; else the float file's. Raises UsageError
+    for a `.keras` file or a plot of an unknown kind, DataError when the data holds no image, and what `compare_layers`
+    and `draw_layers` raise.
+    """
+    _refuse_options(options)
+    before, after = read_model(options.float_model), read_model(options.quantized_model)
+    contract = _contract(before, after)
+    dataset = open_dataset(options.validation, split=options.validation_split)
+    samples = spread(dataset.samples, options.max_images)
+    if not samples:
+        raise DataError(f"{options.validation} holds no image to compare the two models on")
+    images = (sample.load() for sample in progress(samples, label="layer by layer"))
+    report = compare_layers(before, after, images, contract)
+    if options.plot:
+        draw_layers(report, options.plot)
+    return report
+
+
+def _refuse_options(options: LayerOptions) -> None:
+    for path in (options.float_model, options.quantized_model):
+        if Path(path).suffix == ".keras":
+            raise UsageError(
+                f"{path} has no tensors by TFLite's names: convert it to a float .tflite first (recipe float32)"
+            )
+    if options.plot is None:
+        return
+    if Path(options.plot).suffix.lower() not in PLOT_SUFFIXES:
+        raise UsageError(field="plot", value=options.plot, allowed=f"a name that ends in {', '.join(PLOT_SUFFIXES)}")
+    require_writable(options.plot, options.float_model, options.quantized_model, options.validation)
+
+
+def _contract(before: ModelFile, after: ModelFile) -> Contract:
+    """The contract of either file; where both have one they must make the input alike."""
+    own, other = _own_contract(after), _own_contract(before)
+    contract = own or other
+    if contract is None:
+        raise ContractError(
+            f"neither {after.path} nor {before.path} has a contract, so nobody knows how an image becomes their input: "
+            f"write one as {after.path.with_suffix('.json').name} beside it"
+        )
+    if other is not None and dataclasses.replace(other.input, tensor=contract.input.tensor) != contract.input:
+        raise ContractError(
+            f"{before.path} and {after.path} make their input in different ways (size, colour, resize or "
+            "normalization): they cannot be compared on the same images"
+        )
+    return contract
+
+
+def _own_contract(model: ModelFile) -> Contract | None:
+    beside = model.path.with_suffix(".json")
+    if model.contract is not None or not beside.is_file():
+        return model.contract
+    return read_contract(beside)
 
 
 def layer_lines(report: LayerReport, worst: int = 10) -> Iterator[str]:
@@ -88,10 +162,6 @@ def _some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-PLOT_SUFFIXES = (".pdf", ".png", ".svg")
-_NAMED = 5
-
-
 def draw_layers(report: LayerReport, path: str | Path) -> None:
     """Signal to noise (dB) of each layer in order of execution, in total and alone; the five worst are named.
 
@@ -129,82 +199,3 @@ def _draw(axes: Axes, report: LayerReport) -> None:
     axes.set_title("\n".join(["most error added:", *names]), fontsize=8, loc="left")
     axes.set(xlabel="operator, in order of execution", ylabel="signal to noise, dB")
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
-
-
-@dataclass(frozen=True, slots=True)
-class LayerOptions:
-    """What to compare: paths of the float and the quantized `.tflite`, and images of `data` (its `split`).
-
-    At most `images` are taken, spread evenly over the data's groups; `plot` is where a picture goes.
-    """
-
-    float_model: str
-    quantized_model: str
-    data: str
-    split: str | None = None
-    images: int = 16
-    plot: str | None = None
-    as_json: bool = False
-
-
-def compare_files(options: LayerOptions, tell: Callable[[str], None] = print) -> LayerReport:
-    """Compare, tell the report (a table, or JSON) and draw it where a plot is asked for.
-
-    The contract is the quantized file's, or of the `.json` beside it; else the float file's. Raises UsageError
-    for a `.keras` file or a plot of an unknown kind, DataError when the data holds no image, and
-    what `compare_layers` and `draw_layers` raise.
-    """
-    _refuse_options(options)
-    before, after = read_model(options.float_model), read_model(options.quantized_model)
-    contract = _contract(before, after)
-    dataset = open_dataset(options.data, split=options.split)
-    samples = spread(dataset.samples, options.images)
-    if not samples:
-        raise DataError(f"{options.data} holds no image to compare the two models on")
-    images = (sample.load() for sample in progress(samples, label="layer by layer"))
-    report = compare_layers(before, after, images, contract)
-    if options.plot:
-        draw_layers(report, options.plot)
-    if options.as_json:
-        tell(json.dumps(report.to_dict(), indent=2))
-    else:
-        tell("\n".join(layer_lines(report)))
-    return report
-
-
-def _refuse_options(options: LayerOptions) -> None:
-    for path in (options.float_model, options.quantized_model):
-        if Path(path).suffix == ".keras":
-            raise UsageError(
-                f"{path} has no tensors by TFLite's names: make it a float .tflite first "
-                f"(edgeloc convert {path} --recipe float32 --out float.tflite)"
-            )
-    if options.plot is None:
-        return
-    if Path(options.plot).suffix.lower() not in PLOT_SUFFIXES:
-        raise UsageError(f"--plot {options.plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
-    require_writable(options.plot, options.float_model, options.quantized_model, options.data)
-
-
-def _contract(before: ModelFile, after: ModelFile) -> Contract:
-    """The contract of either file; where both have one they must make the input alike."""
-    own, other = _own_contract(after), _own_contract(before)
-    contract = own or other
-    if contract is None:
-        raise ContractError(
-            f"neither {after.path} nor {before.path} has a contract, so nobody knows how an image becomes their input: "
-            f"write one as {after.path.with_suffix('.json').name} beside it"
-        )
-    if other is not None and dataclasses.replace(other.input, tensor=contract.input.tensor) != contract.input:
-        raise ContractError(
-            f"{before.path} and {after.path} make their input in different ways (size, colour, resize or "
-            "normalization): they cannot be compared on the same images"
-        )
-    return contract
-
-
-def _own_contract(model: ModelFile) -> Contract | None:
-    beside = model.path.with_suffix(".json")
-    if model.contract is not None or not beside.is_file():
-        return model.contract
-    return read_contract(beside)

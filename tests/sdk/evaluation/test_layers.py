@@ -124,7 +124,7 @@ def test_tensors_without_their_names_pair_by_order(tiny_models: Path, tmp_path: 
     assert [layer.snr_db for layer in report.layers] == [layer.snr_db for layer in named.layers]
 
 
-def test_an_operator_that_only_one_model_has_is_told_and_blames_nobody(tiny_models: Path) -> None:
+def test_an_operator_that_only_one_model_has_is_reported_and_blames_nobody(tiny_models: Path) -> None:
     report = compare(tiny_models, "island")
     assert [name.split(" ")[0] for name in report.quantized_alone] == ["SIN"]
     behind = next(layer for layer in report.layers if layer.operator == "DEPTHWISE_CONV_2D")
@@ -216,11 +216,11 @@ def pair(tiny_models: Path, tmp_path: Path) -> list[str]:
     return paths
 
 
-DATA = ["--data", "synthetic?count=6&size=48x48"]
+DATA = ["--validation", "synthetic?count=6&size=48x48"]
 
 
 def test_the_command_prints_the_worst_and_all(pair: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", "--compare", *pair, *DATA, "--images", "3"]) == 0
+    assert main(["inspect", "--compare", *pair, *DATA, "--max-images", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("quantized") and line.endswith("3 images") for line in lines)
     assert sum(line.startswith("output") for line in lines) == 2
@@ -258,10 +258,16 @@ def test_without_matplotlib_the_extra_is_named(
         ([], "give one model to look into, or two with --compare"),
         (["m.tflite", "--compare", "a", "b"], "give one model to look into, or two"),
         (["m.tflite", "--plot", "p.png"], "--plot goes with --compare"),
-        (["--compare", "a", "b"], "give some with --data"),
-        (["--compare", "net.keras", "b.tflite", *DATA], "edgeloc convert net.keras --recipe float32"),
+        (["--compare", "a", "b"], "give some with --validation"),
+        (
+            ["--compare", "net.keras", "b.tflite", *DATA],
+            "net.keras has no tensors by TFLite's names: convert it to a float .tflite",
+        ),
         (["--compare", "missing.tflite", "b.tflite", *DATA], "missing.tflite: no such file"),
-        (["--compare", "a.tflite", "b.tflite", *DATA, "--plot", "p.gif"], "must end in .pdf, .png, .svg"),
+        (
+            ["--compare", "a.tflite", "b.tflite", *DATA, "--plot", "p.gif"],
+            "--plot is 'p.gif': it must be a name that ends in .pdf, .png, .svg",
+        ),
     ],
 )
 def test_bad_lines_are_refused_in_one_sentence(line: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -277,7 +283,7 @@ def test_models_without_a_contract_are_refused_and_one_beside_is_used(
     paths = [tmp_path / f"{name}.tflite" for name in ("float32", "int8")]
     for path in paths:
         path.write_bytes((tiny_models / path.name).read_bytes())
-    line = ["inspect", "--compare", *map(str, paths), *DATA, "--images", "1"]
+    line = ["inspect", "--compare", *map(str, paths), *DATA, "--max-images", "1"]
     assert main(line) == 2
     assert "write one as int8.json beside it" in capsys.readouterr().err
     (tmp_path / "int8.json").write_text(CONTRACT.to_json())
