@@ -50,42 +50,47 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 class ConvertOptions:
     """How to convert; see `edgeloc convert --help` for each.
 
-    `recipe` is a name in RECIPES or "auto"; `images` are drawn to calibrate on, by `seed`;
+    `recipe` is a name in RECIPES or "auto"; `calibration_images` are drawn by `seed`;
     `keep_float` are regular expressions of operators that stay in float; `weights` is the file of
-    a PyTorch factory's weights. `max_iou_drop` (None: 0.005) and `limit` are the gate's;
+    a PyTorch factory's weights. `max_iou_drop` (None: 0.005) and `max_images` are the gate's;
     `min_mapped` (None: 0.9) is the least share of operators on the Edge TPU.
     """
 
     recipe: str = "int8"
     target: Target = "tflite"
-    images: int = 200
+    calibration_images: int = 200
     seed: int = 0
     keep_float: tuple[str, ...] = ()
     fix_head: bool = False
     repair_batch_norm: bool = False
     weights: str | None = None
     max_iou_drop: float | None = None
-    limit: int | None = None
+    max_images: int | None = None
     min_mapped: float | None = None
     skip_bad: bool = False
 
     def __post_init__(self) -> None:
-        if self.images < 1 or self.seed < 0:
-            raise UsageError(f"images is {self.images} and seed {self.seed}: they must be at least 1 and 0")
+        for name, least in (("calibration_images", 1), ("max_images", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(field=name, value=value, allowed=f"at least {least}")
         if self.target not in TARGETS:
-            raise UsageError(f"--target is {self.target!r}: choose one of {', '.join(TARGETS)}")
+            raise UsageError(field="target", value=self.target, allowed=f"one of {', '.join(TARGETS)}")
         if self.recipe != AUTO:
             recipe(self.recipe)
         if self.target != "tflite" and self.recipe != "int8":
-            raise UsageError(f"--target {self.target} computes in int8: leave --recipe {self.recipe} out")
+            message = f"the target {self.target} computes in int8, not by the recipe {self.recipe}"
+            raise UsageError(message, field="recipe", value=self.recipe, hint="leave {recipe} out")
         if self.target != "tflite" and self.keep_float:
-            raise UsageError(f"--target {self.target} computes in int8 throughout: leave --keep-float out")
+            message = f"the target {self.target} computes in int8 throughout"
+            raise UsageError(message, field="keep_float", value=self.keep_float, hint="leave {keep_float} out")
         if self.min_mapped is not None and self.target != "edgetpu":
-            raise UsageError("--min-mapped is for --target edgetpu")
+            message = "only the target edgetpu maps operators"
+            raise UsageError(message, field="min_mapped", value=self.min_mapped, hint="leave {min_mapped} out")
         for name in ("max_iou_drop", "min_mapped"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                raise UsageError(f"--{name.replace('_', '-')} is {value:g}: it must be 0 to 1")
+                raise UsageError(field=name, value=value, allowed="0 to 1")
 
     @property
     def calibrated(self) -> bool:
@@ -140,26 +145,32 @@ class _Conversion:
     ) -> None:
         self.options, self.out, self.tell = options, out, tell
         self.calibration, self.validation = calibration, validation
-        self._refuse_what_is_missing()
+        self._require_data()
         require_writable(out, model)
         self.source = open_source(model, weights=options.weights)
         self.contract = _own_or_given(self.source, contract)
         self.drawn: Calibration | None = None
         self.gate: Gate | None = None
 
-    def _refuse_what_is_missing(self) -> None:
+    def _require_data(self) -> None:
+        """Raise UsageError where an option asks for images that were not given."""
         options = self.options
         if options.calibrated and self.calibration is None:
-            raise UsageError(f"the recipe {options.recipe} needs images to calibrate on: give --calibration DATA")
+            message = f"the recipe {options.recipe} needs images to calibrate on"
+            raise UsageError(message, field="calibration", hint="give {calibration}")
         if options.recipe == AUTO and self.validation is None:
-            raise UsageError("--recipe auto needs labelled images to judge by: give --data DATA")
-        for name in ("max_iou_drop", "limit"):
+            message = "the recipe auto needs labelled images to choose by"
+            raise UsageError(message, field="validation", hint="give {validation}")
+        for name in ("max_iou_drop", "max_images"):
             if getattr(options, name) is not None and self.validation is None:
-                raise UsageError(f"--{name.replace('_', '-')} is for the gate on labelled images: give --data DATA")
-        if options.fix_head and self.calibration is None:
-            raise UsageError("--fix-head looks at the outputs on images: give --calibration DATA")
-        if options.repair_batch_norm and self.calibration is None:
-            raise UsageError("--repair-batch-norm takes statistics anew from images: give --calibration DATA")
+                message = f"{name} is for the gate on labelled images"
+                raise UsageError(message, field="validation", hint="give {validation}")
+        for name, reason in (
+            ("fix_head", "the head is repaired by what the outputs are on images"),
+            ("repair_batch_norm", "batch-norm statistics are re-estimated from images"),
+        ):
+            if getattr(options, name) and self.calibration is None:
+                raise UsageError(reason, field="calibration", hint=f"give {{calibration}}, or leave {{{name}}} out")
 
     def run(self) -> Path:
         """All of it."""
@@ -169,7 +180,7 @@ class _Conversion:
         self._check_contract(flatbuffer)
         float_contract = self.contract
         if self.validation is not None:
-            limit = self.options.limit or (AUTO_LIMIT if self.options.recipe == AUTO else None)
+            limit = self.options.max_images or (AUTO_LIMIT if self.options.recipe == AUTO else None)
             maximum = DEFAULT_MAX_IOU_DROP if self.options.max_iou_drop is None else self.options.max_iou_drop
             self.gate = Gate(
                 flatbuffer,
@@ -193,7 +204,7 @@ class _Conversion:
         if not (options.calibrated or options.repair_batch_norm or options.fix_head):
             self.tell(f"the recipe {options.recipe} needs no calibration: {dataset.name} is not used")
             return None
-        drawn = calibrate(dataset, self.contract.input, options.images, options.seed, options.skip_bad)
+        drawn = calibrate(dataset, self.contract.input, options.calibration_images, options.seed, options.skip_bad)
         self.tell(f"calibrating on {drawn.manifest['count']} images of {dataset.name} (seed {options.seed})")
         if drawn.manifest["skipped"]:
             self.tell(f"left out {len(drawn.manifest['skipped'])} damaged images")

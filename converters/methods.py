@@ -1,6 +1,6 @@
 """Measures what each method of quantization keeps of the box, for each head of the reference localizer.
 
-    python -m edgeloc.converters.methods --data DATA --weights WEIGHTS --out FOLDER
+    python -m edgeloc.converters.methods --data DATA --backbone-weights WEIGHTS --out FOLDER
 
 Each head is trained into FOLDER unless FOLDER/HEAD.keras is there already, fine-tuned with fake
 quantization into FOLDER/HEAD-qat.keras likewise, quantized by every method from the same calibration images, and held
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import json
 import subprocess
 import sys
@@ -26,6 +25,10 @@ import numpy as np
 
 from edgeloc._support.files import atomic_path
 from edgeloc._support.terminal import progress
+from edgeloc.converters.calibration import calibrate
+from edgeloc.converters.output_heads.repair import repair_head
+from edgeloc.converters.quantization.quantize import RECIPES, quantize, to_integers
+from edgeloc.converters.sources.tensorflow import KerasSource
 from edgeloc.data import open_dataset
 from edgeloc.data.sample import spread
 from edgeloc.engines import open_engine
@@ -117,36 +120,27 @@ def _latency_ratios(flatbuffer: bytes, others: Sequence[bytes]) -> list[float]:
     return [median / first for median in rest]
 
 
-def _converters(module: str) -> Any:
-    """A module of the part whose methods are measured here; it stands above this one, so it is found by its name."""
-    return importlib.import_module(f"edgeloc.converters.{module}")
-
-
 def _methods(flatbuffer: bytes, contract: Contract, images: Any) -> list[Method]:
     """Every method that `edgeloc convert` offers, and int8 without bias correction."""
-    quantizing, recipes = _converters("quantization.quantizing"), _converters("quantization.recipes").RECIPES
     spec = contract.input
-    found = [
-        Method("int8, biases as they are", quantizing.to_integers(flatbuffer, recipes["int8"], spec, images), contract)
-    ]
+    found = [Method("int8, biases as they are", to_integers(flatbuffer, RECIPES["int8"], spec, images), contract)]
     found += [
-        Method(name, quantizing.quantize(flatbuffer, recipe, spec, images), contract)
-        for name, recipe in recipes.items()
+        Method(name, quantize(flatbuffer, recipe, spec, images), contract)
+        for name, recipe in RECIPES.items()
         if recipe.weights != "float32"
     ]
     return found
 
 
 def _plain_int8(flatbuffer: bytes, contract: Contract, images: Any) -> list[Method]:
-    quantize, recipes = _converters("quantization.quantizing").quantize, _converters("quantization.recipes").RECIPES
-    return [Method("int8", quantize(flatbuffer, recipes["int8"], contract.input, images), contract)]
+    return [Method("int8", quantize(flatbuffer, RECIPES["int8"], contract.input, images), contract)]
 
 
 def _joined(path: Path, contract: Contract, images: Any) -> tuple[bytes, Contract, list[Method]]:
     """The vector head with all of its numbers in one tensor, as the textbook has it; then with its head repaired."""
     import keras
 
-    source = _converters("sources.keras").KerasSource(path)
+    source = KerasSource(path)
     outputs, box = source.network.output, contract.output("box")
     if box is None:
         raise UsageError(f"{path} has no output for the box alone: it is no vector head")
@@ -158,9 +152,8 @@ def _joined(path: Path, contract: Contract, images: Any) -> tuple[bytes, Contrac
     vector = OutputSpec("vector", "vector", "sigmoid", slots, class_activation="softmax")
     joined = dataclasses.replace(contract, outputs=(vector,))
     flatbuffer = source.to_tflite(contract.input)
-    quantize = _converters("quantization.quantizing").quantize
-    int8 = _converters("quantization.recipes").RECIPES["int8"]
-    fixed, apart, _ = _converters("heads.repair").repair_head(flatbuffer, joined, images)
+    int8 = RECIPES["int8"]
+    fixed, apart, _ = repair_head(flatbuffer, joined, images)
     methods = [
         Method("int8", quantize(flatbuffer, int8, contract.input, images), joined),
         Method("int8 --fix-head", quantize(fixed, int8, contract.input, images), apart),
@@ -171,10 +164,10 @@ def _joined(path: Path, contract: Contract, images: Any) -> tuple[bytes, Contrac
 def _trained(head: str, args: argparse.Namespace) -> tuple[Path, Path | None]:
     """The head's network and the one tuned for int8, trained by the command where the files are not there."""
     network, tuned = args.out / f"{head}.keras", args.out / f"{head}-qat.keras"
-    data = ["--data", args.data]
+    data = ["--training", args.data]
     if not network.exists():
         size, epochs = str(args.input_size), str(args.epochs)
-        more = ["--weights", args.weights, "--head", head, "--input-size", size, "--epochs", epochs]
+        more = ["--backbone-weights", args.backbone_weights, "--head", head, "--input-size", size, "--epochs", epochs]
         _command(["train", *data, *more, "--out", str(network)])
     if args.qat and not tuned.exists():
         _command(["train", *data, "--resume", str(network), "--qat", "--out", str(tuned)])
@@ -186,18 +179,16 @@ def _command(arguments: list[str]) -> None:
 
 
 def _measure_all(args: argparse.Namespace) -> Iterator[Measured]:
-    keras_source = _converters("sources.keras").KerasSource
-    calibrate = _converters("quantization.calibration").calibrate
-    samples = spread([s for s in open_dataset(args.data, split="val") if s.labelled], args.limit)
+    samples = spread([s for s in open_dataset(args.data, split="val") if s.labelled], args.max_images)
     calibration = open_dataset(args.data, split="train")
     for head in args.heads:
         path, tuned = _trained(head, args)
-        source = keras_source(path)
+        source = KerasSource(path)
         contract, flatbuffer = source.contract, source.to_tflite(source.contract.input)
-        images = calibrate(calibration, contract.input, args.images, 0).images
+        images = calibrate(calibration, contract.input, args.calibration_images, 0).images
         yield from measure_network(head, flatbuffer, contract, _methods(flatbuffer, contract, images), samples)
         if tuned is not None:
-            bare = keras_source(tuned).to_tflite(contract.input)
+            bare = KerasSource(tuned).to_tflite(contract.input)
             yield from measure_network(
                 f"{head} after QAT", bare, contract, _plain_int8(bare, contract, images), samples
             )
@@ -219,11 +210,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--data", required=True, help="a labelled data set with the splits train and val")
     add("--out", required=True, type=Path, metavar="FOLDER", help="networks, table and figures")
     add("--heads", nargs="+", choices=HEADS, default=HEADS, help="default: all three")
-    add("--weights", default="imagenet", help="the backbone's, as for edgeloc train")
+    add("--backbone-weights", default="imagenet", help="the backbone's, as for edgeloc train")
     add("--input-size", type=int, default=160, help="side of the input of a head that is trained (default: 160)")
     add("--epochs", type=int, default=10, help="of a head that is trained (default: 10)")
-    add("--images", type=int, default=200, help="images to calibrate on (default: 200)")
-    add("--limit", type=int, help="measure on so many images, spread over the groups (default: all)")
+    add("--calibration-images", type=int, default=200, help="images to calibrate on (default: 200)")
+    add("--max-images", type=int, help="measure on so many images, spread over the groups (default: all)")
     add("--qat", action="store_true", help="quantization-aware training too")
     args = parser.parse_args(argv)
     rows: list[Measured] = []

@@ -52,7 +52,7 @@ def commands(model: str, data: str, out: Path) -> list[list[str]]:
     return [
         ["run", model, "--camera", data, "--sink", f"{out}/o.jsonl", "--sink", f"{out}/o.mp4"],
         ["bench", model, "--data", data, "--frames", "2", "--out", f"{out}/r.json"],
-        ["train", "--data", data, "--weights", "none", "--out", f"{out}/m.keras"],
+        ["train", "--training", data, "--backbone-weights", "none", "--out", f"{out}/m.keras"],
     ]
 
 

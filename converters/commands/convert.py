@@ -51,8 +51,16 @@ def _configure_quantization(group: argparse._ArgumentGroup) -> None:
         "the gate (default: int8)",
     )
     add("--calibration", metavar="DATA", help="a data set or folder of images; integer recipes need it")
-    add("--split", metavar="NAME", help="the data set's split to calibrate on, such as train (default: all of it)")
-    add("--images", metavar="N", type=at_least_one, default=200, help="how many images to calibrate on (default: 200)")
+    add(
+        "--calibration-split", metavar="NAME", help="the data set's split to calibrate on, such as train (default: all)"
+    )
+    add(
+        "--calibration-images",
+        metavar="N",
+        type=at_least_one,
+        default=200,
+        help="how many of them (default: 200)",
+    )
     add("--seed", metavar="N", type=at_least_zero, default=0, help="which of them are drawn (default: 0)")
     add(
         "--keep-float",
@@ -72,10 +80,10 @@ def _configure_quantization(group: argparse._ArgumentGroup) -> None:
 
 def _configure_gate(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--data", metavar="DATA", help="labelled images, other than for calibration, to hold the result against float")
-    add("--data-split", metavar="NAME", help="their split, such as val (default: all of it)")
+    add("--validation", metavar="DATA", help="labelled images, other than for calibration, to compare with float on")
+    add("--validation-split", metavar="NAME", help="their split, such as val (default: all of it)")
     add("--max-iou-drop", metavar="X", type=float, help="how much mean IoU may be lost, 0 to 1 (default: 0.005)")
-    add("--limit", metavar="N", type=at_least_one, help="judge on N images, spread evenly over the groups")
+    add("--max-images", metavar="N", type=at_least_one, help="compare on N images, spread evenly over the groups")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,14 +97,14 @@ def run(args: argparse.Namespace) -> int:
     options = ConvertOptions(
         recipe=args.recipe,
         target=args.target,
-        images=args.images,
+        calibration_images=args.calibration_images,
         seed=args.seed,
         keep_float=tuple(args.keep_float),
         fix_head=args.fix_head,
         repair_batch_norm=args.repair_batch_norm,
         weights=args.weights,
         max_iou_drop=args.max_iou_drop,
-        limit=args.limit,
+        max_images=args.max_images,
         min_mapped=args.min_mapped,
         skip_bad=args.skip_bad,
     )
@@ -106,23 +114,27 @@ def run(args: argparse.Namespace) -> int:
         args.model,
         args.out,
         options,
-        calibration=_open(args.calibration, args.split, args.skip_bad),
-        validation=_open(args.data, args.data_split, args.skip_bad),
+        calibration=_open(args, "calibration"),
+        validation=_open(args, "validation"),
         contract=read_contract(args.contract) if args.contract else None,
         tell=print,
     )
     return 0
 
 
-def _open(uri: str | None, split: str | None, skip_bad: bool) -> Dataset | None:
+def _open(args: argparse.Namespace, name: str) -> Dataset | None:
+    """The data set of a flag, in the split that its flag names."""
     from edgeloc.data import open_dataset
     from edgeloc.errors import UsageError
 
+    uri, split = getattr(args, name), getattr(args, f"{name}_split")
     if uri is None and split is not None:
-        raise UsageError(f"the split {split} is of no data: --split goes with --calibration, --data-split with --data")
+        raise UsageError(
+            f"the split {split} is of no data", field=f"{name}_split", value=split, hint=f"give {{{name}}}"
+        )
     if uri is None:
         return None
-    dataset = open_dataset(uri, split=split, skip_bad=skip_bad)
+    dataset = open_dataset(uri, split=split, skip_bad=args.skip_bad)
     for note in dataset.notes:
         print(f"{dataset.name}: {note}")
     return dataset

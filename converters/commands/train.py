@@ -20,7 +20,7 @@ NEEDS = ("tensorflow", "keras", "matplotlib")
 
 _EPOCHS, _QAT_EPOCHS = 40, 3
 _RATE, _FINE_RATE = 2e-3, 2e-4
-_NETWORK_FLAGS = ("backbone", "alpha", "weights", "input_size", "head")
+_NETWORK_FLAGS = ("backbone", "alpha", "backbone_weights", "input_size", "head")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,14 +32,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--data", action="append", required=True, metavar="DATA", help="a labelled data set; repeat to mix several")
+    add("--training", action="append", required=True, metavar="DATA", help="a labelled data set; repeat to mix several")
     add(
-        "--split",
+        "--training-split",
         metavar="NAME",
         default="train",
         help="the split to learn from, where the data has splits (default: train)",
     )
-    add("--validation", metavar="DATA", help="the data set to validate on (default: the first --data)")
+    add("--validation", metavar="DATA", help="the data set to validate on (default: the first --training)")
     add(
         "--validation-split",
         metavar="NAME",
@@ -55,7 +55,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     add("--backbone", metavar="NAME", help="a keras.applications name (default: MobileNetV2)")
     add("--alpha", metavar="X", type=above_zero, help="width multiplier of a MobileNet (default: 0.35 for MobileNetV2)")
     add(
-        "--weights",
+        "--backbone-weights",
         metavar="WHICH",
         help="the backbone's: imagenet, none, or a file .npz or .weights.h5 (default: imagenet)",
     )
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     start_for = _start(args)
     training, validation, labels = gather_samples(
-        args.data, args.split, args.validation, args.validation_split,
+        args.training, args.training_split, args.validation, args.validation_split,
         seed=args.seed, skip_bad=args.skip_bad, tell=print,
     )  # fmt: skip
     print(f"{len(training)} images to learn from, {len(validation)} to validate on, {len(labels)} classes")

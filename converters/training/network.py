@@ -13,7 +13,7 @@ import numpy as np
 from edgeloc.converters.batch_norm import MOMENTUM, set_batch_norm_momentum
 from edgeloc.converters.sources.tensorflow import KerasSource
 from edgeloc.converters.training.losses import check_roles
-from edgeloc.errors import ContractError, DataError, UsageError
+from edgeloc.errors import ContractError, DataError, UsageError, first_line
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class NetworkConfig:
     """What to build: the backbone by its keras.applications name, its width, the input's side and the box head.
 
     `alpha` is the width multiplier of the MobileNet families and ignored by no other: giving one
-    for a backbone that has none raises UsageError. `weights` is "imagenet", "none" or a path to
+    for a backbone that has none raises UsageError. `backbone_weights` is "imagenet", "none" or a path to
     `.npz` (keys `layer/variable`) or `.weights.h5`.
     """
 
@@ -62,19 +62,18 @@ class NetworkConfig:
     alpha: float | None = 0.35
     input_size: int = 224
     head: str = "grid"
-    weights: str = "imagenet"
+    backbone_weights: str = "imagenet"
 
     def __post_init__(self) -> None:
         if self.head not in HEADS:
-            raise UsageError(f"--head is {self.head!r}: choose one of {', '.join(HEADS)}")
+            raise UsageError(field="head", value=self.head, allowed=f"one of {', '.join(HEADS)}")
         if self.input_size % 32 or self.input_size < 64:
-            raise UsageError(f"--input-size is {self.input_size}: it must be a multiple of 32, at least 64")
+            raise UsageError(field="input_size", value=self.input_size, allowed="a multiple of 32, at least 64")
         if self.alpha is not None and self.alpha <= 0:
-            raise UsageError(f"--alpha is {self.alpha:g}: it must be above 0")
+            raise UsageError(field="alpha", value=self.alpha, allowed="above 0")
         if _pixel_scale(self.backbone) is None:
-            raise UsageError(
-                f"--backbone is {self.backbone!r}: give a name of keras.applications, such as MobileNetV2 or ResNet50"
-            )
+            allowed = "a name of keras.applications, such as MobileNetV2 or ResNet50"
+            raise UsageError(field="backbone", value=self.backbone, allowed=allowed)
 
 
 def _pixel_scale(backbone: str) -> tuple[Any, tuple[float, ...], tuple[float, ...]] | None:
@@ -128,32 +127,39 @@ def _backbone(config: NetworkConfig) -> keras.Model:
 
     maker = getattr(keras.applications, config.backbone, None)
     if maker is None:
-        raise UsageError(f"--backbone {config.backbone}: keras.applications has none of this name")
+        raise UsageError(f"keras.applications has no {config.backbone}", field="backbone", value=config.backbone)
     width = {} if config.alpha is None else {"alpha": config.alpha}
     image = keras.Input((config.input_size, config.input_size, 3), name="image")
-    pretrained = "imagenet" if config.weights == "imagenet" else None
+    pretrained = "imagenet" if config.backbone_weights == "imagenet" else None
     try:
         with warnings.catch_warnings():
             # Convolutions fit every size: that these were trained at another one is no news.
             warnings.filterwarnings("ignore", "`input_shape` is undefined", UserWarning)
             backbone = maker(include_top=False, weights=pretrained, input_tensor=image, **width)
     except TypeError as error:
-        raise UsageError(f"--backbone {config.backbone} has no --alpha: leave it out") from error
+        raise UsageError(
+            f"{config.backbone} has no width multiplier", field="alpha", value=config.alpha, hint="leave {alpha} out"
+        ) from error
     except ValueError as error:
-        raise UsageError(f"--backbone {config.backbone} with --weights {config.weights}: {_first(error)}") from error
+        message = f"{config.backbone} with the weights {config.backbone_weights} cannot be built: {first_line(error)}"
+        raise UsageError(message, field="backbone", value=config.backbone) from error
     except Exception as error:  # Keras has no better class for a failed download
         raise DataError(
-            f"--weights imagenet: Keras could not download them ({_first(error)}); give a file, or --weights none"
+            f"Keras could not download the ImageNet weights ({first_line(error)})",
+            field="backbone_weights",
+            value="imagenet",
+            hint="give a file or none as {backbone_weights}",
         ) from error
-    if config.weights not in ("imagenet", "none"):
-        _load_weights(backbone, Path(config.weights))
+    if config.backbone_weights not in ("imagenet", "none"):
+        _load_weights(backbone, Path(config.backbone_weights))
     return backbone
 
 
 def _load_weights(backbone: keras.Model, path: Path) -> None:
     """Load backbone weights from an `.npz` of `layer/variable` arrays or from Keras's `.weights.h5`."""
     if not path.is_file():
-        raise DataError(f"--weights {path}: no such file; give an .npz or .weights.h5 file, imagenet or none")
+        hint = "give an .npz or .weights.h5 file, imagenet or none as {backbone_weights}"
+        raise DataError(f"{path}: no such file", field="backbone_weights", value=path, hint=hint)
     if path.name.endswith(".weights.h5"):
         _load_h5(backbone, path)
         return
@@ -161,14 +167,15 @@ def _load_weights(backbone: keras.Model, path: Path) -> None:
         with path.open("rb") as file, np.load(file) as arrays:
             known = {name.replace("depthwise_kernel", "kernel"): arrays[name] for name in arrays.files}
     except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"--weights {path}: not a readable .npz file") from error
+        raise DataError(f"{path} is no .npz file that can be read", field="backbone_weights", value=path) from error
     for layer in backbone.layers:
         for variable in layer.weights:
             name = f"{layer.name}/{variable.name}"
             value = known.get(name)
             if value is None or value.shape != tuple(variable.shape):
                 found = "is missing" if value is None else f"has the shape {value.shape}"
-                raise DataError(f"--weights {path}: {name} {found}, the backbone needs {tuple(variable.shape)}")
+                message = f"{path}: {name} {found}, the backbone needs {tuple(variable.shape)}"
+                raise DataError(message, field="backbone_weights", value=path)
             variable.assign(value)
 
 
@@ -179,12 +186,8 @@ def _load_h5(backbone: keras.Model, path: Path) -> None:
             warnings.simplefilter("ignore", UserWarning)
             backbone.load_weights(path)
     except (ValueError, OSError, KeyError) as error:
-        raise DataError(f"--weights {path}: they do not fit the backbone ({_first(error)})") from error
-
-
-def _first(error: Exception) -> str:
-    """The first line of an error that goes on for many."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        message = f"{path}: the weights do not fit the backbone ({first_line(error)})"
+        raise DataError(message, field="backbone_weights", value=path) from error
 
 
 def _logits(name: str, units: int, pooled: Any, fine: Any | None, dropout: float) -> Any:
@@ -251,7 +254,10 @@ def _last_layer_of_side(backbone: Any, side: int) -> Any:
         if len(shape) == 4 and shape[1] == side:
             return layer.output
     raise UsageError(
-        f"--backbone {backbone.name} has no feature map of {side}x{side} cells: use --head distribution or vector"
+        f"{backbone.name} has no feature map of {side}x{side} cells",
+        field="backbone",
+        value=backbone.name,
+        hint="use the {head} distribution or vector",
     )
 
 
@@ -293,7 +299,7 @@ def trained_start(path: str | Path) -> Start:
     carries no contract, or one that training cannot learn by.
     """
     if Path(path).suffix != ".keras":
-        raise UsageError(f"--resume {path}: give a trained network, MODEL.keras")
+        raise UsageError(field="resume", value=str(path), allowed="a trained network, MODEL.keras")
     source = KerasSource(path)
     if source.contract is None:
         raise ContractError(f"{path} carries no contract: training must know what its outputs mean")

@@ -66,14 +66,14 @@ def _camera(data: str | None, split: str | None) -> str:
 def _steps(data: str, split: str | None, calibration: str | None, camera: str, out: Path) -> list[list[str]]:
     from edgeloc.models import SHIPPED_KERAS
 
-    def of(name: str | None) -> list[str]:
-        return ["--split", name] if name else []
+    def of(name: str | None, flag: str = "--split") -> list[str]:
+        return [flag, name] if name else []
 
     int8, float32 = str(out / "model-int8.tflite"), str(out / "model-float32.tflite")
     result, report = str(out / "result.json"), str(out / "report.html")
     return [
         ["convert", str(SHIPPED_KERAS), "--recipe", "float32", "--out", float32],
-        ["convert", str(SHIPPED_KERAS), "--calibration", data, *of(calibration), "--out", int8],
+        ["convert", str(SHIPPED_KERAS), "--calibration", data, *of(calibration, "--calibration-split"), "--out", int8],
         ["inspect", int8],
         ["run", int8, "--camera", camera, "--sink", str(out / "boxes.mp4")],
         ["bench", int8, "--against", float32, "--data", data, *of(split), "--out", result],

@@ -38,7 +38,7 @@ class Conversion:
         convert(
             self.model,
             self.out,
-            ConvertOptions(images=IMAGES, **options),
+            ConvertOptions(calibration_images=IMAGES, **options),
             calibration=calibration,
             validation=validation,
             contract=self.contract,

@@ -22,7 +22,7 @@ Save = Callable[..., Path]
 
 @pytest.mark.parametrize("options", [ConvertOptions("float32", fix_head=True), ConvertOptions(repair_batch_norm=True)])
 def test_what_needs_images_asks_for_them_at_once(options: ConvertOptions, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="give --calibration DATA"):
+    with pytest.raises(UsageError, match="give calibration"):
         convert(tmp_path / "is-not-looked-at.keras", tmp_path / "m.tflite", options)
 
 
@@ -66,9 +66,9 @@ def test_a_split_without_data_by_command(
     make_network: Network, save_keras: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = ["convert", str(save_keras(make_network())), "--recipe", "float32", "--out", str(tmp_path / "m.tflite")]
-    for flag in ("--split", "--data-split"):
-        assert main([*line, flag, "val"]) == 2
-        assert "--split goes with --calibration, --data-split with --data" in capsys.readouterr().err
+    for flag in ("--calibration", "--validation"):
+        assert main([*line, f"{flag}-split", "val"]) == 2
+        assert f"the split val is of no data: give {flag}" in capsys.readouterr().err
     assert not (tmp_path / "m.tflite").exists()
 
 

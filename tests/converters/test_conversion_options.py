@@ -160,9 +160,9 @@ def test_auto_keeps_a_recipe_and_shows_its_table(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (ConvertOptions(recipe="auto"), "--recipe auto needs labelled images"),
-        (ConvertOptions(max_iou_drop=0.1), "--max-iou-drop is for the gate on labelled images"),
-        (ConvertOptions(limit=5), "--limit is for the gate on labelled images"),
+        (ConvertOptions(recipe="auto"), "the recipe auto needs labelled images to choose by: give validation"),
+        (ConvertOptions(max_iou_drop=0.1), "max_iou_drop is for the gate on labelled images: give validation"),
+        (ConvertOptions(max_images=5), "max_images is for the gate on labelled images: give validation"),
     ],
 )
 def test_what_needs_labelled_images_asks_for_them(
@@ -175,13 +175,13 @@ def test_what_needs_labelled_images_asks_for_them(
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"target": "hailo"}, "--target is 'hailo': choose one of tflite, edgetpu, tensorrt"),
-        ({"target": "edgetpu", "recipe": "float16"}, "--target edgetpu computes in int8"),
-        ({"target": "tensorrt", "keep_float": ("ADD",)}, "leave --keep-float out"),
-        ({"min_mapped": 0.5}, "--min-mapped is for --target edgetpu"),
-        ({"min_mapped": 7.0, "target": "edgetpu"}, "--min-mapped is 7: it must be 0 to 1"),
-        ({"max_iou_drop": float("nan")}, "--max-iou-drop is nan: it must be 0 to 1"),
-        ({"images": 0}, "they must be at least 1 and 0"),
+        ({"target": "hailo"}, "target is 'hailo': it must be one of tflite, edgetpu, tensorrt"),
+        ({"target": "edgetpu", "recipe": "float16"}, "the target edgetpu computes in int8, .*: leave recipe out"),
+        ({"target": "tensorrt", "keep_float": ("ADD",)}, "leave keep_float out"),
+        ({"min_mapped": 0.5}, "only the target edgetpu maps operators: leave min_mapped out"),
+        ({"min_mapped": 7.0, "target": "edgetpu"}, "min_mapped is 7: it must be 0 to 1"),
+        ({"max_iou_drop": float("nan")}, "max_iou_drop is nan: it must be 0 to 1"),
+        ({"calibration_images": 0}, "calibration_images is 0: it must be at least 1"),
     ],
 )
 def test_options_that_contradict_each_other(values: dict[str, Any], sentence: str) -> None:

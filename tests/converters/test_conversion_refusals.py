@@ -34,7 +34,7 @@ def out(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_int8_without_images(make_network: Network, save_keras: Save, out: Path) -> None:
-    with pytest.raises(UsageError, match="the recipe int8 needs images to calibrate on: give --calibration DATA"):
+    with pytest.raises(UsageError, match="the recipe int8 needs images to calibrate on: give calibration"):
         convert(save_keras(make_network()), out)
 
 
@@ -173,7 +173,7 @@ def test_the_command_converts(
         str(path),
         "--calibration",
         "synthetic?count=12&size=64x48",
-        "--images",
+        "--calibration-images",
         "8",
         "--out",
         str(target),

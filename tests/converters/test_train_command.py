@@ -13,8 +13,8 @@ from edgeloc.converters.training import fit as settling
 from edgeloc.converters.training.network import NetworkConfig, network_contract
 from edgeloc.model.file import read_keras_contract
 
-SMALL = ["--weights", "none", "--input-size", "64", "--epochs", "1", "--batch-size", "4"]
-DATA = ["--data", "synthetic?count=8&size=96x64", "--validation", "synthetic?count=4&size=96x64"]
+SMALL = ["--backbone-weights", "none", "--input-size", "64", "--epochs", "1", "--batch-size", "4"]
+DATA = ["--training", "synthetic?count=8&size=96x64", "--validation", "synthetic?count=4&size=96x64"]
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_qat_of_a_trained_network(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--out", "m.keras", "--head", "boxes"], "--head is 'boxes'"),
         (["--out", "m.keras", "--epochs", "0"], "--epochs: '0' must be a whole number from 1"),
         (["--out", "m.keras", "--box-loss", "iou"], "--box-loss has 'iou'"),
-        (["--out", "m.keras", "--data", "nowhere"], "nowhere does not exist"),
+        (["--out", "m.keras", "--training", "nowhere"], "nowhere does not exist"),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -20,8 +20,8 @@ LIMIT = "0.02"
 
 
 def _convert(model: list[str], book: Any, scenes: Path, out: Path, *flags: str) -> int:
-    calibration = ["--calibration", str(scenes), "--split", "train", "--images", "60"]
-    gate = ["--data", str(scenes), "--data-split", "val", "--max-iou-drop", LIMIT]
+    calibration = ["--calibration", str(scenes), "--calibration-split", "train", "--calibration-images", "60"]
+    gate = ["--validation", str(scenes), "--validation-split", "val", "--max-iou-drop", LIMIT]
     contract = ["--contract", str(book.contract_file)]
     return main(["convert", *model, *contract, *calibration, *gate, *flags, "--out", str(out)])
 
