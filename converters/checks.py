@@ -124,7 +124,7 @@ def flatbuffer_answer(
     flatbuffer: bytes, name: str, spec: InputSpec, images: NDArray[np.float32]
 ) -> dict[str, NDArray[np.float32]]:
     """What a float32 flatbuffer says of each image, as (n, ...) by output; `name` is for errors."""
-    engine = open_engine("auto", ModelFile(Path(name), flatbuffer, verified=True))
+    engine = open_engine("auto", ModelFile(Path(name), flatbuffer, "tflite", verified=True))
     if list(engine.inputs) != [spec.tensor]:
         raise ModelError(f"{name}: the converted network's input is {', '.join(engine.inputs)}, not {spec.tensor}")
     return answer_each(images, engine.invoke)
@@ -217,7 +217,7 @@ def suspect_contract(
     samples, pixels = _labelled(dataset, seed, skip_bad)
     if len(samples) < _FEWEST:
         return None
-    model = ModelFile(Path("the float model"), flatbuffer, contract=contract, verified=True)
+    model = ModelFile(Path("the float model"), flatbuffer, "tflite", contract=contract, verified=True)
     engine = open_engine("auto", model)
     given = _score(Side(model, contract, engine), contract, samples, pixels)
     best: tuple[float, _Variant, _Score] | None = None

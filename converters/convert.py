@@ -311,7 +311,7 @@ class _Conversion:
         doubt = presence_warning(report_flatbuffer(quantized, str(self.out)), contract)
         if doubt is not None:
             self.tell(doubt)
-        memory = ModelFile(self.out, quantized, contract=contract, verified=True)
+        memory = ModelFile(self.out, quantized, "tflite", contract=contract, verified=True)
         golden = make_golden(Localizer(memory))
         manifest = self.drawn.manifest if self.drawn is not None and chosen.calibrated else None
         write_model(self.out, quantized, contract, calibration=manifest, golden=golden)

@@ -198,12 +198,12 @@ class FloatTfliteSource(Source):
     def __init__(self, path: str | Path) -> None:
         path = Path(path)
         self._file = read_model(path)
-        self._model = parse_flatbuffer(self._file.flatbuffer, str(path))
+        self._model = parse_flatbuffer(self._file.payload, str(path))
         precision = judge(self._model).precision
         if precision != _FLOAT32:
             raise ModelError(f"{path} is {precision}: convert the float32 model that it was made from")
         self.name, self.tools = str(path), {}
-        self.digest = hashlib.sha256(self._file.flatbuffer).hexdigest()
+        self.digest = hashlib.sha256(self._file.payload).hexdigest()
         beside = path.with_suffix(".json")
         self.contract = self._file.contract
         if self.contract is None and beside.is_file():
@@ -221,7 +221,7 @@ class FloatTfliteSource(Source):
         shape = next(iter(self._engine.inputs.values())).shape
         if shape != wanted:
             raise ModelError(f"{self.name} takes {shape}, the contract's image is {wanted}: correct the contract")
-        model = unpack(self._file.flatbuffer)
+        model = unpack(self._file.payload)
         set_signature(model, spec.tensor, _names(self._model, graph.outputs))
         mend_pooling(model)
         drop_metadata(model)

@@ -22,7 +22,6 @@ from edgeloc._support.files import atomic_path
 from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import EngineError, ModelError, OutputError, first_line
 from edgeloc.model.file import ModelFile
-from edgeloc.model.onnx import is_onnx
 
 __all__ = ["Cuda", "TensorRtEngine", "plan_path", "read_plan", "write_plan"]
 
@@ -173,7 +172,7 @@ class TensorRtEngine(Engine):
     name = "tensorrt"
 
     def __init__(self, model: ModelFile) -> None:
-        if not is_onnx(model.flatbuffer):
+        if model.format != "onnx":
             raise ModelError(f"{model.path} is no ONNX model: convert it with `edgeloc convert --target tensorrt`")
         self._trt = _import_tensorrt()
         self.version = self._trt.__version__
@@ -265,7 +264,7 @@ def _started(trt: Any, kind: Any) -> Any:
 
 def _engine(trt: Any, runtime: Any, model: ModelFile, cuda: Cuda) -> Any:
     """The loaded engine, from the cache where it has a plan that is still good."""
-    path = plan_path(model.flatbuffer, trt.__version__, cuda.name, cuda.capability)
+    path = plan_path(model.payload, trt.__version__, cuda.name, cuda.capability)
     plan = read_plan(path)
     engine = None if plan is None else runtime.deserialize_cuda_engine(plan)
     if engine is None:
@@ -293,7 +292,7 @@ def _build(trt: Any, model: ModelFile) -> bytes:
     flags = trt.NetworkDefinitionCreationFlag
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED if typed else flags.EXPLICIT_BATCH))
     parser = trt.OnnxParser(network, _recorder(trt))
-    if not parser.parse(model.flatbuffer):
+    if not parser.parse(model.payload):
         raise ModelError(f"{model.path}: TensorRT {trt.__version__} cannot read the model: {_parser_error(parser)}")
     config = builder.create_builder_config()
     if not typed:

@@ -91,7 +91,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _rows(report: ModelReport, golden: GoldenCheck) -> Iterator[tuple[str, str]]:
     """The report as lines, each with its name where a new thing begins."""
-    carried = report.file_bytes - report.flatbuffer_bytes
+    carried = report.file_bytes - report.payload_bytes
     behind = f", {carried:,} of them behind the model" if carried else ""
     yield "file", f"{report.path}: {report.file_bytes:,} bytes{behind}"
     yield "precision", report.precision

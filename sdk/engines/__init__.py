@@ -8,8 +8,8 @@ from pathlib import Path
 
 from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import EngineError, UsageError
+from edgeloc.model.containers import format_of
 from edgeloc.model.file import ModelFile, read_model
-from edgeloc.model.onnx import is_onnx
 
 __all__ = ["AUTO", "ENGINES", "Engine", "TensorInfo", "engine_class", "is_for_edge_tpu", "open_engine"]
 
@@ -51,14 +51,14 @@ def open_engine(
         raise UsageError(f"threads is {threads}: it must be 1 to {_MOST_THREADS}")
     file = _as_file(model)
     name, _, place = name.partition("://")
-    if name == "auto" and is_for_edge_tpu(file.flatbuffer):
+    if name == "auto" and is_for_edge_tpu(file.payload):
         return _recovering(place, file, threads, cpu_model)
     if cpu_model is not None:
         raise UsageError(
             f"the CPU model {getattr(cpu_model, 'path', cpu_model)} is of use only with the engine auto "
             f"and a model compiled for the Edge TPU, which {file.path} {_is_or_not(file)}: leave it out"
         )
-    if name == "auto" and is_onnx(file.flatbuffer):
+    if name == "auto" and file.format == "onnx":
         name = "tensorrt"
     if place and name == "auto":
         raise UsageError(f"engine auto://{place}: {file.path} is not compiled for the Edge TPU; write auto")
@@ -75,7 +75,7 @@ def is_for_edge_tpu(flatbuffer: bytes) -> bool:
 
 
 def _is_or_not(model: ModelFile) -> str:
-    return "is" if is_for_edge_tpu(model.flatbuffer) else "is not"
+    return "is" if is_for_edge_tpu(model.payload) else "is not"
 
 
 def _recovering(place: str, model: ModelFile, threads: int | None, cpu_model: str | Path | ModelFile | None) -> Engine:
@@ -109,7 +109,7 @@ def engine_class(name: str) -> type[Engine]:
 
 def _as_file(model: bytes | str | Path | ModelFile) -> ModelFile:
     if isinstance(model, bytes):
-        return ModelFile(Path("model"), model, verified=True)
+        return ModelFile(Path("model"), model, format_of(model), verified=True)
     return model if isinstance(model, ModelFile) else read_model(model)
 
 

@@ -44,7 +44,7 @@ class OnnxRuntimeEngine(Engine):
     @classmethod
     def load(cls, model: ModelFile, threads: int | None) -> OnnxRuntimeEngine:
         """Load the ONNX model of a model file."""
-        return cls(model.flatbuffer, threads)
+        return cls(model.payload, threads)
 
     def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run the model on its one input; float32 arrays by name."""

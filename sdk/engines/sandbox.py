@@ -22,12 +22,12 @@ def vet_model(model: ModelFile, program: str, runtime: str) -> None:
     Raises ModelError when it dies of a signal and EngineError when it does not end. A program that
     ends by an ordinary exception passes: the same happens here, where it can be reported well.
     """
-    key = (hashlib.sha256(model.flatbuffer).hexdigest(), runtime)
+    key = (hashlib.sha256(model.payload).hexdigest(), runtime)
     if key in _passed or not sys.executable:
         return
     try:
         done = subprocess.run(
-            [sys.executable, "-c", program], input=model.flatbuffer, capture_output=True, timeout=_TIME_LIMIT_S
+            [sys.executable, "-c", program], input=model.payload, capture_output=True, timeout=_TIME_LIMIT_S
         )
     except subprocess.TimeoutExpired as error:
         raise EngineError(f"{model.path}: one inference did not end within {_TIME_LIMIT_S} s in {runtime}") from error

@@ -93,7 +93,7 @@ class TfliteEngine(Engine):
             # ai-edge-litert, which is looked for first.
             with quiet_stderr(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                interpreter = kind(model_content=model.flatbuffer, num_threads=threads, **options)
+                interpreter = kind(model_content=model.payload, num_threads=threads, **options)
                 interpreter.allocate_tensors()
         except (SystemError, AttributeError, ImportError) as error:
             raise self._broken(error) from error

@@ -154,7 +154,7 @@ def side_in_memory(
 
     Raises ContractError when the contract does not fit it, EngineError when the engine is missing or fails.
     """
-    model = ModelFile(Path(name), flatbuffer, contract=contract, verified=True)
+    model = ModelFile(Path(name), flatbuffer, "tflite", contract=contract, verified=True)
     kind = RememberingSide if remember else Side
     return kind(model, contract, engine or open_engine("auto", model))
 
@@ -168,14 +168,14 @@ def float_side(path: str | Path, contract: Contract, engine: str = "auto", threa
     path = Path(path)
     if path.suffix == ".keras":
         own = read_keras_contract(path) or contract
-        model = ModelFile(path, b"", contract=own)
+        model = ModelFile(path, b"", "keras", contract=own)
         return Side(model, own, KerasEngine.load(model, threads))
     if path.suffix != ".tflite":
         raise UsageError(f"--against {path}: the float model must be a .tflite or a .keras file")
     model = read_model(path)
     # None lets the Localizer look for the model's own contract, in the file or beside it.
     has_own = model.contract is not None or path.with_suffix(".json").is_file()
-    if engine.startswith("edgetpu") and not is_for_edge_tpu(model.flatbuffer):
+    if engine.startswith("edgetpu") and not is_for_edge_tpu(model.payload):
         engine = "auto"  # the float model never runs there
     localizer = Localizer(model, engine, threads, None if has_own else contract)
     return Side(model, localizer.contract, localizer.engine)

@@ -82,7 +82,7 @@ class ModelReport:
 
     path: str
     file_bytes: int
-    flatbuffer_bytes: int
+    payload_bytes: int
     subgraphs: int
     inputs: tuple[PortReport, ...]
     outputs: tuple[PortReport, ...]
@@ -130,7 +130,7 @@ def inspect_model(path: str | Path) -> ModelReport:
     contract inside it is bad.
     """
     model = read_model(path)
-    report = report_flatbuffer(model.flatbuffer, str(path))
+    report = report_flatbuffer(model.payload, str(path))
     return dataclasses.replace(
         report,
         file_bytes=Path(path).stat().st_size,
@@ -160,7 +160,7 @@ def report_flatbuffer(data: bytes, name: str) -> ModelReport:
     return ModelReport(
         path=name,
         file_bytes=len(data),
-        flatbuffer_bytes=len(data),
+        payload_bytes=len(data),
         subgraphs=len(model.graphs),
         inputs=_ports(model, graph.inputs, "inputs"),
         outputs=_ports(model, graph.outputs, "outputs"),

@@ -47,7 +47,7 @@ class StandinEngine(Engine):
     `fail(after, times)` makes some of them raise EngineError.
 
         engine = StandinEngine(contract, [{"presence": [[4.0]], "box": [[0.5, 0.5, 0.2, 0.2]]}])
-        localizer = Localizer(ModelFile(Path("robot"), b"", contract=contract), engine=engine)
+        localizer = Localizer(ModelFile(Path("robot"), b"", "tflite", contract=contract), engine=engine)
     """
 
     name = "standin"

@@ -63,7 +63,7 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], capsys: pytest
 
 def test_a_model_of_another_kind_is_refused(grid_model: Path) -> None:
     contract = Contract(InputSpec("image", 8, 8), (OutputSpec("box", "box"),))
-    standin = Localizer(ModelFile(Path("m"), b"", contract=contract), engine=StandinEngine(contract))
+    standin = Localizer(ModelFile(Path("m"), b"", "tflite", contract=contract), engine=StandinEngine(contract))
     with pytest.raises(UsageError, match="has no interpreter"):
         overhead.measure(standin, 1)
     localizer = Localizer(grid_model)

@@ -107,7 +107,7 @@ def test_everything_lies_behind_the_flatbuffer(int8: Path, contract: Contract, d
     assert set(model.contract.tools) == {"edgeloc", "keras", "tensorflow"}
     float_model = (int8.parent / "model.keras").read_bytes()
     assert model.contract.hashes["float_model"] == hashlib.sha256(float_model).hexdigest()
-    assert set(model.contract.hashes) == {"float_model", "calibration", "flatbuffer"}
+    assert set(model.contract.hashes) == {"float_model", "calibration", "payload"}
     assert model.calibration is not None
     assert (model.calibration["seed"], model.calibration["count"]) == (3, len(dataset))
     assert model.golden is not None
@@ -132,7 +132,7 @@ def test_the_same_command_gives_the_same_file(int8: Path, dataset: Dataset, tmp_
     convert(tmp_path / "model.keras", tmp_path / "again.tflite", calibration=dataset, options=ConvertOptions(seed=3))
     again, first = read_model(tmp_path / "again.tflite"), read_model(int8)
     assert again.calibration == first.calibration
-    assert again.flatbuffer == first.flatbuffer
+    assert again.payload == first.payload
 
 
 @pytest.mark.parametrize(("recipe", "precision"), [("float16", "float16 weights"), ("dynamic", "dynamic range")])

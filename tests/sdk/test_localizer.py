@@ -157,7 +157,7 @@ class TestSelfTest:
         assert model.golden is not None
         assert model.contract is not None
         golden: Golden = dataclasses.replace(model.golden, **changes)
-        write_model(tmp_path / "m.tflite", model.flatbuffer, model.contract, golden=golden)
+        write_model(tmp_path / "m.tflite", model.payload, model.contract, golden=golden)
         with pytest.raises(EngineError, match=words):
             Localizer(tmp_path / "m.tflite").self_test()
 
@@ -177,7 +177,7 @@ def test_integer_outputs_without_a_scale_are_read_as_they_are() -> None:
     contract = Contract(InputSpec("image", 8, 8), (OutputSpec("box", "box"),), BoxEncoding("xyxy", "pixels"))
     engine = StandinEngine(contract, [{"box": [[1, 2, 5, 6]]}])
     engine.outputs = {"box": dataclasses.replace(engine.outputs["box"], dtype=np.dtype(np.int32))}
-    assert Localizer(ModelFile(Path("m"), b"", contract=contract), engine=engine)(
+    assert Localizer(ModelFile(Path("m"), b"", "tflite", contract=contract), engine=engine)(
         np.zeros((8, 8, 3), np.uint8)
     ).box == (1, 2, 5, 6)
 

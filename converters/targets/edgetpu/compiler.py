@@ -230,7 +230,7 @@ def to_edgetpu(
     """
     model = Path(model)
     out = model.with_name(f"{model.stem}{SUFFIX}.tflite")
-    tell(f"prediction: {predict_mapping(read_model(model).flatbuffer, str(model)).summary()}")
+    tell(f"prediction: {predict_mapping(read_model(model).payload, str(model)).summary()}")
     out.unlink(missing_ok=True)  # of an earlier model: it must not pass for this one's
     compilation = compile_edgetpu(model, out, min_mapped=min_mapped, compiler=compiler, timeout_s=timeout_s)
     tell(compilation.summary())
@@ -263,10 +263,10 @@ def compile_edgetpu(
     file = read_model(model)
     if file.contract is None:
         raise ContractError(f"{model} carries no contract: convert it with edgeloc convert, which puts one in")
-    if is_compiled(file.flatbuffer):
+    if is_compiled(file.payload):
         raise ModelError(f"{model} is compiled for the Edge TPU already: give the file from before {COMPILER}")
     compiled, compilation = _compile(program, file, timeout_s, min_mapped)
-    contract = _signed(file.contract, file.flatbuffer, compilation)
+    contract = _signed(file.contract, file.payload, compilation)
     own = (CALIBRATION, CONTRACT, GOLDEN_EXPECTED, GOLDEN_IMAGE, LABELS)
     extra = {name: content for name, content in file.members.items() if name not in own}
     write_model(out, compiled, contract, calibration=file.calibration, golden=file.golden, extra=extra)
@@ -284,7 +284,7 @@ def _find(compiler: str) -> str:
 
 def _compile(program: str, file: ModelFile, timeout_s: float, min_mapped: float) -> tuple[bytes, Compilation]:
     """The compiled flatbuffer and its figures, checked; a fresh folder, so that no older output passes for this one."""
-    name, source = str(file.path), file.flatbuffer
+    name, source = str(file.path), file.payload
     with tempfile.TemporaryDirectory(prefix="edgeloc-edgetpu-") as folder:
         given, result = Path(folder) / "model.tflite", Path(folder) / f"model{SUFFIX}.tflite"
         given.write_bytes(source)

@@ -23,8 +23,7 @@ from edgeloc.engines.onnxruntime import OnnxRuntimeEngine
 from edgeloc.errors import ModelError, UsageError
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
-from edgeloc.model.file import ModelFile
-from edgeloc.model.onnx import write_onnx_model
+from edgeloc.model.file import ModelFile, write_model
 from edgeloc.preprocess import Placement
 from edgeloc.types import Box, Result
 
@@ -197,7 +196,7 @@ def convert_tensorrt(
     )
     engine = OnnxRuntimeEngine(model)
     contract = judge(model, contract, engine)
-    file = ModelFile(out, model, contract=contract, verified=True)
+    file = ModelFile(out, model, "onnx", contract=contract, verified=True)
     golden = make_golden(Localizer(file, engine=engine))
-    write_onnx_model(out, model, contract, calibration=calibration.manifest, golden=golden)
+    write_model(out, model, contract, calibration=calibration.manifest, golden=golden)
     return TensorRtReport(out, out.stat().st_size, *count_pairs(model), agreement)

@@ -64,7 +64,7 @@ class EdgeTpuEngine(Engine):
         root: Path = Path("/"),
     ) -> None:
         self._place = place or EdgeTpuPlace()
-        if not is_for_edge_tpu(model.flatbuffer):
+        if not is_for_edge_tpu(model.payload):
             raise ModelError(
                 f"{model.path} is not compiled for the Edge TPU: give the file ending in _edgetpu.tflite, which "
                 "`edgeloc convert --target edgetpu` writes, or run this one with --engine auto"
@@ -74,7 +74,7 @@ class EdgeTpuEngine(Engine):
         library = f"libedgetpu {build}" if build else self._place.library
         self._about = f"{library} and {self._runtime.package} {self._runtime.installed_version()}"
         self._process = _Process()
-        plain = ModelFile(model.path, model.flatbuffer)
+        plain = ModelFile(model.path, model.payload, model.format)
         opened = self._ask(Request(plain, self._runtime.name, threads, self._place, root), _OPEN_S, "opening")
         assert isinstance(opened, Opened)
         self.version = f"{self._runtime.package} {opened.version}, libedgetpu {build or 'of unknown version'}"
@@ -302,7 +302,7 @@ def _open_cpu(model: str | Path | ModelFile | None, threads: int | None) -> Engi
     if model is None:
         return None
     file = model if isinstance(model, ModelFile) else read_model(model)
-    if is_for_edge_tpu(file.flatbuffer):
+    if is_for_edge_tpu(file.payload):
         raise ModelError(f"the CPU model {file.path} is compiled for the Edge TPU: give the model from before that")
     return open_engine("auto", file, threads)
 

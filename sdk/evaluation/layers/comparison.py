@@ -238,7 +238,7 @@ class _Comparison:
 
     def __init__(self, float_model: ModelFile, quantized_model: ModelFile, spec: InputSpec) -> None:
         self._files = (float_model, quantized_model)
-        before, after = (parse_flatbuffer(file.flatbuffer, str(file.path)) for file in self._files)
+        before, after = (parse_flatbuffer(file.payload, str(file.path)) for file in self._files)
         _refuse_precisions(self._files, before, after)
         self._graph, self._quantized_graph = before.graphs[0], after.graphs[0]
         self._outputs = _output_names(before)
@@ -249,7 +249,7 @@ class _Comparison:
         self._preprocessors = [Preprocessor(spec, info.dtype, info.scale, info.zero_point) for info in inputs]
         self._float = TensorRunner.open(float_model)
         self._quantized = TensorRunner.open(quantized_model)
-        cut, self._given = cut_graph(float_model.flatbuffer)
+        cut, self._given = cut_graph(float_model.payload)
         self._cut = TensorRunner(cut)
         graphs = self._graph, self._quantized_graph
         self._twins = twins(*graphs, self._pairing.pairs)

@@ -69,7 +69,7 @@ class TensorRunner:
         if not model.verified:
             name = _module().__name__
             vet_model(model, _TRIAL.format(module=name), f"{name} without XNNPACK")
-        return cls(model.flatbuffer)
+        return cls(model.payload)
 
     def set(self, index: int, values: NDArray[Any]) -> None:
         """Put values of the tensor's own shape and dtype into an input."""

@@ -158,7 +158,7 @@ def test_without_a_runtime_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     for name in ("litert", "tflite-runtime", "tensorflow"):
         monkeypatch.setattr(engine_class(name), "available", lambda: False)
     with pytest.raises(EngineError, match="pip install ai-edge-litert"):
-        EdgeTpuEngine(ModelFile(Path("m"), b"edgetpu-custom-op"))
+        EdgeTpuEngine(ModelFile(Path("m"), b"edgetpu-custom-op", "tflite"))
 
 
 def test_the_process_ends_with_the_engine(genuine: Path, delegate: Path) -> None:

@@ -154,7 +154,7 @@ class _Absent(TfliteEngine):
 def test_a_runtime_that_is_not_installed_says_what_to_install() -> None:
     assert not _Absent.available()
     with pytest.raises(EngineError, match="pip install absent-runtime"):
-        _Absent(ModelFile(Path("m"), b""))
+        _Absent(ModelFile(Path("m"), b"", "tflite"))
 
 
 def test_a_runtime_built_for_another_numpy_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,14 +164,14 @@ def test_a_runtime_built_for_another_numpy_says_so(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "tflite_runtime.interpreter", module)
     monkeypatch.setattr(np, "__version__", "2.1.0")
     with pytest.raises(EngineError, match="numpy<2"):
-        TfliteRuntimeEngine(ModelFile(Path("m"), b""))
+        TfliteRuntimeEngine(ModelFile(Path("m"), b"", "tflite"))
 
 
 def test_a_runtime_too_old_for_the_model_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     error = ValueError("Didn't find op for builtin opcode 'CONV_2D' version '9'.\nRegistration failed.\n")
     monkeypatch.setattr(LiteRtEngine, "_interpreter_class", lambda self: failing(error))
     with pytest.raises(EngineError, match=r"needs a newer runtime .*version '9'"):
-        LiteRtEngine(ModelFile(Path("m"), b""))
+        LiteRtEngine(ModelFile(Path("m"), b"", "tflite"))
 
 
 @pytest.mark.parametrize(("name", "threads"), [("gpu", None), ("auto", 0), ("auto", 10**11)])

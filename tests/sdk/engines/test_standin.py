@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeloc import Box, Contract, EngineError, InputSpec, Localizer, ModelFile, OutputSpec, StandinEngine, open_engine
+from edgeloc import Box, Contract, EngineError, InputSpec, Localizer, ModelFile, OutputSpec, open_engine
+from edgeloc.testing.engines import StandinEngine
 
 CONTRACT = Contract(
     InputSpec("image", 16, 16, resize="stretch"),
@@ -42,7 +43,7 @@ def test_it_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_localizer_runs_on_it_without_a_model() -> None:
     engine = StandinEngine(CONTRACT, [{"presence": [[0.9]], "box": [[0.5, 0.5, 0.5, 0.25]]}])
-    localizer = Localizer(ModelFile(Path("robot"), b"", contract=CONTRACT), engine=engine)
+    localizer = Localizer(ModelFile(Path("robot"), b"", "tflite", contract=CONTRACT), engine=engine)
     result = localizer(np.zeros((80, 160, 3), np.uint8))
     assert (result.presence, result.box) == (pytest.approx(0.9), Box(40, 30, 120, 50))
 

@@ -39,7 +39,7 @@ def model() -> ModelFile:
     contract = Contract(
         InputSpec("image", 4, 4), (OutputSpec("presence", "presence", "sigmoid"), OutputSpec("box", "box"))
     )
-    return ModelFile(Path("robot.onnx"), onnx_bytes(), contract=contract, verified=True)
+    return ModelFile(Path("robot.onnx"), onnx_bytes(), "onnx", contract=contract, verified=True)
 
 
 def image(value: float) -> NDArray[np.float32]:
@@ -90,7 +90,7 @@ def test_each_gpu_version_and_model_has_its_own_plan(driver: Any, tensorrt: Any,
     TensorRtEngine.load(model, None)
     tensorrt.__version__ += ".1"
     TensorRtEngine.load(model, None)
-    TensorRtEngine.load(ModelFile(Path("other.onnx"), onnx_bytes(opset=14)), None)
+    TensorRtEngine.load(ModelFile(Path("other.onnx"), onnx_bytes(opset=14), "onnx"), None)
     assert tensorrt.builds == 5
     assert len(list(cache.glob("*.plan"))) == 5
 
@@ -103,7 +103,7 @@ def test_a_bad_plan_is_built_anew(driver: Any, tensorrt: Any, model: ModelFile, 
     if damage == "stale":  # whole, but no longer to TensorRT's liking
         from edgeloc.device.engines.tensorrt import write_plan
 
-        write_plan(plan, b"8.5.0|" + model.flatbuffer)
+        write_plan(plan, b"8.5.0|" + model.payload)
     else:
         plan.write_bytes({"cut": data[:-1], "changed": data[:-1] + b"\xff", "emptied": b""}[damage])
     engine = TensorRtEngine.load(model, None)
@@ -198,12 +198,12 @@ def test_an_input_with_gaps_in_memory_is_taken(driver: Any, tensorrt: Any, model
 def test_two_inputs_are_refused(driver: Any, tensorrt: Any) -> None:
     ports = {"in": {"image": [1, 4, 4, 3], "x": [1]}, "out": {"box": [1, 4]}}
     with pytest.raises(ModelError, match="2 inputs: it must have one"):
-        TensorRtEngine.load(ModelFile(Path("two.onnx"), onnx_bytes(ports)), None)
+        TensorRtEngine.load(ModelFile(Path("two.onnx"), onnx_bytes(ports), "onnx"), None)
 
 
 def test_a_tflite_model_is_sent_to_the_converter(driver: Any, tensorrt: Any) -> None:
     with pytest.raises(ModelError, match=r"robot\.tflite is no ONNX model: .*--target tensorrt"):
-        TensorRtEngine.load(ModelFile(Path("robot.tflite"), b"\x1c\0\0\0TFL3 and so on"), None)
+        TensorRtEngine.load(ModelFile(Path("robot.tflite"), b"\x1c\0\0\0TFL3 and so on", "tflite"), None)
 
 
 @pytest.mark.parametrize("version", ["8.5.2", "7.1.3", "11.0.0"])
@@ -261,14 +261,14 @@ def test_a_converted_model_runs_on_it_as_it_does_in_onnx_runtime(
     pytest.importorskip("onnxruntime")
     from edgeloc.converters.targets.tensorrt.convert import to_qdq_onnx
     from edgeloc.engines.onnxruntime import OnnxRuntimeEngine
-    from edgeloc.model.onnx import read_onnx_model, write_onnx_model
+    from edgeloc.model.file import read_model, write_model
 
     outputs = (OutputSpec("presence", "presence", "sigmoid"), OutputSpec("box", "box"))
     contract = Contract(InputSpec("image", 32, 32), outputs)
     images = np.random.default_rng(1).uniform(-1, 1, (8, 32, 32, 3)).astype(np.float32)
     qdq = to_qdq_onnx((tiny_models / "float32.tflite").read_bytes(), contract, images)
-    write_onnx_model(tmp_path / "robot.onnx", qdq, contract)
-    model = read_onnx_model(tmp_path / "robot.onnx")
+    write_model(tmp_path / "robot.onnx", qdq, contract)
+    model = read_model(tmp_path / "robot.onnx")
 
     def ports(data: bytes) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
         loaded = OnnxRuntimeEngine(data)
@@ -278,6 +278,6 @@ def test_a_converted_model_runs_on_it_as_it_does_in_onnx_runtime(
     tensorrt.compute = lambda data, inputs: OnnxRuntimeEngine(data).invoke(inputs["image"])
     frame = np.random.default_rng(2).integers(0, 256, (48, 64, 3)).astype(np.uint8)
     found = Localizer(model, engine=TensorRtEngine.load(model, None))(frame)
-    wanted = Localizer(model, engine=OnnxRuntimeEngine(model.flatbuffer))(frame)
+    wanted = Localizer(model, engine=OnnxRuntimeEngine(model.payload))(frame)
     assert found.presence == pytest.approx(wanted.presence)
     assert found.box == wanted.box

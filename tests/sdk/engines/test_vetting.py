@@ -15,7 +15,7 @@ from edgeloc.model.file import ModelFile
 
 
 def stranger(content: bytes) -> ModelFile:
-    return ModelFile(Path("stranger.tflite"), content)
+    return ModelFile(Path("stranger.tflite"), content, "tflite")
 
 
 def test_a_model_that_aborts_its_process_is_refused() -> None:

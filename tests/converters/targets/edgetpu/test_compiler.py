@@ -67,7 +67,7 @@ def test_the_compiled_file_keeps_what_the_model_carried(model: Path, compiler: s
     assert dataclasses.replace(after.contract, tools={}, hashes={}, measured={}) == dataclasses.replace(
         CONTRACT, tools={}, hashes={}, measured={}
     )
-    assert after.contract.hashes["uncompiled"] == hashlib.sha256(before.flatbuffer).hexdigest()
+    assert after.contract.hashes["uncompiled"] == hashlib.sha256(before.payload).hexdigest()
     assert after.contract.hashes["float_model"] == "abc"
 
 
@@ -108,7 +108,7 @@ def test_below_a_lower_floor_it_compiles_in_part(tiny_models: Path, compiler: st
     out = tmp_path / "robot.tflite"
     model = write(tiny_models, tmp_path, "island")
     compilation = compile_edgetpu(model, out, compiler=compiler, min_mapped=0.1)
-    foretold = predict_mapping(read_model(model).flatbuffer, "island")
+    foretold = predict_mapping(read_model(model).payload, "island")
     assert (compilation.mapped, compilation.total) == (foretold.mapped, len(foretold.operators))
     assert {"SIN", CUSTOM_OPERATOR} <= set(inspect_model(out).operators)
     assert {port.name for port in inspect_model(out).outputs} == {"presence", "box"}
@@ -243,4 +243,4 @@ def test_a_runtime_without_the_delegate_says_what_the_file_is(model: Path, compi
     out = to_edgetpu(model, compiler=compiler)
     runtime = next(name for name in AUTO if engine_class(name).available())
     with pytest.raises(ModelError, match="compiled for the Edge TPU"):
-        open_engine(runtime, ModelFile(out, read_model(out).flatbuffer, verified=True))
+        open_engine(runtime, ModelFile(out, read_model(out).payload, "tflite", verified=True))

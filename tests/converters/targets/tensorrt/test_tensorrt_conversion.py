@@ -17,7 +17,7 @@ from edgeloc.engines.onnxruntime import OnnxRuntimeEngine
 from edgeloc.errors import MissingExtra, ModelError, UsageError
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
-from edgeloc.model.onnx import read_onnx_model
+from edgeloc.model.file import read_model
 
 for package in ("tf2onnx", "onnx", "onnxruntime"):
     pytest.importorskip(package, reason=f"the extra tensorrt is not installed: {package} is missing")
@@ -46,15 +46,15 @@ def test_the_file_holds_all_that_a_device_needs(
 ) -> None:
     contract = dataclasses.replace(contract, hashes={"float_model": "f0"}, tools={"keras": "3"})
     report = convert_tensorrt(flatbuffer, contract, drawn(images), tmp_path / "robot.onnx")
-    file = read_onnx_model(tmp_path / "robot.onnx")
+    file = read_model(tmp_path / "robot.onnx")
     assert file.contract is not None
     assert file.contract.recipe == "int8-qdq"
-    assert file.contract.hashes.keys() == {"float_model", "calibration", "flatbuffer"}
+    assert file.contract.hashes.keys() == {"float_model", "calibration", "payload"}
     assert file.contract.tools.keys() == {"keras", "edgeloc", "tf2onnx", "onnx", "onnxruntime"}
     assert file.contract.measured["onnx_to_float"] == report.agreement.to_dict()
     assert file.calibration == {"count": 24, "dataset": "drawn"}
     assert file.labels == ("bolt", "nut", "washer")
-    localizer = Localizer(file, engine=OnnxRuntimeEngine(file.flatbuffer))
+    localizer = Localizer(file, engine=OnnxRuntimeEngine(file.payload))
     localizer.self_test()
     assert report.size == (tmp_path / "robot.onnx").stat().st_size
     assert report.int8 == report.weighted > 5

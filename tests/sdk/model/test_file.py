@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_everything_comes_back(path: Path) -> None:
     model = read_model(path)
-    assert model.flatbuffer == FLATBUFFER
+    assert model.payload == FLATBUFFER
     assert model.verified
     assert model.contract is not None
     assert (model.contract.input, model.contract.outputs, model.labels) == (
@@ -83,7 +83,7 @@ def test_the_same_input_gives_the_same_bytes(path: Path, tmp_path: Path) -> None
 def test_writing_a_written_model_again_replaces_what_lay_behind_it(path: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.tflite"
     write_model(again, path.read_bytes(), CONTRACT)
-    assert read_model(again).flatbuffer == FLATBUFFER
+    assert read_model(again).payload == FLATBUFFER
     assert set(read_model(again).members) == {"edgeloc.json", "labels.txt"}
 
 
@@ -178,7 +178,7 @@ def test_a_plain_model_has_no_contract(tiny_models: Path) -> None:
 
 
 def test_what_is_no_flatbuffer_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no TFLite flatbuffer"):
+    with pytest.raises(ModelError, match="no TFLite model"):
         write_model(tmp_path / "m.tflite", b"nonsense", CONTRACT)
     assert not list(tmp_path.iterdir())
 

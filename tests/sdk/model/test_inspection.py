@@ -74,7 +74,7 @@ def test_a_constant_output_is_named_by_its_signature(tiny_models: Path) -> None:
 
 def test_what_the_file_carries_is_reported(complete: Path) -> None:
     report = inspect_model(complete)
-    assert report.file_bytes == complete.stat().st_size > report.flatbuffer_bytes
+    assert report.file_bytes == complete.stat().st_size > report.payload_bytes
     assert report.contract is not None
     assert report.contract["input"]["width"] == 32
     assert report.labels == ("bolt", "nut")
