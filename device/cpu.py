@@ -25,6 +25,9 @@ _CORES = {
     ("0x4e", "0x003"): "Denver 2",
     ("0x4e", "0x004"): "Carmel",
 }
+_CPUS = "sys/devices/system/cpu"
+# Cores of one kind differ by a few per cent in their highest clock, little ones by a third and more.
+_AS_FAST = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,35 +77,6 @@ def cpu_list(cpus: tuple[int, ...]) -> str:
         else:
             parts.append([cpu])
     return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-
-
-def _processors(root: Path) -> list[dict[str, str]]:
-    """cpuinfo's blocks that describe a core each."""
-    blocks = []
-    for text in (read_text(root / "proc/cpuinfo") or "").split("\n\n"):
-        pairs = (line.partition(":") for line in text.splitlines())
-        block = {key.strip(): value.strip() for key, _, value in pairs}
-        if block.get("processor", "").isdigit():
-            blocks.append(block)
-    return blocks
-
-
-def _core_name(block: dict[str, str]) -> str | None:
-    part = block.get("CPU part")
-    if part is None:
-        return None
-    implementer = block.get("CPU implementer", "")
-    return _CORES.get((implementer, part), f"ARM part {implementer}:{part}")
-
-
-def _max_mhz(root: Path, cpu: int) -> int | None:
-    khz = read_int(root / f"sys/devices/system/cpu/cpu{cpu}/cpufreq/cpuinfo_max_freq")
-    return khz // 1000 if khz else None
-
-
-_CPUS = "sys/devices/system/cpu"
-# Cores of one kind differ by a few per cent in their highest clock, little ones by a third and more.
-_AS_FAST = 0.8
 
 
 def use_cores(text: str) -> tuple[int, ...]:
@@ -156,6 +130,30 @@ def big_cores(allowed: tuple[int, ...], root: Path = Path("/")) -> tuple[int, ..
             fastest = max(speeds.values())
             return tuple(core for core in allowed if speeds[core] >= _AS_FAST * fastest)
     return allowed
+
+
+def _processors(root: Path) -> list[dict[str, str]]:
+    """cpuinfo's blocks that describe a core each."""
+    blocks = []
+    for text in (read_text(root / "proc/cpuinfo") or "").split("\n\n"):
+        pairs = (line.partition(":") for line in text.splitlines())
+        block = {key.strip(): value.strip() for key, _, value in pairs}
+        if block.get("processor", "").isdigit():
+            blocks.append(block)
+    return blocks
+
+
+def _core_name(block: dict[str, str]) -> str | None:
+    part = block.get("CPU part")
+    if part is None:
+        return None
+    implementer = block.get("CPU implementer", "")
+    return _CORES.get((implementer, part), f"ARM part {implementer}:{part}")
+
+
+def _max_mhz(root: Path, cpu: int) -> int | None:
+    khz = read_int(root / f"sys/devices/system/cpu/cpu{cpu}/cpufreq/cpuinfo_max_freq")
+    return khz // 1000 if khz else None
 
 
 def _listed(cores: tuple[int, ...]) -> str:

@@ -25,7 +25,6 @@ __all__ = [
 
 Run = Callable[[Sequence[str]], "str | None"]
 """Runs a command and gives what it printed, or None where it is missing, fails or does not end."""
-
 _TOOL_TIMEOUT_S = 5.0
 # Tools that are not on every user's PATH.
 _TOOL_FOLDERS = ("/opt/vc/bin", "/usr/sbin", "/sbin")

@@ -203,24 +203,6 @@ def decode_throttled(bits: int, unknown: set[int] | None = None) -> tuple[tuple[
     return now, since
 
 
-def _celsius(name: str, path: Path, seen: set[str]) -> Iterator[tuple[str, float]]:
-    """The sensor's temperature under a name of its own; nothing where it is none."""
-    value = read_int(path)
-    if value is None or not _PLAUSIBLE_C[0] <= value / 1000 <= _PLAUSIBLE_C[1]:
-        return
-    unique, number = name, 1
-    while unique in seen:
-        number += 1
-        unique = f"{name} #{number}"
-    seen.add(unique)
-    yield unique, value / 1000
-
-
-def _mhz(path: Path) -> int | None:
-    khz = read_int(path)
-    return khz // 1000 if khz else None
-
-
 @dataclass(frozen=True, slots=True)
 class ThermalRecord:
     """Temperatures and clocks from before a run until after it.
@@ -318,6 +300,24 @@ class ThermalSampler:
         self._throttled.update(dict.fromkeys(seen.throttled_now or ()))
         self._temperatures.add(seen.temperatures_c)
         self._clocks.add({clock.cpus: clock.current_mhz for clock in seen.clocks if clock.current_mhz is not None})
+
+
+def _celsius(name: str, path: Path, seen: set[str]) -> Iterator[tuple[str, float]]:
+    """The sensor's temperature under a name of its own; nothing where it is none."""
+    value = read_int(path)
+    if value is None or not _PLAUSIBLE_C[0] <= value / 1000 <= _PLAUSIBLE_C[1]:
+        return
+    unique, number = name, 1
+    while unique in seen:
+        number += 1
+        unique = f"{name} #{number}"
+    seen.add(unique)
+    yield unique, value / 1000
+
+
+def _mhz(path: Path) -> int | None:
+    khz = read_int(path)
+    return khz // 1000 if khz else None
 
 
 class _Extremes:

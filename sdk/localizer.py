@@ -16,8 +16,8 @@ from edgeloc.decode import Decoder
 from edgeloc.engines import Engine, open_engine
 from edgeloc.errors import ContractError, EngineError, ModelError
 from edgeloc.model.compatibility import check_contract
-from edgeloc.model.contract import Contract, read_contract
-from edgeloc.model.file import Golden, ModelFile, read_model
+from edgeloc.model.contract import Contract
+from edgeloc.model.file import Golden, ModelFile, contract_for, read_model
 from edgeloc.preprocess import Placement, Preprocessor
 from edgeloc.types import Frame, Pixels, Result
 
@@ -48,7 +48,7 @@ class Localizer:
         cpu_model: str | Path | ModelFile | None = None,
     ) -> None:
         self.model = model if isinstance(model, ModelFile) else read_model(model)
-        self.contract = _find_contract(self.model, contract)
+        self.contract = contract_for(self.model, contract)
         with _naming(self.model.path):
             self._decoder = Decoder(self.contract)
         if isinstance(engine, str):
@@ -114,22 +114,6 @@ class Localizer:
                 f"{self.model.path} fails its self-test on {self.engine.name} {self.engine.version}: {difference}; "
                 "try another engine"
             )
-
-
-def _find_contract(model: ModelFile, given: Contract | str | Path | None) -> Contract:
-    if isinstance(given, Contract):
-        return given
-    if given is not None:
-        return read_contract(Path(given))
-    if model.contract is not None:
-        return model.contract
-    beside = model.path.with_suffix(".json")
-    if beside.is_file():
-        return read_contract(beside)
-    raise ContractError(
-        f"{model.path} has no contract, so nobody knows what its numbers mean: write one as {beside.name} beside it, "
-        "give one with --contract (contract= in Python), or convert the model with `edgeloc convert`"
-    )
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from edgeloc.converters.sources.base import Source, answer_each, image_shape, refuse_weights
 from edgeloc.engines import open_engine
 from edgeloc.errors import ModelError
-from edgeloc.model.contract import InputSpec, read_contract
-from edgeloc.model.file import read_model
+from edgeloc.model.contract import InputSpec
+from edgeloc.model.file import own_contract, read_model
 from edgeloc.model.flatbuffer import (
     TfliteModel,
     add_operator_code,
@@ -204,10 +204,7 @@ class FloatTfliteSource(Source):
             raise ModelError(f"{path} is {precision}: convert the float32 model that it was made from")
         self.name, self.tools = str(path), {}
         self.digest = hashlib.sha256(self._file.payload).hexdigest()
-        beside = path.with_suffix(".json")
-        self.contract = self._file.contract
-        if self.contract is None and beside.is_file():
-            self.contract = read_contract(beside)
+        self.contract = own_contract(self._file)
         self._engine = open_engine("auto", self._file)
 
     @classmethod

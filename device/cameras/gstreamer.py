@@ -20,18 +20,15 @@ from edgeloc.types import Frame, Pixels
 __all__ = ["AppSink", "CsiCamera", "GstCamera", "Source", "has_gobject"]
 
 _START_S = 10.0
-
-
-def _gst() -> Any:
-    """GStreamer through PyGObject, ready for use; ImportError where a part of it is missing."""
-    gi: Any = importlib.import_module("gi")
-    try:
-        gi.require_version("Gst", "1.0")
-    except ValueError as error:
-        raise ImportError(str(error)) from error
-    gst: Any = importlib.import_module("gi.repository.Gst")
-    gst.init(None)
-    return gst
+_SINK = re.compile(r"!\s*appsink\b[^!]*$")
+# OpenCV knows its sink by "appsink" in the name.
+_TAIL = "videoconvert ! video/x-raw,format=BGR ! appsink name=edgeloc-appsink drop=true max-buffers=1 sync=false"
+_APT = "sudo apt install python3-gi gir1.2-gstreamer-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
+MODE = (1280, 720)
+_MEND = (
+    "on a Jetson: check the ribbon cable, that no other program holds the sensor, and"
+    " `sudo systemctl restart nvargus-daemon`"
+)
 
 
 def has_gobject() -> bool:
@@ -109,22 +106,6 @@ class AppSink:
         self._pipeline.set_state(self._gst.State.NULL)
 
 
-def _unparsed(name: str, message: str) -> str:
-    """What is wrong with a pipeline: most often a plug-in that is not installed."""
-    if "no element" in message:
-        return (
-            f"camera {name}: {message}: install the plug-in that brings it (`gst-inspect-1.0 ELEMENT` tells when it"
-            " is there), such as gstreamer1.0-plugins-good; nvarguscamerasrc is on Jetson boards only"
-        )
-    return f"camera {name}: GStreamer does not understand its pipeline: {message}; try it with gst-launch-1.0"
-
-
-_SINK = re.compile(r"!\s*appsink\b[^!]*$")
-# OpenCV knows its sink by "appsink" in the name.
-_TAIL = "videoconvert ! video/x-raw,format=BGR ! appsink name=edgeloc-appsink drop=true max-buffers=1 sync=false"
-_APT = "sudo apt install python3-gi gir1.2-gstreamer-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
-
-
 class Source(Protocol):
     """A running pipeline, of which the newest frame can be read."""
 
@@ -187,17 +168,6 @@ class GstCamera(Camera):
         self._source = None
 
 
-def _opencv_has_gstreamer() -> bool:
-    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
-
-
-MODE = (1280, 720)
-_MEND = (
-    "on a Jetson: check the ribbon cable, that no other program holds the sensor, and"
-    " `sudo systemctl restart nvargus-daemon`"
-)
-
-
 class CsiCamera(GstCamera):
     """`csi://0?mode=1280x720&fps=30&size=400x224`: the Jetson's sensor by number.
 
@@ -236,3 +206,29 @@ class CsiCamera(GstCamera):
             return super()._start()
         except CameraError as error:
             raise CameraError(f"{error}; {_MEND}") from error
+
+
+def _gst() -> Any:
+    """GStreamer through PyGObject, ready for use; ImportError where a part of it is missing."""
+    gi: Any = importlib.import_module("gi")
+    try:
+        gi.require_version("Gst", "1.0")
+    except ValueError as error:
+        raise ImportError(str(error)) from error
+    gst: Any = importlib.import_module("gi.repository.Gst")
+    gst.init(None)
+    return gst
+
+
+def _unparsed(name: str, message: str) -> str:
+    """What is wrong with a pipeline: most often a plug-in that is not installed."""
+    if "no element" in message:
+        return (
+            f"camera {name}: {message}: install the plug-in that brings it (`gst-inspect-1.0 ELEMENT` tells when it"
+            " is there), such as gstreamer1.0-plugins-good; nvarguscamerasrc is on Jetson boards only"
+        )
+    return f"camera {name}: GStreamer does not understand its pipeline: {message}; try it with gst-launch-1.0"
+
+
+def _opencv_has_gstreamer() -> bool:
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))

@@ -23,6 +23,12 @@ __all__ = ["PicameraCamera", "boot_time", "missing", "refused", "to_bgr"]
 
 _APT = "sudo apt install python3-picamera2"
 _VENV = "a venv must be made with `python3 -m venv --system-site-packages`"
+DEFAULT_SIZE = (1280, 720)
+# libcamera names formats by the bytes of a little-endian word: its RGB888 lies in memory as B, G, R.
+_BGR = "RGB888"
+_CONVERSIONS = {"BGR888": cv2.COLOR_RGB2BGR, "XRGB8888": cv2.COLOR_BGRA2BGR, "XBGR8888": cv2.COLOR_RGBA2BGR}
+_PLANAR = {"YUV420": cv2.COLOR_YUV2BGR_I420, "NV12": cv2.COLOR_YUV2BGR_NV12}
+_WIDEST = 0.99
 
 
 def missing(name: str, error: ImportError) -> str:
@@ -66,22 +72,6 @@ def refused(name: str, error: BaseException) -> str:
             f" config.txt ({text})"
         )
     return f"camera {name} does not start: {text}; `rpicam-hello` shows whether the camera works at all"
-
-
-def _chain(error: BaseException | None) -> list[str]:
-    texts: list[str] = []
-    while error is not None:
-        texts.append(first_line(error))
-        error = error.__cause__ or error.__context__
-    return texts
-
-
-DEFAULT_SIZE = (1280, 720)
-# libcamera names formats by the bytes of a little-endian word: its RGB888 lies in memory as B, G, R.
-_BGR = "RGB888"
-_CONVERSIONS = {"BGR888": cv2.COLOR_RGB2BGR, "XRGB8888": cv2.COLOR_BGRA2BGR, "XBGR8888": cv2.COLOR_RGBA2BGR}
-_PLANAR = {"YUV420": cv2.COLOR_YUV2BGR_I420, "NV12": cv2.COLOR_YUV2BGR_NV12}
-_WIDEST = 0.99
 
 
 class PicameraCamera(Camera):
@@ -224,6 +214,14 @@ def boot_time(timestamp_ns: int, now_s: float, suspended_s: float) -> float:
     """
     stamp_s = timestamp_ns / 1e9
     return stamp_s if stamp_s <= now_s else stamp_s - suspended_s
+
+
+def _chain(error: BaseException | None) -> list[str]:
+    texts: list[str] = []
+    while error is not None:
+        texts.append(first_line(error))
+        error = error.__cause__ or error.__context__
+    return texts
 
 
 def _suspended_s() -> float:

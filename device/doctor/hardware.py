@@ -36,6 +36,16 @@ _NODES = {
     "power meters on a serial line": ("dev/ttyUSB*", "dev/ttyACM*"),
     "under-voltage and the Pi's power": ("dev/vcio",),
 }
+# The interpreter, OpenCV and a model of a few MB take about 150 MiB.
+_LITTLE_MEMORY_MIB = 200
+_LITTLE_DISK_MIB = 500
+# A Raspberry Pi starts to slow down at 80 °C, the others not far above.
+_HOT_C = 80.0
+_SLOW_GOVERNORS = ("powersave", "conservative", "userspace")
+# Nodes that capture nothing: codecs and the image processors behind a Raspberry Pi's camera.
+_NO_CAMERAS = ("codec", "isp", "pispbe", "hevc", "rpivid", "-stat", "-meta")
+_PI_SENSORS = ("unicam", "rp1-cfe")
+_DEBIAN_PACKAGES = "usr/lib/python3/dist-packages"
 
 
 def accelerators(case: Case) -> Iterator[Finding]:
@@ -50,49 +60,6 @@ def accelerators(case: Case) -> Iterator[Finding]:
             yield from _gpu(case, part, about)
         else:
             yield Finding("accelerators", "ok", f"{about}: there, but no engine of edgeloc uses it")
-
-
-def _edge_tpu(case: Case, part: Accelerator, about: str) -> Iterator[Finding]:
-    if part.bus == "pci" and part.node and not (case.root / part.node.lstrip("/")).exists():
-        mend = "install gasket-dkms, which makes it, and reboot"
-        yield Finding("accelerators", "warning", f"{about}: its driver is missing, there is no {part.node}", mend)
-        return
-    if not _has_library(case):
-        yield Finding("accelerators", "warning", f"{about}: {LIBRARY} is not installed", INSTALL)
-        return
-    packages, build = case.board.packages, installed_build(case.root)
-    runtime = next((name for name in RUNTIMES if name in packages), None)
-    clash = foretell_crash(build, runtime, packages[runtime]) if runtime else ""
-    if clash:
-        yield Finding("accelerators", "warning", f"{about}: {clash.partition(': ')[0]}", INSTALL)
-    else:
-        note = f"; {part.note}" if part.note else ""
-        yield Finding("accelerators", "ok", f"{about}, {LIBRARY} {build or 'of unknown build'}{note}")
-
-
-def _has_library(case: Case) -> bool:
-    """Whether the loader finds it; in another root, whether its package is there."""
-    if not case.is_here:
-        return installed_build(case.root) is not None
-    try:
-        return try_program(_LOAD, LIBRARY) == ["loaded"]
-    except Crash:
-        return False
-
-
-def _gpu(case: Case, part: Accelerator, about: str) -> Iterator[Finding]:
-    if part.note:
-        yield Finding("accelerators", "warning", f"{about}: {part.note}", "install NVIDIA's driver, and reboot")
-    elif importlib.util.find_spec("tensorrt") is not None:
-        yield Finding("accelerators", "ok", f"{about}, TensorRT {case.board.packages.get('tensorrt', '')}".rstrip())
-    else:
-        mend = (
-            "sudo apt install python3-libnvinfer, and a venv made with --system-site-packages"
-            if case.board.family == "jetson"
-            else "pip install 'edgeloc[tensorrt]'"
-        )
-        what = f"{about}: this Python has no tensorrt, so models run on the CPU"
-        yield Finding("accelerators", "warning", what, mend)
 
 
 def power(case: Case) -> Iterator[Finding]:
@@ -115,13 +82,6 @@ def power(case: Case) -> Iterator[Finding]:
         yield Finding("power", "ok", "no power meter: energy is not measured (an INA219 or a USB meter would do)")
 
 
-def _ought_to_read(case: Case, uri: str, said: str) -> bool:
-    """Whether the meter is on this board, by what it says of not being read."""
-    if uri == "pmic://" and not _PMIC_BOARD.match(case.board.name):
-        return False
-    return not any(word in said for word in _ABSENT)
-
-
 def permissions(case: Case) -> Iterator[Finding]:
     """Whether this user may use the devices that are here."""
     used, denied = [], False
@@ -136,45 +96,6 @@ def permissions(case: Case) -> Iterator[Finding]:
     if not denied:
         what = f"may use {', '.join(used)}" if used else "no device here asks for one"
         yield Finding("permissions", "ok", what)
-
-
-def _device_files(case: Case) -> dict[str, list[Path]]:
-    files = {
-        purpose: [file for pattern in patterns for file in sorted(case.root.glob(pattern), key=natural)]
-        for purpose, patterns in _NODES.items()
-    }
-    for part in case.board.accelerators:
-        node = case.root / part.node.lstrip("/") if part.node else None
-        if node is not None and node.exists():
-            files.setdefault(part.name, []).append(node)
-    return files
-
-
-def _group_mend(file: Path) -> str:
-    """Which group the file belongs to, and how to join it; root's own files need a rule first."""
-    try:
-        group = grp.getgrgid(file.stat().st_gid).gr_name
-    except (KeyError, OSError):
-        group = "root"
-    if group == "root":
-        if "bus/usb" in file.as_posix():
-            return (
-                "sudo usermod -aG plugdev $USER, log in again, and plug it in again (libedgetpu1-std has the udev rule)"
-            )
-        return f"give {file.name} a group by a udev rule, and join that group"
-    return f"sudo usermod -aG {group} $USER, and log in again"
-
-
-# The interpreter, OpenCV and a model of a few MB take about 150 MiB.
-_LITTLE_MEMORY_MIB = 200
-_LITTLE_DISK_MIB = 500
-# A Raspberry Pi starts to slow down at 80 °C, the others not far above.
-_HOT_C = 80.0
-_SLOW_GOVERNORS = ("powersave", "conservative", "userspace")
-# Nodes that capture nothing: codecs and the image processors behind a Raspberry Pi's camera.
-_NO_CAMERAS = ("codec", "isp", "pispbe", "hevc", "rpivid", "-stat", "-meta")
-_PI_SENSORS = ("unicam", "rp1-cfe")
-_DEBIAN_PACKAGES = "usr/lib/python3/dist-packages"
 
 
 def board(case: Case) -> Iterator[Finding]:
@@ -258,12 +179,6 @@ def heat(case: Case) -> Iterator[Finding]:
         yield Finding("heat", "ok", f"{told}{quiet}")
 
 
-def _heat_mend(reasons: tuple[str, ...]) -> str:
-    if "under-voltage" in reasons:
-        return "use the board's own power supply (5 V 5 A for a Pi 5, 3 A for a Pi 4) and a short cable; then reboot"
-    return "give it a heat sink or a fan, and air around it"
-
-
 def cameras(case: Case) -> Iterator[Finding]:
     """The V4L2 cameras, and on a Raspberry Pi whether picamera2 can be had."""
     nodes = _video_nodes(case)
@@ -276,6 +191,89 @@ def cameras(case: Case) -> Iterator[Finding]:
     elif not nodes:
         mend = "plug one in (`v4l2-ctl --list-devices`); until then --camera synthetic:// or a video file works"
         yield Finding("cameras", "warning", "no V4L2 camera is visible", mend)
+
+
+def _edge_tpu(case: Case, part: Accelerator, about: str) -> Iterator[Finding]:
+    if part.bus == "pci" and part.node and not (case.root / part.node.lstrip("/")).exists():
+        mend = "install gasket-dkms, which makes it, and reboot"
+        yield Finding("accelerators", "warning", f"{about}: its driver is missing, there is no {part.node}", mend)
+        return
+    if not _has_library(case):
+        yield Finding("accelerators", "warning", f"{about}: {LIBRARY} is not installed", INSTALL)
+        return
+    packages, build = case.board.packages, installed_build(case.root)
+    runtime = next((name for name in RUNTIMES if name in packages), None)
+    clash = foretell_crash(build, runtime, packages[runtime]) if runtime else ""
+    if clash:
+        yield Finding("accelerators", "warning", f"{about}: {clash.partition(': ')[0]}", INSTALL)
+    else:
+        note = f"; {part.note}" if part.note else ""
+        yield Finding("accelerators", "ok", f"{about}, {LIBRARY} {build or 'of unknown build'}{note}")
+
+
+def _has_library(case: Case) -> bool:
+    """Whether the loader finds it; in another root, whether its package is there."""
+    if not case.is_here:
+        return installed_build(case.root) is not None
+    try:
+        return try_program(_LOAD, LIBRARY) == ["loaded"]
+    except Crash:
+        return False
+
+
+def _gpu(case: Case, part: Accelerator, about: str) -> Iterator[Finding]:
+    if part.note:
+        yield Finding("accelerators", "warning", f"{about}: {part.note}", "install NVIDIA's driver, and reboot")
+    elif importlib.util.find_spec("tensorrt") is not None:
+        yield Finding("accelerators", "ok", f"{about}, TensorRT {case.board.packages.get('tensorrt', '')}".rstrip())
+    else:
+        mend = (
+            "sudo apt install python3-libnvinfer, and a venv made with --system-site-packages"
+            if case.board.family == "jetson"
+            else "pip install 'edgeloc[tensorrt]'"
+        )
+        what = f"{about}: this Python has no tensorrt, so models run on the CPU"
+        yield Finding("accelerators", "warning", what, mend)
+
+
+def _ought_to_read(case: Case, uri: str, said: str) -> bool:
+    """Whether the meter is on this board, by what it says of not being read."""
+    if uri == "pmic://" and not _PMIC_BOARD.match(case.board.name):
+        return False
+    return not any(word in said for word in _ABSENT)
+
+
+def _device_files(case: Case) -> dict[str, list[Path]]:
+    files = {
+        purpose: [file for pattern in patterns for file in sorted(case.root.glob(pattern), key=natural)]
+        for purpose, patterns in _NODES.items()
+    }
+    for part in case.board.accelerators:
+        node = case.root / part.node.lstrip("/") if part.node else None
+        if node is not None and node.exists():
+            files.setdefault(part.name, []).append(node)
+    return files
+
+
+def _group_mend(file: Path) -> str:
+    """Which group the file belongs to, and how to join it; root's own files need a rule first."""
+    try:
+        group = grp.getgrgid(file.stat().st_gid).gr_name
+    except (KeyError, OSError):
+        group = "root"
+    if group == "root":
+        if "bus/usb" in file.as_posix():
+            return (
+                "sudo usermod -aG plugdev $USER, log in again, and plug it in again (libedgetpu1-std has the udev rule)"
+            )
+        return f"give {file.name} a group by a udev rule, and join that group"
+    return f"sudo usermod -aG {group} $USER, and log in again"
+
+
+def _heat_mend(reasons: tuple[str, ...]) -> str:
+    if "under-voltage" in reasons:
+        return "use the board's own power supply (5 V 5 A for a Pi 5, 3 A for a Pi 4) and a short cable; then reboot"
+    return "give it a heat sink or a fan, and air around it"
 
 
 def _video_nodes(case: Case) -> list[tuple[str, str]]:

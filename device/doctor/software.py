@@ -13,7 +13,6 @@ from edgeloc.device.doctor.selftest import RUNTIMES, SelfTest
 
 __all__ = ["opencv", "python", "runtimes", "self_tests"]
 
-
 _OPENCV = """
 import json, re
 try:

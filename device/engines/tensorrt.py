@@ -29,6 +29,12 @@ _OUT_OF_MEMORY = 2
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _NON_BLOCKING = 1
 _NAME_LENGTH = 256
+_DIGEST_SIZE = 32
+_OLDEST, _NEWEST_MAJOR = (8, 6), 10
+# From here on a network takes its types from the model; before, int8 had to be allowed.
+_STRONGLY_TYPED_SINCE = 10
+# Not trt.nptype: that of 8.6 fails with the NumPy releases that have no np.bool.
+_DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "UINT8": np.uint8}
 
 
 class Cuda:
@@ -114,19 +120,6 @@ class Cuda:
         return text.value.decode() if text.value else f"error {status}"
 
 
-def _open_library() -> Any:
-    try:
-        return ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise EngineError(
-            "there is no NVIDIA driver here (libcuda.so.1): TensorRT runs on a Jetson or another NVIDIA GPU; "
-            "in a container, start it with --runtime nvidia"
-        ) from error
-
-
-_DIGEST_SIZE = 32
-
-
 def plan_path(model: bytes, version: str, gpu: str, capability: str) -> Path:
     """Where the plan of a model lies, for a version of TensorRT and a GPU by name and compute capability.
 
@@ -153,13 +146,6 @@ def write_plan(path: Path, plan: bytes) -> None:
     """Store a plan; OutputError when the folder cannot be written."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(hashlib.sha256(plan).digest() + plan)
-
-
-_OLDEST, _NEWEST_MAJOR = (8, 6), 10
-# From here on a network takes its types from the model; before, int8 had to be allowed.
-_STRONGLY_TYPED_SINCE = 10
-# Not trt.nptype: that of 8.6 fails with the NumPy releases that have no np.bool.
-_DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "UINT8": np.uint8}
 
 
 class TensorRtEngine(Engine):
@@ -234,6 +220,16 @@ class TensorRtEngine(Engine):
             self._addresses[name] = address
             self._context.set_tensor_address(name, address)
         weakref.finalize(self, self._cuda.free, *self._addresses.values()).atexit = False
+
+
+def _open_library() -> Any:
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise EngineError(
+            "there is no NVIDIA driver here (libcuda.so.1): TensorRT runs on a Jetson or another NVIDIA GPU; "
+            "in a container, start it with --runtime nvidia"
+        ) from error
 
 
 def _import_tensorrt() -> Any:

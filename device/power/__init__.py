@@ -68,15 +68,6 @@ def open_meter(uri: str, *, root: str | Path = "/") -> PowerMeter:
     return meter
 
 
-def _meter(uri: str, root: Path) -> PowerMeter:
-    parts = parse_uri(uri)
-    if parts.scheme not in METERS:
-        raise UsageError(f"power meter {uri}: there is no scheme {parts.scheme}://; known are: {_EXAMPLES}")
-    module, _, name = METERS[parts.scheme].partition(":")
-    meter: PowerMeter = getattr(importlib.import_module(module), name).from_uri(parts, root)
-    return meter
-
-
 def find_meters(root: str | Path = "/") -> tuple[MeterFinding, ...]:
     """Every meter that `auto` tries, in its order, opened once and closed again."""
     findings = []
@@ -87,6 +78,15 @@ def find_meters(root: str | Path = "/") -> tuple[MeterFinding, ...]:
         except EdgelocError as error:
             findings.append(MeterFinding(uri, False, str(error)))
     return tuple(findings)
+
+
+def _meter(uri: str, root: Path) -> PowerMeter:
+    parts = parse_uri(uri)
+    if parts.scheme not in METERS:
+        raise UsageError(f"power meter {uri}: there is no scheme {parts.scheme}://; known are: {_EXAMPLES}")
+    module, _, name = METERS[parts.scheme].partition(":")
+    meter: PowerMeter = getattr(importlib.import_module(module), name).from_uri(parts, root)
+    return meter
 
 
 def _candidates(root: Path) -> list[str]:

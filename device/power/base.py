@@ -15,6 +15,8 @@ __all__ = ["CommandRunner", "PowerMeter", "PowerSample", "above_zero", "baud", "
 
 # Beyond this, the kernel's drivers know no speed.
 _FASTEST = 10_000_000
+# Runs a program and returns what it wrote to its standard output; DeviceError when it fails.
+CommandRunner = Callable[[Sequence[str]], str]
 
 
 def parse_uri(text: str) -> Uri:
@@ -45,17 +47,6 @@ def percent(text: str) -> float:
     if not 0 <= value <= 100:
         raise ValueError("a number of per cent from 0 to 100")
     return value / 100
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-# Runs a program and returns what it wrote to its standard output; DeviceError when it fails.
-CommandRunner = Callable[[Sequence[str]], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +123,10 @@ class PowerMeter(Openable):
         if not self._opened:
             raise DeviceError(f"power meter {self.name} is not open: call open() first, or use it in a `with`")
         return self._read()
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -91,18 +91,6 @@ def parse_adc(text: str) -> dict[str, tuple[float, float]]:
     return rails
 
 
-def _no_rails(text: str) -> str:
-    if "VCHI" in text or "/dev/vc" in text:
-        return "vcgencmd may not ask the firmware: `sudo usermod -aG video $USER`, then log in again"
-    if "not registered" in text:
-        return (
-            "this board has no power chip that vcgencmd reads (only the Raspberry Pi 5 has): "
-            "connect an INA219, INA226 or INA260 (ina219://1/0x40?shunt=0.1) or a USB meter (csv://, serial://)"
-        )
-    said = f"it said {text.strip().splitlines()[0][:80]!r}" if text.strip() else "it said nothing"
-    return f"vcgencmd pmic_read_adc told no rail ({said}): update the firmware with `sudo rpi-eeprom-update -a`"
-
-
 def run_command(command: Sequence[str]) -> str:
     """What the program wrote, on either output; DeviceError where it is not installed or hangs."""
     try:
@@ -167,3 +155,15 @@ class RaplMeter(PowerMeter):
         before = time.monotonic()
         joules = {name: require_number(file) * 1e-6 for name, file in self._files.items()}
         return PowerSample((before + time.monotonic()) / 2, joules=joules)
+
+
+def _no_rails(text: str) -> str:
+    if "VCHI" in text or "/dev/vc" in text:
+        return "vcgencmd may not ask the firmware: `sudo usermod -aG video $USER`, then log in again"
+    if "not registered" in text:
+        return (
+            "this board has no power chip that vcgencmd reads (only the Raspberry Pi 5 has): "
+            "connect an INA219, INA226 or INA260 (ina219://1/0x40?shunt=0.1) or a USB meter (csv://, serial://)"
+        )
+    said = f"it said {text.strip().splitlines()[0][:80]!r}" if text.strip() else "it said nothing"
+    return f"vcgencmd pmic_read_adc told no rail ({said}): update the firmware with `sudo rpi-eeprom-update -a`"

@@ -31,6 +31,10 @@ DRIVERS = (*_INA2XX, "ina260", "ina3221")
 _INA3221_BUS_V, _INA3221_SHUNT_V = 8e-3, 40e-6
 # Where no file tells the shunt: the value on NVIDIA's boards.
 _SHUNT_OHM = 5e-3
+# Rails at the module's input: where there is one, all the others are behind it.
+MODULE_INPUTS = ("VDD_IN", "POM_5V_IN")
+# The other rails' names on Xavier and Orin modules; an INA3221 without any of these is no Jetson's own.
+_MODULE_RAILS = re.compile(r"(VDD|POM|VIN_SYS)_?\w+|GPU|CPU|SOC|CV|SYS5V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,19 +114,6 @@ def read_rails(rails: tuple[SysfsRail, ...], total: tuple[str, ...]) -> tuple[Po
     return PowerSample(t, watts), sum(rail.step_w(watts[rail.name]) for rail in rails if rail.name in total)
 
 
-def _driver(folder: Path) -> str:
-    return require_text(folder / "name")
-
-
-def _ina2xx_rail(folder: Path, driver: str) -> SysfsRail:
-    step = _INA260_STEP_W
-    if driver in _INA2XX:
-        shunt_v, factor = _INA2XX[driver]
-        ohm = require_number(folder / "shunt_resistor") * 1e-6
-        step = factor * shunt_v / ohm
-    return SysfsRail("supply", lambda: require_number(folder / "power1_input") * 1e-6, lambda _: step)
-
-
 def ina3221_rails(folder: Path, prefix: str = "") -> tuple[SysfsRail, ...]:
     """The connected rails of one INA3221; the sum that the driver adds (in7) is left out."""
     rails = []
@@ -143,26 +134,10 @@ def not_connected(label: str) -> bool:
     return "NC" in label.replace("_", " ").split()
 
 
-def _ina3221_rail(folder: Path, channel: int, name: str) -> SysfsRail:
-    volts, amps = folder / f"in{channel}_input", folder / f"curr{channel}_input"
-    ohm = (optional_number(folder / f"shunt{channel}_resistor") or _SHUNT_OHM * 1e6) * 1e-6
-
-    def watts() -> float:
-        return require_number(volts) * require_number(amps) * 1e-6
-
-    return SysfsRail(name, watts, lambda power: ina3221_step(power, require_number(volts) * 1e-3, ohm))
-
-
 def ina3221_step(power: float, volts: float, ohm: float) -> float:
     """The step in W of an INA3221 at `power`: 8 mV of the bus and 40 uV of the shunt (data sheet SBOS576)."""
     amps = abs(power) / volts if volts else 0.0
     return amps * _INA3221_BUS_V + volts * _INA3221_SHUNT_V / ohm
-
-
-# Rails at the module's input: where there is one, all the others are behind it.
-MODULE_INPUTS = ("VDD_IN", "POM_5V_IN")
-# The other rails' names on Xavier and Orin modules; an INA3221 without any of these is no Jetson's own.
-_MODULE_RAILS = re.compile(r"(VDD|POM|VIN_SYS)_?\w+|GPU|CPU|SOC|CV|SYS5V")
 
 
 class JetsonMeter(PowerMeter):
@@ -211,6 +186,29 @@ class JetsonMeter(PowerMeter):
         sample, step = read_rails(self._rails, self.total)
         self.resolution_w = max(self.resolution_w, step)
         return sample
+
+
+def _driver(folder: Path) -> str:
+    return require_text(folder / "name")
+
+
+def _ina2xx_rail(folder: Path, driver: str) -> SysfsRail:
+    step = _INA260_STEP_W
+    if driver in _INA2XX:
+        shunt_v, factor = _INA2XX[driver]
+        ohm = require_number(folder / "shunt_resistor") * 1e-6
+        step = factor * shunt_v / ohm
+    return SysfsRail("supply", lambda: require_number(folder / "power1_input") * 1e-6, lambda _: step)
+
+
+def _ina3221_rail(folder: Path, channel: int, name: str) -> SysfsRail:
+    volts, amps = folder / f"in{channel}_input", folder / f"curr{channel}_input"
+    ohm = (optional_number(folder / f"shunt{channel}_resistor") or _SHUNT_OHM * 1e6) * 1e-6
+
+    def watts() -> float:
+        return require_number(volts) * require_number(amps) * 1e-6
+
+    return SysfsRail(name, watts, lambda power: ina3221_step(power, require_number(volts) * 1e-3, ohm))
 
 
 def _jetpack4_rails(root: Path) -> tuple[SysfsRail, ...]:

@@ -22,6 +22,9 @@ from edgeloc.errors import DataError, DeviceError, MissingExtra, UsageError, fir
 __all__ = ["Columns", "RecordedMeter", "SerialMeter", "SerialPort", "column_names", "read_recording"]
 
 KNOWN = ("time_s", "watts", "volts", "amps")
+_ANSWER_S = 2.0
+# The first line is often cut, and meters send a head or an empty line now and then.
+_BAD_LINES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +67,6 @@ def number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text[:20]!r} is no number")
     return value
-
-
-def _last_digit(text: str) -> float:
-    mantissa, _, exponent = text.strip().lower().partition("e")
-    return float(10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2])))
 
 
 def columns(names: Sequence[str], where: str) -> Columns:
@@ -169,11 +167,6 @@ class RecordedMeter(PowerMeter):
         return PowerSample(due, {"recorded": float(self._trace.watts[self._next - 1])})
 
 
-_ANSWER_S = 2.0
-# The first line is often cut, and meters send a head or an empty line now and then.
-_BAD_LINES = 5
-
-
 class SerialPort(Protocol):
     """What is needed of a port, as serial.Serial has it."""
 
@@ -271,6 +264,11 @@ class SerialMeter(PowerMeter):
         port, self._port = self._port, self._given
         if port is not None and self._given is None:
             port.close()
+
+
+def _last_digit(text: str) -> float:
+    mantissa, _, exponent = text.strip().lower().partition("e")
+    return float(10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2])))
 
 
 def _port_trouble(error: Exception, device: str) -> str:

@@ -40,8 +40,8 @@ _GAP = 3.0  # times the median interval
 _COUNTER_LAG_S = 0.001
 # Up to so many times the highest power seen, one more wrap of a counter in a gap is thought possible.
 _ONCE_MORE = 1.5
-
 Series = NDArray[np.float64]
+_ANSWER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +179,6 @@ def net_energy(run: EnergyEstimate, idle: Mapping[str, EnergyEstimate]) -> tuple
     drift = seconds * (max(powers) - min(powers)) / 2
     gain = (run.gain_error or 0) * abs(joules)
     return joules, math.hypot(run.between_j, *of_idle) + steps + drift + gain
-
-
-_ANSWER_S = 5.0
 
 
 class PowerSampler:

@@ -14,7 +14,6 @@ from edgeloc.device.sysfs import read_text
 __all__ = ["HIDDEN", "Needs", "needs_of"]
 
 HIDDEN = tuple(Path(path) for path in ("/home", "/root", "/run/user", "/tmp", "/var/tmp"))
-
 _ARGUS_SOCKET = str(Path("/tmp") / "argus_socket")
 _NODE = re.compile(r"/dev/[\w./:+-]+")
 _NETWORK = ("http", "https", "mavlink", "mqtt", "mqtts", "ros2", "rtsp", "rtsps", "tcp", "udp")
@@ -53,15 +52,19 @@ class Needs:
         )
 
 
-def _once(words: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(words))
-
-
 # A class of nodes and not one node: a camera that is plugged in again may come back under another number.
 _V4L2 = Needs(("char-video4linux",), ("video",))
+
+
 _LIBCAMERA = Needs(("char-video4linux", "char-media", "char-dma_heap"), ("video",), makes_code=True)
+
+
 _USB_TPU = Needs(("char-usb_device",), ("plugdev",), makes_code=True)
+
+
 _GSTREAMER = Needs(network=True, makes_code=True)
+
+
 _VIDEO_FILE = Needs(makes_code=True)
 
 
@@ -76,6 +79,10 @@ def needs_of(camera: str, engine: str, model: Path, sinks: Sequence[str], root: 
     # systemd refuses to start a unit of a group that is not there.
     known = _groups(root).values()
     return replace(total, groups=tuple(group for group in total.groups if group in known))
+
+
+def _once(words: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(words))
 
 
 def _camera(text: str, root: Path) -> Needs:

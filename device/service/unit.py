@@ -17,7 +17,6 @@ from edgeloc.errors import DeviceError, UsageError
 __all__ = ["MARK", "Service", "Systemctl", "install", "systemctl", "uninstall"]
 
 MARK = "# Written by `edgeloc install-service`, which replaces and removes it."
-
 # Longer than a camera that went away is tried again, so that such a run ends by itself with its files whole.
 _WATCHDOG_S = 60
 _START_S = 90
@@ -28,7 +27,6 @@ _RESTART_S = 5
 _MOST_STARTS, _STARTS_WITHIN_S = 10, 900
 # 2 is bad input, which no restart mends; 130 and 143 are an interrupted run over a file.
 _HOPELESS, _ENDED = "2", "130 143"
-
 _HARDENING = """\
 NoNewPrivileges=yes
 CapabilityBoundingSet=
@@ -52,6 +50,11 @@ UMask=0022
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallErrorNumber=EPERM""".splitlines()
+Systemctl = Callable[[Sequence[str]], None]
+"""Runs `systemctl` with these words; raises DeviceError when it fails."""
+_OURS = Path("etc/systemd/system")
+# Where a distribution's and an administrator's units lie besides.
+_OTHERS = (Path("usr/lib/systemd/system"), Path("lib/systemd/system"), Path("run/systemd/system"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +158,6 @@ def quoted(word: str, *, variables: bool = True) -> str:
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     escaped = escaped.replace("$", "$$") if variables else escaped
     return f'"{escaped}"' if not word or re.search(r"[\s\"'\\;:]", word) else escaped
-
-
-Systemctl = Callable[[Sequence[str]], None]
-"""Runs `systemctl` with these words; raises DeviceError when it fails."""
-
-_OURS = Path("etc/systemd/system")
-# Where a distribution's and an administrator's units lie besides.
-_OTHERS = (Path("usr/lib/systemd/system"), Path("lib/systemd/system"), Path("run/systemd/system"))
 
 
 def systemctl(words: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from edgeloc.errors import DataError, EngineError, MissingExtra, ModelError, Usa
 from edgeloc.evaluation.figures import Row, size_of
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract, InputSpec, Thresholds
-from edgeloc.model.file import ModelFile, read_keras_contract, read_model
+from edgeloc.model.file import ModelFile, own_contract, read_keras_contract, read_model
 from edgeloc.types import Box, Pixels
 
 __all__ = ["Answer", "KerasEngine", "RegressionRecorder", "RememberingSide", "Side", "float_side", "side_in_memory"]
@@ -173,11 +173,9 @@ def float_side(path: str | Path, contract: Contract, engine: str = "auto", threa
     if path.suffix != ".tflite":
         raise UsageError(f"--against {path}: the float model must be a .tflite or a .keras file")
     model = read_model(path)
-    # None lets the Localizer look for the model's own contract, in the file or beside it.
-    has_own = model.contract is not None or path.with_suffix(".json").is_file()
     if engine.startswith("edgetpu") and not is_for_edge_tpu(model.payload):
         engine = "auto"  # the float model never runs there
-    localizer = Localizer(model, engine, threads, None if has_own else contract)
+    localizer = Localizer(model, engine, threads, own_contract(model) or contract)
     return Side(model, localizer.contract, localizer.engine)
 
 

@@ -18,13 +18,15 @@ import numpy as np
 from edgeloc._support.files import atomic_path
 from edgeloc.errors import ContractError, ModelError
 from edgeloc.model.containers import CONTAINERS, Format, format_of
-from edgeloc.model.contract import Contract
+from edgeloc.model.contract import Contract, read_contract
 from edgeloc.types import Box, Pixels
 
 __all__ = [
     "CONTRACT",
     "Golden",
     "ModelFile",
+    "contract_for",
+    "own_contract",
     "read_keras_contract",
     "read_model",
     "write_model",
@@ -138,6 +140,28 @@ def read_model(path: str | Path) -> ModelFile:
     elif hashlib.sha256(payload).hexdigest() != expected:
         raise ModelError(f"{path} is truncated or altered: it is not the model its contract was written for")
     return ModelFile(path, payload, format, members, contract, verified=expected is not None)
+
+
+def own_contract(model: ModelFile) -> Contract | None:
+    """The contract inside the file, else that of a JSON file beside it with the same name (`model.json`), else None."""
+    beside = model.path.with_suffix(".json")
+    if model.contract is not None or not beside.is_file():
+        return model.contract
+    return read_contract(beside)
+
+
+def contract_for(model: ModelFile, given: Contract | str | Path | None = None) -> Contract:
+    """The contract to use a model with: the one given, else the model's own; ContractError when there is none."""
+    if isinstance(given, Contract):
+        return given
+    contract = own_contract(model) if given is None else read_contract(given)
+    if contract is None:
+        raise ContractError(
+            f"{model.path} has no contract, so nothing says what its numbers mean",
+            hint=f"write one as {model.path.with_suffix('.json').name} beside it, give {{contract}}, or convert the "
+            "model with `edgeloc convert`",
+        )
+    return contract
 
 
 def read_keras_contract(path: str | Path) -> Contract | None:

@@ -41,6 +41,8 @@ _PROGRAM = (
     "import sys; sys.path[:] = {path!r}; from edgeloc.device.engines.edgetpu.worker import serve; serve({descriptor})"
 )
 _MEND = "plug the device in again, best by a powered hub or a shorter cable"
+# A device that has worked this long since it was opened anew may fail, and be opened, once more.
+_SETTLED_S = 600.0
 
 
 class EdgeTpuEngine(Engine):
@@ -135,6 +137,79 @@ class EdgeTpuEngine(Engine):
         return f"{about} ({self._about}); {_MEND}"
 
 
+class RecoveringEngine(Engine):
+    """What `--engine auto` is for a compiled model; `name` and `version` are those of the engine that answers.
+
+    `opener` loads the Edge TPU, `cpu` is the engine to fall back on, loaded already, or None.
+    After a failure the device is opened once and the same tensor run again; a failure within ten
+    minutes of that ends it: the CPU takes over for good, or the error is raised. Each such step
+    is told on standard error.
+    """
+
+    def __init__(self, opener: Callable[[], Engine], cpu: Engine | None) -> None:
+        self._opener, self._cpu = opener, cpu
+        self._reopened_at = float("-inf")
+        try:
+            self._use(opener())
+        except EngineError as error:
+            self._fall_back(error)
+        else:
+            if cpu is not None:
+                _require_same_ports(self._engine, cpu)
+
+    @classmethod
+    def load(cls, model: ModelFile, threads: int | None) -> RecoveringEngine:
+        """For any Edge TPU there is, without a CPU model."""
+        return cls(lambda: EdgeTpuEngine.load(model, threads), None)
+
+    def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Run the model; EngineError when no way is left."""
+        try:
+            return self._engine.invoke(tensor)
+        except EngineError as error:
+            if self._engine is self._cpu:
+                raise
+            return self._again(tensor, error)
+
+    def _again(self, tensor: NDArray[Any], failure: EngineError) -> dict[str, NDArray[Any]]:
+        if time.monotonic() - self._reopened_at > _SETTLED_S:
+            _tell(f"{failure}; opening it once more")
+            try:
+                self._use(self._opener())
+                self._reopened_at = time.monotonic()
+                return self._engine.invoke(tensor)
+            except EngineError as error:
+                failure = error
+        self._fall_back(failure)
+        return self._engine.invoke(tensor)
+
+    def _fall_back(self, failure: EngineError) -> None:
+        if self._cpu is None:
+            raise EngineError(
+                f"{failure} (to go on on the CPU after a failure, give the model from before the compiler: "
+                "--cpu-model FILE.tflite)"
+            ) from failure
+        _tell(f"{failure}; going on on the CPU ({self._cpu.name} {self._cpu.version})")
+        self._use(self._cpu)
+
+    def _use(self, engine: Engine) -> None:
+        self._engine = engine
+        self.name, self.version = engine.name, engine.version
+        self.inputs, self.outputs = engine.inputs, engine.outputs
+
+
+def open_recovering(
+    place: str, model: ModelFile, threads: int | None, cpu_model: str | Path | ModelFile | None
+) -> RecoveringEngine:
+    """The engine "auto" for a compiled model, at the `place` that `EdgeTpuPlace.parse` reads.
+
+    Raises ModelError when `cpu_model` is not the model from before the compiler, and EngineError
+    when the Edge TPU does not open and there is no `cpu_model`.
+    """
+    where = EdgeTpuPlace.parse(place)
+    return RecoveringEngine(lambda: EdgeTpuEngine(model, threads, where), _open_cpu(cpu_model, threads))
+
+
 class _DiedError(Exception):
     """The process ended; its text is how, with its own last words."""
 
@@ -219,83 +294,6 @@ def _runtime(build: str | None) -> type[TfliteEngine]:
     if troubles:
         raise EngineError(f"{troubles[0]} (to try it all the same: --engine 'edgetpu://?library=/path/to/{LIBRARY}')")
     raise EngineError("no TFLite runtime is installed for the Edge TPU: pip install ai-edge-litert")
-
-
-# A device that has worked this long since it was opened anew may fail, and be opened, once more.
-_SETTLED_S = 600.0
-
-
-class RecoveringEngine(Engine):
-    """What `--engine auto` is for a compiled model; `name` and `version` are those of the engine that answers.
-
-    `opener` loads the Edge TPU, `cpu` is the engine to fall back on, loaded already, or None.
-    After a failure the device is opened once and the same tensor run again; a failure within ten
-    minutes of that ends it: the CPU takes over for good, or the error is raised. Each such step
-    is told on standard error.
-    """
-
-    def __init__(self, opener: Callable[[], Engine], cpu: Engine | None) -> None:
-        self._opener, self._cpu = opener, cpu
-        self._reopened_at = float("-inf")
-        try:
-            self._use(opener())
-        except EngineError as error:
-            self._fall_back(error)
-        else:
-            if cpu is not None:
-                _require_same_ports(self._engine, cpu)
-
-    @classmethod
-    def load(cls, model: ModelFile, threads: int | None) -> RecoveringEngine:
-        """For any Edge TPU there is, without a CPU model."""
-        return cls(lambda: EdgeTpuEngine.load(model, threads), None)
-
-    def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Run the model; EngineError when no way is left."""
-        try:
-            return self._engine.invoke(tensor)
-        except EngineError as error:
-            if self._engine is self._cpu:
-                raise
-            return self._again(tensor, error)
-
-    def _again(self, tensor: NDArray[Any], failure: EngineError) -> dict[str, NDArray[Any]]:
-        if time.monotonic() - self._reopened_at > _SETTLED_S:
-            _tell(f"{failure}; opening it once more")
-            try:
-                self._use(self._opener())
-                self._reopened_at = time.monotonic()
-                return self._engine.invoke(tensor)
-            except EngineError as error:
-                failure = error
-        self._fall_back(failure)
-        return self._engine.invoke(tensor)
-
-    def _fall_back(self, failure: EngineError) -> None:
-        if self._cpu is None:
-            raise EngineError(
-                f"{failure} (to go on on the CPU after a failure, give the model from before the compiler: "
-                "--cpu-model FILE.tflite)"
-            ) from failure
-        _tell(f"{failure}; going on on the CPU ({self._cpu.name} {self._cpu.version})")
-        self._use(self._cpu)
-
-    def _use(self, engine: Engine) -> None:
-        self._engine = engine
-        self.name, self.version = engine.name, engine.version
-        self.inputs, self.outputs = engine.inputs, engine.outputs
-
-
-def open_recovering(
-    place: str, model: ModelFile, threads: int | None, cpu_model: str | Path | ModelFile | None
-) -> RecoveringEngine:
-    """The engine "auto" for a compiled model, at the `place` that `EdgeTpuPlace.parse` reads.
-
-    Raises ModelError when `cpu_model` is not the model from before the compiler, and EngineError
-    when the Edge TPU does not open and there is no `cpu_model`.
-    """
-    where = EdgeTpuPlace.parse(place)
-    return RecoveringEngine(lambda: EdgeTpuEngine(model, threads, where), _open_cpu(cpu_model, threads))
 
 
 def _open_cpu(model: str | Path | ModelFile | None, threads: int | None) -> Engine | None:
