@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc import Contract, Frame, Golden, Localizer, ModelFile, StandinEngine, read_model, write_model
+from edgeloc import Contract, Frame, Golden, Localizer, ModelFile, read_model, write_model
 from edgeloc.errors import ContractError, EngineError, ModelError, UsageError
 from edgeloc.model.contract import BoxEncoding, InputSpec, OutputSpec
+from edgeloc.testing.engines import StandinEngine
 
 
 def scene(width: int = 128, height: int = 96, box: tuple[int, int, int, int] = (40, 30, 64, 54)) -> Any:

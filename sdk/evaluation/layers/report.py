@@ -15,8 +15,8 @@ from edgeloc.data.sample import spread
 from edgeloc.errors import ContractError, DataError, MissingExtra, UsageError
 from edgeloc.evaluation.figures import FLOAT_COLOR, MARK_COLOR, QUANTIZED_COLOR
 from edgeloc.evaluation.layers.comparison import EXACT_DB, LayerError, LayerReport, compare_layers
-from edgeloc.model.contract import Contract, read_contract
-from edgeloc.model.file import ModelFile, read_model
+from edgeloc.model.contract import Contract
+from edgeloc.model.file import ModelFile, own_contract, read_model
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +91,7 @@ def _refuse_options(options: LayerOptions) -> None:
 
 def _contract(before: ModelFile, after: ModelFile) -> Contract:
     """The contract of either file; where both have one they must make the input alike."""
-    own, other = _own_contract(after), _own_contract(before)
+    own, other = own_contract(after), own_contract(before)
     contract = own or other
     if contract is None:
         raise ContractError(
@@ -104,13 +104,6 @@ def _contract(before: ModelFile, after: ModelFile) -> Contract:
             "normalization): they cannot be compared on the same images"
         )
     return contract
-
-
-def _own_contract(model: ModelFile) -> Contract | None:
-    beside = model.path.with_suffix(".json")
-    if model.contract is not None or not beside.is_file():
-        return model.contract
-    return read_contract(beside)
 
 
 def layer_lines(report: LayerReport, worst: int = 10) -> Iterator[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from edgeloc.errors import ContractError, ModelError, OutputError
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
-from edgeloc.model.file import Golden, read_model, write_model
+from edgeloc.model.file import Golden, ModelFile, contract_for, own_contract, read_model, write_model
 from edgeloc.types import Box
 
 # Enough of a flatbuffer for what does not look into it.
@@ -187,3 +187,18 @@ def test_a_path_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         write_model(tmp_path / "file" / "m.tflite", FLATBUFFER, CONTRACT)
+
+
+def test_the_contract_is_the_one_given_then_the_one_inside_then_the_one_beside(path: Path, tmp_path: Path) -> None:
+    beside = Contract(CONTRACT.input, CONTRACT.outputs, labels=("beside",))
+    given = Contract(CONTRACT.input, CONTRACT.outputs, labels=("given",))
+    plain = ModelFile(tmp_path / "plain.tflite", FLATBUFFER, "tflite")
+    assert own_contract(plain) is None
+    with pytest.raises(ContractError, match=r"no contract.*plain\.json beside it"):
+        contract_for(plain)
+    for name in ("plain", "model"):
+        (tmp_path / f"{name}.json").write_text(beside.to_json())
+    (tmp_path / "given.json").write_text(given.to_json())
+    assert contract_for(plain) == beside
+    assert contract_for(read_model(path)).labels == CONTRACT.labels
+    assert contract_for(read_model(path), tmp_path / "given.json") == given == contract_for(plain, given)
