@@ -1,4 +1,4 @@
-"""Which board this is, and what is on it: name, cores, system, runtimes, accelerators."""
+"""Which board this is, and what it has: name, cores, system, runtimes, accelerators."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import importlib.metadata
 import platform
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeloc.device.accelerators import Accelerator, find_accelerators
 from edgeloc.device.cpu import Cluster, cpu_model, read_clusters
-from edgeloc.device.sysfs import read_text, read_words
+from edgeloc.device.sysfs import natural, read_int, read_text, read_words
 
-__all__ = ["Board", "Identity", "identify", "read_board"]
+__all__ = ["Accelerator", "Board", "Identity", "find_accelerators", "identify", "memory_mib", "read_board"]
 
-# NVIDIA's part numbers of modules, as they stand in `compatible`; the more special first. Model strings
-# differ between JetPack and the mainline kernel, part numbers don't.
+# Part numbers of NVIDIA's modules as in `compatible`, the more specific first. Model strings differ between
+# JetPack and the mainline kernel, part numbers don't.
 _JETSON_MODULES = (
     ("p3834", "Jetson Thor"),
     ("p3701", "Jetson AGX Orin"),
@@ -39,71 +39,9 @@ _JETSON_MODULES = (
     ("p2371", "Jetson TX1"),
 )
 _CORAL = (("Phanbell", "Coral Dev Board"), ("Excelsior", "Coral Dev Board Mini"), ("MT8167", "Coral Dev Board Mini"))
-# What firmware says where nobody filled it in.
+# What firmware holds where nobody filled it in.
 _NO_NAMES = ("default string", "not applicable", "o.e.m", "system manufacturer", "system product", "undefined")
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Name and family of a board, and the strings they come from."""
-
-    name: str
-    family: str
-    model: str | None = None
-    compatible: tuple[str, ...] = ()
-    revision: str | None = None
-
-
-def identify(root: Path) -> Identity:
-    """Find the board's name; one that is not known goes by its own model string."""
-    model = read_text(root / "proc/device-tree/model")
-    compatible = read_words(root / "proc/device-tree/compatible")
-    if model is None and not compatible:
-        return _pc(root)
-    name, family = _known(model or "", compatible)
-    return Identity(name, family, model, compatible, _revision(root, model))
-
-
-def _known(model: str, compatible: tuple[str, ...]) -> tuple[str, str]:
-    if model.startswith("Raspberry Pi"):
-        return re.sub(r" Rev [\d.]+$", "", model), "raspberry-pi"
-    everything = " ".join(compatible)
-    if "nvidia,tegra" in everything or "nvidia,jetson" in everything:
-        found = next((name for part, name in _JETSON_MODULES if part in everything), model or "Jetson")
-        return f"{found} Super" if "-super" in everything else found, "jetson"
-    for mark, name in _CORAL:
-        if mark.lower() in f"{model} {everything}".lower() and ("coral" in model.lower() or mark != "MT8167"):
-            return name, "coral"
-    return model or next(iter(compatible), "unknown board"), "other"
-
-
-def _revision(root: Path, model: str | None) -> str | None:
-    """Of the circuit board: what a Pi's model string ends in, else the code in its cpuinfo."""
-    match = re.search(r" Rev ([\d.]+)$", model or "")
-    if match:
-        return match[1]
-    match = re.search(r"^Revision\s*:\s*(\w+)", read_text(root / "proc/cpuinfo") or "", re.MULTILINE)
-    return match[1] if match else None
-
-
-def _pc(root: Path) -> Identity:
-    """A machine without a device tree: its maker's name for it, else its processor's."""
-    dmi = root / "sys/class/dmi/id"
-    vendor, product = _told(dmi / "sys_vendor"), _told(dmi / "product_name")
-    if product:
-        named = product if not vendor or product.startswith(vendor.split()[0]) else f"{vendor} {product}"
-        return Identity(named, "pc")
-    machine = read_text(root / "proc/sys/kernel/arch") or platform.machine()
-    name = " ".join(["PC" if machine in ("x86_64", "i686") else "unknown board", f"({cpu_model(root) or machine})"])
-    return Identity(name, "pc" if machine in ("x86_64", "i686") else "other")
-
-
-def _told(path: Path) -> str | None:
-    text = read_text(path)
-    return None if text is None or any(word in text.lower() for word in _NO_NAMES) else text
-
-
-# Everything a localizer may run on or through; what else is installed does not matter here.
+# What a localizer may run on or through.
 _PACKAGES = (
     "numpy",
     "opencv-python",
@@ -119,17 +57,58 @@ _PACKAGES = (
     "smbus2",
     "pyserial",
 )
+_UNLOADED = "its firmware is not loaded yet: the first use does that"
+_USB = {
+    "1a6e:089a": ("edge-tpu", "Coral USB Accelerator", _UNLOADED),
+    "18d1:9302": ("edge-tpu", "Coral USB Accelerator", None),
+}
+_PCI = {
+    "1ac1:089a": ("edge-tpu", "Coral PCIe or M.2 Accelerator"),
+    "1e60:2864": ("hailo", "Hailo-8"),
+    "1e60:45c4": ("hailo", "Hailo-10H"),
+}
+_NVIDIA, _DISPLAY_CLASS = "10de", "0x03"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Name and family of a board, and the strings they come from."""
+
+    name: str
+    family: str
+    model: str | None = None
+    compatible: tuple[str, ...] = ()
+    revision: str | None = None
+
+
+def identify(root: Path) -> Identity:
+    """Find the board's name; an unknown board goes by its own model string."""
+    model = read_text(root / "proc/device-tree/model")
+    compatible = read_words(root / "proc/device-tree/compatible")
+    if model is None and not compatible:
+        return _pc(root)
+    name, family = _known(model or "", compatible)
+    return Identity(name, family, model, compatible, _revision(root, model))
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """A board and its software; None or empty is what it does not tell.
+    """A board and its software; None or empty is what it does not report.
 
-    `name` is the product's, such as "Raspberry Pi 5 Model B" or "Jetson Orin Nano"; `family` one
-    of raspberry-pi, jetson, coral, pc and other. `model` and `compatible` are the device tree's
-    own strings, `revision` the circuit board's. `python_bits` is 32 where a 32-bit Python runs on
-    a 64-bit kernel. `l4t` is NVIDIA's board support package. `packages` maps the names of
-    installed packages to their versions.
+    `name`: the product's, such as "Raspberry Pi 5 Model B" or "Jetson Orin Nano".
+    `family`: raspberry-pi, jetson, coral, pc or other.
+    `model`, `compatible`: the device tree's own strings.
+    `revision`: the circuit board's.
+    `cpu`: the processor's name, or the designs of its cores.
+    `machine`: the kernel's architecture, such as aarch64.
+    `clusters`: the cores that are switched on, the fastest first.
+    `memory_mib`: all of it, in MiB.
+    `os`, `kernel`: the system's name and the kernel's release.
+    `l4t`: the version of NVIDIA's board support package.
+    `python`: the running Python's version.
+    `python_bits`: 32 where a 32-bit Python runs on a 64-bit kernel.
+    `packages`: versions of the installed packages that matter here, by name.
+    `accelerators`: what is plugged in or built in.
     """
 
     name: str
@@ -164,7 +143,7 @@ def read_board(root: Path = Path("/")) -> Board:
 
     Never fails: what cannot be read is None.
     """
-    found: Identity = identify(root)
+    found = identify(root)
     return Board(
         name=found.name,
         family=found.family,
@@ -191,6 +170,75 @@ def memory_mib(root: Path, name: str) -> int | None:
     return int(match[1]) // 1024 if match else None
 
 
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """One accelerator that is plugged in or built in.
+
+    `kind`: edge-tpu, hailo or nvidia-gpu.
+    `name`: the product's.
+    `bus`: usb, pci or soc.
+    `device_id`: vendor:product.
+    `place`: its name under the bus in sysfs.
+    `node`: the file in /dev by which programs reach it, where it is known.
+    `note`: what is particular about its state.
+    """
+
+    kind: str
+    name: str
+    bus: str
+    device_id: str | None = None
+    place: str | None = None
+    node: str | None = None
+    note: str | None = None
+
+
+def find_accelerators(root: Path = Path("/"), family: str = "other") -> tuple[Accelerator, ...]:
+    """All accelerators, found by their USB and PCIe ids; none is opened. A Jetson's GPU, on no bus, by the `family`."""
+    found = [*_on_usb(root), *_on_pci(root)]
+    if family == "jetson":
+        found.append(Accelerator("nvidia-gpu", "Jetson's GPU", "soc"))
+    return tuple(found)
+
+
+def _known(model: str, compatible: tuple[str, ...]) -> tuple[str, str]:
+    if model.startswith("Raspberry Pi"):
+        return re.sub(r" Rev [\d.]+$", "", model), "raspberry-pi"
+    everything = " ".join(compatible)
+    if "nvidia,tegra" in everything or "nvidia,jetson" in everything:
+        found = next((name for part, name in _JETSON_MODULES if part in everything), model or "Jetson")
+        return f"{found} Super" if "-super" in everything else found, "jetson"
+    for mark, name in _CORAL:
+        if mark.lower() in f"{model} {everything}".lower() and ("coral" in model.lower() or mark != "MT8167"):
+            return name, "coral"
+    return model or next(iter(compatible), "unknown board"), "other"
+
+
+def _revision(root: Path, model: str | None) -> str | None:
+    """The circuit board's revision: from a Pi's model string, else the code in its cpuinfo."""
+    match = re.search(r" Rev ([\d.]+)$", model or "")
+    if match:
+        return match[1]
+    match = re.search(r"^Revision\s*:\s*(\w+)", read_text(root / "proc/cpuinfo") or "", re.MULTILINE)
+    return match[1] if match else None
+
+
+def _pc(root: Path) -> Identity:
+    """A machine without a device tree, named by its maker, else by its processor."""
+    dmi = root / "sys/class/dmi/id"
+    vendor, product = _filled_in(dmi / "sys_vendor"), _filled_in(dmi / "product_name")
+    if product:
+        named = product if not vendor or product.startswith(vendor.split()[0]) else f"{vendor} {product}"
+        return Identity(named, "pc")
+    machine = read_text(root / "proc/sys/kernel/arch") or platform.machine()
+    name = " ".join(["PC" if machine in ("x86_64", "i686") else "unknown board", f"({cpu_model(root) or machine})"])
+    return Identity(name, "pc" if machine in ("x86_64", "i686") else "other")
+
+
+def _filled_in(path: Path) -> str | None:
+    text = read_text(path)
+    return None if text is None or any(word in text.lower() for word in _NO_NAMES) else text
+
+
 def _os_name(root: Path) -> str | None:
     text = read_text(root / "etc/os-release") or read_text(root / "usr/lib/os-release") or ""
     match = re.search(r"^PRETTY_NAME=(.*)$", text, re.MULTILINE)
@@ -204,7 +252,7 @@ def _l4t(root: Path) -> str | None:
 
 
 def _packages() -> dict[str, str]:
-    """Versions by the packages' own notes; nothing is imported, since a broken one can end the process."""
+    """Versions from the packages' metadata; nothing is imported, since a broken package can end the process."""
     found = {}
     for name in _PACKAGES:
         try:
@@ -212,3 +260,45 @@ def _packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _on_usb(root: Path) -> Iterator[Accelerator]:
+    for device in sorted(_listing(root / "sys/bus/usb/devices"), key=natural):
+        number = f"{read_text(device / 'idVendor')}:{read_text(device / 'idProduct')}"
+        if number in _USB:
+            kind, name, note = _USB[number]
+            yield Accelerator(kind, name, "usb", number, device.name, _usb_node(device), note)
+
+
+def _usb_node(device: Path) -> str | None:
+    bus, address = read_int(device / "busnum"), read_int(device / "devnum")
+    return None if bus is None or address is None else f"/dev/bus/usb/{bus:03}/{address:03}"
+
+
+def _on_pci(root: Path) -> Iterator[Accelerator]:
+    counts: dict[str, int] = {}
+    for device in sorted(_listing(root / "sys/bus/pci/devices"), key=natural):
+        vendor, product = ((read_text(device / name) or "").removeprefix("0x").lower() for name in ("vendor", "device"))
+        number = f"{vendor}:{product}"
+        if number in _PCI:
+            kind, name = _PCI[number]
+            stem = "apex_" if kind == "edge-tpu" else "hailo"
+            counts[stem] = counts.get(stem, -1) + 1
+            yield Accelerator(kind, name, "pci", number, device.name, f"/dev/{stem}{counts[stem]}")
+        elif vendor == _NVIDIA and (read_text(device / "class") or "").startswith(_DISPLAY_CLASS):
+            yield _gpu(root, device, number)
+
+
+def _gpu(root: Path, device: Path, number: str) -> Accelerator:
+    """Only the driver knows the card's name."""
+    text = read_text(root / "proc/driver/nvidia/gpus" / device.name / "information") or ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("Model:")]
+    note = None if names else "the NVIDIA driver is not loaded"
+    return Accelerator("nvidia-gpu", names[0] if names else "NVIDIA GPU", "pci", number, device.name, note=note)
+
+
+def _listing(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []

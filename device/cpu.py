@@ -1,4 +1,4 @@
-"""The processor's cores by cluster, and keeping a program on chosen ones."""
+"""The processor's cores by cluster, and pinning a program to some of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgeloc.errors import DeviceError, UsageError
 
 __all__ = ["Cluster", "big_cores", "choose_cores", "cpu_model", "read_clusters", "use_cores"]
 
-# (implementer, part) as in the core's MIDR register; arm64 boards this package has pages for.
+# (implementer, part) as in the core's MIDR register, of the arm64 boards in the docs.
 _CORES = {
     ("0x41", "0xd03"): "Cortex-A53",
     ("0x41", "0xd04"): "Cortex-A35",
@@ -32,7 +32,12 @@ _AS_FAST = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Cores of one kind: their numbers, their design's name, and the highest clock in MHz that they may take."""
+    """Cores of one kind.
+
+    `cpus`: their numbers.
+    `core`: the name of their design, such as Cortex-A76.
+    `max_mhz`: the highest clock.
+    """
 
     cpus: tuple[int, ...]
     core: str | None
@@ -45,7 +50,7 @@ class Cluster:
 
 
 def read_clusters(root: Path = Path("/")) -> tuple[Cluster, ...]:
-    """The cores that are switched on, the fastest cluster first; empty where the kernel does not tell."""
+    """The cores that are switched on, the fastest cluster first; empty where the kernel does not list them."""
     groups: dict[tuple[str | None, int | None], list[int]] = {}
     for block in _processors(root):
         number = int(block["processor"])
@@ -62,7 +67,7 @@ def read_clusters(root: Path = Path("/")) -> tuple[Cluster, ...]:
 
 def cpu_model(root: Path = Path("/")) -> str | None:
     """The designs of an ARM processor's cores, or the name that another processor gives itself."""
-    # An ARM core's part number says more than the "model name" and "Hardware" beside it.
+    # An ARM core's part number is more specific than the "model name" and "Hardware" beside it.
     names = dict.fromkeys(name for block in _processors(root) if (name := _core_name(block)))
     match = re.search(r"^model name\s*:\s*(.+)$", read_text(root / "proc/cpuinfo") or "", re.MULTILINE)
     return " + ".join(names) or (match[1].strip() if match else None)
@@ -80,14 +85,16 @@ def cpu_list(cpus: tuple[int, ...]) -> str:
 
 
 def use_cores(text: str) -> tuple[int, ...]:
-    """Keep this thread, and those it starts from now on, on the cores that `text` means; their numbers.
+    """Pin this thread, and those it starts from now on, to the cores that `text` names; returns their numbers.
 
-    Call it in the main thread before an engine is loaded, whose threads then inherit it. `text` is
-    what `choose_cores` reads. Raises UsageError for cores that are not there, DeviceError where
-    the system does not allow it.
+    Call it in the main thread before an engine is loaded, whose threads inherit it.
+
+    `text`: as for `choose_cores`.
+
+    Raises UsageError for cores that are not there, DeviceError where the system does not allow it.
     """
     if not hasattr(os, "sched_setaffinity"):
-        raise DeviceError("this system cannot keep a program on chosen cores: leave --cores out")
+        raise DeviceError("this system cannot pin a program to cores", hint="leave {cores} out")
     cores = choose_cores(text, tuple(sorted(os.sched_getaffinity(0))))
     try:
         os.sched_setaffinity(0, cores)
@@ -97,32 +104,34 @@ def use_cores(text: str) -> tuple[int, ...]:
 
 
 def choose_cores(text: str, allowed: tuple[int, ...], root: Path = Path("/")) -> tuple[int, ...]:
-    """The cores that `text` means: `all`, `big` (the fast ones), or numbers and ranges such as `0,4-7`.
+    """The cores that `text` names.
 
-    `allowed` are those that this program may use; `root` is where sys is found. Raises UsageError
-    for a text that is none of these and for cores that are not allowed.
+    `text`: `all`, `big` (the fast ones), or numbers and ranges such as `0,4-7`.
+    `allowed`: the cores that this program may use.
+    `root`: where sys is found.
+
+    Raises UsageError for any other text, and for cores that are not allowed.
     """
     if text == "all":
         return allowed
     if text == "big":
         return big_cores(allowed, root)
     if not re.fullmatch(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*", text):
-        raise UsageError(f"cores is {text!r}: it must be big, all, or numbers and ranges such as 0,4-7")
+        raise UsageError(field="cores", value=text, allowed="big, all, or numbers and ranges such as 0,4-7")
     wanted: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
         wanted.update(range(int(first), int(last or first) + 1))
     if not wanted or not wanted <= set(allowed):
-        raise UsageError(
-            f"cores is {text!r}: it must be some of {_listed(allowed)}, which are what this program may use"
-        )
+        available = f"some of {_listed(allowed)}, the cores that this program may use"
+        raise UsageError(field="cores", value=text, allowed=available)
     return tuple(sorted(wanted))
 
 
 def big_cores(allowed: tuple[int, ...], root: Path = Path("/")) -> tuple[int, ...]:
-    """The fast ones among the cores `allowed`; all of them where the processor has one kind, or does not tell.
+    """The fast ones among the cores `allowed`; all of them where the processor has only one kind.
 
-    Fast is what the kernel gives at least 80 % of the largest capacity (ARM), else of the highest clock.
+    A core is fast with at least 80 % of the largest capacity (ARM), else of the highest clock.
     """
     for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
         speeds = {core: read_int(root / _CPUS / f"cpu{core}" / name) or 0 for core in allowed}

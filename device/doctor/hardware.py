@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgeloc._support.children import Crash, try_program
-from edgeloc.device.accelerators import Accelerator
-from edgeloc.device.board import memory_mib
+from edgeloc.device.board import Accelerator, memory_mib
 from edgeloc.device.doctor.findings import Case, Finding
 from edgeloc.device.doctor.selftest import RUNTIMES
 from edgeloc.device.engines.edgetpu.library import INSTALL, LIBRARY, foretell_crash, installed_build

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeloc.cameras.base import parse_uri
-from edgeloc.device.accelerators import find_accelerators
+from edgeloc.device.board import find_accelerators
 from edgeloc.device.sysfs import read_text
 
 __all__ = ["HIDDEN", "Needs", "needs_of"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from edgeloc.device.accelerators import find_accelerators
+from edgeloc.device.board import find_accelerators
 from edgeloc.device.sysfs import read_text
 from edgeloc.errors import UsageError
 
