@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType, ModuleType
 from typing import NoReturn
@@ -26,6 +26,7 @@ from typing import NoReturn
 from edgeloc._support.terminal import quiet_import
 from edgeloc._version import __version__
 from edgeloc.errors import EdgelocError, MissingExtra, UsageError, first_line
+from edgeloc.findings import Finding
 
 __all__ = ["COMMAND_GROUP", "Terminated", "main"]
 
@@ -97,12 +98,19 @@ def _dispatch(arguments: list[str]) -> int:
 
 @contextmanager
 def _naming_flags(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """Inside, an error that names a parameter (`max_iou_drop`) is raised on under its flag (`--max-iou-drop`)."""
+    """Inside, errors and findings that name a parameter (`max_iou_drop`) are shown with its flag (`--max-iou-drop`)."""
     flags = {action.dest: _flag(action) for action in parser._actions}
+
+    def spelling(name: str) -> str:
+        return flags.get(name, name)
+
+    for handler in logging.getLogger("edgeloc").handlers:
+        if isinstance(handler, _TerminalHandler):
+            handler.spelling = spelling
     try:
         yield
     except EdgelocError as error:
-        error.spelling = lambda name: flags.get(name, name)
+        error.spelling = spelling
         raise
 
 
@@ -220,11 +228,14 @@ def _quieten_libraries(verbose: bool) -> None:
 class _TerminalHandler(logging.Handler):
     """Prints what modules log on stderr: progress as it is, findings behind their severity."""
 
+    spelling: Callable[[str], str] = staticmethod(str)
+
     def emit(self, record: logging.LogRecord) -> None:
-        finding = getattr(record, "finding", None)
+        finding: Finding | None = getattr(record, "finding", None)
         severity = finding.severity if finding is not None else record.levelname.lower()
+        text = finding.sentence(self.spelling) if finding is not None else record.getMessage()
         prefix = f"{severity}: " if record.levelno >= logging.WARNING else ""
-        print(f"{prefix}{record.getMessage()}", file=sys.stderr, flush=True)
+        print(f"{prefix}{text}", file=sys.stderr, flush=True)
 
 
 @contextmanager

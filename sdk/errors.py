@@ -33,6 +33,7 @@ __all__ = [
     "OutputError",
     "UsageError",
     "first_line",
+    "name_parameters",
 ]
 
 
@@ -68,7 +69,7 @@ class EdgelocError(Exception):
                 sentence += f": it must be {self.allowed}"
         if not self.hint:
             return sentence
-        hint = re.sub(r"\{(\w+)\}", lambda match: self.spelling(match.group(1)), self.hint)
+        hint = name_parameters(self.hint, self.spelling)
         return f"{sentence}{'; ' if ': ' in sentence else ': '}{hint}"
 
 
@@ -122,6 +123,11 @@ class CameraError(DeviceError):
 
 class CameraTimeout(CameraError, TimeoutError):
     """A camera sent no new frame in the time allowed."""
+
+
+def name_parameters(text: str, spelling: Callable[[str], str] = str) -> str:
+    """`text` with each `{parameter}` in it as `spelling` writes that name."""
+    return re.sub(r"\{(\w+)\}", lambda match: spelling(match.group(1)), text)
 
 
 def first_line(error: BaseException) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
+
+from edgeloc.errors import name_parameters
 
 __all__ = ["Finding", "Severity", "report"]
 
@@ -19,7 +22,8 @@ class Finding:
 
     `code` names the kind in words (`batch-norm-lags`); docs/findings.md explains each. `severity` is `ok` (checked,
     as it should be), `note` (worth knowing), `warning` (works, but worse than it could) or `problem` (does not work).
-    `message` is what was found, with its figures; `fix` is what to do about it, where something can be done.
+    `message` is what was found, with its figures; `fix` is what to do about it, where something can be done. It names
+    parameters in braces, as the hint of an error does: "try {fix_head}".
     """
 
     code: str
@@ -29,9 +33,18 @@ class Finding:
 
     def __str__(self) -> str:
         """The message and its fix in one line."""
+        return self.sentence()
+
+    def sentence(self, spelling: Callable[[str], str] = str) -> str:
+        """The same, with each parameter as `spelling` writes it."""
         if self.fix is None:
             return self.message
-        return f"{self.message}{'; ' if ': ' in self.message else ': '}{self.fix}"
+        return f"{self.message}{'; ' if ': ' in self.message else ': '}{name_parameters(self.fix, spelling)}"
+
+    def to_dict(self) -> dict[str, str | None]:
+        """The finding as JSON-ready values."""
+        fix = None if self.fix is None else name_parameters(self.fix)
+        return {"code": self.code, "severity": self.severity, "message": self.message, "fix": fix}
 
 
 def report(logger: logging.Logger, finding: Finding) -> Finding:
