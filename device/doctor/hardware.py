@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgeloc._support.children import Crash, try_program
+from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.device.board import Accelerator, memory_mib
 from edgeloc.device.doctor.findings import Case, Finding
 from edgeloc.device.doctor.selftest import RUNTIMES
@@ -18,12 +18,12 @@ from edgeloc.device.sysfs import natural, read_text
 
 __all__ = ["accelerators", "board", "cameras", "clocks", "disk", "heat", "memory", "permissions", "power"]
 
-_LOAD = "import ctypes, json, sys; ctypes.CDLL(sys.argv[1]); print(json.dumps(['loaded']))"
+_LOAD = "import ctypes, sys; ctypes.CDLL(sys.argv[1]); answer(['loaded'])"
 # Meters compute with NumPy, which may be what is broken here.
 _METERS = """
-import json, sys
+import sys
 from edgeloc.device.power import find_meters
-print(json.dumps([[meter.uri, meter.found, meter.detail] for meter in find_meters(sys.argv[1])]))
+answer([[meter.uri, meter.found, meter.detail] for meter in find_meters(sys.argv[1])])
 """
 _PMIC_BOARD = re.compile(r"Raspberry Pi (Compute Module )?5")
 # What a meter says that this board does not have; what any other says is that it is here and does not read.
@@ -64,9 +64,9 @@ def accelerators(case: Case) -> Iterator[Finding]:
 def power(case: Case) -> Iterator[Finding]:
     """The power meters that `--power auto` would take, and why not the others."""
     try:
-        meters = try_program(_METERS, str(case.root))
-    except Crash as crash:
-        what = f"power meters cannot be looked for: that {crash}"
+        meters = run_child(_METERS, str(case.root))
+    except ChildFailed as failure:
+        what = f"power meters cannot be looked for: that {failure}"
         yield Finding("power", "warning", what, "mend NumPy and OpenCV first, and look again")
         return
     there = [f"{uri} ({detail})" for uri, found, detail in meters if found]
@@ -215,8 +215,8 @@ def _has_library(case: Case) -> bool:
     if not case.is_here:
         return installed_build(case.root) is not None
     try:
-        return try_program(_LOAD, LIBRARY) == ["loaded"]
-    except Crash:
+        return run_child(_LOAD, LIBRARY) == ["loaded"]
+    except ChildFailed:
         return False
 
 

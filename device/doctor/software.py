@@ -6,7 +6,7 @@ import importlib.util
 import platform
 from collections.abc import Iterator
 
-from edgeloc._support.children import Crash, try_program
+from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.device.board import Board
 from edgeloc.device.doctor.findings import Case, Finding
 from edgeloc.device.doctor.selftest import RUNTIMES, SelfTest
@@ -14,13 +14,13 @@ from edgeloc.device.doctor.selftest import RUNTIMES, SelfTest
 __all__ = ["opencv", "python", "runtimes", "self_tests"]
 
 _OPENCV = """
-import json, re
+import re
 try:
     import cv2
     found = re.search(r"GStreamer:\\s*(YES|NO)", cv2.getBuildInformation())
-    print(json.dumps([cv2.__version__, found.group(1) if found else "NO"]))
+    answer([cv2.__version__, found.group(1) if found else "NO"])
 except Exception as error:
-    print(json.dumps(["", type(error).__name__ + ": " + str(error).strip().split("\\n")[0]]))
+    answer(["", type(error).__name__ + ": " + str(error).strip().split("\\n")[0]])
 """
 
 
@@ -45,9 +45,9 @@ def python(case: Case) -> Iterator[Finding]:
 def opencv(case: Case) -> Iterator[Finding]:
     """Whether OpenCV loads, and whether it has GStreamer."""
     try:
-        version, told = try_program(_OPENCV)
-    except Crash as crash:
-        version, told = "", f"it {crash}"
+        version, told = run_child(_OPENCV)
+    except ChildFailed as failure:
+        version, told = "", f"it {failure}"
     if not version:
         yield Finding("opencv", "problem", f"OpenCV does not load: {told}", _opencv_mend(told))
         return

@@ -5,10 +5,107 @@ from __future__ import annotations
 import ast
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-__all__ = ["lazy_face"]
+from edgeloc.errors import DeviceError, EdgelocError, UsageError, first_line
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["Registry", "did_you_mean", "entry_points", "import_named", "lazy_face"]
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Back ends of one kind by name: those of this package, then those of others.
+
+    `kind` is what messages call one of them, as in "camera". `own` maps the names of this package's back ends to
+    `"module:attribute"`; a module is imported when it is first asked for. Other packages register theirs as entry
+    points of `group`, which are read only for a name that `own` does not hold: own names win. `maker` is the class
+    method that makes one, which every back end must have. `failure` is raised where a back end does not load.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        own: Mapping[str, str],
+        *,
+        maker: str = "from_uri",
+        failure: type[EdgelocError] = DeviceError,
+    ) -> None:
+        self.kind, self.group, self.own = kind, group, own
+        self._maker, self._failure = maker, failure
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of this package's back ends."""
+        return iter(self.own)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.own or any(entry.name == name for entry in entry_points(self.group))
+
+    def find(self, name: str, asked: str, known: str) -> T:
+        """The back end called `name`.
+
+        `asked` is what the user wrote and `known` are examples of what can be written, for messages. Raises UsageError
+        for an unknown name, the registry's `failure` where the back end or the plug-in that brings it does not load.
+        """
+        about = f"{self.kind} {asked}"
+        if name in self.own:
+            return self._load(lambda: import_named(self.own[name]), about, "its module")
+        entries = entry_points(self.group)
+        entry = next((entry for entry in entries if entry.name == name), None)
+        if entry is None:
+            also = sorted({entry.name for entry in entries})
+            plugged = f"; of other packages: {', '.join(also)}" if also else ""
+            hint = did_you_mean(name, (*self.own, *also))
+            raise UsageError(f"{about}: there is no {self.kind} {name!r}{hint}; known are: {known}{plugged}")
+        return self._load(entry.load, about, f"the plug-in {_origin(entry)}")
+
+    def _load(self, load: Callable[[], object], about: str, what: str) -> T:
+        try:
+            found = load()
+        except EdgelocError:
+            raise
+        # A plug-in may do anything while it is imported, and end the program too.
+        except (Exception, SystemExit) as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise self._failure(f"{about}: {what} does not load ({reason})", hint="update or reinstall it") from error
+        if not callable(getattr(found, self._maker, None)):
+            raise self._failure(f"{about}: {what} brings no {self.kind}: its entry has no {self._maker}()")
+        return cast(T, found)
+
+
+def entry_points(group: str) -> tuple[EntryPoint, ...]:
+    """What installed packages register in `group`; reading all packages' metadata takes tens of milliseconds."""
+    from importlib import metadata
+
+    return tuple(metadata.entry_points(group=group))
+
+
+def _origin(entry: EntryPoint) -> str:
+    package = getattr(entry, "dist", None)
+    return entry.value if package is None else f"{package.name} {package.version}"
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """ ": did you mean 'close'?" where one of `names` is close to `name`, else nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def import_named(reference: str) -> Any:
+    """What `"module:attribute"` names, or the module itself without an attribute."""
+    module, _, path = reference.partition(":")
+    found: Any = importlib.import_module(module)
+    for attribute in filter(None, path.split(".")):
+        found = getattr(found, attribute)
+    return found
 
 
 def lazy_face(package: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
@@ -18,6 +16,7 @@ from edgeloc.model.contract import Contract
 from edgeloc.model.file import ModelFile, read_model
 from edgeloc.model.flatbuffer import Graph, Operator, Tensor, TfliteModel, parse_flatbuffer
 from edgeloc.model.precision import TAILS, FloatIsland, constant_outputs, judge, runtime_tensors
+from edgeloc.model.selftest import try_self_test
 
 __all__ = [
     "GoldenCheck",
@@ -32,14 +31,7 @@ __all__ = [
 
 # Operators that multiply, and that the count of multiply-accumulates leaves out.
 UNCOUNTED = frozenset({"LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "RNN", "SVDF", "CONV_3D"})
-# Says when the model is loaded: what fails before may be for want of an engine, what fails after is the model's answer.
-SELF_TEST = """
-import sys
-from edgeloc.localizer import Localizer
-localizer = Localizer(sys.argv[1])
-print("loaded", flush=True)
-localizer.self_test()
-"""
+_GOLDEN_STATUS = {"passed": "passed", "failed": "failed", "crashed": "failed", "not loaded": "not run"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,20 +176,8 @@ def check_golden(path: str | Path, *, timeout_s: float = 60.0) -> GoldenCheck:
     model: ModelFile = read_model(path)
     if model.golden is None:
         return GoldenCheck("not present")
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", SELF_TEST, str(path)], capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return GoldenCheck("failed", f"no answer within {timeout_s:g} s")
-    if done.returncode == 0:
-        return GoldenCheck("passed")
-    if done.returncode < 0:
-        return GoldenCheck("failed", f"the runtime was ended by signal {-done.returncode}")
-    # The last line of a traceback: "package.ErrorName: the sentence".
-    name, _, sentence = (done.stderr.strip().splitlines() or [""])[-1].partition(": ")
-    failed = done.stdout.startswith("loaded") or name.endswith(("ModelError", "ContractError"))
-    return GoldenCheck("failed" if failed else "not run", sentence or name)
+    test = try_self_test(path, timeout_s=timeout_s)
+    return GoldenCheck(_GOLDEN_STATUS[test.outcome], test.detail)
 
 
 def _ports(model: TfliteModel, indices: tuple[int, ...], kind: str) -> tuple[PortReport, ...]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 
 import cv2
 
+from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.errors import DeviceError
 from edgeloc.sinks.base import Sink
 from edgeloc.types import Frame, Pixels, Result
@@ -16,7 +15,17 @@ __all__ = ["WindowSink"]
 
 TITLE = "edgeloc (q ends)"
 _END_KEYS = (ord("q"), ord("Q"), 27)
-_PROBE = "import cv2; cv2.namedWindow('edgeloc'); cv2.waitKey(1)"
+_NO_SCREEN = "there is no screen here (is DISPLAY set?)"
+_NOT_IMPLEMENTED = -213  # cv2's Error::StsNotImplemented: built without windows
+_PROBE = """
+import cv2
+try:
+    cv2.namedWindow("edgeloc")
+    cv2.waitKey(1)
+    answer([0])
+except cv2.error as error:
+    answer([error.code])
+"""
 _PROBE_TIMEOUT_S = 20.0
 
 
@@ -56,16 +65,16 @@ class WindowSink(Sink):
 def _require_screen() -> None:
     """Open a window in a process of its own: Qt aborts the whole process where there is no screen."""
     try:
-        probe = subprocess.run(
-            [sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise DeviceError("window: the screen does not answer; write to a file instead, such as out.mp4") from None
-    if probe.returncode == 0:
-        return
-    if "not implemented" in probe.stderr:
-        raise DeviceError(
-            "window: this OpenCV has no windows: pip uninstall opencv-python-headless,"
-            " pip install opencv-python, or write to a file such as out.mp4"
-        )
-    raise DeviceError("window: there is no screen here (is DISPLAY set?); write to a file instead, such as out.mp4")
+        (code,) = run_child(_PROBE, timeout_s=_PROBE_TIMEOUT_S)
+    except ChildFailed as failure:
+        reason = "the screen does not answer" if failure.ending == "timeout" else _NO_SCREEN
+    else:
+        if code == 0:
+            return
+        if code == _NOT_IMPLEMENTED:
+            raise DeviceError(
+                "window: this OpenCV has no windows: pip uninstall opencv-python-headless,"
+                " pip install opencv-python, or write to a file such as out.mp4"
+            )
+        reason = _NO_SCREEN
+    raise DeviceError(f"window: {reason}; write to a file instead, such as out.mp4")

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from numpy.typing import NDArray
 
+from edgeloc._support.children import program_line
 from edgeloc.device.engines.edgetpu.library import (
     INSTALL,
     LIBRARY,
@@ -37,9 +38,7 @@ __all__ = ["EdgeTpuEngine", "RecoveringEngine", "open_recovering"]
 _OPEN_S = 60.0
 _END_S = 2.0
 _LONGEST_REASON = 300
-_PROGRAM = (
-    "import sys; sys.path[:] = {path!r}; from edgeloc.device.engines.edgetpu.worker import serve; serve({descriptor})"
-)
+_PROGRAM = "from edgeloc.device.engines.edgetpu.worker import serve; serve({descriptor})"
 _MEND = "plug the device in again, best by a powered hub or a shorter cable"
 # A device that has worked this long since it was opened anew may fail, and be opened, once more.
 _SETTLED_S = 600.0
@@ -226,10 +225,10 @@ class _Process:
         self._connection, theirs = Pipe()
         # A file and no pipe: nobody would empty a pipe while the process runs.
         self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        program = _PROGRAM.format(path=sys.path, descriptor=theirs.fileno())
+        program = _PROGRAM.format(descriptor=theirs.fileno())
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", program],
+                program_line(program),
                 stdin=subprocess.DEVNULL,
                 stdout=self._words,
                 stderr=self._words,

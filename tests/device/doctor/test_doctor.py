@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from edgeloc._support.children import Crash, try_program
+from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.cli import main
 from edgeloc.device import doctor
 from edgeloc.device.board import read_board
@@ -99,15 +99,15 @@ def test_it_starts_where_numpy_and_opencv_do_not_load(tmp_path: Path) -> None:
     for name in ("numpy", "cv2"):
         (tmp_path / f"{name}.py").write_text("import os\nos.abort()\n")
     program = (
-        "import json, sys\n"
+        "import sys\n"
         f"sys.path.insert(0, {str(tmp_path)!r})\n"
         "import os\n"
         f"os.environ['PYTHONPATH'] = {str(tmp_path)!r}\n"
         "from edgeloc.device.doctor import examine\n"
         "report = examine()\n"
-        "print(json.dumps([report.able, *(f.what for f in report.findings if f.check in ('opencv', 'self-test'))]))\n"
+        "answer([report.able, *(f.what for f in report.findings if f.check in ('opencv', 'self-test'))])\n"
     )
-    able_there, opencv_said, *engines_said = try_program(program)
+    able_there, opencv_said, *engines_said = run_child(program)
     assert able_there is False
     assert "SIGABRT" in opencv_said
     assert engines_said and all("SIGABRT" in said for said in engines_said)
@@ -149,7 +149,8 @@ def test_an_engine_that_takes_its_process_down(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_answers_wrongly(tmp_path: Path) -> None:
-    text = """echo noise; echo '["failed", "the box is off by 40.0 pixels, 3 are allowed"]'"""
+    raised = '{"raised": ["edgeloc.errors.EngineError"], "message": "the box is off by 40.0 pixels, 3 are allowed"}'
+    text = f"""echo noise; echo '["loaded"]'; echo '{raised}'; exit 1"""
     test = try_engine("litert", script(tmp_path / "python", text))
     (finding,) = doctor_software.self_tests(case(tmp_path, self_tests=(test,)))
     assert finding.status == "problem"
@@ -165,15 +166,15 @@ def test_an_engine_that_is_not_installed_does_not_load() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("exit 1", "status 1: it said nothing of use"),
+        ("exit 1", "status 1: it printed no answer"),
         ("echo 12", "status 0"),
         ("echo words", "status 0"),
         ("echo 'ImportError: no numpy' >&2; exit 1", "status 1: ImportError: no numpy"),
     ],
 )
 def test_a_program_that_says_nothing_of_use(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(Crash, match=says):
-        try_program("", command=script(tmp_path / "python", text))
+    with pytest.raises(ChildFailed, match=says):
+        run_child("", interpreter=script(tmp_path / "python", text))
 
 
 def test_a_second_engine_that_does_not_load_is_a_warning_and_the_only_one_a_problem(tmp_path: Path) -> None:
@@ -205,9 +206,9 @@ def test_numpy_that_is_not_there(tmp_path: Path) -> None:
 
 def test_power_meters_without_numpy_are_no_fault_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(*arguments: str) -> list[Any]:
-        raise Crash("ended with status 1: ModuleNotFoundError: No module named 'numpy'")
+        raise ChildFailed("raised ModuleNotFoundError: No module named 'numpy'", "exception")
 
-    monkeypatch.setattr(doctor_hardware, "try_program", crash)
+    monkeypatch.setattr(doctor_hardware, "run_child", crash)
     finding = only(doctor_hardware.power(case(tmp_path)))
     assert "No module named 'numpy'" in finding.what
 
@@ -237,18 +238,18 @@ def test_a_32_bit_python_on_a_64_bit_kernel(pi5: Path) -> None:
     ],
 )
 def test_an_opencv_that_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, mend: str) -> None:
-    monkeypatch.setattr(doctor_software, "try_program", lambda program: ["", said])
+    monkeypatch.setattr(doctor_software, "run_child", lambda program: ["", said])
     finding = only(doctor_software.opencv(case(tmp_path)))
     assert finding.status == "problem"
     assert mend in (finding.mend or "")
 
 
 def test_a_jetson_wants_gstreamer(orin_nano: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_software, "try_program", lambda program: ["4.11.0", "NO"])
+    monkeypatch.setattr(doctor_software, "run_child", lambda program: ["4.11.0", "NO"])
     monkeypatch.setattr(doctor_software.importlib.util, "find_spec", lambda name: None)
     assert "csi://" in only(doctor_software.opencv(case(orin_nano))).what
     assert only(doctor_software.opencv(case(orin_nano))).status == "warning"
-    monkeypatch.setattr(doctor_software, "try_program", lambda program: ["4.5.4", "YES"])
+    monkeypatch.setattr(doctor_software, "run_child", lambda program: ["4.5.4", "YES"])
     assert only(doctor_software.opencv(case(orin_nano))).status == "ok"
 
 
@@ -405,7 +406,7 @@ def test_a_jetson_without_tensorrt(orin_nano: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_power_meter_that_only_root_may_read(pc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "/sys/x/energy_uj may be read by root only: run as root"
-    monkeypatch.setattr(doctor_hardware, "try_program", lambda *a: [["rapl://", False, said]])
+    monkeypatch.setattr(doctor_hardware, "run_child", lambda *a: [["rapl://", False, said]])
     finding = only(doctor_hardware.power(case(pc)))
     assert (finding.status, finding.mend) == ("warning", "run as root")
 
@@ -416,9 +417,7 @@ def test_a_pis_own_meter_that_its_user_may_not_read(
 ) -> None:
     said = "vcgencmd may not ask the firmware: `sudo usermod -aG video $USER`, then log in again"
     absent = "power meter rapl://: /sys/class/powercap shows no processor package: x"
-    monkeypatch.setattr(
-        doctor_hardware, "try_program", lambda *a: [["pmic://", False, said], ["rapl://", False, absent]]
-    )
+    monkeypatch.setattr(doctor_hardware, "run_child", lambda *a: [["pmic://", False, said], ["rapl://", False, absent]])
     finding = only(
         doctor_hardware.power(case(make_tree({"proc/device-tree/model": f"Raspberry Pi {model} Rev 1.0\0"})))
     )
@@ -451,4 +450,4 @@ def test_files_of_the_current_folder_are_not_taken_for_packages(
 
 
 def test_this_python_is_the_one_that_is_tried() -> None:
-    assert try_program("import json, sys; print(json.dumps([sys.executable]))") == [sys.executable]
+    assert run_child("import sys; answer([sys.executable])") == [sys.executable]

@@ -13,7 +13,7 @@ import pytest
 
 from edgeloc.cli import main
 from edgeloc.errors import ModelError
-from edgeloc.model import inspection
+from edgeloc.model import selftest
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.model.file import Golden, write_model
 from edgeloc.model.inspection import check_golden, inspect_model
@@ -112,19 +112,20 @@ RAISE = "import edgeloc.errors; raise edgeloc.errors."
 @pytest.mark.parametrize(
     ("script", "status", "words"),
     [
-        ("pass", "passed", ""),
+        ("answer(['passed'])", "passed", ""),
         (RAISE + "ModelError('the box is 9 pixels off')", "failed", "the box is 9 pixels off"),
         (RAISE + "ContractError('no output has the role class')", "failed", "no output has the role class"),
         (RAISE + "EngineError('no engine is installed')", "not run", "no engine is installed"),
-        ("print('loaded', flush=True); " + RAISE + "EngineError('presence is 0.5')", "failed", "presence is 0.5"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGABRT)", "failed", "signal 6"),
-        ("import time; time.sleep(60)", "failed", "no answer within"),
+        ("import no_such_package", "not run", "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("answer(['loaded']); " + RAISE + "EngineError('presence is 0.5')", "failed", "presence is 0.5"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGABRT)", "failed", "SIGABRT"),
+        ("import time; time.sleep(60)", "failed", "did not end within 2 s"),
     ],
 )
 def test_the_golden_check_in_its_own_process(
     complete: Path, monkeypatch: pytest.MonkeyPatch, script: str, status: str, words: str
 ) -> None:
-    monkeypatch.setattr(inspection, "SELF_TEST", script)
+    monkeypatch.setattr(selftest, "_SELF_TEST", script)
     check = check_golden(complete, timeout_s=2.0 if "sleep" in script else 60.0)
     assert check.status == status
     assert words in check.detail
