@@ -11,7 +11,7 @@ ONNX2TF := .venv-onnx2tf
 OLD := .venv-numpy1
 OLD_STAMP := $(OLD)/.installed
 
-.PHONY: demo test compat lint typecheck clean
+.PHONY: demo test compat lint typecheck docs clean
 
 demo: $(STAMP)
 	$(BIN)/edgeloc demo --out $(OUT)
@@ -35,8 +35,15 @@ typecheck: $(STAMP)
 	cd build/typecheck && MYPYPATH=. ../../$(BIN)/python -m mypy --config-file ../../pyproject.toml \
 		--cache-dir ../../.mypy_cache -p edgeloc
 
+# The documentation site, in site/. mkdocstrings reads a plain copy too.
+docs: $(BIN)/.docs
+	rm -rf build
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/docs .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "Open site/index.html"
+
 clean:
-	rm -rf build dist out edgeloc.egg-info .venv $(OLD) $(ONNX2TF) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist out site edgeloc.egg-info .venv $(OLD) $(ONNX2TF) .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.cfg pyproject.toml
@@ -49,6 +56,10 @@ $(STAMP): setup.cfg pyproject.toml
 	@echo "Installing into .venv (TensorFlow among it: some minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[convert,bench,dev]'
+	@touch $@
+
+$(BIN)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 $(BIN)/.frameworks: $(STAMP)
