@@ -39,6 +39,8 @@ from edgeloc.scenes import SceneGenerator as SceneGenerator
 from edgeloc.sinks import Sink as Sink
 from edgeloc.sinks import open_sink as open_sink
 from edgeloc.types import Box as Box
+from edgeloc.types import Detection as Detection
 from edgeloc.types import Frame as Frame
+from edgeloc.types import Observation as Observation
 from edgeloc.types import Pixels as Pixels
 from edgeloc.types import Result as Result

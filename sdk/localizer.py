@@ -1,9 +1,8 @@
-"""Finds the object in a frame: contract, preprocessing, engine and decoding in one call; no camera, no loop."""
+"""The Localizer: contract, preprocessing, engine and decoding of one model in one call."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,18 +24,22 @@ __all__ = ["Localizer"]
 
 
 class Localizer:
-    """A loaded model that answers, for each frame, whether the object is there, where and of which class.
+    """A loaded model that answers, for each frame, whether the object is there, where, and of which class.
 
         localizer = Localizer("model.tflite")
         result = localizer(cv2.imread("photo.jpg"))
 
-    `engine` is a name that `open_engine` knows, or an engine that is loaded already. The contract
-    is the one given, else the one inside the file, else that of a JSON file beside it with the
-    same name (`model.json`). `cpu_model` is what the engine "auto" goes on with when a model
-    compiled for the Edge TPU fails there. Not for use from two threads at once.
+    `model` is a model file, or its path.
+    `engine` is a name that `open_engine` knows, or an engine that has the model loaded.
+    `threads` is how many threads the engine uses; None leaves it to the engine.
+    `contract` is the model's contract, or its JSON file. None takes the one inside the model file, else that of a
+    JSON file beside it with the same name (`model.json`).
+    `cpu_model` is what the engine "auto" falls back to when a model compiled for the Edge TPU fails there.
 
-    Raises ModelError when the file cannot be used, ContractError when it has no contract or one
-    that does not fit it, EngineError when the engine is missing or fails.
+    Not for use from two threads at once.
+
+    Raises ModelError when the file cannot be used, ContractError when it has no contract or one that does not fit
+    it, EngineError when the engine is missing or fails.
     """
 
     def __init__(
@@ -62,26 +65,17 @@ class Localizer:
         self._scales = _scales(self.contract, engine)
 
     def __call__(self, frame: Frame | Pixels) -> Result:
-        """Localize in one frame, BGR uint8 (height, width, 3).
+        """Localize in one frame, or in an image, BGR uint8 (height, width, 3).
 
-        The result tells which engine answered; for a Frame also its sequence number, its capture
-        time and its age. Raises
-        UsageError when the array is no such image, EngineError when the engine fails.
+        Raises UsageError when the array is not such an image, EngineError when the engine fails.
         """
         pixels = frame.pixels if isinstance(frame, Frame) else frame
         tensor, placement = self.preprocessor(pixels)
         height, width = pixels.shape[:2]
-        result = self.decode(self.engine.invoke(tensor), placement, (width, height))
-        engine = self.engine.name
-        if not isinstance(frame, Frame):
-            return dataclasses.replace(result, engine=engine)
-        age_ms = (time.monotonic() - frame.captured_at) * 1000
-        return dataclasses.replace(
-            result, sequence=frame.sequence, captured_at=frame.captured_at, age_ms=age_ms, engine=engine
-        )
+        return self.decode(self.engine.invoke(tensor), placement, (width, height))
 
     def preprocess(self, pixels: Pixels) -> tuple[NDArray[Any], Placement]:
-        """First stage: the input tensor of a frame, in memory that the next call uses again, and its placement."""
+        """First stage: the input tensor of a frame, in memory that the next call reuses, and its placement."""
         return self.preprocessor(pixels)
 
     def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -89,7 +83,14 @@ class Localizer:
         return self.engine.invoke(tensor)
 
     def decode(self, raw: Mapping[str, NDArray[Any]], placement: Placement, frame_size: tuple[int, int]) -> Result:
-        """Third stage: raw outputs as a result in pixels of the frame, whose size is (width, height)."""
+        """Third stage: the result in pixels of the frame.
+
+        `raw` are the engine's output arrays by name.
+        `placement` is where the frame lies in the model's input.
+        `frame_size` is the frame's (width, height) in pixels.
+
+        Raises EngineError when an output that matters is not a finite number.
+        """
         outputs = {}
         for name, scale, zero_point in self._scales:
             values = raw[name]
@@ -100,38 +101,38 @@ class Localizer:
         return self._decoder(outputs, placement, frame_size)
 
     def self_test(self) -> None:
-        """Run the golden image that lies in the model file and hold the answer against the one expected.
+        """Run the golden image of the model file and compare the answer with the expected one.
 
-        Raises ModelError when the file has none, EngineError naming what differs: then this
-        engine, on this machine, does not compute what the converter's did.
+        Raises ModelError when the file has none, EngineError naming what differs: then this engine, on this machine,
+        does not compute what the converter's did.
         """
         golden = self.model.golden
         if golden is None:
-            raise ModelError(f"{self.model.path} has no self-test: convert it with `edgeloc convert` to add one")
+            raise ModelError(f"{self.model.path} has no self-test", hint="convert it with `edgeloc convert` to add one")
         difference = _difference(golden, self(golden.image))
         if difference:
             raise EngineError(
-                f"{self.model.path} fails its self-test on {self.engine.name} {self.engine.version}: {difference}; "
-                "try another engine"
+                f"{self.model.path} fails its self-test on {self.engine.name} {self.engine.version}: {difference}",
+                hint="try another {engine}",
             )
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Inside, an error of the contract becomes one that names the model."""
+    """Name the model in an error of its contract."""
     try:
         yield
     except ContractError as error:
-        raise ContractError(f"{path} and its contract do not fit: {error}; correct the contract") from error
+        raise ContractError(f"{path} and its contract do not fit: {error}", hint="correct the contract") from error
 
 
 def _scales(contract: Contract, engine: Engine) -> list[tuple[str, np.float32 | None, np.float32]]:
-    """For each output of the contract how its raw values become real ones; None where they are real already."""
+    """The contract's outputs, each with its scale (None where its values are real already) and zero point."""
     scales: list[tuple[str, np.float32 | None, np.float32]] = []
     for output in contract.outputs:
         info = engine.outputs[output.tensor]
         if info.scale is None:
-            # Integers without a scale still have to become float32; a scale of 1 does it.
+            # Integers without a scale still have to become float32, which a scale of 1 does.
             scale = None if info.dtype == np.float32 else np.float32(1)
             scales.append((output.tensor, scale, np.float32(0)))
         else:
@@ -140,7 +141,7 @@ def _scales(contract: Contract, engine: Engine) -> list[tuple[str, np.float32 | 
 
 
 def _difference(golden: Golden, result: Result) -> str:
-    """What the result has otherwise than the golden answer, in words; empty where it is within the tolerances."""
+    """How the result differs from the golden answer; empty where it is within the tolerances."""
     if abs(result.presence - golden.presence) > golden.presence_tolerance:
         return f"presence is {result.presence:.3f}, expected {golden.presence:.3f} ± {golden.presence_tolerance:g}"
     if (result.box is None) != (golden.box is None):
@@ -148,7 +149,7 @@ def _difference(golden: Golden, result: Result) -> str:
     if result.box is not None and golden.box is not None:
         worst = max(abs(a - b) for a, b in zip(result.box, golden.box, strict=True))
         if not worst <= golden.box_px:
-            return f"the box is off by {worst:.1f} pixels, {golden.box_px:g} are allowed"
+            return f"the box is off by {worst:.1f} pixels, allowed are {golden.box_px:g}"
     if result.label != golden.label:
         return f"label is {result.label!r}, expected {golden.label!r}"
     return ""

@@ -1,16 +1,19 @@
-"""The values that flow through the package: a box, a frame, a result; no behaviour beyond their own arithmetic."""
+"""The values that flow through the package: box, frame, detection, result, observation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Box", "Frame", "Pixels", "Result"]
+__all__ = ["Box", "Detection", "Frame", "Observation", "Pixels", "Result"]
 
 Pixels = NDArray[np.uint8]
+
+_NO_CLASSES: NDArray[np.float32] = np.zeros(0, np.float32)
 
 
 class Box(NamedTuple):
@@ -54,9 +57,12 @@ class Box(NamedTuple):
 class Frame:
     """One image from a camera, and when its exposure began.
 
-    `pixels` is uint8 (height, width, 3) in BGR; `captured_at` is seconds of `time.monotonic()`;
-    `sequence` counts the camera's frames from 0, dropped ones included. `truth` and `truth_label`
-    are known only for frames that were generated; `has_truth` tells "no object" from "not known".
+    `pixels` is uint8 (height, width, 3) in BGR.
+    `captured_at` is when its exposure began, seconds of `time.monotonic()`.
+    `sequence` counts the camera's frames from 0, dropped ones included.
+    `has_truth` is whether what the frame shows is known (a generated or labelled frame): with it, a `truth` of None
+    means that the frame holds no object.
+    `truth` is the object's true box in pixels, `truth_label` its class.
     """
 
     pixels: Pixels
@@ -66,33 +72,103 @@ class Frame:
     truth: Box | None = None
     truth_label: str | None = None
 
+    @property
+    def age_ms(self) -> float:
+        """Milliseconds from the frame's capture until now."""
+        return (time.monotonic() - self.captured_at) * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One object in one frame.
+
+    `box` is in pixels of the full frame, clipped to it; None where the model gives no box.
+    `score` is the probability, 0 to 1, that the object is there.
+    `label` is the most probable class; None where the model has no classes, or where the class is less probable than
+    the contract's label threshold.
+    `class_scores` are the probabilities of the classes, float32 (K,), in the order of the contract's labels.
+    """
+
+    box: Box | None
+    score: float
+    label: str | None = None
+    class_scores: NDArray[np.float32] = field(default_factory=lambda: _NO_CLASSES, compare=False)
+
+    @property
+    def label_score(self) -> float | None:
+        """The probability of `label`, 0 to 1; None without a label."""
+        return float(self.class_scores.max()) if self.label is not None and self.class_scores.size else None
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the localizer says about one frame.
+    """What the model answered on one frame.
 
-    `presence` is the probability, 0 to 1, that the frame holds an object, and `present` whether it
-    reaches the contract's threshold. `box` is in pixels of the full frame, clipped to it, and None
-    when nothing is present. `label` is the most probable class, None when nothing is present, the
-    model has no classes, or the class score is under its threshold; `class_scores` are
-    probabilities in the order of the contract's labels. `others` are further objects, best first,
-    of a model made for more than one. The next five fields are the loop's: which frame, when it
-    was captured (seconds of `time.monotonic()`), its age in ms when the result was ready, whether
-    that is over the age budget, and how many frames were dropped since the result before.
-    `engine` is the name of the one that answered, "" where nobody told. `gap_s` is how long the
-    camera was away before this frame (seconds from the last frame before), 0 when it was not.
+    `objects` are the objects that are present, best first: those whose score reaches the contract's presence
+    threshold. `rejected` is the best candidate of a frame in which none reaches it; its box is not decoded (None).
+    The properties are those of the best object: `Result()` is a frame with nothing in it.
     """
 
-    presence: float
-    present: bool
-    box: Box | None
-    label: str | None
-    class_scores: NDArray[np.float32]
-    others: tuple[Result, ...] = ()
-    sequence: int = 0
-    captured_at: float = 0.0
+    objects: tuple[Detection, ...] = ()
+    rejected: Detection | None = None
+
+    @property
+    def present(self) -> bool:
+        """Whether the frame holds an object."""
+        return bool(self.objects)
+
+    @property
+    def presence(self) -> float:
+        """The probability, 0 to 1, that the frame holds an object: the score of its best candidate, present or not."""
+        best = self._best
+        return 0.0 if best is None else best.score
+
+    @property
+    def box(self) -> Box | None:
+        """The best object's box in pixels of the full frame; None when nothing is present."""
+        return self.objects[0].box if self.objects else None
+
+    @property
+    def label(self) -> str | None:
+        """The best object's class; None when nothing is present or the class is not sure enough."""
+        return self.objects[0].label if self.objects else None
+
+    @property
+    def class_scores(self) -> NDArray[np.float32]:
+        """The class probabilities of the best candidate, present or not, float32 (K,)."""
+        best = self._best
+        return _NO_CLASSES if best is None else best.class_scores
+
+    @property
+    def _best(self) -> Detection | None:
+        return self.objects[0] if self.objects else self.rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One frame of a run: the frame, the model's answer, and what happened to the frame on its way.
+
+    `age_ms` is the time from the frame's capture until its result was ready.
+    `stale` is whether that is over the run's age budget.
+    `dropped` counts the frames that were dropped since the observation before.
+    `gap_s` is how long the camera was away before this frame, in seconds from the last frame before; 0 if it was not.
+    `engine` is the name of the engine that computed the result; "" where the localizer has none.
+    """
+
+    frame: Frame
+    result: Result
     age_ms: float = 0.0
     stale: bool = False
     dropped: int = 0
-    engine: str = ""
     gap_s: float = 0.0
+    engine: str = ""
+
+    @property
+    def sequence(self) -> int:
+        """The frame's number in the camera's count."""
+        return self.frame.sequence
+
+    @property
+    def captured_at(self) -> float:
+        """When the frame's exposure began, seconds of `time.monotonic()`."""
+        return self.frame.captured_at

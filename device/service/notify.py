@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from edgeloc.errors import OutputError
 from edgeloc.sinks import Sink
-from edgeloc.types import Frame, Pixels, Result
+from edgeloc.types import Observation, Pixels
 
 __all__ = ["ProgressSink", "watchdog_s"]
 
@@ -52,7 +52,7 @@ class ProgressSink(Sink):
             ) from error
         self._socket, self._fed_at = opened, None
 
-    def write(self, frame: Frame, drawn: Callable[[], Pixels], result: Result) -> None:
+    def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
         """One more result: that is progress."""
         now = time.monotonic()
         if self._fed_at is None:

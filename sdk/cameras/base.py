@@ -13,6 +13,7 @@ from pathlib import Path
 from edgeloc._support.openable import Openable
 from edgeloc._support.uri import Uri, split_uri
 from edgeloc.errors import CameraError, UsageError
+from edgeloc.findings import Finding
 from edgeloc.types import Frame
 
 __all__ = [
@@ -156,7 +157,7 @@ class Camera(Openable):
     - `live`: frames come by themselves and are lost when nobody takes them. Else the source waits.
     - `fps` is the camera's frame rate, None where there is none. `size` is (width, height) in
       pixels, None before `open()` and where frames differ in size.
-    - `note` says what a user should know of how the source did: cut short, away for a while; else "".
+    - `findings` are what a user should know of how the source did: cut short, away for a while.
     - `gaps` are the times it was away and came back, `reconnecting` is True while it is being tried
       again: only a camera that reconnects (edgeloc.cameras.reconnect) has any.
     """
@@ -164,7 +165,7 @@ class Camera(Openable):
     live: bool = False
     fps: float | None = None
     size: tuple[int, int] | None = None
-    note: str = ""
+    findings: tuple[Finding, ...] = ()
     gaps: tuple[Gap, ...] = ()
 
     @classmethod

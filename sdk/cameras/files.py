@@ -16,6 +16,7 @@ from edgeloc.cameras.base import Camera, PathCamera, positive
 from edgeloc.data import Dataset, open_dataset
 from edgeloc.data.images import IMAGE_SUFFIXES, read_image
 from edgeloc.errors import DataError, UsageError
+from edgeloc.findings import Finding
 from edgeloc.types import Frame, Pixels
 
 __all__ = ["DatasetCamera", "ImageCamera", "VideoCamera", "images_in"]
@@ -47,7 +48,7 @@ class VideoCamera(PathCamera):
         if self._first is None:
             raise DataError(f"video {self.path} holds no frame that can be read")
         self.size = (self._first.shape[1], self._first.shape[0])
-        self.note = ""
+        self.findings = ()
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 0 < fps <= 1000 else None
 
@@ -57,7 +58,7 @@ class VideoCamera(PathCamera):
         if pixels is None:
             pixels = self._decode(self._capture)
         if pixels is None:
-            self.note = _shortfall(self._next, self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            self.findings = _shortfall(self._next, self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
             return None
         frame = Frame(pixels, time.monotonic(), self._next)
         self._next += 1
@@ -74,11 +75,12 @@ class VideoCamera(PathCamera):
         self._capture = self._first = None
 
 
-def _shortfall(given: int, announced: float) -> str:
-    """What to say of a video that ended early; some containers only estimate how many frames they hold."""
+def _shortfall(given: int, announced: float) -> tuple[Finding, ...]:
+    """A finding about a video that ended early; some containers only estimate how many frames they hold."""
     if given >= announced * _FULL_ENOUGH:
-        return ""
-    return f"the video gave {given} of the {announced:.0f} frames it announces: it is cut short or damaged"
+        return ()
+    message = f"the video gave {given} of the {announced:.0f} frames it announces: it is cut short or damaged"
+    return (Finding("video-cut-short", "warning", message),)
 
 
 def _backend() -> int:

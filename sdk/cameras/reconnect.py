@@ -1,32 +1,38 @@
-"""A camera that is opened again when it goes away, with back-off, and tells the gap; it reads no device itself."""
+"""A camera that is opened again when it goes away, with back-off; the gaps are reported."""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 
 from edgeloc._support.uri import Uri
 from edgeloc.cameras.base import READ_TIMEOUT_S, Camera, Gap
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
+from edgeloc.findings import Finding
 from edgeloc.types import Frame
 
 __all__ = ["RECONNECT_S", "ReconnectingCamera"]
 
 RECONNECT_S = 30.0
-# The pauses between two tries: the first, and the longest, which is also how long Ctrl-C may wait.
+# The pauses between two attempts: the first, and the longest, which is also how long Ctrl-C may wait.
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
-# What an open() may take beyond the limit before the run loop stops believing in it.
+# How long an open() may take beyond the limit before the run loop gives it up.
 _SLACK_S = 10.0
+
+logger = logging.getLogger(__name__)
 
 
 class ReconnectingCamera(Camera):
-    """Another camera, closed and opened again when it fails, for up to `limit_s` seconds each time.
+    """Another camera, closed and opened again when it fails or sends nothing for 2 s.
 
-    It goes away by failing or by sending nothing for 2 s. Until it is back `read` raises
-    CameraTimeout, as often as it is asked; after `limit_s` it raises CameraError with the first
-    reason. `sequence` goes on where it stopped, a frame captured before the gap is not handed out
-    after it, and each gap that ended is in `gaps` and in `note`. A camera that fails before its
+    `camera` is the one to open again.
+    `limit_s` is for how many seconds it is tried after each failure.
+
+    Until the camera is back, every `read` raises CameraTimeout; after `limit_s` it raises CameraError with the first
+    reason. `sequence` continues where it stopped, and a frame captured before the gap is not handed out after it.
+    Each gap is logged; those that ended are in `gaps`, and `findings` sums them up. A camera that fails before its
     first frame is not tried again: it is busy, or not the right one.
     """
 
@@ -34,7 +40,7 @@ class ReconnectingCamera(Camera):
 
     def __init__(self, camera: Camera, limit_s: float = RECONNECT_S) -> None:
         if not limit_s > 0:
-            raise UsageError(f"limit_s is {limit_s}: it must be above 0")
+            raise UsageError(field="limit_s", value=limit_s, allowed="above 0")
         self._camera, self._limit_s = camera, limit_s
         self._forget()
 
@@ -45,12 +51,14 @@ class ReconnectingCamera(Camera):
         self._away_since: float | None = None
         self._reason = ""
         self._pause_s, self._try_at = _FIRST_PAUSE_S, 0.0
-        self.gaps, self.note = (), ""
+        self.gaps, self.findings = (), ()
 
     @classmethod
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> ReconnectingCamera:
         """Not a scheme of its own: `open_camera` wraps what a URI names."""
-        raise UsageError(f"camera {uri.text}: open it by open_camera, which reconnects by itself")
+        raise UsageError(
+            f"camera {uri.text} does not reconnect by itself", hint="open it with open_camera, which does that"
+        )
 
     @property
     def name(self) -> str:
@@ -87,7 +95,7 @@ class ReconnectingCamera(Camera):
                 self._lose(error, deadline)
                 continue
             if frame is None:
-                self.note = self._told(self._camera.note)
+                self.findings = (*self._gap_findings(), *self._camera.findings)
                 return None
             if self._last is None or self._away_since is None or frame.captured_at > self._last.captured_at:
                 return self._accept(frame)
@@ -98,13 +106,13 @@ class ReconnectingCamera(Camera):
         if self._try_at > now:
             time.sleep(max(0.0, min(self._try_at, deadline) - now))
         if self._try_at > time.monotonic():
-            raise CameraTimeout("the pause is not over")
+            raise CameraTimeout(f"camera {self.name} is not tried again yet")
         # One that is open was opened in an earlier read, and its first frame is still to come.
         if not self._camera._opened:
             self._start()
 
     def _lose(self, error: CameraError, deadline: float) -> None:
-        """Note that the camera failed, and when it is to be tried again; raise what the reader is to know."""
+        """Record that the camera failed and when to try it again; raise what the reader is to get."""
         now = time.monotonic()
         if self._last is None:
             raise error
@@ -118,14 +126,15 @@ class ReconnectingCamera(Camera):
             self._camera.close()
             raise CameraError(f"{self._reason}; it did not come back in {self._limit_s:g} s") from error
         if now >= deadline:
-            raise CameraTimeout(f"{self._reason}; it is being tried again since {now - since:.1f} s") from error
+            raise CameraTimeout(f"{self._reason}; it has been tried again for {now - since:.1f} s") from error
 
     def _leave(self, error: CameraError, now: float) -> None:
         self._camera.close()
         if self._away_since is None:
             self._away_since, self._reason, self._pause_s = now, str(error), _FIRST_PAUSE_S
-            # Whoever ends the run now does not learn it from a gap.
-            self.note = self._told()
+            logger.info("%s; opening it again for up to %g s", error, self._limit_s)
+            # A run that ends now has no gap that would show it.
+            self.findings = self._gap_findings()
         self._try_at = now + self._pause_s
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
@@ -135,20 +144,19 @@ class ReconnectingCamera(Camera):
             self._offset = self._last.sequence + 1
             self.gaps += (Gap(self._last.captured_at, frame.captured_at, self._reason),)
             self._away_since = None
-            self.note = self._told()
+            self.findings = self._gap_findings()
+            logger.info("camera %s is back after %.1f s without a frame", self.name, self.gaps[-1].seconds)
         self._waiting_since = None
         self._last = dataclasses.replace(frame, sequence=self._offset + frame.sequence)
         return self._last
 
-    def _told(self, also: str = "") -> str:
-        """The gaps, whether it is away, and what the camera itself has to say."""
-        away = f"the camera was away at the end ({self._reason})" if self._away_since is not None else ""
-        return "; ".join(filter(None, (_sum_of(self.gaps), away, also)))
-
-
-def _sum_of(gaps: tuple[Gap, ...]) -> str:
-    if not gaps:
-        return ""
-    times = "once" if len(gaps) == 1 else f"{len(gaps)} times"
-    total = sum(gap.seconds for gap in gaps)
-    return f"the camera was away {times}, without a frame for {total:.1f} s in all ({gaps[-1].reason})"
+    def _gap_findings(self) -> tuple[Finding, ...]:
+        findings = []
+        if self.gaps:
+            times = "once" if len(self.gaps) == 1 else f"{len(self.gaps)} times"
+            total_s = sum(gap.seconds for gap in self.gaps)
+            message = f"the camera was away {times}, {total_s:.1f} s in all without a frame ({self.gaps[-1].reason})"
+            findings.append(Finding("camera-gaps", "warning", message))
+        if self._away_since is not None:
+            findings.append(Finding("camera-away", "warning", f"the camera was away at the end ({self._reason})"))
+        return tuple(findings)

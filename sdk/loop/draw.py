@@ -1,4 +1,4 @@
-"""Draws boxes and a status line on a copy of a frame; nothing is shown or written here."""
+"""Draws boxes and a status line on a copy of a frame."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from edgeloc.types import Box, Pixels, Result
+from edgeloc.types import Box, Detection, Pixels, Result
 
 __all__ = ["FLOAT_COLOR", "QUANTIZED_COLOR", "TRUTH_COLOR", "Color", "draw", "draw_boxes"]
 
@@ -25,23 +25,28 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SHIFT = 3
 
 
-def draw(pixels: Pixels, result: Result, *, fps: float | None = None) -> Pixels:
-    """A copy of a BGR frame (height, width, 3) with the result's boxes and a line that tells the state.
+def draw(
+    pixels: Pixels, result: Result, *, age_ms: float | None = None, stale: bool = False, fps: float | None = None
+) -> Pixels:
+    """A copy of a BGR frame (height, width, 3) with the result's boxes and a status line.
 
-    The line holds `fps` (results a second) when given, the frame's age in ms, "no object" where
-    nothing is present, "STALE" where the age is over the budget. `pixels` stay as they are.
+    `age_ms` (the frame's age), `fps` (results a second) and "no object" stand in the line where they apply.
+    `stale` draws in the colour of a result over the age budget, and writes "STALE".
     """
-    found = [one for one in (result, *result.others) if one.box is not None]
-    color = STALE_COLOR if result.stale else QUANTIZED_COLOR
-    image = draw_boxes(pixels, [(one.box, _title(one), color) for one in found if one.box is not None])
+    color = STALE_COLOR if stale else QUANTIZED_COLOR
+    image = draw_boxes(pixels, [(one.box, _title(one), color) for one in result.objects if one.box is not None])
     words = [f"{fps:.1f} fps"] if fps else []
-    words.append(f"{result.age_ms:.0f} ms")
-    if not found:
+    if age_ms is not None:
+        words.append(f"{age_ms:.0f} ms")
+    if not result.present:
         words.append(f"no object ({result.presence:.2f})")
-    if result.stale:
+    elif result.box is None:
+        words.append(_title(result.objects[0]))
+    if stale:
         words.append("STALE")
-    plate = _Plate(image, "   ".join(words))
-    plate.put(image, (0, image.shape[0] - plate.height), STALE_COLOR if result.stale else _DARK)
+    if words:
+        plate = _Plate(image, "   ".join(words))
+        plate.put(image, (0, image.shape[0] - plate.height), STALE_COLOR if stale else _DARK)
     return image
 
 
@@ -69,9 +74,9 @@ def draw_boxes(pixels: Pixels, boxes: Iterable[tuple[Box, str, Color]]) -> Pixel
     return image
 
 
-def _title(result: Result) -> str:
-    score = float(result.class_scores.max()) if result.label and result.class_scores.size else result.presence
-    return f"{result.label or 'object'} {score:.2f}"
+def _title(found: Detection) -> str:
+    score = found.score if found.label_score is None else found.label_score
+    return f"{found.label or 'object'} {score:.2f}"
 
 
 class _Plate:

@@ -1,32 +1,39 @@
-"""The run loop: camera -> newest-frame slot -> localizer -> sinks, with the age of every frame; no stage lives here."""
+"""The run loop: camera -> newest-frame slot -> localizer -> sinks, with the age of every frame and a summary."""
 
 from __future__ import annotations
 
-import threading
+import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Literal
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
 
 from edgeloc._support.interrupt import Interrupt, graceful_interrupt
 from edgeloc.cameras import Camera, open_camera
-from edgeloc.errors import CameraError, CameraTimeout, DataError, EdgelocError, OutputError, UsageError
+from edgeloc.errors import CameraError, DataError, EdgelocError, OutputError, UsageError
+from edgeloc.findings import Finding, report
 from edgeloc.loop.draw import draw
-from edgeloc.loop.slot import NewestSlot
-from edgeloc.loop.tally import EndedBy, RunSummary, Tally
+from edgeloc.loop.slot import LiveCapture, Mode
 from edgeloc.sinks import Sink, open_sink
-from edgeloc.types import Frame, Pixels, Result
+from edgeloc.types import Frame, Observation, Pixels, Result
 
 __all__ = ["EndedBy", "Mode", "RunSummary", "run"]
 
-Mode = Literal["newest", "fresh"]
 Localize = Callable[[Frame], Result]
+EndedBy = Literal["camera", "frames", "interrupt", "sink"]
 
-# How often the loop looks up from waiting, and how long it believes in a camera whose read() never returns.
-_POLL_S = 0.1
-_HANG_S = 10.0
-_JOIN_S = 5.0
+_WHY: dict[EndedBy, str] = {
+    "camera": "the source ended",
+    "frames": "as many frames as asked for",
+    "interrupt": "interrupted",
+    "sink": "the window was closed",
+}
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -37,18 +44,23 @@ def run(
     budget_ms: float | None = None,
     frames: int | None = None,
 ) -> RunSummary:
-    """Localize what the camera sees and hand each result to the sinks, until something ends it.
+    """Localize what the camera sees and hand each observation to the sinks, until something ends the run.
 
-    A live camera is read by a thread of its own, and the localizer gets the newest frame there is
-    (`mode="newest"`, most results) or one whose exposure began after it was ready (`"fresh"`,
-    youngest results); frames in between are dropped and counted. Any other camera gives every
-    frame in order. A result older than `budget_ms` is marked stale. The run ends with the source,
-    after `frames` results, by Ctrl-C or SIGTERM (in the main thread), or when a sink asks for it.
+    A live camera is read by a thread of its own; frames that the localizer is too slow for are dropped and counted.
+    Any other camera gives every frame in order. The run ends with the source, after `frames` results, by Ctrl-C or
+    SIGTERM (in the main thread), or when a sink asks for it. A camera from a URI that goes away is opened again (see
+    `open_camera`).
 
-    Sinks are opened before the first frame and closed whatever happens, with what was written
-    kept. A camera given as an object stays the caller's; one given as a URI is closed here.
+    `camera` is an object, which stays open for its owner, or a URI, whose camera is closed at the end.
+    `localizer` is a Localizer, or any function from a Frame to a Result.
+    `sinks` are objects or URIs; they are opened before the first frame, and closed whatever happens, with what was
+    written kept.
+    `mode` is, for a live camera, "newest" (the newest frame there is: most results) or "fresh" (a frame whose
+    exposure began after the last result: youngest results).
+    `budget_ms` is the frame age above which a result is marked stale.
+    `frames` is the number of results to end after.
 
-    A camera from a URI that goes away is tried again (see `open_camera`): its gaps are in the summary's note.
+    What a user should know of how the source did is logged, and in the summary's `findings`.
 
     Raises CameraError when the camera goes away for good, CameraTimeout when it stalls, DataError for a damaged
     image of a folder, OutputError when a sink fails, UsageError for a bad argument, and whatever the localizer raises.
@@ -59,7 +71,7 @@ def run(
         with open_camera(camera, size=_input_size(localizer)) as opened:
             return run(opened, localizer, *outlets, mode=mode, budget_ms=budget_ms, frames=frames)
     camera.open()
-    tally = Tally(budget_ms)
+    tally = _Tally(camera, localizer, budget_ms)
     with graceful_interrupt() as interrupt, _opened(outlets, camera):
         try:
             ended_by = _loop(camera, localizer, outlets, mode, frames, tally, interrupt)
@@ -69,7 +81,63 @@ def run(
             if not tally.frames:
                 raise
             raise type(error)(f"{error} ({tally.frames} results before that are kept)") from error
-    return tally.summary(camera.live, ended_by, camera.note)
+    for finding in camera.findings:
+        report(logger, finding)
+    return tally.summary(ended_by)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did.
+
+    `frames` counts the results, `dropped` the frames that had none, `stale` the results over the age budget, and
+    `present` the results with an object.
+    `seconds` is how long the run took, `fps` its results a second.
+    `age_ms_p50`, `age_ms_p90` and `age_ms_p99` are percentiles of the age in ms, from a frame's capture to its
+    result; for a file, of the time since the frame was read. None without a result.
+    `live` is whether the camera's frames came by themselves.
+    `ended_by` is `camera` (the source ended), `frames` (as many as asked for), `interrupt` (Ctrl-C or SIGTERM) or
+    `sink` (its window was closed).
+    `findings` are what a user should know of how the source did: away for a while, cut short.
+    """
+
+    frames: int
+    dropped: int
+    stale: int
+    present: int
+    seconds: float
+    fps: float
+    age_ms_p50: float | None
+    age_ms_p90: float | None
+    age_ms_p99: float | None
+    live: bool
+    ended_by: EndedBy
+    findings: tuple[Finding, ...] = ()
+
+    def __str__(self) -> str:
+        """The figures in one paragraph."""
+        text = f"{self.frames} results in {self.seconds:.1f} s ({self.fps:.1f} a second), {self.present} with an object"
+        if self.live:
+            text += f"; {self.dropped} frames dropped"
+        if self.age_ms_p50 is not None:
+            kind = "frame age" if self.live else "time from reading a frame to its result"
+            text += (
+                f"; {kind} {self.age_ms_p50:.1f} / {self.age_ms_p90:.1f} / {self.age_ms_p99:.1f} ms (p50 / p90 / p99)"
+            )
+        if self.stale:
+            text += f"; {self.stale} stale"
+        return f"{text}. Ended: {_WHY[self.ended_by]}."
+
+
+def _check(localizer: Localize, mode: str, budget_ms: float | None, frames: int | None) -> None:
+    if mode not in ("newest", "fresh"):
+        raise UsageError(field="mode", value=mode, allowed="newest or fresh")
+    if not callable(localizer):
+        raise UsageError(f"the localizer is {localizer!r}", hint="give a Localizer, such as Localizer('model.tflite')")
+    if budget_ms is not None and not budget_ms > 0:
+        raise UsageError(field="budget_ms", value=budget_ms, allowed="above 0")
+    if frames is not None and frames < 1:
+        raise UsageError(field="frames", value=frames, allowed="at least 1")
 
 
 def _input_size(localizer: Localize) -> tuple[int, int] | None:
@@ -78,35 +146,23 @@ def _input_size(localizer: Localize) -> tuple[int, int] | None:
     return (contract.input.width, contract.input.height) if contract is not None else None
 
 
-def _check(localizer: Localize, mode: str, budget_ms: float | None, frames: int | None) -> None:
-    if mode not in ("newest", "fresh"):
-        raise UsageError(f"mode is {mode!r}: it must be newest or fresh")
-    if not callable(localizer):
-        raise UsageError(f"the localizer is {localizer!r}: give a Localizer, such as Localizer('model.tflite')")
-    if budget_ms is not None and not budget_ms > 0:
-        raise UsageError(f"budget_ms is {budget_ms}: it must be above 0")
-    if frames is not None and frames < 1:
-        raise UsageError(f"frames is {frames}: it must be at least 1")
-
-
 def _loop(
     camera: Camera,
     localizer: Localize,
     sinks: list[Sink],
     mode: Mode,
     frames: int | None,
-    tally: Tally,
+    tally: _Tally,
     interrupt: Interrupt,
 ) -> EndedBy:
     """Frame by frame; returns why it ended."""
-    last_at = float("-inf")
-    with _source(camera, mode, interrupt, tally) as source:
-        for frame in source:
-            result = replace(tally.mark(frame, localizer(frame)), gap_s=_away_s(camera, last_at, frame.captured_at))
-            last_at = frame.captured_at
-            drawn = _Drawing(frame, result, tally.rate)
+    capture = LiveCapture(camera, mode, interrupt) if camera.live else None
+    with capture or nullcontext():
+        for frame in capture or camera:
+            observation = tally.observe(frame, localizer(frame), capture.dropped_at_start if capture else 0)
+            drawn = _Drawing(observation, tally.rate)
             for sink in sinks:
-                _write(sink, frame, drawn, result)
+                _write(sink, observation, drawn)
             if frames is not None and tally.frames >= frames:
                 return "frames"
             if any(sink.ended for sink in sinks):
@@ -116,91 +172,96 @@ def _loop(
     return "interrupt" if interrupt.asked else "camera"
 
 
-def _away_s(camera: Camera, after: float, until: float) -> float:
-    """For how many seconds the camera was away between two captures."""
-    return sum((gap.seconds for gap in camera.gaps if after < gap.ended_at <= until), 0.0)
+class _Tally:
+    """Makes each frame's observation, and counts for the summary.
 
+    `localizer` is asked for the name of its engine, frame by frame: an engine may fall back to another one.
+    """
 
-@contextmanager
-def _source(camera: Camera, mode: Mode, interrupt: Interrupt, tally: Tally) -> Iterator[Iterator[Frame]]:
-    """The frames to localize: straight from the camera, or through the slot that a thread fills."""
-    if not camera.live:
-        yield iter(camera)
-        return
-    slot, stop = NewestSlot(), threading.Event()
-    thread = threading.Thread(target=_capture, args=(camera, slot, stop), name="edgeloc-capture", daemon=True)
-    thread.start()
-    try:
-        yield _newest(camera, slot, mode, interrupt, tally)
-    finally:
-        stop.set()
-        slot.close()
-        thread.join(_JOIN_S)
+    def __init__(self, camera: Camera, localizer: Localize, budget_ms: float | None) -> None:
+        self._camera = camera
+        self._engine: Any = getattr(localizer, "engine", None)
+        self._budget_ms = float("inf") if budget_ms is None else budget_ms
+        self._began_at = time.monotonic()
+        self._ages: list[float] = []
+        self._recent: deque[float] = deque(maxlen=31)
+        self._last: tuple[int, float] | None = None
+        self._dropped = self._stale = self._present = 0
 
+    @property
+    def frames(self) -> int:
+        """How many results there were."""
+        return len(self._ages)
 
-def _capture(camera: Camera, slot: NewestSlot, stop: threading.Event) -> None:
-    """What the capture thread does: read, put, until the end, a failure or `stop`."""
-    try:
-        while not stop.is_set():
-            try:
-                frame = camera.read()
-            except CameraTimeout:
-                if not camera.reconnecting:
-                    raise
-                continue
-            if frame is None:
-                return slot.end()
-            slot.put(frame)
-    except BaseException as error:
-        slot.fail(error)
+    @property
+    def rate(self) -> float | None:
+        """Results a second over the last 30 of them."""
+        if len(self._recent) < 2 or self._recent[-1] <= self._recent[0]:
+            return None
+        return (len(self._recent) - 1) / (self._recent[-1] - self._recent[0])
 
+    def observe(self, frame: Frame, result: Result, dropped_at_start: int) -> Observation:
+        """The result with what happened to its frame; `dropped_at_start` counts the frames before the first one."""
+        now = time.monotonic()
+        age_ms = (now - frame.captured_at) * 1000
+        stale = age_ms > self._budget_ms
+        dropped = dropped_at_start if self._last is None else frame.sequence - self._last[0] - 1
+        gap_s = self._away_s(frame) if self._camera.gaps else 0.0
+        self._last = frame.sequence, frame.captured_at
+        self._ages.append(age_ms)
+        self._recent.append(now)
+        self._dropped += dropped
+        self._stale += stale
+        self._present += result.present
+        engine = "" if self._engine is None else self._engine.name
+        return Observation(frame, result, age_ms, stale, dropped, gap_s, engine)
 
-def _newest(camera: Camera, slot: NewestSlot, mode: Mode, interrupt: Interrupt, tally: Tally) -> Iterator[Frame]:
-    """Frames out of the slot, until the stream ends or the user wants it to."""
-    while not interrupt.asked:
-        wanted_at = time.monotonic()
-        frame = _take(camera, slot, wanted_at, wanted_at if mode == "fresh" else float("-inf"), interrupt)
-        if frame is None:
-            return
-        tally.dropped_before_first = slot.dropped if tally.frames == 0 else 0
-        yield frame
+    def _away_s(self, frame: Frame) -> float:
+        """For how many seconds the camera was away between the last frame and this one."""
+        after = float("-inf") if self._last is None else self._last[1]
+        return sum((gap.seconds for gap in self._camera.gaps if after < gap.ended_at <= frame.captured_at), 0.0)
 
-
-def _take(camera: Camera, slot: NewestSlot, began_at: float, after: float, interrupt: Interrupt) -> Frame | None:
-    """One frame; looks up now and then, so that a signal ends the wait, and a hung driver does not last for ever."""
-    while not interrupt.asked:
-        try:
-            return slot.take(_POLL_S, after=after)
-        except CameraTimeout:
-            raise
-        except TimeoutError:
-            if camera.reconnecting:
-                began_at = time.monotonic()
-            if time.monotonic() - began_at > _HANG_S:
-                raise CameraTimeout(f"camera {camera.name} hangs: nothing came from it for {_HANG_S:g} s") from None
-    return None
+    def summary(self, ended_by: EndedBy) -> RunSummary:
+        """The figures of the whole run."""
+        seconds = time.monotonic() - self._began_at
+        ages = [float(age) for age in np.percentile(self._ages, (50, 90, 99))] if self._ages else [None] * 3
+        return RunSummary(
+            frames=self.frames,
+            dropped=self._dropped,
+            stale=self._stale,
+            present=self._present,
+            seconds=seconds,
+            fps=self.frames / seconds if seconds > 0 else 0.0,
+            age_ms_p50=ages[0],
+            age_ms_p90=ages[1],
+            age_ms_p99=ages[2],
+            live=self._camera.live,
+            ended_by=ended_by,
+            findings=self._camera.findings,
+        )
 
 
 class _Drawing:
     """The annotated copy of a frame, drawn when the first sink asks for it."""
 
-    def __init__(self, frame: Frame, result: Result, fps: float | None) -> None:
-        self._frame, self._result, self._fps = frame, result, fps
+    def __init__(self, observation: Observation, fps: float | None) -> None:
+        self._observation, self._fps = observation, fps
         self._image: Pixels | None = None
 
     def __call__(self) -> Pixels:
         if self._image is None:
-            self._image = draw(self._frame.pixels, self._result, fps=self._fps)
+            seen = self._observation
+            self._image = draw(seen.frame.pixels, seen.result, age_ms=seen.age_ms, stale=seen.stale, fps=self._fps)
         return self._image
 
 
-def _write(sink: Sink, frame: Frame, drawn: _Drawing, result: Result) -> None:
+def _write(sink: Sink, observation: Observation, drawn: _Drawing) -> None:
     try:
-        sink.write(frame, drawn, result)
+        sink.write(observation, drawn)
     except EdgelocError:
         raise
     except OSError as error:
-        raise OutputError(f"{sink.name} cannot be written on: {error.strerror or error}") from error
+        raise OutputError(f"{sink.name} cannot be written to: {error.strerror or error}") from error
 
 
 @contextmanager

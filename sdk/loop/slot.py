@@ -1,20 +1,33 @@
-"""A single place for the newest frame between a capture thread and the thread that uses frames; it reads no camera."""
+"""Live capture: a thread that reads the camera, and the slot that holds its newest frame."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from typing import Literal
 
+from edgeloc._support.interrupt import Interrupt
+from edgeloc.cameras.base import Camera
+from edgeloc.errors import CameraTimeout
 from edgeloc.types import Frame
 
-__all__ = ["NewestSlot"]
+__all__ = ["LiveCapture", "Mode", "NewestSlot"]
+
+Mode = Literal["newest", "fresh"]
+
+# How often a wait for a frame looks for an interrupt.
+_POLL_S = 0.1
+# After how long a camera whose read() does not return is given up.
+_HANG_S = 10.0
+_JOIN_S = 5.0
 
 
 class NewestSlot:
     """Holds at most one frame; a newer one replaces it, and the replaced one counts as dropped.
 
-    One thread puts, another takes. What ends the stream (its end, a failure, `close`) is handed
-    over too: after the frame that was put last, so that no captured frame is lost to it.
+    One thread puts, another takes. What ends the stream (its end, a failure, `close`) is handed over too, after the
+    frame that was put last, so that no captured frame is lost.
     """
 
     def __init__(self) -> None:
@@ -26,11 +39,11 @@ class NewestSlot:
 
     @property
     def dropped(self) -> int:
-        """How many frames were replaced, or refused as too old, without anyone having taken them."""
+        """How many frames were never taken: replaced by a newer one, or too old for `take`."""
         return self._dropped
 
     def put(self, frame: Frame) -> None:
-        """Leave the newest frame; one that still lies there is dropped. After `close` nothing is kept."""
+        """Put in the newest frame; one that was not taken yet is dropped. After `close` nothing is kept."""
         with self._condition:
             if self._ended:
                 return
@@ -40,13 +53,13 @@ class NewestSlot:
             self._condition.notify_all()
 
     def end(self) -> None:
-        """Say that no frame will follow."""
+        """End the stream: no frame will follow."""
         with self._condition:
             self._ended = True
             self._condition.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """Say why no frame will follow; `take` raises it."""
+        """End the stream with an error, which `take` raises."""
         with self._condition:
             if not self._ended:
                 self._error = error
@@ -54,17 +67,19 @@ class NewestSlot:
             self._condition.notify_all()
 
     def close(self) -> None:
-        """Wake who waits, with None, and forget the frame that lies here."""
+        """End the stream at once: drop the frame that is held, and wake a waiting `take` with None."""
         with self._condition:
             self._frame = self._error = None
             self._ended = True
             self._condition.notify_all()
 
     def take(self, timeout_s: float, *, after: float = float("-inf")) -> Frame | None:
-        """The newest frame captured at `after` (seconds of `time.monotonic()`) or later; None at the stream's end.
+        """The newest frame; None at the stream's end.
 
-        Waits up to `timeout_s` seconds, then raises TimeoutError. Frames captured before `after`
-        are dropped. Raises what the capturing side handed to `fail`.
+        `timeout_s` is how long to wait for one, in seconds; then TimeoutError is raised.
+        `after` drops frames captured before it, seconds of `time.monotonic()`.
+
+        Raises the error that the capturing side handed to `fail`.
         """
         deadline = time.monotonic() + timeout_s
         with self._condition:
@@ -80,3 +95,74 @@ class NewestSlot:
                     return None
                 if not self._condition.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
                     raise TimeoutError(f"no frame in {timeout_s:g} s")
+
+
+class LiveCapture:
+    """A live camera, read by a thread of its own into a newest-frame slot; iterating gives the frames to localize.
+
+    To be used in a `with`, which starts and ends the thread.
+
+    `camera` is an open camera that is `live`.
+    `mode` is "newest" (the newest frame there is) or "fresh" (one whose exposure began after it was asked for).
+    `interrupt` ends the iteration once the user asked for it.
+
+    Raises CameraTimeout when the camera's `read` does not return, and whatever it raises.
+    """
+
+    def __init__(self, camera: Camera, mode: Mode, interrupt: Interrupt) -> None:
+        self._camera, self._fresh, self._interrupt = camera, mode == "fresh", interrupt
+        self._slot, self._stop = NewestSlot(), threading.Event()
+        self._thread = threading.Thread(target=self._read, name="edgeloc-capture", daemon=True)
+        self.dropped_at_start = 0
+        """How many frames were dropped before the first one that was given."""
+
+    def __enter__(self) -> LiveCapture:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._slot.close()
+        self._thread.join(_JOIN_S)
+
+    def __iter__(self) -> Iterator[Frame]:
+        first = True
+        while not self._interrupt.asked:
+            asked_at = time.monotonic()
+            frame = self._take(asked_at, asked_at if self._fresh else float("-inf"))
+            if frame is None:
+                return
+            if first:
+                self.dropped_at_start, first = self._slot.dropped, False
+            yield frame
+
+    def _read(self) -> None:
+        """What the thread does: read, put, until the end, a failure or `_stop`."""
+        try:
+            while not self._stop.is_set():
+                try:
+                    frame = self._camera.read()
+                except CameraTimeout:
+                    if not self._camera.reconnecting:
+                        raise
+                    continue
+                if frame is None:
+                    return self._slot.end()
+                self._slot.put(frame)
+        except BaseException as error:
+            self._slot.fail(error)
+
+    def _take(self, began_at: float, after: float) -> Frame | None:
+        """One frame; wakes up now and then, so that a signal ends the wait and a hung driver is given up."""
+        while not self._interrupt.asked:
+            try:
+                return self._slot.take(_POLL_S, after=after)
+            except CameraTimeout:
+                raise
+            except TimeoutError:
+                if self._camera.reconnecting:
+                    began_at = time.monotonic()
+                if time.monotonic() - began_at > _HANG_S:
+                    name = self._camera.name
+                    raise CameraTimeout(f"camera {name} hangs: it gave no frame for {_HANG_S:g} s") from None
+        return None

@@ -1,4 +1,4 @@
-"""What every sink does and promises, and what the ones that write a file share; no sink lives here."""
+"""The interface of every sink, and what those that write a file share."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from edgeloc._support.files import atomic_path
-from edgeloc.types import Frame, Pixels, Result
+from edgeloc.types import Observation, Pixels
 
 __all__ = ["FileSink", "Sink"]
 
 
 class Sink(ABC):
-    """Where results go: `open()`, `write()` for each result, `close()`.
+    """Where observations go: `open()`, `write()` for each observation, `close()`.
 
-    `open` raises OutputError or DeviceError when the sink cannot work, before any frame is read.
-    `drawn()` gives the annotated copy of the frame, made once for all sinks that ask; it is shared:
-    a sink does not write into it. `close` keeps everything written so far, whatever ended the run,
-    and may be called more than once. `ended` turns True when the user asked the sink to stop the
-    run (closed the window, say).
+    `ended` is set to True by a sink whose user wants the run to end (the window was closed, say).
     """
 
     ended: bool = False
@@ -29,23 +25,34 @@ class Sink(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What messages call the sink: its path or URI."""
+        """The sink's name in messages: its path or URI."""
 
     @abstractmethod
     def open(self, *, fps: float | None = None, live: bool = False) -> None:
-        """Get ready; `fps` is the camera's frame rate, `live` whether its frames come by themselves."""
+        """Get ready, before any frame is read.
+
+        `fps` is the camera's frame rate, None where it has none.
+        `live` is whether the camera's frames come by themselves.
+
+        Raises OutputError or DeviceError when the sink cannot work.
+        """
 
     @abstractmethod
-    def write(self, frame: Frame, drawn: Callable[[], Pixels], result: Result) -> None:
-        """Take one result and the frame that it is about."""
+    def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
+        """Take one observation.
+
+        `drawn` returns the annotated copy of the frame, drawn once for all sinks that call it: do not write into it.
+
+        Raises OutputError, or an OSError, when it cannot be written: the run ends.
+        """
 
     @abstractmethod
     def close(self) -> None:
-        """Finish what was written."""
+        """Finish and keep what was written, whatever ended the run; may be called more than once."""
 
 
 class _Discarded(Exception):
-    """Tells the temporary file that it is not wanted."""
+    """Makes `atomic_path` remove its temporary file."""
 
 
 class FileSink(Sink):

@@ -1,4 +1,4 @@
-"""Writes each result as one line of JSON; reading them back is left to whoever wants them."""
+"""Writes each observation as one line of JSON."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from edgeloc.errors import OutputError
 from edgeloc.sinks.base import FileSink
-from edgeloc.types import Box, Frame, Pixels, Result
+from edgeloc.types import Box, Detection, Observation, Pixels
 
 __all__ = ["JsonLinesSink", "as_record"]
 
 
 class JsonLinesSink(FileSink):
-    """One line a result, flushed as it comes; the lines of a run that ends early are kept."""
+    """One line for each observation, flushed as it comes; the lines of a run that ends early are kept."""
 
     _file: FileIO | None = None
     _whole = 0
@@ -25,10 +25,10 @@ class JsonLinesSink(FileSink):
         self._file = FileIO(self._begin(), "w")
         self._whole = 0
 
-    def write(self, frame: Frame, drawn: Callable[[], Pixels], result: Result) -> None:
+    def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
         """Append one line; OutputError when the disk is full, with the whole lines kept."""
         assert self._file is not None
-        line = (json.dumps(as_record(frame, result)) + "\n").encode()
+        line = (json.dumps(as_record(observation)) + "\n").encode()
         try:
             # Unbuffered: each line is out at once, and a full disk leaves nothing to be written again by close.
             complete = self._file.write(line) == len(line)
@@ -37,7 +37,7 @@ class JsonLinesSink(FileSink):
             complete, reason = False, error.strerror or str(error)
         if not complete:
             self._file.truncate(self._whole)
-            raise OutputError(f"{self.path} cannot be written on: {reason}; the lines before are kept")
+            raise OutputError(f"{self.path} cannot be written to: {reason}; the lines before are kept")
         self._whole += len(line)
 
     def close(self) -> None:
@@ -48,32 +48,45 @@ class JsonLinesSink(FileSink):
             self._keep()
 
 
-def as_record(frame: Frame, result: Result) -> dict[str, Any]:
-    """A result as JSON values: boxes as [x1, y1, x2, y2] in pixels of the frame; gap and truth where there are."""
-    scored = result.label is not None and result.class_scores.size > 0
+def as_record(observation: Observation) -> dict[str, Any]:
+    """An observation as JSON values: boxes as [x1, y1, x2, y2] in pixels of the frame, `objects` best first.
+
+    `gap_s` is there after a gap only, `truth` where it is known.
+    """
+    frame, result = observation.frame, observation.result
+    best = result.objects[0] if result.objects else None
     record: dict[str, Any] = {
-        "sequence": result.sequence,
-        "captured_at": round(result.captured_at, 6),
-        "age_ms": round(result.age_ms, 3),
-        "stale": result.stale,
-        "dropped": result.dropped,
-        "engine": result.engine,
-        "presence": round(float(result.presence), 5),
+        "sequence": frame.sequence,
+        "captured_at": round(frame.captured_at, 6),
+        "age_ms": round(observation.age_ms, 3),
+        "stale": observation.stale,
+        "dropped": observation.dropped,
+        "engine": observation.engine,
+        "presence": _rounded(result.presence),
         "present": result.present,
         "box": _corners(result.box),
         "label": result.label,
-        "score": round(float(result.class_scores.max()), 5) if scored else None,
+        "label_score": _rounded(best.label_score) if best else None,
+        "objects": [_object(found) for found in result.objects],
     }
-    if result.others:
-        record["others"] = [
-            {"presence": round(float(one.presence), 5), "box": _corners(one.box), "label": one.label}
-            for one in result.others
-        ]
-    if result.gap_s:
-        record["gap_s"] = round(result.gap_s, 3)
+    if observation.gap_s:
+        record["gap_s"] = round(observation.gap_s, 3)
     if frame.has_truth:
         record["truth"] = {"box": _corners(frame.truth), "label": frame.truth_label}
     return record
+
+
+def _object(found: Detection) -> dict[str, Any]:
+    return {
+        "box": _corners(found.box),
+        "score": _rounded(found.score),
+        "label": found.label,
+        "label_score": _rounded(found.label_score),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 5)
 
 
 def _corners(box: Box | None) -> list[float] | None:

@@ -1,4 +1,4 @@
-"""Writes annotated frames as an MP4 video; what is drawn on them is decided in edgeloc.loop.draw."""
+"""Writes annotated frames as an MP4 video."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgeloc._support.files import utf8_path
 from edgeloc._support.terminal import quiet_opencv
 from edgeloc.errors import OutputError
 from edgeloc.sinks.base import FileSink
-from edgeloc.types import Frame, Pixels, Result
+from edgeloc.types import Observation, Pixels
 
 __all__ = ["VideoSink", "fit"]
 
@@ -53,15 +53,15 @@ class VideoSink(FileSink):
         self._fps, self._live = fps or (LIVE_FPS if live else IMAGES_FPS), live
         self._writer, self._last, self._written = None, None, 0
 
-    def write(self, frame: Frame, drawn: Callable[[], Pixels], result: Result) -> None:
+    def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
         """Append the annotated frame; OutputError when the disk is full or the video cannot be encoded."""
         picture = drawn()
         if self._writer is None:
             self._writer = self._start(picture)
-            self._began_at = frame.captured_at
+            self._began_at = observation.captured_at
         picture = fit(picture, self._size)
         if self._live:
-            place = round((frame.captured_at - self._began_at) * self._fps)
+            place = round((observation.captured_at - self._began_at) * self._fps)
             if place < self._written:
                 return
             self._hold(place)
@@ -77,7 +77,7 @@ class VideoSink(FileSink):
         writer.release()
         if not _readable(self._temporary):
             self._discard()
-            raise OutputError(f"{self.path} could not be written whole: is the disk full?")
+            raise OutputError(f"{self.path} could not be written in full: is the disk full?")
         self._keep()
 
     def _start(self, picture: Pixels) -> cv2.VideoWriter:
@@ -87,7 +87,8 @@ class VideoSink(FileSink):
         writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter.fourcc(*FOURCC), self._fps, self._size)
         if not writer.isOpened():
             raise OutputError(
-                f"{self.path}: this OpenCV cannot encode MP4 ({FOURCC}): pip install opencv-python, or write .jsonl"
+                f"{self.path}: this OpenCV cannot encode MP4 ({FOURCC})",
+                hint="pip install opencv-python, or write .jsonl",
             )
         return writer
 
@@ -100,7 +101,7 @@ class VideoSink(FileSink):
 
     def _append(self, picture: Pixels) -> None:
         assert self._writer is not None
-        # OpenCV tells nobody that a write failed, so the room is looked at.
+        # OpenCV does not report a failed write, so the free space is checked.
         if self._written % CHECK_EVERY == 0 and shutil.disk_usage(self.path.parent).free < LEAST_FREE_BYTES:
             raise OutputError(f"{self.path}: the disk is full (under 1 MB free); frames written before are kept")
         self._writer.write(picture)

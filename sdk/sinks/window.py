@@ -1,4 +1,4 @@
-"""Shows annotated frames in a window; keys other than those that end the run are not handled here."""
+"""Shows annotated frames in a window."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import cv2
 from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.errors import DeviceError
 from edgeloc.sinks.base import Sink
-from edgeloc.types import Frame, Pixels, Result
+from edgeloc.types import Observation, Pixels
 
 __all__ = ["WindowSink"]
 
@@ -27,10 +27,11 @@ except cv2.error as error:
     answer([error.code])
 """
 _PROBE_TIMEOUT_S = 20.0
+_INSTEAD = "write to a file instead, such as out.mp4"
 
 
 class WindowSink(Sink):
-    """A window on the screen; q, Esc or closing it ends the run. To be used from the main thread."""
+    """A window on the screen; q, Esc or closing it ends the run. Use it from the main thread."""
 
     def __init__(self, uri: str = "window") -> None:
         self._shown = False
@@ -41,22 +42,23 @@ class WindowSink(Sink):
         return "window"
 
     def open(self, *, fps: float | None = None, live: bool = False) -> None:
-        """Find out whether a window can be shown; DeviceError when not."""
+        """Check that a window can be shown; DeviceError when not."""
         _require_screen()
         self.ended = self._shown = False
 
-    def write(self, frame: Frame, drawn: Callable[[], Pixels], result: Result) -> None:
-        """Show the annotated frame and look for a key."""
+    def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
+        """Show the annotated frame, and end the run where a key or the closed window asks for it."""
         if not self._shown:
             cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
-            cv2.resizeWindow(TITLE, frame.pixels.shape[1], frame.pixels.shape[0])
+            height, width = observation.frame.pixels.shape[:2]
+            cv2.resizeWindow(TITLE, width, height)
             self._shown = True
         cv2.imshow(TITLE, drawn())
         key = cv2.waitKey(1) & 0xFF
         self.ended = key in _END_KEYS or cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1
 
     def close(self) -> None:
-        """Take the window away."""
+        """Close the window."""
         if self._shown:
             self._shown = False
             cv2.destroyWindow(TITLE)
@@ -67,14 +69,14 @@ def _require_screen() -> None:
     try:
         (code,) = run_child(_PROBE, timeout_s=_PROBE_TIMEOUT_S)
     except ChildFailed as failure:
-        reason = "the screen does not answer" if failure.ending == "timeout" else _NO_SCREEN
+        reason = "the screen does not respond" if failure.ending == "timeout" else _NO_SCREEN
     else:
         if code == 0:
             return
         if code == _NOT_IMPLEMENTED:
             raise DeviceError(
-                "window: this OpenCV has no windows: pip uninstall opencv-python-headless,"
-                " pip install opencv-python, or write to a file such as out.mp4"
+                "window: this OpenCV cannot show windows",
+                hint=f"pip uninstall opencv-python-headless, pip install opencv-python, or {_INSTEAD}",
             )
         reason = _NO_SCREEN
-    raise DeviceError(f"window: {reason}; write to a file instead, such as out.mp4")
+    raise DeviceError(f"window: {reason}", hint=_INSTEAD)

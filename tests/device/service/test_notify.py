@@ -16,13 +16,10 @@ import pytest
 from edgeloc.device.service.notify import ProgressSink, watchdog_s
 from edgeloc.errors import OutputError
 from edgeloc.models import SHIPPED_INT8
-from edgeloc.types import Frame, Pixels, Result
+from edgeloc.types import Frame, Observation, Pixels, Result
 
-FRAME = Frame(np.zeros((4, 4, 3), np.uint8), captured_at=0.0, sequence=0)
-RESULT = Result(
-    presence=0.0, present=False, box=None, label=None, class_scores=np.zeros(0), sequence=0, captured_at=0.0
-)
-UNDRAWN: Callable[[], Pixels] = lambda: FRAME.pixels  # noqa: E731
+OBSERVATION = Observation(Frame(np.zeros((4, 4, 3), np.uint8), captured_at=0.0, sequence=0), Result())
+UNDRAWN: Callable[[], Pixels] = lambda: OBSERVATION.frame.pixels  # noqa: E731
 
 
 class Listener:
@@ -50,7 +47,7 @@ def listener(tmp_path: Path) -> Iterator[Listener]:
 
 
 def write(sink: ProgressSink) -> None:
-    sink.write(FRAME, UNDRAWN, RESULT)
+    sink.write(OBSERVATION, UNDRAWN)
 
 
 def test_it_is_ready_with_the_first_result_and_not_before(tmp_path: Path, listener: Listener) -> None:

@@ -78,12 +78,13 @@ def test_a_video_that_ends_early_says_so_and_one_that_does_not_says_nothing(
     writer.release()
     with open_camera(path) as camera:
         assert sum(1 for _ in camera) == 20
-        assert camera.note == ""
+        assert camera.findings == ()
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with open_camera(path) as camera:
         given = sum(1 for _ in camera)
         assert 0 < given < 20
-        assert f"gave {given} of the 20 frames" in camera.note
+        (finding,) = camera.findings
+        assert finding.code == "video-cut-short" and f"gave {given} of the 20 frames" in finding.message
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match="damaged, cut short"):
         open_camera(path)

@@ -1,13 +1,13 @@
-"""A camera that goes away and comes back: what the reader, the run and its results are told."""
+"""A camera that goes away and comes back: what the reader gets, and what the run and its results hold."""
 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edgeloc.cameras import open_camera, reconnect
@@ -21,7 +21,7 @@ FAST = "scripted://?size=64x48&fps=100"
 
 
 def nothing(frame: Frame) -> Result:
-    return Result(0.1, False, None, None, np.zeros(0, np.float32))
+    return Result()
 
 
 @pytest.fixture
@@ -39,32 +39,34 @@ def test_a_disconnection_is_a_gap_and_the_numbers_go_on() -> None:
     assert numbers == sorted(set(numbers)) and times == sorted(set(times))
     assert gap.seconds >= 0.3 and "unplugged" in gap.reason
     assert not any(gap.began_at < at < gap.ended_at for at in times)
-    assert "away once, without a frame for" in camera.note
+    assert [finding.code for finding in camera.findings] == ["camera-gaps"]
+    assert "away once, 0." in str(camera.findings[0])
 
 
 def test_two_disconnections_are_two_gaps() -> None:
     with open_camera(f"{FAST}&disconnect=20:0.1,70:0.1&frames=120") as camera:
         assert list(camera)
-        assert len(camera.gaps) == 2 and "2 times" in camera.note
+        assert len(camera.gaps) == 2 and "2 times" in str(camera.findings[0])
 
 
-def test_a_source_that_ends_while_it_is_away_says_so() -> None:
+def test_a_source_that_ends_while_it_is_away_has_a_finding() -> None:
     with open_camera(f"{FAST}&disconnect=20:0.15&frames=32") as camera:
         assert list(camera)
-        assert camera.gaps == () and "away at the end" in camera.note
+        assert camera.gaps == () and [finding.code for finding in camera.findings] == ["camera-away"]
         assert camera.read() is None
 
 
 def test_while_it_is_away_reading_times_out_as_often_as_it_is_tried() -> None:
     with open_camera(f"{FAST}&disconnect=20") as camera:
-        with pytest.raises(CameraTimeout, match=r"unplugged.*it is being tried again since"):
+        with pytest.raises(CameraTimeout, match=r"unplugged.*it has been tried again for"):
             while camera.read(0.05):
                 pass
         assert camera.reconnecting
         with pytest.raises(CameraTimeout):
             camera.read(0.05)
         assert camera.gaps == ()
-        assert "away at the end (camera scripted://?seed=0 is gone: it was unplugged" in camera.note
+        (finding,) = camera.findings
+        assert "away at the end (camera scripted://?seed=0 is gone: it was unplugged" in finding.message
 
 
 def test_a_camera_that_stays_away_is_given_up_after_the_limit() -> None:
@@ -140,9 +142,14 @@ def test_an_old_frame_after_the_gap_is_not_handed_out() -> None:
     assert times == sorted(set(times)) and len(camera.gaps) == 1
 
 
-def test_a_run_survives_the_gap_and_its_summary_tells_it(tmp_path: Path) -> None:
-    summary = run(f"{FAST}&disconnect=20:0.3&frames=100", nothing, str(tmp_path / "out.jsonl"))
-    assert "the camera was away once" in str(summary)
+def test_a_run_survives_the_gap_and_its_summary_holds_the_finding(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "edgeloc"):
+        summary = run(f"{FAST}&disconnect=20:0.3&frames=100", nothing, str(tmp_path / "out.jsonl"))
+    assert [finding.code for finding in summary.findings] == ["camera-gaps"]
+    assert "opening it again" in caplog.messages[0] and "is back after" in caplog.messages[1]
+    assert caplog.messages[2].startswith("the camera was away once")
     assert summary.ended_by == "camera"
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert len(rows) == summary.frames
@@ -151,9 +158,10 @@ def test_a_run_survives_the_gap_and_its_summary_tells_it(tmp_path: Path) -> None
     assert rows[at]["captured_at"] - rows[at - 1]["captured_at"] >= rows[at]["gap_s"] - 0.001
 
 
-def test_a_run_is_not_told_to_hang_while_the_camera_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeloc.loop.run._HANG_S", 0.3)
-    assert "away once" in run(f"{FAST}&disconnect=20:0.8&frames=260", nothing).note
+def test_a_run_waits_for_a_camera_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeloc.loop.slot._HANG_S", 0.3)
+    summary = run(f"{FAST}&disconnect=20:0.8&frames=260", nothing)
+    assert [finding.code for finding in summary.findings] == ["camera-gaps"]
 
 
 def test_a_run_whose_camera_stays_away_ends_with_what_it_had() -> None:

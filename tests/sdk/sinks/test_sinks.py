@@ -16,7 +16,7 @@ import pytest
 from edgeloc.errors import DeviceError, OutputError, UsageError
 from edgeloc.sinks import SINKS, Sink, open_sink
 from edgeloc.sinks.video import VideoSink, fit
-from edgeloc.types import Box, Frame, Pixels, Result
+from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result
 
 SIZE = (64, 48)
 
@@ -26,14 +26,15 @@ def frame(sequence: int, captured_at: float = 0.0, size: tuple[int, int] = SIZE,
     return Frame(pixels, captured_at, sequence, **truth)
 
 
-def result(sequence: int, box: Box | None = None) -> Result:
+def seen(frame: Frame, *boxes: Box) -> Observation:
     scores = np.array([0.25, 0.75], np.float32)
-    return Result(0.9, box is not None, box, "nut" if box else None, scores, sequence=sequence, age_ms=12.5)
+    objects = tuple(Detection(box, 0.9 - 0.1 * rank, "nut", scores) for rank, box in enumerate(boxes))
+    return Observation(frame, Result(objects, None if boxes else Detection(None, 0.2)), age_ms=12.5, engine="litert")
 
 
 def write(sink: Sink, frames: Iterable[Frame]) -> None:
     for one in frames:
-        sink.write(one, _picture_of(one), result(one.sequence, Box(1, 2, 3.456, 4)))
+        sink.write(seen(one, Box(1, 2, 3.456, 4)), _picture_of(one))
 
 
 def _picture_of(one: Frame) -> Callable[[], Pixels]:
@@ -49,7 +50,7 @@ def pictures(path: Path) -> list[Pixels]:
 
 
 @pytest.mark.parametrize("uri", ["", "out.avi", "gopher://x", "nosuffix", "out.mp4/"])
-def test_an_unknown_sink_is_told_what_is_known(uri: str) -> None:
+def test_an_unknown_sink_is_an_error_that_lists_the_known_ones(uri: str) -> None:
     with pytest.raises(UsageError, match=r"window.*\.mp4.*\.jsonl") as caught:
         open_sink(f"{uri}x" if uri.endswith("/") else uri)
     assert caught.value.exit_status == 2
@@ -107,17 +108,23 @@ def test_a_line_of_json_for_each_result(tmp_path: Path) -> None:
     sink = open_sink(str(tmp_path / "out.jsonl"))
     sink.open()
     known = frame(4, 7.25, has_truth=True, truth=Box(0, 1, 2, 3), truth_label="nut")
-    sink.write(known, lambda: known.pixels, result(4, Box(1, 2, 3.456, 4)))
+    sink.write(seen(known, Box(1, 2, 3.456, 4), Box(5, 5, 9, 9)), lambda: known.pixels)
     empty = frame(5, has_truth=True)
-    sink.write(empty, lambda: empty.pixels, result(5))
+    sink.write(seen(empty), lambda: empty.pixels)
     write(sink, [frame(6)])
     sink.close()
     first, second, third = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert (first["sequence"], first["age_ms"], first["presence"]) == (4, 12.5, 0.9)
-    assert (first["box"], first["label"], first["score"]) == ([1, 2, 3.46, 4], "nut", 0.75)
+    assert (first["box"], first["label"], first["label_score"]) == ([1, 2, 3.46, 4], "nut", 0.75)
+    assert [(one["box"], one["score"], one["label"]) for one in first["objects"]] == [
+        ([1, 2, 3.46, 4], 0.9, "nut"),
+        ([5, 5, 9, 9], 0.8, "nut"),
+    ]
+    assert (first["captured_at"], first["engine"], first["present"]) == (7.25, "litert", True)
     assert first["stale"] is False and first["dropped"] == 0
     assert first["truth"] == {"box": [0, 1, 2, 3], "label": "nut"}
-    assert (second["box"], second["label"], second["score"]) == (None, None, None)
+    assert (second["box"], second["label"], second["label_score"]) == (None, None, None)
+    assert (second["present"], second["presence"], second["objects"]) == (False, 0.2, [])
     assert second["truth"] == {"box": None, "label": None}
     assert "truth" not in third
 
@@ -134,7 +141,7 @@ def test_lines_are_on_the_disk_as_they_come(tmp_path: Path) -> None:
 def test_a_jsonl_sink_does_not_have_frames_drawn(tmp_path: Path) -> None:
     sink = open_sink(str(tmp_path / "out.jsonl"))
     sink.open()
-    sink.write(frame(0), lambda: pytest.fail("drawn for nothing"), result(0))
+    sink.write(seen(frame(0)), lambda: pytest.fail("drawn for nothing"))
     sink.close()
 
 
@@ -142,15 +149,15 @@ FULL = """
 import resource, sys
 from edgeloc.errors import OutputError
 from edgeloc.sinks import open_sink
-from edgeloc.types import Frame, Result
+from edgeloc.types import Frame, Observation, Result
 import numpy as np
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 sink = open_sink(sys.argv[1])
 sink.open()
-pixels, scores = np.zeros((8, 8, 3), np.uint8), np.zeros(0, np.float32)
+pixels = np.zeros((8, 8, 3), np.uint8)
 try:
     for number in range(100):
-        sink.write(Frame(pixels, 0.0, number), lambda: pixels, Result(0.1, False, None, None, scores, sequence=number))
+        sink.write(Observation(Frame(pixels, 0.0, number), Result()), lambda: pixels)
 except OutputError as error:
     print(error)
 sink.close()
@@ -160,7 +167,7 @@ sink.close()
 def test_a_full_disk_keeps_the_whole_lines_before_it(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=True)
-    assert "out.jsonl cannot be written on" in done.stdout
+    assert "out.jsonl cannot be written to" in done.stdout
     lines = path.read_text().splitlines()
     assert [json.loads(line)["sequence"] for line in lines] == list(range(len(lines)))
     assert len(lines) > 5
@@ -228,7 +235,9 @@ def test_a_full_disk_ends_a_video_and_keeps_what_was_written(tmp_path: Path, mon
     assert len(pictures(tmp_path / "out.mp4")) == 4
 
 
-def test_a_video_that_cannot_be_read_back_is_told_and_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_that_cannot_be_read_back_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sink = VideoSink(tmp_path / "out.mp4")
     sink.open(fps=10)
     write(sink, [frame(0)])
@@ -238,11 +247,11 @@ def test_a_video_that_cannot_be_read_back_is_told_and_not_left(tmp_path: Path, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_window_without_a_screen_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_without_a_screen_is_an_error_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("QT_QPA_PLATFORM", "xcb")
-    with pytest.raises(DeviceError, match=r"no screen here.*out\.mp4|no windows.*opencv-python") as caught:
+    with pytest.raises(DeviceError, match=r"no screen here.*out\.mp4|cannot show windows.*opencv-python") as caught:
         open_sink("window").open()
     assert caught.value.exit_status == 3
 

@@ -156,7 +156,7 @@ def test_several_objects_come_best_first_and_absent_ones_are_left_out() -> None:
     boxes = [[(0, 0, 0.1, 0.1), FRACTIONS, (0.5, 0.5, 1, 1)]]
     result = decode(what, {"p": [[0.6, 0.9, 0.2]], "c": [[[1, 0], [0, 1], [1, 0]]], "b": boxes})
     assert (result.box, result.label) == (pytest.approx(EXPECTED, abs=1e-3), "b")
-    assert [(other.presence, other.label) for other in result.others] == [(pytest.approx(0.6), "a")]
+    assert [(one.score, one.label) for one in result.objects[1:]] == [(pytest.approx(0.6), "a")]
 
 
 SSD = (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgeloc.loop.draw import QUANTIZED_COLOR, STALE_COLOR, TRUTH_COLOR, draw, draw_boxes
-from edgeloc.types import Box, Pixels, Result
+from edgeloc.types import Box, Detection, Pixels, Result
 
 SIZES = [(320, 240), (640, 480), (1920, 1080), (192, 192)]
 
@@ -15,9 +15,9 @@ def ground(width: int, height: int, value: int = 90) -> Pixels:
     return np.full((height, width, 3), value, np.uint8)
 
 
-def result(box: Box | None, *, stale: bool = False, label: str | None = "bolt") -> Result:
+def result(*boxes: Box) -> Result:
     scores = np.array([0.1, 0.9], np.float32)
-    return Result(0.9 if box else 0.1, box is not None, box, label if box else None, scores, age_ms=45, stale=stale)
+    return Result(tuple(Detection(box, 0.9, "bolt", scores) for box in boxes))
 
 
 def differs(image: Pixels, pixels: Pixels) -> Pixels:
@@ -45,7 +45,7 @@ def test_the_box_is_drawn_on_its_edges_and_not_inside(size: tuple[int, int]) -> 
 @pytest.mark.parametrize("size", SIZES)
 def test_text_grows_with_the_frame_and_stays_a_small_part_of_it(size: tuple[int, int]) -> None:
     pixels = ground(*size)
-    rows = np.flatnonzero(differs(draw(pixels, result(None), fps=24.9), pixels).any(axis=1))
+    rows = np.flatnonzero(differs(draw(pixels, result(), fps=24.9, age_ms=45), pixels).any(axis=1))
     assert 10 <= rows.size <= 0.12 * size[1]
 
 
@@ -64,7 +64,7 @@ def test_a_view_that_is_not_contiguous_can_be_drawn_on() -> None:
 
 def test_staleness_changes_the_colour() -> None:
     box = Box(100, 100, 200, 200)
-    assert like(draw(ground(320, 240), result(box, stale=True)), 200, 150, STALE_COLOR)
+    assert like(draw(ground(320, 240), result(box), stale=True), 200, 150, STALE_COLOR)
 
 
 @pytest.mark.parametrize("box", [Box(-50, -50, 2000, 2000), Box(0, 0, 0, 0), Box(319, 239, 320, 240)])
@@ -90,9 +90,7 @@ def test_several_boxes_with_titles_in_their_colours() -> None:
 
 
 def test_every_object_of_a_model_for_several_is_drawn() -> None:
-    second = result(Box(200, 100, 260, 160))
-    first = Result(0.9, True, Box(20, 100, 80, 160), "bolt", np.array([0.9], np.float32), others=(second,))
-    image = draw(ground(320, 240), first)
+    image = draw(ground(320, 240), result(Box(20, 100, 80, 160), Box(200, 100, 260, 160)))
     assert like(image, 80, 130, QUANTIZED_COLOR) and like(image, 260, 130, QUANTIZED_COLOR)
 
 

@@ -20,9 +20,7 @@ from edgeloc.cameras import Camera, open_camera
 from edgeloc.errors import CameraError, CameraTimeout, EngineError, OutputError, UsageError
 from edgeloc.loop.run import run
 from edgeloc.sinks import Sink, open_sink
-from edgeloc.types import Box, Frame, Pixels, Result
-
-NO_SCORES = np.zeros(0, np.float32)
+from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result
 
 
 class FakeCamera(Camera):
@@ -60,10 +58,10 @@ class FakeCamera(Camera):
 
 
 class Recorder(Sink):
-    """Keeps the results; ends the run after `ends_after` of them, or fails with `failure` at the second."""
+    """Keeps the observations; ends the run after `ends_after` of them, or fails with `failure` at the second."""
 
     def __init__(self, *, ends_after: int | None = None, failure: Exception | None = None, draws: bool = False) -> None:
-        self.results: list[Result] = []
+        self.seen: list[Observation] = []
         self.ends_after, self.failure, self.draws = ends_after, failure, draws
         self.opened_with: dict[str, Any] = {}
         self.closed = 0
@@ -76,20 +74,20 @@ class Recorder(Sink):
     def open(self, *, fps: float | None = None, live: bool = False) -> None:
         self.opened_with = {"fps": fps, "live": live}
 
-    def write(self, frame: Frame, drawn: Callable[[], Pixels], result: Result) -> None:
-        if self.failure and self.results:
+    def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
+        if self.failure and self.seen:
             raise self.failure
-        self.results.append(result)
+        self.seen.append(observation)
         if self.draws:
             self.pictures.append(drawn())
-        self.ended = len(self.results) == self.ends_after
+        self.ended = len(self.seen) == self.ends_after
 
     def close(self) -> None:
         self.closed += 1
 
 
 def found(frame: Frame) -> Result:
-    return Result(0.9, True, Box(5, 5, 20, 20), None, NO_SCORES)
+    return Result((Detection(Box(5, 5, 20, 20), 0.9),))
 
 
 def slowly(seconds: float) -> Callable[[Frame], Result]:
@@ -107,7 +105,7 @@ def capture_threads() -> list[threading.Thread]:
 def test_a_file_gives_every_frame_in_order() -> None:
     sink = Recorder()
     summary = run(FakeCamera(5), found, sink)
-    assert [one.sequence for one in sink.results] == [0, 1, 2, 3, 4]
+    assert [one.sequence for one in sink.seen] == [0, 1, 2, 3, 4]
     assert (summary.frames, summary.dropped, summary.present, summary.ended_by) == (5, 0, 5, "camera")
     assert sink.opened_with == {"fps": 30.0, "live": False}
     assert sink.closed == 1
@@ -117,10 +115,10 @@ def test_results_carry_capture_time_and_age() -> None:
     sink = Recorder()
     before = time.monotonic()
     summary = run(FakeCamera(3), slowly(0.01), sink)
-    for one in sink.results:
+    for one in sink.seen:
         assert before <= one.captured_at <= time.monotonic()
         assert one.age_ms >= 10
-        assert one.box == Box(5, 5, 20, 20)
+        assert one.result.box == Box(5, 5, 20, 20)
     assert summary.age_ms_p50 is not None and summary.age_ms_p99 is not None
     assert 10 <= summary.age_ms_p50 <= summary.age_ms_p99
 
@@ -128,18 +126,18 @@ def test_results_carry_capture_time_and_age() -> None:
 def test_a_result_over_the_budget_is_stale() -> None:
     sink = Recorder()
     summary = run(FakeCamera(3), slowly(0.02), sink, budget_ms=5)
-    assert [one.stale for one in sink.results] == [True] * 3
+    assert [one.stale for one in sink.seen] == [True] * 3
     assert summary.stale == 3 and "3 stale" in str(summary)
 
 
 def test_a_live_camera_drops_what_the_localizer_is_too_slow_for() -> None:
     sink = Recorder()
     summary = run(FakeCamera(40, live=True, period_s=0.002), slowly(0.02), sink)
-    numbers = [one.sequence for one in sink.results]
+    numbers = [one.sequence for one in sink.seen]
     assert numbers == sorted(set(numbers))
     assert numbers[-1] == 39
     assert summary.frames + summary.dropped == 40
-    assert sum(one.dropped for one in sink.results) == summary.dropped > 0
+    assert sum(one.dropped for one in sink.seen) == summary.dropped > 0
     assert sink.opened_with["live"] is True
 
 
@@ -160,7 +158,7 @@ def test_as_many_frames_as_asked_for() -> None:
     for live in (False, True):
         sink = Recorder()
         summary = run(FakeCamera(10**9, live=live, period_s=0.001), found, sink, frames=3)
-        assert (summary.frames, len(sink.results), summary.ended_by) == (3, 3, "frames")
+        assert (summary.frames, len(sink.seen), summary.ended_by) == (3, 3, "frames")
 
 
 def test_a_sink_can_end_the_run() -> None:
@@ -192,9 +190,9 @@ def test_a_stalled_camera_is_a_timeout() -> None:
         run(camera, found)
 
 
-def test_a_camera_that_never_returns_is_told_to_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeloc.loop.run._HANG_S", 0.05)
-    monkeypatch.setattr("edgeloc.loop.run._JOIN_S", 0.05)
+def test_a_camera_whose_read_never_returns_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeloc.loop.slot._HANG_S", 0.05)
+    monkeypatch.setattr("edgeloc.loop.slot._JOIN_S", 0.05)
     with pytest.raises(CameraTimeout, match="hangs"):
         run(FakeCamera(1, live=True, period_s=0.5), found)
     for thread in capture_threads():
@@ -203,7 +201,7 @@ def test_a_camera_that_never_returns_is_told_to_hang(monkeypatch: pytest.MonkeyP
 
 def test_a_failing_sink_ends_the_run_and_the_others_are_kept(tmp_path: Path) -> None:
     failing = Recorder(failure=OSError(28, "No space left on device"))
-    with pytest.raises(OutputError, match="recorder cannot be written on: No space left"):
+    with pytest.raises(OutputError, match="recorder cannot be written to: No space left"):
         run(FakeCamera(9), found, str(tmp_path / "out.jsonl"), failing)
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
     assert failing.closed == 1
