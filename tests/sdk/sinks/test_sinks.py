@@ -235,9 +235,7 @@ def test_a_full_disk_ends_a_video_and_keeps_what_was_written(tmp_path: Path, mon
     assert len(pictures(tmp_path / "out.mp4")) == 4
 
 
-def test_a_video_that_cannot_be_read_back_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_video_that_cannot_be_read_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = VideoSink(tmp_path / "out.mp4")
     sink.open(fps=10)
     write(sink, [frame(0)])
