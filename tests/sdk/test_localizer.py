@@ -81,7 +81,7 @@ class TestContractLookup:
         return path
 
     def test_none_anywhere_is_an_error_with_its_fix(self, plain: Path) -> None:
-        with pytest.raises(ContractError, match=r"has no contract.*plain\.json beside it; give contract, or"):
+        with pytest.raises(ContractError, match=r"has no contract.*plain\.json beside it, give contract, or"):
             Localizer(plain)
 
     def test_beside_the_model(self, plain: Path, grid_contract: Contract) -> None:
