@@ -113,7 +113,7 @@ def _files(args: argparse.Namespace) -> list[Path]:
 
 
 def _in_uris(args: argparse.Namespace) -> Iterator[Path]:
-    """Files that stand within the camera's and the engine's URI: scripted://FILE.json, ?library=FILE."""
+    """Files that stand within the camera's and the engine's URI: fake://FILE.json, ?library=FILE."""
     from edgeloc.cameras.base import parse_uri
 
     within = parse_uri(args.camera).path if "://" in args.camera else ""

@@ -99,7 +99,7 @@ def _camera(text: str, root: Path) -> Needs:
         return needs | _argus(root) if "nvargus" in text else needs
     if uri.scheme in _NETWORK:
         return Needs(network=True, makes_code=True)
-    return Needs() if uri.scheme in ("synthetic", "scripted") else _VIDEO_FILE
+    return Needs() if uri.scheme in (("synthetic", "fake")) else _VIDEO_FILE
 
 
 def _engine(name: str, model: Path, root: Path) -> Needs:

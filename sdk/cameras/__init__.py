@@ -19,7 +19,7 @@ CAMERAS = {
     "images": "edgeloc.cameras.files:ImageCamera",
     "data": "edgeloc.cameras.files:DatasetCamera",
     "synthetic": "edgeloc.testing.cameras:SyntheticCamera",
-    "scripted": "edgeloc.testing.cameras:ScriptedCamera",
+    "fake": "edgeloc.testing.cameras:FakeCamera",
     "v4l2": "edgeloc.device.cameras.v4l2:V4l2Camera",
     "picamera": "edgeloc.device.cameras.picamera:PicameraCamera",
     "csi": "edgeloc.device.cameras.gstreamer:CsiCamera",
@@ -28,10 +28,10 @@ CAMERAS = {
     "rtsps": "edgeloc.device.cameras.rtsp:RtspCamera",
 }
 # Those that can go away and come back: they are opened again, for `reconnect` seconds.
-_RECONNECTED = {"scripted", "v4l2", "picamera", "csi", "gst", "rtsp", "rtsps"}
+_RECONNECTED = {"fake", "v4l2", "picamera", "csi", "gst", "rtsp", "rtsps"}
 _EXAMPLES = (
     "v4l2:///dev/video0, picamera://0, csi://0, rtsp://HOST/STREAM, gst://PIPELINE, synthetic://?seed=1,"
-    " scripted://?disconnect=60:2, data://PATH?split=val, a video file, a folder of images"
+    " fake://?disconnect=60:2, data://PATH?split=val, a video file, a folder of images"
 )
 
 

@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="v4l2:///dev/video0?size=640x480&fps=30&format=MJPG, picamera://0, csi://0, gst://PIPELINE, "
         "rtsp://HOST/STREAM, a video file, a folder of images, data://PATH?split=val, synthetic://?seed=1 or "
-        "scripted://?disconnect=60:2",
+        "fake://?disconnect=60:2",
     )
     parser.add_argument(
         "--sink",

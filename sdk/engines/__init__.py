@@ -19,7 +19,7 @@ ENGINES = {
     "tensorflow": "edgeloc.engines.tflite:TensorFlowEngine",
     "edgetpu": "edgeloc.device.engines.edgetpu.engine:EdgeTpuEngine",
     "tensorrt": "edgeloc.device.engines.tensorrt:TensorRtEngine",
-    "standin": "edgeloc.testing.engines:StandinEngine",
+    "fake": "edgeloc.testing.engines:FakeEngine",
 }
 # In which order "auto" looks for a runtime: the smaller and newer first.
 AUTO = ("litert", "tflite-runtime", "tensorflow")

@@ -1,30 +1,38 @@
-"""Fake cameras with known truth: synthetic scenes, and a live camera that fails by a script."""
+"""Cameras without hardware: synthetic scenes with known truth, a live camera that fails on demand, a fake picamera2."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
 
 from edgeloc._support.uri import Uri
 from edgeloc.cameras.base import Camera, flag, integer, positive, rate, seconds, sensor_time
 from edgeloc.cameras.base import size as parse_size
 from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
 from edgeloc.scenes import Clip, SceneGenerator
-from edgeloc.types import Frame
+from edgeloc.types import Frame, Pixels
 
-__all__ = ["ScriptedCamera", "SyntheticCamera"]
+__all__ = ["FakeCamera", "FakePicamera2", "SyntheticCamera"]
 
 
 class SyntheticCamera(Camera):
     """`synthetic://?seed=1&size=640x480&fps=30&frames=300&live=1`: a clip of passing objects, with its truth.
 
-    Frames carry `truth` and `truth_label`; the same seed and size show the same clip. Live (the
-    default), frame n is exposed n / fps seconds after `open()`, whoever reads: what is not read in
-    time is lost, as with a sensor. With `live=0` it waits for its reader, like a file, and
-    `captured_at` is when the frame was made. Without `frames` it does not end.
+    Frames carry `truth` and `truth_label`; the same seed and size show the same clip.
+
+    `seed`: a whole number of 0 or more.
+    `size`: (width, height) in pixels, at least 32 each.
+    `fps`: frames a second.
+    `frames`: how many there are; None for a source without end.
+    `live`: frame n is exposed n / fps seconds after `open()`, and what is not read in time is lost, as with a sensor.
+    Where False, it waits for its reader, like a file, and `captured_at` is when the frame was made.
     """
 
     def __init__(
@@ -45,14 +53,14 @@ class SyntheticCamera(Camera):
 
     @classmethod
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> SyntheticCamera:
-        """The camera with the URI's options; it has no scaler, so what the model takes makes no difference."""
+        """The camera with the URI's options; `size` makes no difference, since it has no scaler."""
         uri.require_no_path()
         parsers = {"seed": integer, "size": parse_size, "fps": rate, "frames": positive, "live": flag}
         return cls(**uri.options(parsers))
 
     @property
     def name(self) -> str:
-        """The URI's beginning."""
+        """Its URI without most options."""
         return f"synthetic://?seed={self._scenes.seed}"
 
     def _open(self) -> None:
@@ -91,29 +99,34 @@ class SyntheticCamera(Camera):
 
 Value = TypeVar("Value", int, float)
 REFUSALS = {
-    "absent": "camera {name} is not there: plug it in, or take `refuse` out of its script",
-    "busy": "camera {name} is busy: another program holds it, as its script says",
-    "forbidden": "camera {name}: permission denied, as its script says",
-    "format": "camera {name} does not send the format that was asked for, as its script says",
+    "absent": "camera {name} is not there: plug it in, or take `refuse` out of its URI",
+    "busy": "camera {name} is busy: another program holds it (refuse=busy)",
+    "forbidden": "camera {name}: permission denied (refuse=forbidden)",
+    "format": "camera {name} does not send the format that was asked for (refuse=format)",
 }
 
 
-class ScriptedCamera(Camera):
-    """`scripted://?frames=300&stall=40:0.5&disconnect=60:2&corrupt=90:3&clock=120:-5&slow_start=1`.
+class FakeCamera(Camera):
+    """`fake://?frames=300&stall=40:0.5&disconnect=60:2&corrupt=90:3&clock=120:-5&slow_start=1`.
 
-    Frame n is exposed n / fps seconds after the first `open()`, as with `synthetic://`, and the script
-    runs on by the clock when the camera is closed and opened again; after its end it starts anew.
-    What happens, each as FRAME:VALUE and any number of them with commas between:
+    A live camera that shows the scenes of `synthetic://` and fails when it is asked to. Frame n is exposed n / fps
+    seconds after the first `open()`. Time runs on while the camera is closed; once its frames have ended, the next
+    `open()` starts again from frame 0.
 
-    - `stall`: no frame for so many seconds.
-    - `disconnect`: `read` raises CameraError, and so does `open` for so many seconds; without a
-      value, for ever.
-    - `corrupt`: so many frames (1 without a value) cannot be decoded, and are not handed out.
-    - `clock`: the driver's clock jumps by so many seconds; `captured_at` does not follow it.
+    Events, each FRAME:VALUE in a URI, several with commas between, or a dict of frame to value in Python:
 
-    `slow_start` is the seconds from opening to the first exposure. `refuse` makes each `open` fail:
-    absent, busy, forbidden or format. `seed`, `size`, `fps` and `frames` are those of `synthetic://`.
-    `scripted://FILE.json` reads the same names and values from a JSON object.
+    - `stall`: no frame for VALUE seconds.
+    - `disconnect`: `read` raises CameraError, and `open` does for VALUE seconds; without a value, for ever.
+    - `corrupt`: VALUE frames (1 without a value) cannot be decoded and are left out.
+    - `clock`: the driver's clock jumps by VALUE seconds; `captured_at` does not follow it.
+
+    Other options:
+
+    - `slow_start`: seconds from opening to the first exposure.
+    - `refuse`: each `open` fails: absent, busy, forbidden or format.
+    - `seed`, `size`, `fps`, `frames`: as for `synthetic://`.
+
+    `fake://FILE.json` reads the same names and values from a JSON object.
     """
 
     live = True
@@ -133,7 +146,7 @@ class ScriptedCamera(Camera):
         refuse: str | None = None,
     ) -> None:
         if refuse is not None and refuse not in REFUSALS:
-            raise UsageError(f"camera scripted://: refuse is {refuse!r}: it must be one of {', '.join(REFUSALS)}")
+            raise UsageError(field="refuse", value=refuse, allowed=f"one of {', '.join(REFUSALS)}")
         self._scenes = SceneGenerator(seed, size)
         self._rate, self._frames, self._slow_start, self._refuse = fps, frames, slow_start, refuse
         self._stalls, self._disconnects = stall or {}, disconnect or {}
@@ -144,8 +157,8 @@ class ScriptedCamera(Camera):
         self._next = self._first = 0
 
     @classmethod
-    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> ScriptedCamera:
-        """The camera of a query, or of a JSON file with the same names; what the model takes makes no difference."""
+    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> FakeCamera:
+        """The camera with the URI's options or a JSON file's; `size` makes no difference, since it has no scaler."""
         parsers: dict[str, Callable[[str], Any]] = {
             "seed": integer, "size": parse_size, "fps": rate, "frames": positive,
             "stall": lambda text: _events(text, seconds, None),
@@ -155,13 +168,13 @@ class ScriptedCamera(Camera):
             "slow_start": seconds, "refuse": str,
         }  # fmt: skip
         if uri.path:
-            uri = Uri(uri.text, uri.scheme, "", (*_script(uri.path), *uri.query))
+            uri = Uri(uri.text, uri.scheme, "", (*_options_in(uri.path), *uri.query))
         return cls(**uri.options(parsers))
 
     @property
     def name(self) -> str:
-        """The URI's beginning."""
-        return f"scripted://?seed={self._scenes.seed}"
+        """Its URI without most options."""
+        return f"fake://?seed={self._scenes.seed}"
 
     def _open(self) -> None:
         if self._refuse:
@@ -172,7 +185,7 @@ class ScriptedCamera(Camera):
             self._began_at = time.monotonic() + self._slow_start
             self._next, self._last_at = 0, 0.0
         elif any(0 <= time.monotonic() - self._exposed_at(at) < away for at, away in self._disconnects.items()):
-            raise CameraError(f"camera {self.name} is not there: it was unplugged, as its script says")
+            raise CameraError(f"camera {self.name} is not there: it was unplugged (disconnect in its URI)")
         self._next = self._first = max(self._next, self._newest())
 
     def _read(self, timeout_s: float) -> Frame | None:
@@ -193,7 +206,7 @@ class ScriptedCamera(Camera):
             undecodable += 1
 
     def _wait(self, deadline: float, undecodable: int) -> int | None:
-        """The newest number exposed that was not read yet, after waiting for it; None at the script's end."""
+        """The number of the newest frame that was not read yet, after waiting for it; None at the end."""
         if self._clip is None or (self._frames is not None and self._next >= self._frames):
             return None
         exposed_at = self._exposed_at(self._next)
@@ -201,16 +214,16 @@ class ScriptedCamera(Camera):
         if exposed_at > time.monotonic() and undecodable:
             raise CameraError(f"camera {self.name} sent {undecodable} frames that cannot be decoded")
         if exposed_at > time.monotonic():
-            raise CameraTimeout(f"camera {self.name} sent no frame in time, as its script says")
+            raise CameraTimeout(f"camera {self.name} sent no frame in time")
         number = max(self._next, self._newest())
         return None if self._frames is not None and number >= self._frames else number
 
     def _unplug(self, number: int) -> None:
-        """Go away if the script says so at a frame up to this one."""
+        """Raise CameraError where a disconnect is due at a frame up to this one."""
         at = min((at for at in self._disconnects if self._next <= at <= number), default=None)
         if at is not None:
             self._next = at + 1
-            raise CameraError(f"camera {self.name} is gone: it was unplugged, as its script says")
+            raise CameraError(f"camera {self.name} is gone: it was unplugged (disconnect in its URI)")
 
     def _frame(self, number: int) -> Frame:
         assert self._clip is not None
@@ -227,11 +240,107 @@ class ScriptedCamera(Camera):
         return self._began_at + number / self._rate
 
     def _close(self) -> None:
-        """Nothing is held, and the script goes on."""
+        """Nothing is held, and time runs on."""
+
+
+class FakePicamera2:
+    """As much of picamera2.Picamera2 as `picamera://` uses; a subclass's class attributes say what the board is like.
+
+    `rate`: frames a second. `pipeline_format`: the format that the ISP gives in place of the one asked for.
+    `failure`: what the constructor raises. `silent`: no frame ever comes. `modes`, `camera_properties`,
+    `camera_controls` and `sensor_resolution` are what picamera2 reports of the sensor.
+    `asked` is the configuration that was asked for last, `released` counts the requests given back and
+    `open_cameras` the cameras that are open.
+
+    Put it in place as the module `picamera2` with an attribute `Picamera2`.
+    """
+
+    rate = 100.0
+    pipeline_format: str | None = None
+    failure: Exception | None = None
+    silent = False
+    modes: tuple[dict[str, Any], ...] = (
+        {"size": (640, 480), "bit_depth": 10, "fps": 206.65, "crop_limits": (1000, 752, 1280, 960)},
+        {"size": (1640, 1232), "bit_depth": 10, "fps": 83.7, "crop_limits": (0, 0, 3280, 2464)},
+        {"size": (3280, 2464), "bit_depth": 10, "fps": 21.19, "crop_limits": (0, 0, 3280, 2464)},
+    )
+    camera_properties: ClassVar[dict[str, Any]] = {"ColorFilterArrangement": 2}
+    camera_controls: ClassVar[dict[str, Any]] = {"FrameDurationLimits": (4839, 11767556, 33333)}
+    sensor_resolution = (3280, 2464)
+    asked: ClassVar[dict[str, Any]] = {}
+    released = 0
+    open_cameras = 0
+
+    def __init__(self, number: int = 0) -> None:
+        if self.failure:
+            raise self.failure
+        type(self).open_cameras += 1
+        self._began_ns = 0
+
+    @property
+    def sensor_modes(self) -> list[dict[str, Any]]:
+        return list(self.modes)
+
+    def create_video_configuration(self, **asked: Any) -> dict[str, Any]:
+        type(self).asked = asked
+        return asked
+
+    def configure(self, config: dict[str, Any]) -> None:
+        self._main = dict(config["main"])
+        self._main["format"] = self.pipeline_format or self._main["format"]
+        self._main["stride"] = self._main["size"][0]
+
+    def camera_configuration(self) -> dict[str, Any]:
+        return {"main": self._main}
+
+    def start(self) -> None:
+        self._began_ns, self._sequence = time.monotonic_ns(), 0
+
+    def capture_request(self, wait: bool) -> Any:
+        assert wait is False
+        if self.silent:
+            return _PicameraJob(Future())
+        self._sequence += 1
+        due = self._began_ns / 1e9 + self._sequence / self.rate
+        time.sleep(max(0.0, due - time.monotonic()))
+        job: Future[Any] = Future()
+        job.set_result(_PicameraRequest(self._main, self._sequence + 3, type(self)))
+        return _PicameraJob(job)
+
+    def close(self) -> None:
+        type(self).open_cameras -= 1
+
+
+class _PicameraJob:
+    def __init__(self, future: Future[Any]) -> None:
+        self._future = future
+
+    def get_result(self, timeout: float) -> Any:
+        return self._future.result(timeout)
+
+
+class _PicameraRequest:
+    def __init__(self, stream: dict[str, Any], sequence: int, board: type[FakePicamera2]) -> None:
+        self.request = SimpleNamespace(sequence=sequence)
+        self._stream, self._board, self._at = stream, board, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - 5_000_000
+
+    def make_array(self, name: str) -> Pixels:
+        assert name == "main"
+        width, height = self._stream["size"]
+        if self._stream["format"] in ("NV12", "YUV420"):
+            return np.full((height * 3 // 2, width), 128, np.uint8)
+        channels = 3 if self._stream["format"].endswith("888") and "X" not in self._stream["format"] else 4
+        return np.full((height, width, channels), (10, 20, 30, 255)[:channels], np.uint8)
+
+    def get_metadata(self) -> dict[str, int]:
+        return {"SensorTimestamp": self._at}
+
+    def release(self) -> None:
+        self._board.released += 1
 
 
 def _events(text: str, value: Callable[[str], Value], default: Value | None) -> dict[int, Value]:
-    """FRAME:VALUE, with commas between, as a dictionary."""
+    """Parse FRAME:VALUE,FRAME:VALUE ..."""
     events: dict[int, Value] = {}
     for event in text.split(","):
         at, colon, rest = event.partition(":")
@@ -245,18 +354,20 @@ def _events(text: str, value: Callable[[str], Value], default: Value | None) -> 
 
 
 def _jump(text: str) -> float:
-    """Seconds forward, or back with a minus."""
+    """Seconds; negative ones go back."""
     return -seconds(text[1:]) if text.startswith("-") else seconds(text)
 
 
-def _script(path: str) -> tuple[tuple[str, str], ...]:
+def _options_in(path: str) -> tuple[tuple[str, str], ...]:
     """The names and values of a JSON file."""
     try:
-        script = json.loads(Path(path).read_text(encoding="utf-8"))
+        options = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"camera script {path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"the fake camera's file {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise DataError(f"camera script {path} is not JSON: {error}") from error
-    if not isinstance(script, dict):
-        raise DataError(f'camera script {path} must hold one object, such as {{"fps": 30, "stall": "40:0.5"}}')
-    return tuple((str(name), str(value)) for name, value in script.items())
+        raise DataError(f"the fake camera's file {path} is not JSON: {error}") from error
+    if not isinstance(options, dict):
+        raise DataError(
+            f'the fake camera\'s file {path} must hold one object, such as {{"fps": 30, "stall": "40:0.5"}}'
+        )
+    return tuple((str(name), str(value)) for name, value in options.items())

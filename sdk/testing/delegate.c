@@ -1,8 +1,8 @@
-/* A stand-in for libedgetpu: claims the compiled parts of a model and answers one value, or fails as it is told to.
+/* A fake libedgetpu: claims the compiled parts of a model and answers one value, or fails as its options ask.
 
    It has the two entry points of TensorFlow Lite's external delegates and declares the structures
    of that interface itself, so that it needs no headers (run with tflite-runtime 2.14 and LiteRT
-   2.3). It is no model of the device: nothing is computed, and times are whatever delay_us says.
+   2.3). Nothing is computed, and an inference takes delay_us.
 
    Options: device (as libedgetpu's; there are one USB and no PCIe devices), fill (the byte that
    every output is filled with), delay_us (how long each inference takes), fail_after (inferences
@@ -123,7 +123,7 @@ static int claim(Context *context, Delegate *delegate) {
         if (found->custom_name && strcmp(found->custom_name, OPERATOR) == 0)
             claimed->values[claimed->size++] = plan->values[i];
     }
-    Registration ours = {.prepare = prepare_node, .invoke = invoke, .custom_name = "StandinForEdgeTpu", .version = 1};
+    Registration ours = {.prepare = prepare_node, .invoke = invoke, .custom_name = "FakeEdgeTpu", .version = 1};
     int status = context->replace(context, ours, claimed, delegate);
     free(claimed);
     return status;
@@ -146,7 +146,7 @@ static long *setting(const char *name) {
 }
 
 EXPORT Delegate *tflite_plugin_create_delegate(char **names, char **values, size_t count, void (*report)(const char *)) {
-    (void)report; /* libedgetpu says nothing either */
+    (void)report; /* libedgetpu reports nothing either */
     settings.delay_us = settings.crash = 0;
     settings.fill = 7;
     settings.fail_after = settings.abort_after = NEVER;

@@ -14,7 +14,7 @@ from edgeloc.errors import DeviceError
 __all__ = [
     "PMIC",
     "FakeI2cBus",
-    "ScriptedMeter",
+    "FakeMeter",
     "agx_orin_files",
     "ina219_files",
     "ina3221_files",
@@ -56,7 +56,7 @@ PMIC = """\
 
 
 def write_tree(root: str | Path, files: Mapping[str, object]) -> Path:
-    """Write `files` below `root`, one line each, and return it."""
+    """Write `files` (path below `root` to content, to which an end of line is added) and return `root`."""
     for name, content in files.items():
         path = Path(root) / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def ina219_files(folder: str = "sys/class/hwmon/hwmon2") -> dict[str, object]:
 
 
 def ina3221_files(folder: str, rails: Sequence[tuple[str, int, int]]) -> dict[str, object]:
-    """One INA3221 of the kernel's driver with (label, mV, mA) for its channels, and the sum that is to be skipped."""
+    """One INA3221 of the kernel's driver with (label, mV, mA) for its channels, and a sum to be skipped."""
     files: dict[str, object] = {f"{folder}/name": "ina3221", f"{folder}/in7_label": "sum of shunt voltages"}
     for channel, (label, millivolts, milliamps) in enumerate(rails, start=1):
         files |= {
@@ -131,11 +131,14 @@ _POWER_ON = {"ina219": 0x399F, "ina226": 0x4127, "ina260": 0x6127}
 
 
 class FakeI2cBus:
-    """An I2C bus with one INA219, INA226 or INA260 whose registers hold what `set(volts, amps)` says.
+    """An I2C bus with one power sensor on it, in the place of smbus2.SMBus.
 
-    It has the methods of smbus2.SMBus that are used here, and swaps the bytes of words as SMBus
-    does. `fail(code)` makes every transfer raise OSError with that errno, EREMOTEIO being a chip
-    that was unplugged; `fail(None)` mends it. `registers` are as the chip numbers them.
+    `chip`: ina219, ina226 or ina260. `address`: its address on the bus. `shunt_ohm`: the resistance of its shunt.
+    `volts`, `amps`: what flows at first; `set` changes it.
+
+    `registers` holds the chip's registers by their numbers; like SMBus, the bus swaps the bytes of words.
+    `fail(code)` makes every transfer raise OSError with that errno (EREMOTEIO: the chip was unplugged), `fail(None)`
+    ends that. `closed` is True once the bus was closed.
     """
 
     def __init__(
@@ -156,14 +159,14 @@ class FakeI2cBus:
         self.set(volts, amps)
 
     def set(self, volts: float, amps: float) -> None:
-        """What flows from now on; a current beyond the chip's range saturates, as it does there."""
+        """Set what flows from now on; a current beyond the chip's range saturates."""
         raw = round(amps / self._chip.amps) if self._chip.amps else round(amps * self._shunt_ohm / self._chip.shunt_v)
         raw = max(-self._chip.full_scale, min(self._chip.full_scale, raw))
         self.registers[0x01] = raw & 0xFFFF
         self.registers[0x02] = round(volts / self._chip.bus_v) << self._chip.bus_shift
 
     def fail(self, code: int | None = errno.EREMOTEIO) -> None:
-        """Let every transfer fail with errno `code`, or work again."""
+        """Make every transfer fail with errno `code`; None makes them work again."""
         self._errno = code
 
     def read_word_data(self, address: int, register: int) -> int:
@@ -178,7 +181,7 @@ class FakeI2cBus:
         self.registers[register] = (value & 0xFF) << 8 | value >> 8
 
     def close(self) -> None:
-        """Remember that the bus was given back."""
+        """Mark the bus as closed."""
         self.closed = True
 
     def _require(self, address: int) -> None:
@@ -187,11 +190,17 @@ class FakeI2cBus:
             raise OSError(code, "no answer")
 
 
-class ScriptedMeter(PowerMeter):
-    """A meter that reads `watts(seconds since open)`, and is gone after `lost_after` readings."""
+class FakeMeter(PowerMeter):
+    """A power meter that reads what a function says.
 
-    rails = total = ("scripted",)
-    source = "a script"
+    `watts`: the power at a time, in W for seconds since `open()`.
+    `rate_hz`: how often it is read.
+    `lost_after`: after so many readings it is gone; None for never.
+    `resolution_w`: the step of its readings, in W.
+    """
+
+    rails = total = ("fake",)
+    source = "a function"
     blind_to = "everything: nothing is measured"
 
     def __init__(
@@ -209,14 +218,14 @@ class ScriptedMeter(PowerMeter):
     @property
     def name(self) -> str:
         """What messages call it."""
-        return "scripted"
+        return "fake"
 
     def _open(self) -> None:
         self._began, self._reads = time.monotonic(), 0
 
     def _read(self) -> PowerSample:
         if self._reads == self._lost_after:
-            raise DeviceError("power meter scripted is gone, as its script says")
+            raise DeviceError("power meter fake is gone, as `lost_after` asked")
         self._reads += 1
         now = time.monotonic()
-        return PowerSample(now, {"scripted": self._watts(now - self._began)})
+        return PowerSample(now, {"fake": self._watts(now - self._began)})

@@ -16,7 +16,7 @@ from edgeloc.device.power import PowerMeter
 from edgeloc.errors import DeviceError
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.model.file import write_model
-from edgeloc.testing.power import ScriptedMeter
+from edgeloc.testing.power import FakeMeter
 
 IDLE_W, WORK_W = 2.0, 5.0
 
@@ -47,7 +47,7 @@ def use(monkeypatch: pytest.MonkeyPatch, meter: PowerMeter) -> None:
 
 def measure(load: Load, frames: int = 30, frame_s: float = 0.01) -> Energy:
     """A benchmark in small: each frame and each inference is work for `frame_s`."""
-    recorder = EnergyRecorder("scripted://")
+    recorder = EnergyRecorder("fake://")
     with recorder as energy:
         energy.idle("before")
         load.works = True
@@ -62,7 +62,7 @@ def measure(load: Load, frames: int = 30, frame_s: float = 0.01) -> Energy:
 
 def test_energy_a_frame_is_what_it_took_beyond_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     load = Load()
-    use(monkeypatch, ScriptedMeter(load.watts, rate_hz=400, resolution_w=0.001))
+    use(monkeypatch, FakeMeter(load.watts, rate_hz=400, resolution_w=0.001))
     energy = measure(load)
     assert energy.status == "measured" and energy.reason is None
     assert energy.frames == 30 and energy.inferences >= 30
@@ -86,7 +86,7 @@ def test_without_a_meter_it_says_so() -> None:
 
 def test_a_meter_lost_in_the_middle_keeps_its_readings_and_gives_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     load = Load()
-    use(monkeypatch, ScriptedMeter(load.watts, rate_hz=400, lost_after=90))
+    use(monkeypatch, FakeMeter(load.watts, rate_hz=400, lost_after=90))
     energy = measure(load)
     assert energy.status == "not measured"
     assert "is gone" in str(energy.reason)
@@ -95,27 +95,27 @@ def test_a_meter_lost_in_the_middle_keeps_its_readings_and_gives_no_figure(monke
 
 
 def test_a_meter_that_auto_found_and_that_fails_at_once_costs_only_the_energy(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, ScriptedMeter(lambda t: 3.0, lost_after=0))
+    use(monkeypatch, FakeMeter(lambda t: 3.0, lost_after=0))
     recorder = EnergyRecorder("auto")
     with recorder as energy:
         energy.idle("before")
         assert list(energy.frames(range(5), 2)) == [0, 1, 2, 3, 4]
     assert "is gone" in str(recorder.figures().reason)
-    with pytest.raises(DeviceError, match="is gone"), EnergyRecorder("scripted://"):
+    with pytest.raises(DeviceError, match="is gone"), EnergyRecorder("fake://"):
         pass
 
 
 def test_too_short_a_run_says_how_many_frames_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     load = Load()
-    use(monkeypatch, ScriptedMeter(load.watts, rate_hz=50))
+    use(monkeypatch, FakeMeter(load.watts, rate_hz=50))
     energy = measure(load, frames=1, frame_s=0.001)
     assert energy.status == "not measured"
     assert "--frames" in str(energy.reason)
 
 
 def test_an_interrupted_run_gives_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, ScriptedMeter(lambda t: 3.0, rate_hz=400))
-    recorder = EnergyRecorder("scripted://")
+    use(monkeypatch, FakeMeter(lambda t: 3.0, rate_hz=400))
+    recorder = EnergyRecorder("fake://")
 
     def interrupted() -> None:
         with recorder as energy:
@@ -228,7 +228,7 @@ def test_the_report_shows_energy_with_what_the_meter_does_not_see(
     from edgeloc.benchmarks.report.page import render_report
 
     load = Load()
-    use(monkeypatch, ScriptedMeter(load.watts, rate_hz=400))
+    use(monkeypatch, FakeMeter(load.watts, rate_hz=400))
     page = render_report(replace(bench_result, energy=measure(load)))
     assert "energy a frame" in page and "mJ" in page
     assert "does not see everything" in page

@@ -15,7 +15,7 @@ from edgeloc import Contract, InputSpec, Localizer, OutputSpec
 from edgeloc.benchmarks import overhead
 from edgeloc.errors import UsageError
 from edgeloc.model.file import ModelFile
-from edgeloc.testing.engines import StandinEngine
+from edgeloc.testing import FakeEngine
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,9 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], capsys: pytest
 
 def test_a_model_of_another_kind_is_refused(grid_model: Path) -> None:
     contract = Contract(InputSpec("image", 8, 8), (OutputSpec("box", "box"),))
-    standin = Localizer(ModelFile(Path("m"), b"", "tflite", contract=contract), engine=StandinEngine(contract))
+    fake = Localizer(ModelFile(Path("m"), b"", "tflite", contract=contract), engine=FakeEngine(contract))
     with pytest.raises(UsageError, match="has no interpreter"):
-        overhead.measure(standin, 1)
+        overhead.measure(fake, 1)
     localizer = Localizer(grid_model)
     stretched = dataclasses.replace(localizer.contract.input, resize="stretch")
     localizer.contract = dataclasses.replace(localizer.contract, input=stretched)

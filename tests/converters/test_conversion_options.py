@@ -16,7 +16,7 @@ from edgeloc.errors import DataError, GateFailed, ModelError, UsageError
 from edgeloc.localizer import Localizer
 from edgeloc.model.file import read_model
 from edgeloc.model.inspection import inspect_model
-from edgeloc.testing.engines import install_standin
+from edgeloc.testing import build_fake_compiler
 
 Network = Callable[..., Any]
 Save = Callable[..., Path]
@@ -208,7 +208,7 @@ def test_the_edge_tpu_by_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("PATH", str(install_standin(tmp_path).parent), prepend=":")
+    monkeypatch.setenv("PATH", str(build_fake_compiler(tmp_path).parent), prepend=":")
     path, out = save_keras(make_network()), tmp_path / "m.tflite"
     status = main(
         ["convert", str(path), "--calibration", str(folder_of_images), "--target", "edgetpu", "--out", str(out)]

@@ -1,23 +1,15 @@
-"""The contract of tests/sdk/cameras/test_contract.py over every real camera that is connected here; run it by hand."""
+"""The contract of every camera, over each real one that is connected here; run it by hand."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgeloc.cameras import Camera, open_camera
 from edgeloc.device.cameras.probe import capture_devices
-
-_SUITE = Path(__file__).parents[1] / "sdk" / "cameras" / "test_contract.py"
-_spec = importlib.util.spec_from_file_location("camera_contract", _SUITE)
-assert _spec is not None and _spec.loader is not None
-_suite = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_suite)
-camera = _suite.camera
-globals().update({name: value for name, value in vars(_suite).items() if name.startswith("test_")})
+from edgeloc.testing import CameraSuite
 
 
 def _found() -> list[str]:
@@ -35,13 +27,11 @@ def _found() -> list[str]:
     return found
 
 
-@pytest.fixture(params=_found() or ["none"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+class TestEveryConnectedCamera(CameraSuite):
+    finite = False
 
-
-@pytest.fixture
-def opener(kind: str) -> Callable[[], Camera]:
-    if kind == "none":
-        pytest.skip("no camera is connected here: no V4L2 device, no picamera2, no Jetson")
-    return lambda: open_camera(kind, size=(224, 224))
+    @pytest.fixture(params=_found() or ["none"])
+    def camera(self, request: pytest.FixtureRequest) -> Camera:
+        if request.param == "none":
+            pytest.skip("no camera is connected here: no V4L2 device, no picamera2, no Jetson")
+        return open_camera(request.param, size=(224, 224))

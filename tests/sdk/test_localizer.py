@@ -15,7 +15,7 @@ import pytest
 from edgeloc import Contract, Frame, Golden, Localizer, ModelFile, read_model, write_model
 from edgeloc.errors import ContractError, EngineError, ModelError, UsageError
 from edgeloc.model.contract import BoxEncoding, InputSpec, OutputSpec
-from edgeloc.testing.engines import StandinEngine
+from edgeloc.testing import FakeEngine
 
 
 def scene(width: int = 128, height: int = 96, box: tuple[int, int, int, int] = (40, 30, 64, 54)) -> Any:
@@ -164,7 +164,7 @@ class TestSelfTest:
 def test_an_engine_that_fails_once_raises_once(grid_model: Path) -> None:
     model = read_model(grid_model)
     assert model.contract is not None
-    engine = StandinEngine(model.contract)
+    engine = FakeEngine(model.contract)
     localizer = Localizer(model, engine=engine)
     engine.fail()
     with pytest.raises(EngineError):
@@ -174,7 +174,7 @@ def test_an_engine_that_fails_once_raises_once(grid_model: Path) -> None:
 
 def test_integer_outputs_without_a_scale_are_read_as_they_are() -> None:
     contract = Contract(InputSpec("image", 8, 8), (OutputSpec("box", "box"),), BoxEncoding("xyxy", "pixels"))
-    engine = StandinEngine(contract, [{"box": [[1, 2, 5, 6]]}])
+    engine = FakeEngine(contract, [{"box": [[1, 2, 5, 6]]}])
     engine.outputs = {"box": dataclasses.replace(engine.outputs["box"], dtype=np.dtype(np.int32))}
     assert Localizer(ModelFile(Path("m"), b"", "tflite", contract=contract), engine=engine)(
         np.zeros((8, 8, 3), np.uint8)

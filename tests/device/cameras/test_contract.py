@@ -1,9 +1,9 @@
-"""The contract of tests/sdk/cameras/test_contract.py over the cameras that are hardware, streams and stand-ins."""
+"""The contract of every camera, over those that are hardware, streams and fakes of hardware."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -12,44 +12,36 @@ import pytest
 from edgeloc.cameras import Camera, open_camera
 from edgeloc.device.cameras import gstreamer as gst
 from edgeloc.device.cameras.gstreamer import has_gobject
+from edgeloc.testing import CameraSuite
 
-_SUITE = Path(__file__).parents[2] / "sdk" / "cameras" / "test_contract.py"
-_spec = importlib.util.spec_from_file_location("camera_contract", _SUITE)
-assert _spec is not None and _spec.loader is not None
-_suite = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_suite)
-camera = _suite.camera
-globals().update({name: value for name, value in vars(_suite).items() if name.startswith("test_")})
-
-KINDS = ("v4l2", "picamera", "picamera-standin", "csi", "gst", "gst-opencv")
 PIPELINE = "videotestsrc is-live=true pattern=ball ! video/x-raw,width=66,height=48,framerate=50/1"
+URIS = {
+    "v4l2": "v4l2:///dev/video0",
+    "picamera": "picamera://0",
+    "picamera-fake": "picamera://0?size=64x48",
+    "csi": "csi://0",
+    "gst": f"gst://{PIPELINE}",
+    "gst-opencv": f"gst://{PIPELINE}",
+}
 
 
-@pytest.fixture(params=[*KINDS, pytest.param("rtsp", marks=pytest.mark.slow)])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+class TestEveryCamera(CameraSuite):
+    finite = False
 
-
-@pytest.fixture
-def opener(kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Camera]:
-    """Opens a camera of the kind; the test is skipped, with the reason, where there is none."""
-    if kind == "picamera-standin":
-        request.getfixturevalue("board")
-    elif kind == "gst-opencv":
-        monkeypatch.setattr(gst, "has_gobject", lambda: False)
-    reason = _absent(kind)
-    if reason:
-        pytest.skip(reason)
-    uris = {
-        "v4l2": "v4l2:///dev/video0",
-        "picamera": "picamera://0",
-        "picamera-standin": "picamera://0?size=64x48",
-        "csi": "csi://0",
-        "gst": f"gst://{PIPELINE}",
-        "gst-opencv": f"gst://{PIPELINE}",
-    }
-    uri = request.getfixturevalue("rtsp_url") if kind == "rtsp" else uris[kind]
-    return lambda: open_camera(uri, size=(64, 48))
+    @pytest.fixture(params=[*URIS, pytest.param("rtsp", marks=pytest.mark.slow)])
+    def camera(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Camera]:
+        """A camera of each kind; the test is skipped, with the reason, where there is none."""
+        kind = request.param
+        if kind == "picamera-fake":
+            request.getfixturevalue("board")
+        elif kind == "gst-opencv":
+            monkeypatch.setattr(gst, "has_gobject", lambda: False)
+        reason = _absent(kind)
+        if reason:
+            pytest.skip(reason)
+        uri = request.getfixturevalue("rtsp_url") if kind == "rtsp" else URIS[kind]
+        with open_camera(uri, size=(64, 48)) as camera:
+            yield camera
 
 
 def _absent(kind: str) -> str:

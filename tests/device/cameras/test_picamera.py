@@ -1,4 +1,4 @@
-"""The Pi's camera over a stand-in for picamera2: what is asked of the ISP, colours, times, and every way to fail."""
+"""The Pi's camera over a fake picamera2: what is asked of the ISP, colours, times, and every way to fail."""
 
 from __future__ import annotations
 

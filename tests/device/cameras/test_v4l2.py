@@ -1,4 +1,4 @@
-"""V4L2 without hardware: what each way to fail is told, over a stand-in for OpenCV's capture."""
+"""V4L2 without hardware: what each way to fail is told, over a fake of OpenCV's capture."""
 
 from __future__ import annotations
 

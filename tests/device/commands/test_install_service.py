@@ -56,10 +56,8 @@ def test_files_within_a_uri_are_shown_to_the_service(
     script = model.parent / "script.json"
     script.write_text("{}")
     monkeypatch.chdir(model.parent)
-    assert f"give script.json as {script}" in refused(
-        capsys, str(model), "--camera", "scripted://script.json", "--print"
-    )
-    assert main(["install-service", str(model), "--camera", f"scripted://{script}", "--print"]) == 0
+    assert f"give script.json as {script}" in refused(capsys, str(model), "--camera", "fake://script.json", "--print")
+    assert main(["install-service", str(model), "--camera", f"fake://{script}", "--print"]) == 0
     hidden = any(script.is_relative_to(folder) for folder in HIDDEN)
     assert (f"BindReadOnlyPaths={script}" in capsys.readouterr().out) == hidden
 

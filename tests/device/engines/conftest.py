@@ -1,4 +1,4 @@
-"""An Edge TPU without an Edge TPU: the stand-in delegate, and models compiled for it."""
+"""An Edge TPU without an Edge TPU: the fake delegate, and models compiled for it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from edgeloc.models import SHIPPED_INT8
-from edgeloc.testing.engines import build_standin
+from edgeloc.testing import build_fake_delegate
 
 
 @pytest.fixture(scope="session")
 def delegate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stand-in for libedgetpu, compiled."""
+    """The fake libedgetpu, compiled."""
     if shutil.which("cc") is None:
-        pytest.skip("there is no C compiler (cc) to build the stand-in delegate with")
-    return build_standin(tmp_path_factory.mktemp("delegate"))
+        pytest.skip("there is no C compiler (cc) to build the fake delegate with")
+    return build_fake_delegate(tmp_path_factory.mktemp("delegate"))
 
 
 @pytest.fixture(scope="session")
@@ -27,16 +27,16 @@ def genuine(conformance: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def compiled_robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped model after the stand-in compiler, with its contract."""
+    """The shipped model after the fake compiler, with its contract."""
     pytest.importorskip("tensorflow")
     if not SHIPPED_INT8.is_file():
         pytest.skip("the package holds no trained model yet")
     from edgeloc.converters.targets.edgetpu.compiler import compile_edgetpu
-    from edgeloc.testing.engines import install_standin
+    from edgeloc.testing import build_fake_compiler
 
     folder = tmp_path_factory.mktemp("compiled")
     out = folder / "robot_edgetpu.tflite"
-    compile_edgetpu(SHIPPED_INT8, out, compiler=str(install_standin(folder, "compiles")))
+    compile_edgetpu(SHIPPED_INT8, out, compiler=str(build_fake_compiler(folder, "compiles")))
     return out
 
 

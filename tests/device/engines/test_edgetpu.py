@@ -1,4 +1,4 @@
-"""The Edge TPU engine over the stand-in delegate: a genuine compiled model runs, and each way to fail is a sentence."""
+"""The Edge TPU engine over the fake delegate: a genuine compiled model runs, and each way to fail is a sentence."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from edgeloc.device.engines.edgetpu import engine as edgetpu
 from edgeloc.device.engines.edgetpu.engine import EdgeTpuEngine
 from edgeloc.device.engines.edgetpu.library import EdgeTpuPlace
 from edgeloc.engines import AUTO, Engine, engine_class, open_engine
-from edgeloc.errors import EngineError, ModelError, UsageError
+from edgeloc.errors import EngineError, ModelError, OutputError, UsageError
 from edgeloc.model.file import ModelFile, read_model
 from edgeloc.models import SHIPPED_INT8
-from edgeloc.testing.engines import build_standin
+from edgeloc.testing import build_fake_compiler, build_fake_delegate
 
 
 def blank(engine: Engine) -> np.ndarray[Any, Any]:
@@ -175,6 +175,13 @@ def test_other_engines_have_no_devices(genuine: Path) -> None:
         open_engine("litert://usb:0", genuine)
 
 
-def test_the_standin_without_a_compiler_says_what_to_install(tmp_path: Path) -> None:
+def test_the_fake_delegate_without_a_compiler_says_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="apt install gcc"):
-        build_standin(tmp_path, compiler="no-such-cc")
+        build_fake_delegate(tmp_path, compiler="no-such-cc")
+
+
+def test_the_fakes_in_a_folder_that_is_not_there_name_it(tmp_path: Path) -> None:
+    folder = tmp_path / "nowhere"
+    for build in (build_fake_delegate, build_fake_compiler):
+        with pytest.raises(OutputError, match=r"nowhere: there is no such folder; create it"):
+            build(folder)

@@ -18,7 +18,7 @@ from edgeloc.errors import EngineError, ModelError, UsageError
 from edgeloc.model.contract import Contract
 from edgeloc.model.file import read_model
 from edgeloc.models import SHIPPED_INT8
-from edgeloc.testing.engines import StandinEngine
+from edgeloc.testing import FakeEngine
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +30,16 @@ def contract() -> Contract:
     return found
 
 
-class _Cpu(StandinEngine):
+class _Cpu(FakeEngine):
     name = "cpu"
 
 
-def flaky(contract: Contract, after: int) -> tuple[Callable[[], Engine], list[StandinEngine]]:
+def flaky(contract: Contract, after: int) -> tuple[Callable[[], Engine], list[FakeEngine]]:
     """An opener of engines that each fail from then on after so many inferences, and those it has opened."""
-    opened: list[StandinEngine] = []
+    opened: list[FakeEngine] = []
 
     def open_one() -> Engine:
-        engine = StandinEngine(contract)
+        engine = FakeEngine(contract)
         engine.fail(after, times=1000)
         opened.append(engine)
         return engine
@@ -61,7 +61,7 @@ def test_after_a_failure_the_device_is_opened_once_and_then_the_cpu_takes_over(
     for _ in range(10):
         engine.invoke(tensor(engine))
         names.append(engine.name)
-    assert names == ["standin"] * 6 + ["cpu"] * 4
+    assert names == ["fake"] * 6 + ["cpu"] * 4
     assert len(opened) == 2
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2

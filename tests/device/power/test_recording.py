@@ -14,7 +14,7 @@ import pytest
 from edgeloc.device.power import PowerSampler, open_meter
 from edgeloc.device.power.recording import SerialMeter, read_recording
 from edgeloc.errors import DataError, DeviceError, EdgelocError, MissingExtra
-from edgeloc.testing.power import ScriptedMeter
+from edgeloc.testing.power import FakeMeter
 
 
 class Port:
@@ -161,7 +161,7 @@ def test_a_port_that_is_not_there() -> None:
 
 
 def test_the_sampler_keeps_what_it_read_before_the_meter_was_lost() -> None:
-    with ScriptedMeter(lambda t: 5.0, rate_hz=500, lost_after=20) as meter:
+    with FakeMeter(lambda t: 5.0, rate_hz=500, lost_after=20) as meter:
         sampler = PowerSampler(meter)
         sampler.start()
         while sampler.error is None:
@@ -174,7 +174,7 @@ def test_the_sampler_keeps_what_it_read_before_the_meter_was_lost() -> None:
 
 
 def test_the_sampler_refuses_a_meter_that_never_reads() -> None:
-    with ScriptedMeter(lambda t: 5.0, lost_after=0) as meter, pytest.raises(DeviceError, match="is gone"):
+    with FakeMeter(lambda t: 5.0, lost_after=0) as meter, pytest.raises(DeviceError, match="is gone"):
         PowerSampler(meter).start()
 
 
@@ -183,14 +183,14 @@ def test_a_driver_that_raises_anything_ends_as_a_sentence() -> None:
         raise ZeroDivisionError("division by zero")
 
     with (
-        ScriptedMeter(broken) as meter,
-        pytest.raises(DeviceError, match="power meter scripted failed: division by zero"),
+        FakeMeter(broken) as meter,
+        pytest.raises(DeviceError, match="power meter fake failed: division by zero"),
     ):
         PowerSampler(meter).start()
 
 
 def test_the_sampler_integrates_a_power_that_changes() -> None:
-    with ScriptedMeter(lambda t: 2.0 + t, rate_hz=200) as meter, PowerSampler(meter) as sampler:
+    with FakeMeter(lambda t: 2.0 + t, rate_hz=200) as meter, PowerSampler(meter) as sampler:
         time.sleep(0.4)
     trace = sampler.trace()
     start, end = float(trace.t[1]), float(trace.t[-2])

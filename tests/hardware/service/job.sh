@@ -64,7 +64,7 @@ wc -l /var/lib/edgeloc/boxes.jsonl
 
 echo "--- a camera that goes away for 10 s and comes back is the run's own affair; a second service, beside the first"
 check "install" 0 "$(status_of $edgeloc install-service $home/model.tflite --name second \
-    --camera 'scripted://?seed=1&fps=10&frames=100000&disconnect=100:10' --sink boxes.jsonl)"; cat /run/said
+    --camera 'fake://?seed=1&fps=10&frames=100000&disconnect=100:10' --sink boxes.jsonl)"; cat /run/said
 second=$(systemctl show second --property MainPID --value)
 sleep 40
 check "the same process" "$second" "$(systemctl show second --property MainPID --value)"

@@ -12,7 +12,7 @@ __all__ = ["install"]
 
 
 def install() -> None:
-    """Put stand-ins in place of what only a Raspberry Pi has; nothing of the capture itself is replaced."""
+    """Put fakes in place of what only a Raspberry Pi has; nothing of the capture itself is replaced."""
     pykms: Any = types.ModuleType("pykms")
     pykms.PixelFormat = types.SimpleNamespace(
         **{name: name for name in ("RGB888", "BGR888", "XRGB8888", "XBGR8888", "YUV420", "YVU420", "YUYV", "NV12")},

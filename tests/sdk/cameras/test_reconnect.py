@@ -14,10 +14,10 @@ from edgeloc.cameras import open_camera, reconnect
 from edgeloc.cameras.reconnect import ReconnectingCamera
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 from edgeloc.loop.run import run
-from edgeloc.testing.cameras import ScriptedCamera
+from edgeloc.testing.cameras import FakeCamera
 from edgeloc.types import Frame, Result
 
-FAST = "scripted://?size=64x48&fps=100"
+FAST = "fake://?size=64x48&fps=100"
 
 
 def nothing(frame: Frame) -> Result:
@@ -66,7 +66,7 @@ def test_while_it_is_away_reading_times_out_as_often_as_it_is_tried() -> None:
             camera.read(0.05)
         assert camera.gaps == ()
         (finding,) = camera.findings
-        assert "away at the end (camera scripted://?seed=0 is gone: it was unplugged" in finding.message
+        assert "away at the end (camera fake://?seed=0 is gone: it was unplugged" in finding.message
 
 
 def test_a_camera_that_stays_away_is_given_up_after_the_limit() -> None:
@@ -100,7 +100,7 @@ def test_a_stalled_camera_is_opened_again(impatient: None) -> None:
 
 
 def test_a_short_timeout_of_the_reader_is_no_reason_to_open_it_again() -> None:
-    with open_camera("scripted://?size=64x48&fps=5") as camera:
+    with open_camera("fake://?size=64x48&fps=5") as camera:
         assert camera.read() is not None
         for _ in range(3):
             with pytest.raises(CameraTimeout, match="no frame in time"):
@@ -111,14 +111,14 @@ def test_a_short_timeout_of_the_reader_is_no_reason_to_open_it_again() -> None:
 
 def test_a_camera_that_fails_before_its_first_frame_is_not_tried_again() -> None:
     with pytest.raises(CameraError, match="is busy"):
-        open_camera("scripted://?refuse=busy")
+        open_camera("fake://?refuse=busy")
     with open_camera(f"{FAST}&disconnect=0") as camera, pytest.raises(CameraError, match="is gone") as caught:
         camera.read()
     assert not isinstance(caught.value, CameraTimeout)
 
 
 def test_an_old_frame_after_the_gap_is_not_handed_out() -> None:
-    class Stale(ScriptedCamera):
+    class Stale(FakeCamera):
         """Its driver still holds a frame from before it went away."""
 
         def _read(self, timeout_s: float) -> Frame | None:
@@ -172,4 +172,4 @@ def test_a_run_whose_camera_stays_away_ends_with_what_it_had() -> None:
 
 def test_a_limit_of_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="limit_s is 0"):
-        ReconnectingCamera(ScriptedCamera(), 0)
+        ReconnectingCamera(FakeCamera(), 0)

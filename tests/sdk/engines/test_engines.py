@@ -1,4 +1,4 @@
-"""What every engine promises, asked of each that is installed; and how engines are found and refuse."""
+"""The contract of every engine that is installed; how engines are found, and what they refuse."""
 
 from __future__ import annotations
 
@@ -17,18 +17,26 @@ from edgeloc.engines.tflite import LiteRtEngine, TfliteEngine, TfliteRuntimeEngi
 from edgeloc.errors import EngineError, ModelError, UsageError
 from edgeloc.model.contract import Contract
 from edgeloc.model.file import ModelFile, read_model
+from edgeloc.testing import EngineSuite
 
 REAL = [pytest.param(name, id=name) for name in AUTO]
-# The runtimes announce their delegates on stderr, which is no error.
 
 
-@pytest.fixture(params=sorted(ENGINES))
-def engine(request: pytest.FixtureRequest, grid_model: Path) -> Engine:
-    """Every engine with the grid model loaded; the Edge TPU's over the stand-in for its library."""
-    if request.param == "edgetpu":
-        compiled, delegate = request.getfixturevalue("compiled_for_edge_tpu")
-        return open_engine(f"edgetpu://?library={delegate}", compiled)
-    return open_installed(request.param, grid_model)
+class TestEveryEngine(EngineSuite):
+    @pytest.fixture(params=sorted(ENGINES))
+    def engine(self, request: pytest.FixtureRequest, grid_model: Path) -> Engine:
+        """Every engine with the grid model loaded; the Edge TPU's over a fake of its library."""
+        if request.param == "edgetpu":
+            compiled, delegate = request.getfixturevalue("compiled_for_edge_tpu")
+            return open_engine(f"edgetpu://?library={delegate}", compiled)
+        return open_installed(request.param, grid_model)
+
+    def test_it_has_a_name_in_the_table(self, engine: Engine) -> None:
+        assert engine.name in ENGINES
+
+    def test_tensors_are_known_by_the_signatures_names(self, engine: Engine, grid_contract: Contract) -> None:
+        assert list(engine.inputs) == ["image"]
+        assert set(engine.outputs) == {output.tensor for output in grid_contract.outputs}
 
 
 def open_installed(name: str, model: Path) -> Engine:
@@ -37,38 +45,6 @@ def open_installed(name: str, model: Path) -> Engine:
     if name == "tflite-runtime" and int(np.__version__.split(".")[0]) >= 2:
         pytest.skip("tflite-runtime does not work with this NumPy")
     return open_engine(name, model)
-
-
-def blank(engine: Engine) -> np.ndarray[Any, Any]:
-    info = next(iter(engine.inputs.values()))
-    return np.zeros(info.shape, info.dtype)
-
-
-class TestEveryEngine:
-    def test_it_says_what_it_is(self, engine: Engine) -> None:
-        assert engine.name in ENGINES
-        assert engine.version
-
-    def test_tensors_are_known_by_the_signatures_names(self, engine: Engine, grid_contract: Contract) -> None:
-        assert list(engine.inputs) == ["image"]
-        assert set(engine.outputs) == {output.tensor for output in grid_contract.outputs}
-        for name, info in (*engine.inputs.items(), *engine.outputs.items()):
-            assert info.name == name
-            assert (info.scale is None) == (info.zero_point is None)
-
-    def test_invoke_gives_every_output_in_its_shape(self, engine: Engine) -> None:
-        raw = engine.invoke(blank(engine))
-        assert set(raw) == set(engine.outputs)
-        for name, values in raw.items():
-            assert values.shape == engine.outputs[name].shape
-            assert values.dtype == engine.outputs[name].dtype
-
-    def test_later_invokes_leave_earlier_outputs_alone(self, engine: Engine) -> None:
-        tensor = blank(engine)
-        first = engine.invoke(tensor)
-        kept = {name: values.copy() for name, values in first.items()}
-        engine.invoke(tensor + 200)
-        assert all(np.array_equal(first[name], kept[name]) for name in kept)
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -1,8 +1,7 @@
-"""The TensorRT engine against stand-ins for its two libraries; what a real GPU does is not shown here."""
+"""The TensorRT engine against fakes of its two libraries; what a real GPU does is not shown here."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,18 +13,18 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeloc.device.engines.tensorrt import Cuda, TensorRtEngine
+from edgeloc.engines import Engine, open_engine
 from edgeloc.errors import EngineError, ModelError
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.model.file import ModelFile
+from edgeloc.testing import EngineSuite, fake_onnx, fake_tensorrt
 
 PORTS = {"in": {"image": [1, 4, 4, 3]}, "out": {"presence": [1, 1], "box": [1, 4]}}
 
 
 def onnx_bytes(ports: Mapping[str, Any] = PORTS, opset: int = 13) -> bytes:
-    """The outermost fields of an ONNX model: ir_version, a graph that is a JSON text, opset_import."""
-    graph = json.dumps(ports).encode()
-    return bytes([8, 8, 0x3A, len(graph)]) + graph + bytes([0x42, 2, 0x10, opset])
+    return fake_onnx(ports["in"], ports["out"], opset)
 
 
 @pytest.fixture(autouse=True)
@@ -281,3 +280,19 @@ def test_a_converted_model_runs_on_it_as_it_does_in_onnx_runtime(
     wanted = Localizer(model, engine=OnnxRuntimeEngine(model.payload))(frame)
     assert found.presence == pytest.approx(wanted.presence)
     assert found.box == wanted.box
+
+
+class TestTensorRt(EngineSuite):
+    @pytest.fixture
+    def engine(self, driver: Any, tensorrt: Any, model: ModelFile) -> Engine:
+        return TensorRtEngine.load(model, None)
+
+
+def test_the_fakes_are_in_place_for_a_block(model: ModelFile) -> None:
+    with fake_tensorrt(compute=lambda model, inputs: {"presence": inputs["image"].mean(keepdims=True)[0, 0]}) as trt:
+        engine = open_engine("auto", model)
+        assert (engine.name, engine.version) == ("tensorrt", "10.3.0")
+        assert engine.invoke(image(0.5))["presence"].tolist() == [[0.5]]
+        assert trt.builds == 1
+    with pytest.raises(EngineError):
+        open_engine("auto", model)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,25 +15,13 @@ import pytest
 from edgeloc.errors import DeviceError, OutputError, UsageError
 from edgeloc.sinks import SINKS, Sink, open_sink
 from edgeloc.sinks.video import VideoSink, fit
-from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result
-
-SIZE = (64, 48)
-
-
-def frame(sequence: int, captured_at: float = 0.0, size: tuple[int, int] = SIZE, **truth: Any) -> Frame:
-    pixels = np.full((size[1], size[0], 3), 20 + 10 * sequence, np.uint8)
-    return Frame(pixels, captured_at, sequence, **truth)
-
-
-def seen(frame: Frame, *boxes: Box) -> Observation:
-    scores = np.array([0.25, 0.75], np.float32)
-    objects = tuple(Detection(box, 0.9 - 0.1 * rank, "nut", scores) for rank, box in enumerate(boxes))
-    return Observation(frame, Result(objects, None if boxes else Detection(None, 0.2)), age_ms=12.5, engine="litert")
+from edgeloc.testing import FileSinkSuite, example_frame, example_observation
+from edgeloc.types import Box, Frame, Pixels
 
 
 def write(sink: Sink, frames: Iterable[Frame]) -> None:
     for one in frames:
-        sink.write(seen(one, Box(1, 2, 3.456, 4)), _picture_of(one))
+        sink.write(example_observation(one, Box(1, 2, 3.456, 4)), _picture_of(one))
 
 
 def _picture_of(one: Frame) -> Callable[[], Pixels]:
@@ -61,57 +48,23 @@ def test_every_sink_in_the_table_loads() -> None:
         assert open_sink(kind if kind == "window" else f"a{kind}").name
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "jsonl"])
-class TestEveryFileSink:
-    """What every sink that writes a file promises."""
+class TestEveryFileSink(FileSinkSuite):
+    @pytest.fixture(params=[".mp4", ".jsonl"], autouse=True)
+    def kind(self, request: pytest.FixtureRequest) -> None:
+        self.suffix = request.param
 
-    def test_nothing_bears_the_name_until_the_end(self, tmp_path: Path, suffix: str) -> None:
-        path = tmp_path / f"out.{suffix}"
-        sink = open_sink(str(path))
-        sink.open(fps=10)
-        write(sink, [frame(0)])
-        assert not path.exists()
-        sink.close()
-        assert path.stat().st_size > 0
-        assert [file.name for file in tmp_path.iterdir()] == [path.name]
-
-    def test_closing_twice_or_unopened_is_fine(self, tmp_path: Path, suffix: str) -> None:
-        sink = open_sink(str(tmp_path / f"out.{suffix}"))
-        sink.close()
-        sink.open()
-        write(sink, [frame(0)])
-        sink.close()
-        sink.close()
-
-    def test_a_place_that_cannot_be_written_shows_in_open(self, tmp_path: Path, suffix: str) -> None:
-        (tmp_path / "file").write_text("no folder")
-        sink = open_sink(str(tmp_path / "file" / f"out.{suffix}"))
-        with pytest.raises(OutputError, match="out"):
-            sink.open()
-
-    def test_a_folder_of_that_name_shows_in_open(self, tmp_path: Path, suffix: str) -> None:
-        (tmp_path / f"out.{suffix}").mkdir()
-        with pytest.raises(OutputError, match="folder"):
-            open_sink(str(tmp_path / f"out.{suffix}")).open()
-
-    def test_an_older_file_is_replaced(self, tmp_path: Path, suffix: str) -> None:
-        path = tmp_path / f"out.{suffix}"
-        path.write_text("old")
-        sink = open_sink(f"file://{path}")
-        sink.open()
-        write(sink, [frame(0), frame(1)])
-        sink.close()
-        assert b"old" not in path.read_bytes()
+    def make(self, path: Path) -> Sink:
+        return open_sink(f"file://{path}")
 
 
 def test_a_line_of_json_for_each_result(tmp_path: Path) -> None:
     sink = open_sink(str(tmp_path / "out.jsonl"))
     sink.open()
-    known = frame(4, 7.25, has_truth=True, truth=Box(0, 1, 2, 3), truth_label="nut")
-    sink.write(seen(known, Box(1, 2, 3.456, 4), Box(5, 5, 9, 9)), lambda: known.pixels)
-    empty = frame(5, has_truth=True)
-    sink.write(seen(empty), lambda: empty.pixels)
-    write(sink, [frame(6)])
+    known = example_frame(4, 7.25, has_truth=True, truth=Box(0, 1, 2, 3), truth_label="nut")
+    sink.write(example_observation(known, Box(1, 2, 3.456, 4), Box(5, 5, 9, 9)), lambda: known.pixels)
+    empty = example_frame(5, has_truth=True)
+    sink.write(example_observation(empty), lambda: empty.pixels)
+    write(sink, [example_frame(6)])
     sink.close()
     first, second, third = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert (first["sequence"], first["age_ms"], first["presence"]) == (4, 12.5, 0.9)
@@ -132,7 +85,7 @@ def test_a_line_of_json_for_each_result(tmp_path: Path) -> None:
 def test_lines_are_on_the_disk_as_they_come(tmp_path: Path) -> None:
     sink = open_sink(str(tmp_path / "out.jsonl"))
     sink.open()
-    write(sink, [frame(0), frame(1)])
+    write(sink, [example_frame(0), example_frame(1)])
     (temporary,) = tmp_path.iterdir()
     assert len(temporary.read_text().splitlines()) == 2
     sink.close()
@@ -141,7 +94,7 @@ def test_lines_are_on_the_disk_as_they_come(tmp_path: Path) -> None:
 def test_a_jsonl_sink_does_not_have_frames_drawn(tmp_path: Path) -> None:
     sink = open_sink(str(tmp_path / "out.jsonl"))
     sink.open()
-    sink.write(seen(frame(0)), lambda: pytest.fail("drawn for nothing"))
+    sink.write(example_observation(example_frame(0)), lambda: pytest.fail("drawn for nothing"))
     sink.close()
 
 
@@ -176,7 +129,7 @@ def test_a_full_disk_keeps_the_whole_lines_before_it(tmp_path: Path) -> None:
 def test_a_file_gives_a_video_with_each_frame_once(tmp_path: Path) -> None:
     sink = open_sink(str(tmp_path / "out.mp4"))
     sink.open(fps=12.5)
-    write(sink, [frame(number) for number in range(7)])
+    write(sink, [example_frame(number) for number in range(7)])
     sink.close()
     capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
     assert capture.get(cv2.CAP_PROP_FPS) == 12.5
@@ -187,7 +140,7 @@ def test_a_file_gives_a_video_with_each_frame_once(tmp_path: Path) -> None:
 def test_a_live_video_holds_pictures_so_that_time_stays_true(tmp_path: Path) -> None:
     sink = open_sink(str(tmp_path / "out.mp4"))
     sink.open(fps=10, live=True)
-    write(sink, [frame(0, 5.0), frame(10, 5.3), frame(20, 5.4)])
+    write(sink, [example_frame(0, 5.0), example_frame(10, 5.3), example_frame(20, 5.4)])
     sink.close()
     levels = [float(picture.mean()) for picture in pictures(tmp_path / "out.mp4")]
     assert levels == pytest.approx([20, 20, 20, 120, 220], abs=6)
@@ -196,7 +149,7 @@ def test_a_live_video_holds_pictures_so_that_time_stays_true(tmp_path: Path) -> 
 def test_a_frame_of_another_size_is_fitted_in(tmp_path: Path) -> None:
     sink = open_sink(str(tmp_path / "out.mp4"))
     sink.open(fps=10)
-    write(sink, [frame(5), frame(6, size=(200, 100)), frame(7, size=(10, 90))])
+    write(sink, [example_frame(5), example_frame(6, size=(200, 100)), example_frame(7, size=(10, 90))])
     sink.close()
     assert [picture.shape for picture in pictures(tmp_path / "out.mp4")] == [(48, 64, 3)] * 3
 
@@ -205,7 +158,7 @@ def test_a_frame_of_another_size_is_fitted_in(tmp_path: Path) -> None:
 def test_odd_sizes_are_filled_up(tmp_path: Path, size: tuple[int, int]) -> None:
     sink = open_sink(str(tmp_path / "out.mp4"))
     sink.open(fps=10)
-    write(sink, [frame(5, size=size)] * 2)
+    write(sink, [example_frame(5, size=size)] * 2)
     sink.close()
     assert pictures(tmp_path / "out.mp4")[0].shape == (size[1] + size[1] % 2, size[0] + size[0] % 2, 3)
 
@@ -227,10 +180,10 @@ def test_a_full_disk_ends_a_video_and_keeps_what_was_written(tmp_path: Path, mon
     monkeypatch.setattr("edgeloc.sinks.video.CHECK_EVERY", 4)
     sink = VideoSink(tmp_path / "out.mp4")
     sink.open(fps=10)
-    write(sink, [frame(number) for number in range(4)])
+    write(sink, [example_frame(number) for number in range(4)])
     monkeypatch.setattr("edgeloc.sinks.video.LEAST_FREE_BYTES", 2**80)
     with pytest.raises(OutputError, match="disk is full"):
-        write(sink, [frame(4)])
+        write(sink, [example_frame(4)])
     sink.close()
     assert len(pictures(tmp_path / "out.mp4")) == 4
 
@@ -238,7 +191,7 @@ def test_a_full_disk_ends_a_video_and_keeps_what_was_written(tmp_path: Path, mon
 def test_a_video_that_cannot_be_read_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = VideoSink(tmp_path / "out.mp4")
     sink.open(fps=10)
-    write(sink, [frame(0)])
+    write(sink, [example_frame(0)])
     monkeypatch.setattr("edgeloc.sinks.video._readable", lambda path: False)
     with pytest.raises(OutputError, match="disk full"):
         sink.close()
@@ -267,6 +220,6 @@ def test_keys_and_the_closed_window_end_the_run(
     monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: visible)
     sink = open_sink("window")
     sink.open()
-    write(sink, [frame(0)])
+    write(sink, [example_frame(0)])
     assert sink.ended is ended
     sink.close()

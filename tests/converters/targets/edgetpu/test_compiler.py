@@ -1,4 +1,4 @@
-"""Compiling by a stand-in compiler, run as a process of its own: what is kept, what is refused, what is ended."""
+"""Compiling by a fake compiler, run as a process of its own: what is kept, what is refused, what is ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgeloc.errors import ContractError, GateFailed, ModelError, OutputError, U
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.model.file import Golden, ModelFile, read_model, write_model
 from edgeloc.model.inspection import inspect_model
-from edgeloc.testing.engines import install_standin
+from edgeloc.testing import build_fake_compiler
 from edgeloc.types import Box
 
 CONTRACT = Contract(
@@ -46,8 +46,8 @@ def model(tiny_models: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def compiler(tmp_path: Path) -> str:
-    """A stand-in compiler that compiles."""
-    return str(install_standin(tmp_path))
+    """A fake compiler that compiles."""
+    return str(build_fake_compiler(tmp_path))
 
 
 def test_the_compiled_file_keeps_what_the_model_carried(model: Path, compiler: str, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_below_a_lower_floor_it_compiles_in_part(tiny_models: Path, compiler: st
 )
 def test_a_failure_or_false_success_leaves_nothing(model: Path, tmp_path: Path, behaviour: str, told: str) -> None:
     out = tmp_path / "out" / "robot.tflite"
-    compiler = str(install_standin(tmp_path, behaviour))
+    compiler = str(build_fake_compiler(tmp_path, behaviour))
     with pytest.raises(ModelError) as error:
         compile_edgetpu(model, out, compiler=compiler)
     assert told in str(error.value)
@@ -136,8 +136,8 @@ def test_a_failure_or_false_success_leaves_nothing(model: Path, tmp_path: Path, 
 
 
 def test_a_compiler_that_hangs_is_ended_with_its_children(model: Path, tmp_path: Path) -> None:
-    # The stand-in's child holds the pipe open: were it left alive, this would wait for ten minutes.
-    compiler = str(install_standin(tmp_path, "hangs"))
+    # The fake's child holds the pipe open: were it left alive, this would wait for ten minutes.
+    compiler = str(build_fake_compiler(tmp_path, "hangs"))
     with pytest.raises(ModelError, match=r"within 0\.5 s"):
         compile_edgetpu(model, tmp_path / "robot.tflite", compiler=compiler, timeout_s=0.5)
 
@@ -146,7 +146,7 @@ def test_an_older_result_stays_when_compiling_fails(model: Path, tmp_path: Path)
     out = tmp_path / "robot.tflite"
     out.write_bytes(b"the one from last week")
     with pytest.raises(ModelError):
-        compile_edgetpu(model, out, compiler=str(install_standin(tmp_path, "forgets")))
+        compile_edgetpu(model, out, compiler=str(build_fake_compiler(tmp_path, "forgets")))
     assert out.read_bytes() == b"the one from last week"
 
 
@@ -154,7 +154,7 @@ def test_a_result_of_an_earlier_model_does_not_pass_for_this_one_s(model: Path, 
     beside = model.with_name(f"{model.stem}_edgetpu.tflite")
     beside.write_bytes(b"of an earlier model")
     with pytest.raises(ModelError):
-        to_edgetpu(model, compiler=str(install_standin(tmp_path, "forgets")))
+        to_edgetpu(model, compiler=str(build_fake_compiler(tmp_path, "forgets")))
     assert not beside.exists()
 
 
@@ -232,9 +232,9 @@ def test_without_the_compiler_the_target_still_foretells(model: Path) -> None:
     assert not model.with_name("int8_edgetpu.tflite").exists()
 
 
-def test_an_unknown_behaviour_of_the_stand_in_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_behaviour_of_the_fake_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="compiles"):
-        install_standin(tmp_path, "sings")
+        build_fake_compiler(tmp_path, "sings")
 
 
 def test_a_runtime_without_the_delegate_says_what_the_file_is(model: Path, compiler: str) -> None:

@@ -1,4 +1,4 @@
-"""The scripted camera fails when and as its script says; wrong scripts are told."""
+"""The fake camera fails when and how it is asked to; wrong options are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from edgeloc.cameras import open_camera
 from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
 
-FAST = "scripted://?size=64x48&fps=200&reconnect=0"
+FAST = "fake://?size=64x48&fps=200&reconnect=0"
 
 
 def test_it_shows_the_same_scenes_as_the_synthetic_camera_with_their_truth() -> None:
@@ -78,16 +78,16 @@ def test_a_slow_start_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("how", "words"), [("absent", "not there"), ("busy", "busy"), ("forbidden", "permission"), ("format", "format")]
 )
-def test_it_refuses_to_open_as_it_is_told(how: str, words: str) -> None:
+def test_it_refuses_to_open_when_asked_to(how: str, words: str) -> None:
     with pytest.raises(CameraError, match=words) as caught:
-        open_camera(f"scripted://?refuse={how}")
+        open_camera(f"fake://?refuse={how}")
     assert caught.value.exit_status == 3
 
 
-def test_a_script_may_be_a_file(tmp_path: Path) -> None:
+def test_the_options_may_be_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "flight.json"
     path.write_text(json.dumps({"size": "64x48", "fps": 200, "frames": 10, "corrupt": "0:5"}))
-    with open_camera(f"scripted://{path}") as camera:
+    with open_camera(f"fake://{path}") as camera:
         assert camera.size == (64, 48)
         assert all(frame.sequence >= 5 for frame in camera)
 
@@ -95,16 +95,16 @@ def test_a_script_may_be_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("scripted://?stall=40", ["stall=40", "FRAME:VALUE"]),
-        ("scripted://?stall=40:x", ["FRAME:VALUE", "seconds"]),
-        ("scripted://?disconnect=x", ["FRAME:VALUE"]),
-        ("scripted://?refuse=maybe", ["maybe", "absent, busy, forbidden, format"]),
-        ("scripted://?explode=3", ["explode", "disconnect"]),
-        ("scripted:///nothing/here.json", ["here.json", "cannot be read"]),
-        ("scripted://?reconnect=-1", ["reconnect=-1", "seconds"]),
+        ("fake://?stall=40", ["stall=40", "FRAME:VALUE"]),
+        ("fake://?stall=40:x", ["FRAME:VALUE", "seconds"]),
+        ("fake://?disconnect=x", ["FRAME:VALUE"]),
+        ("fake://?refuse=maybe", ["maybe", "absent, busy, forbidden, format"]),
+        ("fake://?explode=3", ["explode", "disconnect"]),
+        ("fake:///nothing/here.json", ["here.json", "cannot be read"]),
+        ("fake://?reconnect=-1", ["reconnect=-1", "seconds"]),
     ],
 )
-def test_a_wrong_script_is_told(uri: str, words: list[str]) -> None:
+def test_a_wrong_option_is_named(uri: str, words: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         open_camera(uri)
     for word in words:
@@ -112,7 +112,7 @@ def test_a_wrong_script_is_told(uri: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[1]"])
-def test_a_script_that_is_no_object_is_told(tmp_path: Path, text: str) -> None:
+def test_a_file_that_holds_no_object_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(DataError, match=r"bad\.json"):
-        open_camera(f"scripted://{tmp_path / 'bad.json'}")
+        open_camera(f"fake://{tmp_path / 'bad.json'}")
