@@ -108,7 +108,7 @@ def test_a_failure_of_the_cpu_is_an_error_like_any_other(contract: Contract) -> 
     cpu = _Cpu(contract)
     cpu.fail()
     engine = RecoveringEngine(opener, cpu)
-    with pytest.raises(EngineError, match="as `fail`"):
+    with pytest.raises(EngineError, match="the fake engine fails"):
         engine.invoke(tensor(engine))
 
 

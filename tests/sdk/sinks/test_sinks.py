@@ -73,7 +73,7 @@ def test_a_line_of_json_for_each_result(tmp_path: Path) -> None:
         ([1, 2, 3.46, 4], 0.9, "nut"),
         ([5, 5, 9, 9], 0.8, "nut"),
     ]
-    assert (first["captured_at"], first["engine"], first["present"]) == (7.25, "litert", True)
+    assert (first["captured_at"], first["engine"], first["present"]) == (7.25, "fake", True)
     assert first["stale"] is False and first["dropped"] == 0
     assert first["truth"] == {"box": [0, 1, 2, 3], "label": "nut"}
     assert (second["box"], second["label"], second["label_score"]) == (None, None, None)
