@@ -1,9 +1,11 @@
-"""`edgeloc run`: the command line of the run loop; what a run does is in edgeloc.loop.run."""
+"""`edgeloc run`: the command line of the run loop."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ from edgeloc._support.numbers import above_zero, at_least_one
 from edgeloc.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgeloc.loop.run import RunSummary
     from edgeloc.sinks import Sink
 
 HELP = "find the object in what a camera sees, live, and show or record it"
@@ -48,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cpu-model",
         metavar="FILE.tflite",
-        help="with --engine auto and a model compiled for the Edge TPU: what goes on on the CPU when the device fails",
+        help="with --engine auto and a model compiled for the Edge TPU: the model to fall back to on the CPU",
     )
     parser.add_argument(
         "--threads", type=at_least_one, metavar="N", help="threads of the engine (default: its own choice)"
@@ -56,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cores",
         metavar="CORES",
-        help="stay on these: big (the fast ones), all, or numbers such as 4-7 (default: all)",
+        help="CPU cores to run on: big (the fast ones), all, or numbers such as 4-7 (default: all)",
     )
     parser.add_argument(
         "--mode",
@@ -69,12 +72,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--frames", type=at_least_one, metavar="N", help="end after this many results (default: with the source)"
     )
     parser.add_argument("--contract", metavar="FILE.json", help="the contract of a model that carries none")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run until the source, the user or --frames ends it, and print one paragraph.
+    """Run until the source, the user or --frames ends it, and print the summary.
 
-    Ctrl-C is how a live camera's run ends, with 0; a file's that is interrupted is not done, with 130.
+    Ctrl-C is the usual end of a live camera's run: exit status 0. A file's run that is interrupted is not done: 130.
     """
     from edgeloc.cameras import open_camera
     from edgeloc.localizer import Localizer
@@ -84,22 +88,28 @@ def run(args: argparse.Namespace) -> int:
     _keep_apart(args.camera, args.sink)
     sinks = [open_sink(uri) for uri in args.sink] + _service_manager()
     if args.cores:
-        # The board's part knows its cores; it may not be imported from here.
+        # edgeloc.device knows the board's cores; the SDK may not import it.
         importlib.import_module("edgeloc.device.cpu").use_cores(args.cores)
     localizer = Localizer(args.model, args.engine, args.threads, args.contract, args.cpu_model)
     wanted = localizer.contract.input
     with open_camera(args.camera, size=(wanted.width, wanted.height)) as camera:
         summary = run_loop(camera, localizer, *sinks, mode=args.mode, budget_ms=args.budget_ms, frames=args.frames)
-    print(summary)
     # A video without a frame is not kept.
     written = [sink.name for sink in sinks if os.path.exists(sink.name)]
-    if written:
-        print(f"Wrote {', '.join(written)}.")
+    print(_as_json(summary, written) if args.json else _as_text(summary, written))
     return _INTERRUPTED if summary.ended_by == "interrupt" and not summary.live else 0
 
 
+def _as_text(summary: RunSummary, written: list[str]) -> str:
+    return f"{summary}\nWrote {', '.join(written)}." if written else str(summary)
+
+
+def _as_json(summary: RunSummary, written: list[str]) -> str:
+    return json.dumps({**dataclasses.asdict(summary), "written": written}, indent=2)
+
+
 def _service_manager() -> list[Sink]:
-    """Under systemd, the sink that tells it of progress; last, so that progress means what the others have written."""
+    """Under systemd, the sink that reports progress to it; last, so that it reports what the others have written."""
     if not os.environ.get("NOTIFY_SOCKET"):
         return []
     progress: Sink = importlib.import_module("edgeloc.device.service.notify").ProgressSink.from_environment()
@@ -107,10 +117,10 @@ def _service_manager() -> list[Sink]:
 
 
 def _keep_apart(camera: str, sinks: list[str]) -> None:
-    """Refuse to write over the camera's own file, and to write one file twice."""
+    """Refuse to overwrite the camera's own file, and to write one file twice."""
     paths = [os.path.realpath(path) for path in (camera, *sinks)]
     for position, path in enumerate(paths[1:]):
         if path == paths[0]:
-            raise UsageError(f"sink {sinks[position]} is the file the frames come from: give another name")
+            raise UsageError(f"sink {sinks[position]} is the file the frames come from", hint="give another name")
         if path in paths[1 : position + 1]:
             raise UsageError(f"sink {sinks[position]} is given twice")

@@ -39,7 +39,7 @@ def model(bare_model: Path, contract: Contract, tmp_path_factory: pytest.TempPat
     return str(path)
 
 
-def test_a_run_writes_its_sinks_and_tells_what_it_did(
+def test_a_run_writes_its_sinks_and_prints_its_summary(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines, video = tmp_path / "out.jsonl", tmp_path / "out.mp4"
@@ -52,6 +52,20 @@ def test_a_run_writes_its_sinks_and_tells_what_it_did(
     records = [json.loads(line) for line in lines.read_text().splitlines()]
     assert [record["sequence"] for record in records] == list(range(6))
     assert int(cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT)) == 6
+
+
+def test_the_summary_as_json_is_one_object(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = tmp_path / "out.jsonl"
+    camera = "scripted://?size=64x48&fps=100&frames=60&disconnect=20:0.2"
+    assert main(["run", model, "--camera", camera, "--sink", str(lines), "--json"]) == 0
+    printed = capsys.readouterr()
+    summary = json.loads(printed.out)
+    assert summary["frames"] == len(lines.read_text().splitlines())
+    assert (summary["ended_by"], summary["live"], summary["written"]) == ("camera", True, [str(lines)])
+    (finding,) = summary["findings"]
+    assert (finding["code"], finding["severity"]) == ("camera-gaps", "warning")
+    assert f"warning: {finding['message']}" in printed.err
+    assert all(json.loads(line)["engine"] for line in lines.read_text().splitlines())
 
 
 def test_frames_budget_mode_and_threads_are_obeyed(
@@ -72,7 +86,7 @@ def test_a_contract_can_be_given_for_a_bare_model(
     beside.write_text(contract.to_json())
     flags = ["--camera", f"{SYNTHETIC}&frames=2"]
     assert main(["run", str(bare_model), *flags]) == 2
-    assert "contract" in capsys.readouterr().err
+    assert "give --contract" in capsys.readouterr().err
     assert main(["run", str(bare_model), *flags, "--contract", str(beside)]) == 0
 
 
@@ -92,7 +106,7 @@ def test_a_contract_can_be_given_for_a_bare_model(
         ([], 2, "--camera"),
     ],
 )
-def test_a_wrong_line_is_told_in_a_sentence(
+def test_a_wrong_line_is_one_sentence(
     model: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -113,7 +127,7 @@ def test_a_missing_model_is_bad_input(capsys: pytest.CaptureFixture[str]) -> Non
     assert "nothing.tflite" in capsys.readouterr().err
 
 
-def test_the_video_that_is_read_is_not_written_over(
+def test_the_video_that_is_read_is_not_overwritten(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "flight.mp4"
@@ -134,7 +148,7 @@ def test_a_signal_ends_a_run_well(model: str, tmp_path: Path, number: signal.Sig
         stderr=subprocess.PIPE,
         text=True,
     )
-    # The temporary file's first line says that the run is under way.
+    # The run is under way once the temporary file has its first line.
     while process.poll() is None and not any(one.stat().st_size for one in tmp_path.glob(".out-*.jsonl")):
         time.sleep(0.02)
     os.kill(process.pid, number)
