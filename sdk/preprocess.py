@@ -1,4 +1,4 @@
-"""Makes the model's input out of a BGR frame, as the contract says; calibration, evaluation and runtime all use it."""
+"""Preprocessing: from a BGR frame to the model's input tensor; calibration, evaluation and runtime all use it."""
 
 from __future__ import annotations
 
@@ -61,9 +61,10 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """What a frame size means for an input: which part of the frame goes to which part of the input.
+    """Which part of a frame goes to which part of the input.
 
-    `crop` and `target` are (x, y, width, height), in pixels of the frame and of the input.
+    `crop` is the part of the frame, `target` that of the input, both (x, y, width, height) in pixels.
+    `placement` maps the coordinates of the one to the other.
     """
 
     crop: tuple[int, int, int, int]
@@ -73,7 +74,7 @@ class Geometry:
 
 @lru_cache(maxsize=256)
 def frame_geometry(spec: InputSpec, width: int, height: int) -> Geometry:
-    """The geometry of a frame of `width` x `height` pixels; pure."""
+    """The geometry of a frame of `width` x `height` pixels for the input `spec`."""
     crop, target = (0, 0, width, height), (0, 0, spec.width, spec.height)
     if spec.resize == "letterbox":
         scale = min(spec.width / width, spec.height / height)
@@ -92,10 +93,13 @@ def frame_geometry(spec: InputSpec, width: int, height: int) -> Geometry:
 class Preprocessor:
     """Turns frames into input tensors.
 
-    `dtype`, `scale` and `zero_point` are those of the model's input tensor: real = (q - zero_point)
-    * scale; scale is None for a float input, or an integer one that takes raw pixels. Everything
-    after the resize is a table of 256 values for each channel, and nothing at all where the
-    normalization is what the input's scale says anyway: such pixels go in unconverted.
+    `spec` is the contract's input.
+    `dtype` is the type of the model's input tensor: float32, uint8, int8 or int16.
+    `scale` and `zero_point` are its quantization, real = (q - zero_point) * scale; `scale` is None for a float input,
+    or an integer one that takes raw pixels.
+
+    Everything after the resize is a table of 256 values for each channel, and nothing at all where normalizing and
+    quantizing cancel out: such pixels go in unconverted.
 
     Raises ContractError when the contract's normalization does not go with the dtype.
     """
@@ -105,7 +109,7 @@ class Preprocessor:
         channels = 1 if spec.color == "gray" else 3
         self._interpolation = _INTERPOLATION[spec.interpolation]
         self._color = {"rgb": cv2.COLOR_BGR2RGB, "gray": cv2.COLOR_BGR2GRAY, "bgr": _AS_IT_IS}[spec.color]
-        # What the letterbox leaves free is filled once; the image is then written into its middle.
+        # The letterbox's border is filled once; the image is then written into its middle.
         self._canvas = np.full((spec.height, spec.width, channels), spec.pad_value, np.uint8)
         self._table = _table(spec, np.dtype(dtype), scale, zero_point)
         self._tensor = self._canvas[np.newaxis] if self._table is None else _empty_like(self._canvas, self._table)
@@ -120,12 +124,14 @@ class Preprocessor:
     def __call__(self, pixels: Pixels) -> tuple[NDArray[Any], Placement]:
         """The tensor (1, height, width, channels) for a BGR uint8 frame (height, width, 3), and its placement.
 
-        The tensor's memory is used again by the next call: copy it to keep it. Raises UsageError
-        when `pixels` is not such an array.
+        The next call reuses the tensor's memory: copy it to keep it.
+
+        Raises UsageError when `pixels` is not such an array.
         """
         if not isinstance(pixels, np.ndarray):
             raise UsageError(
-                f"a frame must be an array, not {pixels!r:.60}; cv2.imread gives None for a file it cannot read"
+                f"a frame must be an array, not {pixels!r:.60}",
+                hint="cv2.imread returns None for a file that it cannot read",
             )
         if pixels.shape[:2] != self._frame_size or pixels.ndim != 3 or pixels.shape[2] != 3:
             self._lay_out(pixels)
@@ -150,8 +156,8 @@ class Preprocessor:
         """Prepare buffers and views for frames of this size."""
         if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
             raise UsageError(
-                f"a frame must be BGR, an array (height, width, 3), not {pixels.shape}; "
-                "cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) makes a grey one so"
+                f"a frame must be BGR, an array (height, width, 3), not {pixels.shape}",
+                hint="cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) converts a grey one",
             )
         height, width = pixels.shape[:2]
         geometry = frame_geometry(self.spec, width, height)
@@ -162,14 +168,14 @@ class Preprocessor:
         self._canvas[:] = self.spec.pad_value
         self._view = self._canvas[y : y + h, x : x + w]
         self._size = (w, h)
-        # Colours are swapped behind the resize, where there are fewer pixels.
+        # Colours are converted after the resize, where there are fewer pixels.
         self._small = None if self._color == _AS_IT_IS else np.empty((h, w, 3), np.uint8)
         self._placement = geometry.placement
         self._frame_size = (height, width)
 
 
 def _table(spec: InputSpec, dtype: np.dtype[Any], scale: float | None, zero_point: int | None) -> NDArray[Any] | None:
-    """What each pixel value becomes in each channel, (256, 1, channels); None where it stays as it is."""
+    """The tensor's value for each pixel value, (256,) or (256, 1, channels); None where pixels go in unconverted."""
     mean, std = np.array(spec.mean, np.float64), np.array(spec.std, np.float64)
     pixels = np.arange(256, dtype=np.float64).reshape(256, 1, 1)
     values = (pixels - mean) / std
@@ -193,13 +199,13 @@ def _table(spec: InputSpec, dtype: np.dtype[Any], scale: float | None, zero_poin
 
 
 def _within_half_a_step(exact: NDArray[np.float64], pixels: NDArray[np.float64]) -> bool:
-    """Whether whole pixels are as good as rounding; the last bit is for a scale that was stored as float32."""
+    """Whether whole pixels are the rounded values; the slack is for a scale that was stored as float32."""
     return bool(np.abs(exact - pixels).max() <= 0.5 + 1e-3)
 
 
 def _shaped(table: NDArray[Any]) -> NDArray[Any]:
     if table.shape[2] == 1:
-        return table.reshape(256)  # one table for all channels is the quicker form
+        return table.reshape(256)  # one table for all channels is faster
     return table
 
 
@@ -208,5 +214,5 @@ def _empty_like(canvas: Pixels, table: NDArray[Any]) -> NDArray[Any]:
 
 
 def _is_sign_flip(table: NDArray[Any] | None) -> bool:
-    """Whether the table is pixel - 128 in int8, which is one bit flipped: far quicker than a table."""
+    """Whether the table is pixel - 128 in int8: flipping the sign bit is far faster than a table."""
     return table is not None and table.dtype == np.int8 and np.array_equal(table, np.arange(-128, 128))

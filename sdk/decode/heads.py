@@ -1,4 +1,4 @@
-"""Presence, class scores and box corners from a model's outputs, by their roles and box encodings."""
+"""Reads presence, class scores and box corners out of a model's outputs, by their roles and box encodings."""
 
 from __future__ import annotations
 
@@ -38,10 +38,42 @@ _ORDER: dict[BoxForm, tuple[int, int, int, int]] = {
     "xyxy": (0, 1, 2, 3),
     "yxyx": (1, 0, 3, 2),
 }
+# Which slots of a vector make a box, in the order of the form they make.
+BOX_PARTS: dict[tuple[str, ...], BoxForm] = {
+    ("x1", "y1", "x2", "y2"): "xyxy",
+    ("cx", "cy", "w", "h"): "cxcywh",
+    ("x1", "y1", "w", "h"): "xywh",
+}
+_UNUSED = "unused"
+
+
+class Reading(NamedTuple):
+    """What the outputs hold, one row for each candidate object.
+
+    `presence` are probabilities (n,); `scores` are class probabilities (n, K); `corners` are x1, y1, x2, y2 (n, 4) in
+    the contract's units, None where the model gives no box.
+    """
+
+    presence: list[float]
+    scores: Array
+    corners: Array | None
+
+
+Reader = Callable[[Outputs], Reading]
+
+
+def head_reader(contract: Contract) -> Reader:
+    """The reader of the outputs of a model of this contract; ContractError when their roles contradict each other."""
+    roles = {output.role for output in contract.outputs}
+    if any(role.startswith("ssd-") for role in roles):
+        return _Ssd(contract)
+    if "yolo" in roles:
+        return _Yolo(contract)
+    return _Heads(contract)
 
 
 def activate(values: Array, activation: Activation) -> Array:
-    """Apply what the network left to the host; a softmax runs over the last axis."""
+    """Apply the activation that the network leaves to the host; a softmax runs over the last axis."""
     if activation == "sigmoid":
         half = 0.5 * np.tanh(0.5 * values) + 0.5  # the logistic function without an overflow
         return np.asarray(half, np.float32)
@@ -66,10 +98,11 @@ def corners_of(form: BoxForm, four: Array) -> Array:
 
 
 def box_reader(contract: Contract) -> Corners | None:
-    """The reader of the contract's box output; None where no output of its own holds the box.
+    """The reader of the contract's box output; None where the box has no output of its own.
 
-    A reader gives corners (objects, 4) in the contract's units. Raises ContractError when the
-    roles of the outputs and the box's form contradict each other.
+    A reader returns corners (objects, 4) in the contract's units.
+
+    Raises ContractError when the roles of the outputs and the box's form contradict each other.
     """
     form, objects = contract.box.form, contract.box.objects
     four, bins = contract.output("box"), contract.output("box-bins")
@@ -77,7 +110,7 @@ def box_reader(contract: Contract) -> Corners | None:
     if (weights is None) != (distances is None):
         raise ContractError("outputs: grid-weights and grid-distances go together; one of them is missing")
     if sum(output is not None for output in (four, bins, weights)) > 1:
-        raise ContractError("outputs: the box is given twice; keep one of box, box-bins and the grid's two")
+        raise ContractError("outputs: the box is given twice", hint="keep one of box, box-bins and the grid's two")
     if four is not None:
         return _four_numbers(four, form, objects)
     if bins is not None:
@@ -86,23 +119,22 @@ def box_reader(contract: Contract) -> Corners | None:
     if weights is not None and distances is not None:
         _need_form(contract, distances, "grid")
         if objects != 1:
-            raise ContractError(f"box.objects is {objects}: a grid holds 1 object")
+            raise ContractError(field="box.objects", value=objects, allowed="1: a grid holds one object")
         return Grid(weights.tensor, distances.tensor)
     return None
 
 
 def _need_form(contract: Contract, output: OutputSpec, form: BoxForm) -> None:
     if contract.box.form != form:
-        raise ContractError(f"box.form is {contract.box.form!r}: the role {output.role} needs {form!r}")
+        raise ContractError(field="box.form", value=contract.box.form, allowed=f"{form!r} for the role {output.role}")
     if contract.box.units != "fraction":
-        raise ContractError(f"box.units is {contract.box.units!r}: the form {form} is in fractions")
+        raise ContractError(field="box.units", value=contract.box.units, allowed=f"'fraction' for the form {form}")
 
 
 def _four_numbers(output: OutputSpec, form: BoxForm, objects: int) -> Corners:
     if form not in _ORDER:
-        raise ContractError(f"box.form is {form!r}: the role box needs one of {', '.join(_ORDER)}")
-    if output.activation == "softmax":
-        raise ContractError(f"outputs[{output.tensor}].activation is 'softmax': a box allows none and sigmoid")
+        raise ContractError(field="box.form", value=form, allowed=f"one of {', '.join(_ORDER)} for the role box")
+    _refuse_softmax(output)
     return lambda outputs: corners_of(form, activate(rows(outputs[output.tensor], objects), output.activation))
 
 
@@ -112,7 +144,7 @@ def rows(values: Array, objects: int) -> Array:
 
 
 class Distribution:
-    """Four groups of logits over bins that stand evenly from 0 to 1; each edge is the expectation.
+    """Four groups of logits over evenly spaced bins from 0 to 1; each edge is the expectation.
 
     The formula is that of the general distribution in Generalized Focal Loss (Li et al. 2020).
     """
@@ -136,8 +168,7 @@ class Grid:
 
     With p = softmax of the weights over all cells and d = softplus of the distances (left, top,
     right, bottom, in fractions of the input), box = sum p * (cx - l, cy - t, cx + r, cy + b). The
-    distances are those of FCOS (Tian et al. 2019), the expectation takes the place of its
-    suppression of overlapping boxes.
+    distances are those of FCOS (Tian et al. 2019); the expectation takes the place of its non-maximum suppression.
     """
 
     def __init__(self, weights: str, distances: str) -> None:
@@ -156,7 +187,7 @@ class Grid:
         return np.array([[cx - left, cy - top, cx + right, cy + bottom]], np.float32)
 
     def _lay_out(self, shape: tuple[int, ...]) -> None:
-        """Cell centres beside room for the edges, so that one product gives both expectations."""
+        """Cell centres beside space for the edges, so that one product gives both expectations."""
         height, width = shape[-3], shape[-2]
         y, x = np.mgrid[:height, :width]
         self._cells = np.zeros((height * width, 6), np.float32)
@@ -166,44 +197,14 @@ class Grid:
 
 
 def _softplus(values: Array, out: Any) -> None:
-    """log(1 + exp(x)) into `out`, in the form that does not overflow."""
+    """log(1 + exp(x)) into `out`, in a form that does not overflow."""
     powers = np.exp(-np.abs(values))
     np.log1p(powers, out=powers)
     np.add(powers, np.maximum(values, 0), out=out)
 
 
-# Which slots of a vector make a box, in the order of the form they make.
-BOX_PARTS: dict[tuple[str, ...], BoxForm] = {
-    ("x1", "y1", "x2", "y2"): "xyxy",
-    ("cx", "cy", "w", "h"): "cxcywh",
-    ("x1", "y1", "w", "h"): "xywh",
-}
-_UNUSED = "unused"
-
-
-class Reading(NamedTuple):
-    """What the outputs say, one row for each object: presence (n,), class scores (n, K), corners (n, 4) or None."""
-
-    presence: list[float]
-    scores: Array
-    corners: Array | None
-
-
-Reader = Callable[[Outputs], Reading]
-
-
-def head_reader(contract: Contract) -> Reader:
-    """The reader of a model of this contract; ContractError when its outputs' roles contradict each other."""
-    roles = {output.role for output in contract.outputs}
-    if any(role.startswith("ssd-") for role in roles):
-        return _Ssd(contract)
-    if "yolo" in roles:
-        return _Yolo(contract)
-    return _Heads(contract)
-
-
 class _Heads:
-    """Presence, class and box, each from an output of its own or from slots of one vector."""
+    """Presence, class and box, each from its own output or from slots of one vector."""
 
     def __init__(self, contract: Contract) -> None:
         self._objects = contract.box.objects
@@ -229,8 +230,7 @@ class _Heads:
             # A model without a presence output was made for frames that always hold its objects.
             always = [1.0] * self._objects
             return lambda outputs: always
-        if output.activation == "softmax":
-            raise ContractError(f"outputs[{output.tensor}].activation is 'softmax': presence allows none and sigmoid")
+        _refuse_softmax(output)
         tensor, objects = output.tensor, self._objects
         index = column[0] if column else 0
         finish = _logistic if output.activation == "sigmoid" else float
@@ -269,10 +269,10 @@ def vector_columns(vector: OutputSpec, contract: Contract) -> dict[str, list[int
     used = [slot for slot in slots if slot != _UNUSED]
     for slot in used:
         if used.count(slot) > 1:
-            raise ContractError(f"{where} names {slot} more than once")
+            raise ContractError(f"{where} holds {slot} more than once")
         if slot != "presence" and slot not in parts and not re.fullmatch(r"class:\d+", slot):
             known = f"presence, {', '.join(sorted(parts))}, class:0 ..., {_UNUSED}"
-            raise ContractError(f"{where} has {slot!r}: known are {known}")
+            raise ContractError(f"{where} holds {slot!r}: known are {known}")
     columns: dict[str, list[int]] = {}
     if "presence" in slots:
         columns["presence"] = [slots.index("presence")]
@@ -298,8 +298,7 @@ def _box_parts(where: str, given: set[str]) -> tuple[str, ...]:
 
 
 def _vector_box(vector: OutputSpec, columns: list[int], objects: int) -> Corners:
-    if vector.activation == "softmax":
-        raise ContractError(f"outputs[{vector.tensor}].activation is 'softmax': use class_activation for the classes")
+    _refuse_softmax(vector, hint="a softmax over the classes is class_activation")
     form = BOX_PARTS[tuple(vector.slots[i] for i in columns)]
     tensor, activation = vector.tensor, vector.activation
     return lambda outputs: corners_of(form, activate(rows(outputs[tensor], objects)[:, columns], activation))
@@ -330,24 +329,27 @@ class _Ssd:
         for row, number in enumerate(classes):
             if not 0 <= number < self._classes:
                 raise ContractError(
-                    f"labels: the model answered class {number:g}, the contract has {self._classes} labels; "
-                    "name every number, those that are never used too"
+                    f"labels: the model answered class {number:g}, the contract has {self._classes} labels",
+                    hint="name every class number, unused ones too",
                 )
             scores[row, int(number)] = presence[row]
 
 
 class _Yolo:
-    """One output (1, 4 + K, anchors), as Ultralytics exports it; only the best anchor counts, so nothing overlaps."""
+    """One output (1, 4 + K, anchors), as Ultralytics exports it; only the best anchor is read, so nothing overlaps."""
 
     def __init__(self, contract: Contract) -> None:
         _alone(contract, "yolo")
         output = next(output for output in contract.outputs if output.role == "yolo")
-        if output.activation == "softmax":
-            raise ContractError(f"outputs[{output.tensor}].activation is 'softmax': yolo allows none and sigmoid")
+        _refuse_softmax(output)
         if contract.box.objects != 1:
-            raise ContractError(f"box.objects is {contract.box.objects}: of a yolo output only the best box is read")
+            raise ContractError(
+                field="box.objects", value=contract.box.objects, allowed="1: of a yolo output only the best box is read"
+            )
         if contract.box.form in ("grid", "distribution"):
-            raise ContractError(f"box.form is {contract.box.form!r}: a yolo output holds four numbers an anchor")
+            raise ContractError(
+                field="box.form", value=contract.box.form, allowed=f"one of {', '.join(_ORDER)} for the role yolo"
+            )
         if not contract.labels:
             raise ContractError("labels: a yolo output needs the names of its classes")
         self._tensor, self._activation, self._form = output.tensor, output.activation, contract.box.form
@@ -359,6 +361,15 @@ class _Yolo:
         column = values[:, anchor : anchor + 1].T
         scores = activate(column[:, 4:], self._activation)
         return Reading([float(scores.max())], scores, corners_of(self._form, column[:, :4]))
+
+
+def _refuse_softmax(output: OutputSpec, hint: str = "") -> None:
+    """A softmax is for classes: over a presence or the numbers of a box it means nothing."""
+    if output.activation == "softmax":
+        field = f"outputs[{output.tensor}].activation"
+        raise ContractError(
+            field=field, value="softmax", allowed=f"none or sigmoid for the role {output.role}", hint=hint
+        )
 
 
 def _alone(contract: Contract, prefix: str) -> None:

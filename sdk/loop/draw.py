@@ -13,7 +13,7 @@ __all__ = ["FLOAT_COLOR", "QUANTIZED_COLOR", "TRUTH_COLOR", "Color", "draw", "dr
 
 Color = tuple[int, int, int]
 
-# BGR. Told apart by the colour-blind too (Okabe and Ito's orange, sky blue and bluish green).
+# BGR; safe for colour-blind viewers too (Okabe and Ito's orange, sky blue and bluish green).
 QUANTIZED_COLOR: Color = (0, 159, 230)
 FLOAT_COLOR: Color = (233, 180, 86)
 TRUTH_COLOR: Color = (115, 158, 0)

@@ -69,7 +69,7 @@ def test_what_is_no_frame_is_refused(grid_model: Path) -> None:
     localizer = Localizer(grid_model)
     with pytest.raises(UsageError, match="BGR"):
         localizer(np.zeros((96, 128), np.uint8))
-    with pytest.raises(UsageError, match=r"not None; cv2\.imread"):
+    with pytest.raises(UsageError, match=r"not None: cv2\.imread"):
         localizer(None)  # type: ignore[arg-type]
 
 
