@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
-from typing import Any
 
+from edgeloc._support.lookup import Registry
 from edgeloc.converters.sources.base import Source
 from edgeloc.errors import ModelError, UsageError
 
-__all__ = ["ACCEPTED", "Source", "open_source"]
+__all__ = ["ACCEPTED", "SOURCES", "Source", "open_source"]
 
 ACCEPTED = (
     "a Keras file (.keras, .h5), a SavedModel folder, a float .tflite, an .onnx file, "
     "a torch.export file (.pt2) or a PyTorch network as package.module:factory"
 )
 
-_HERE = "edgeloc.converters.sources."
-# By the end of the name; looked up when asked for, so that none needs the libraries of another.
-_FILES = {
-    ".keras": "tensorflow:KerasSource",
-    ".h5": "tensorflow:KerasSource",
-    ".tflite": "tflite:FloatTfliteSource",
-    ".onnx": "onnx:OnnxSource",
-    ".pt2": "pytorch:ExportSource",
-}
+# By the end of a file's name; the last two by what a name looks like.
+SOURCES: Registry[type[Source]] = Registry(
+    "source",
+    "edgeloc.sources",
+    {
+        ".keras": "edgeloc.converters.sources.tensorflow:KerasSource",
+        ".h5": "edgeloc.converters.sources.tensorflow:KerasSource",
+        ".tflite": "edgeloc.converters.sources.tflite:FloatTfliteSource",
+        ".onnx": "edgeloc.converters.sources.onnx:OnnxSource",
+        ".pt2": "edgeloc.converters.sources.pytorch:ExportSource",
+        "saved-model": "edgeloc.converters.sources.tensorflow:SavedModelSource",
+        "pytorch": "edgeloc.converters.sources.pytorch:PytorchSource",
+    },
+    maker="open",
+    failure=ModelError,
+)
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _WEIGHTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
 
@@ -37,29 +43,26 @@ def open_source(model: str, *, weights: str | None = None) -> Source:
     UsageError when the name is of no kind that is accepted, ModelError when the file is missing or
     bad, and MissingExtra when the framework is not installed.
     """
-    kind = _kind(model)
-    module, _, name = kind.partition(":")
-    found: Any = getattr(importlib.import_module(_HERE + module), name)
-    source: Source = found.open(model, weights)
-    return source
+    return SOURCES.find(_name(model), model, ACCEPTED).open(model, weights)
 
 
-def _kind(model: str) -> str:
+def _name(model: str) -> str:
+    """The name in SOURCES of what reads `model`."""
     path = Path(model)
     suffix = path.suffix.lower()
-    if path.is_dir():
-        if not (path / "saved_model.pb").is_file():
-            raise UsageError(f"{model} is a folder without a saved_model.pb; give {ACCEPTED}")
-        return "tensorflow:SavedModelSource"
-    if suffix in _FILES:
-        if not path.exists():
-            raise ModelError(f"{model}: no such file; give {ACCEPTED}")
-        return _FILES[suffix]
+    if (path / "saved_model.pb").is_file():
+        return "saved-model"
     if _FACTORY.fullmatch(model):
-        return "pytorch:PytorchSource"
+        return "pytorch"
     if suffix in _WEIGHTS:
         raise UsageError(
-            f"{model} holds weights without their network: name what builds it, package.module:factory, "
-            f"and give this file with --weights"
+            f"{model} holds weights without their network",
+            hint="name what builds it, package.module:factory, and give this file as {weights}",
         )
+    if suffix.startswith(".") and suffix in SOURCES:
+        if not path.exists():
+            raise ModelError(f"{model}: no such file; give {ACCEPTED}")
+        return suffix
+    if path.is_dir():
+        raise UsageError(f"{model} is a folder without a saved_model.pb; give {ACCEPTED}")
     raise UsageError(f"{model} is of no kind that can be converted; give {ACCEPTED}")

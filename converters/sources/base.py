@@ -28,6 +28,15 @@ class Source(ABC):
     digest: str
     tools: Mapping[str, str]
 
+    @classmethod
+    @abstractmethod
+    def open(cls, path: str, weights: str | None = None) -> Source:
+        """Read the network at `path`; `weights` is the file of its weights, where it does not hold them.
+
+        Raises ModelError when the file is bad, MissingExtra when the framework is not installed, UsageError for
+        weights that it has no use for (see `refuse_weights`).
+        """
+
     @abstractmethod
     def to_tflite(self, spec: InputSpec) -> bytes:
         """The network as a float32 flatbuffer for one image.
@@ -45,7 +54,7 @@ class Source(ABC):
 def refuse_weights(path: str, weights: str | None) -> None:
     """Raise UsageError when a file that holds its own weights was given others."""
     if weights is not None:
-        raise UsageError(f"{path} holds its own weights: leave --weights out")
+        raise UsageError(f"{path} holds its own weights", hint="leave {weights} out")
 
 
 def answer_each(

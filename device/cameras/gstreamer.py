@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from edgeloc._support.uri import Uri
+from edgeloc._support.backend import Uri
 from edgeloc.cameras.base import Camera, cover, rate, sensor_time
 from edgeloc.cameras.base import size as parse_size
 from edgeloc.device.cameras.grab import Grabber
@@ -126,6 +126,7 @@ class GstCamera(Camera):
     """
 
     live = True
+    reconnects = True
 
     def __init__(self, pipeline: str) -> None:
         if not pipeline.strip():

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgeloc._support.uri import Uri
+from edgeloc._support.backend import Uri
 from edgeloc.cameras.base import Camera, cover, rate, sensor_time
 from edgeloc.cameras.base import size as parse_size
 from edgeloc.errors import CameraError, CameraTimeout, UsageError, first_line
@@ -84,6 +84,7 @@ class PicameraCamera(Camera):
     """
 
     live = True
+    reconnects = True
 
     def __init__(
         self,

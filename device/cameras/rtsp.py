@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import cv2
 
-from edgeloc._support.uri import Uri
+from edgeloc._support.backend import Uri
 from edgeloc.cameras.base import Camera
 from edgeloc.device.cameras.grab import Grabber
 from edgeloc.errors import CameraError, UsageError
@@ -34,6 +34,7 @@ class RtspCamera(Camera):
     """
 
     live = True
+    reconnects = True
 
     def __init__(self, url: str, *, transport: str = "tcp") -> None:
         if transport not in ("tcp", "udp"):

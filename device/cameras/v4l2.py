@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from edgeloc._support.backend import Uri
 from edgeloc._support.terminal import quiet_opencv
-from edgeloc._support.uri import Uri
 from edgeloc.cameras.base import Camera, rate, sensor_time
 from edgeloc.cameras.base import size as parse_size
 from edgeloc.device.cameras.probe import probe
@@ -32,6 +32,7 @@ class V4l2Camera(Camera):
     """
 
     live = True
+    reconnects = True
 
     def __init__(
         self,

@@ -215,7 +215,7 @@ def _has_library(case: Case) -> bool:
     if not case.is_here:
         return installed_build(case.root) is not None
     try:
-        return run_child(_LOAD, LIBRARY) == ["loaded"]
+        return bool(run_child(_LOAD, LIBRARY) == ["loaded"])
     except ChildFailed:
         return False
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeloc._support.lookup import Registry
 from edgeloc.device.power.base import PowerMeter, PowerSample, parse_uri
 from edgeloc.device.power.hwmon import DRIVERS
 from edgeloc.device.power.trace import EnergyEstimate, PowerSampler, PowerTrace, net_energy
-from edgeloc.errors import DeviceError, EdgelocError, UsageError
+from edgeloc.errors import DeviceError, EdgelocError
 
 __all__ = [
     "METERS",
@@ -25,17 +25,21 @@ __all__ = [
     "open_meter",
 ]
 
-METERS = {
-    "jetson": "edgeloc.device.power.hwmon:JetsonMeter",
-    "pmic": "edgeloc.device.power.builtin:PmicMeter",
-    "hwmon": "edgeloc.device.power.hwmon:HwmonMeter",
-    "rapl": "edgeloc.device.power.builtin:RaplMeter",
-    "ina219": "edgeloc.device.power.ina:InaMeter",
-    "ina226": "edgeloc.device.power.ina:InaMeter",
-    "ina260": "edgeloc.device.power.ina:InaMeter",
-    "serial": "edgeloc.device.power.recording:SerialMeter",
-    "csv": "edgeloc.device.power.recording:RecordedMeter",
-}
+METERS: Registry[type[PowerMeter]] = Registry(
+    "power meter",
+    "edgeloc.meters",
+    {
+        "jetson": "edgeloc.device.power.hwmon:JetsonMeter",
+        "pmic": "edgeloc.device.power.builtin:PmicMeter",
+        "hwmon": "edgeloc.device.power.hwmon:HwmonMeter",
+        "rapl": "edgeloc.device.power.builtin:RaplMeter",
+        "ina219": "edgeloc.device.power.ina:InaMeter",
+        "ina226": "edgeloc.device.power.ina:InaMeter",
+        "ina260": "edgeloc.device.power.ina:InaMeter",
+        "serial": "edgeloc.device.power.recording:SerialMeter",
+        "csv": "edgeloc.device.power.recording:RecordedMeter",
+    },
+)
 _EXAMPLES = (
     "pmic://, jetson://, ina219://1/0x40?shunt=0.1, hwmon://ina219, rapl://, serial:///dev/ttyACM0, csv://power.csv"
 )
@@ -82,11 +86,7 @@ def find_meters(root: str | Path = "/") -> tuple[MeterFinding, ...]:
 
 def _meter(uri: str, root: Path) -> PowerMeter:
     parts = parse_uri(uri)
-    if parts.scheme not in METERS:
-        raise UsageError(f"power meter {uri}: there is no scheme {parts.scheme}://; known are: {_EXAMPLES}")
-    module, _, name = METERS[parts.scheme].partition(":")
-    meter: PowerMeter = getattr(importlib.import_module(module), name).from_uri(parts, root)
-    return meter
+    return METERS.find(parts.scheme, uri, _EXAMPLES).from_uri(parts, root)
 
 
 def _candidates(root: Path) -> list[str]:
@@ -103,6 +103,7 @@ def _first_found(root: Path) -> PowerMeter:
         with suppress(EdgelocError):
             return open_meter(uri, root=root)
     raise DeviceError(
-        "no power meter was found (tried jetson, pmic, hwmon and rapl): name one, such as "
-        "--power ina219://1/0x40?shunt=0.1; `edgeloc doctor` says of one that is there why it does not read"
+        "no power meter was found (tried jetson, pmic, hwmon and rapl)",
+        hint="name one, such as {power} ina219://1/0x40?shunt=0.1; `edgeloc doctor` reports why one that is there "
+        "cannot be read",
     )

@@ -6,9 +6,9 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from edgeloc._support.openable import Openable
-from edgeloc._support.uri import Uri, split_uri
+from edgeloc._support.backend import Openable, Uri, split_uri
 from edgeloc.errors import DeviceError, UsageError
 
 __all__ = ["CommandRunner", "PowerMeter", "PowerSample", "above_zero", "baud", "parse_uri", "percent"]
@@ -101,6 +101,13 @@ class PowerMeter(Openable):
     counter_range_j: Mapping[str, float] = {}
     source: str = ""
     blind_to: str = ""
+
+    @classmethod
+    def from_uri(cls, uri: Uri, root: Path) -> PowerMeter:
+        """The meter a URI asks for, not opened; `root` is where sys is found. UsageError for an unknown option."""
+        uri.require_no_path()
+        uri.options({})
+        return cls()
 
     @property
     @abstractmethod

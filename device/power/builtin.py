@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeloc._support.uri import Uri
+from edgeloc._support.backend import Uri
 from edgeloc.device.power.base import CommandRunner, PowerMeter, PowerSample
 from edgeloc.device.sysfs import require_number, require_text
 from edgeloc.errors import DeviceError, first_line

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeloc._support.uri import Uri
+from edgeloc._support.backend import Uri
 from edgeloc.device.power.base import PowerMeter, PowerSample, percent
 from edgeloc.device.sysfs import optional_number, require_number, require_text
 from edgeloc.errors import DeviceError, UsageError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgeloc._support.uri import Uri
+from edgeloc._support.backend import Uri
 from edgeloc.device.power.base import PowerMeter, PowerSample, above_zero, percent
 from edgeloc.errors import DeviceError, MissingExtra, UsageError, first_line
 

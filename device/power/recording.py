@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgeloc._support.uri import Uri
+from edgeloc._support.backend import Uri
 from edgeloc.device.power.base import PowerMeter, PowerSample, baud, percent
 from edgeloc.device.power.trace import PowerTrace
 from edgeloc.errors import DataError, DeviceError, MissingExtra, UsageError, first_line

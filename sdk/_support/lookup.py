@@ -62,7 +62,7 @@ class Registry(Generic[T]):
             also = sorted({entry.name for entry in entries})
             plugged = f"; of other packages: {', '.join(also)}" if also else ""
             hint = did_you_mean(name, (*self.own, *also))
-            raise UsageError(f"{about}: there is no {self.kind} {name!r}{hint}; known are: {known}{plugged}")
+            raise UsageError(f"{about} is of no known kind{hint}; known are: {known}{plugged}")
         return self._load(entry.load, about, f"the plug-in {_origin(entry)}")
 
     def _load(self, load: Callable[[], object], about: str, what: str) -> T:
@@ -92,11 +92,11 @@ def _origin(entry: EntryPoint) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """ ": did you mean 'close'?" where one of `names` is close to `name`, else nothing."""
+    """A question in brackets that names the one of `names` closest to `name`; nothing where none is close."""
     import difflib
 
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f": did you mean {close[0]!r}?" if close else ""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.65)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def import_named(reference: str) -> Any:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import replace
 
-from edgeloc._support.uri import Uri
+from edgeloc._support.backend import Uri
+from edgeloc._support.lookup import Registry
 from edgeloc.cameras.base import Camera, parse_uri, seconds
 from edgeloc.cameras.reconnect import RECONNECT_S, ReconnectingCamera
 from edgeloc.data.images import IMAGE_SUFFIXES
@@ -14,21 +14,24 @@ from edgeloc.errors import CameraError, UsageError
 
 __all__ = ["CAMERAS", "Camera", "open_camera"]
 
-CAMERAS = {
-    "video": "edgeloc.cameras.files:VideoCamera",
-    "images": "edgeloc.cameras.files:ImageCamera",
-    "data": "edgeloc.cameras.files:DatasetCamera",
-    "synthetic": "edgeloc.testing.cameras:SyntheticCamera",
-    "fake": "edgeloc.testing.cameras:FakeCamera",
-    "v4l2": "edgeloc.device.cameras.v4l2:V4l2Camera",
-    "picamera": "edgeloc.device.cameras.picamera:PicameraCamera",
-    "csi": "edgeloc.device.cameras.gstreamer:CsiCamera",
-    "gst": "edgeloc.device.cameras.gstreamer:GstCamera",
-    "rtsp": "edgeloc.device.cameras.rtsp:RtspCamera",
-    "rtsps": "edgeloc.device.cameras.rtsp:RtspCamera",
-}
-# Those that can go away and come back: they are opened again, for `reconnect` seconds.
-_RECONNECTED = {"fake", "v4l2", "picamera", "csi", "gst", "rtsp", "rtsps"}
+CAMERAS: Registry[type[Camera]] = Registry(
+    "camera",
+    "edgeloc.cameras",
+    {
+        "video": "edgeloc.cameras.files:VideoCamera",
+        "images": "edgeloc.cameras.files:ImageCamera",
+        "data": "edgeloc.cameras.files:DatasetCamera",
+        "synthetic": "edgeloc.testing.cameras:SyntheticCamera",
+        "fake": "edgeloc.testing.cameras:FakeCamera",
+        "v4l2": "edgeloc.device.cameras.v4l2:V4l2Camera",
+        "picamera": "edgeloc.device.cameras.picamera:PicameraCamera",
+        "csi": "edgeloc.device.cameras.gstreamer:CsiCamera",
+        "gst": "edgeloc.device.cameras.gstreamer:GstCamera",
+        "rtsp": "edgeloc.device.cameras.rtsp:RtspCamera",
+        "rtsps": "edgeloc.device.cameras.rtsp:RtspCamera",
+    },
+    failure=CameraError,
+)
 _EXAMPLES = (
     "v4l2:///dev/video0, picamera://0, csi://0, rtsp://HOST/STREAM, gst://PIPELINE, synthetic://?seed=1,"
     " fake://?disconnect=60:2, data://PATH?split=val, a video file, a folder of images"
@@ -49,17 +52,13 @@ def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = N
     DataError for a file that cannot be read, CameraError for a device that fails.
     """
     parts = parse_uri(os.fspath(uri))
-    scheme = _kind(parts)
-    reconnects = scheme in _RECONNECTED
-    limit_s = _limit(parts) if reconnects else 0.0
-    module, _, name = CAMERAS[scheme].partition(":")
-    try:
-        kind: type[Camera] = getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise CameraError(f"camera {parts.text}: its module does not load: {error}") from error
-    camera = kind.from_uri(parts.without("reconnect") if reconnects else parts, size)
-    if limit_s:
-        camera = ReconnectingCamera(camera, limit_s)
+    kind = CAMERAS.find(_scheme(parts), parts.text, _EXAMPLES)
+    if not kind.reconnects:
+        camera = kind.from_uri(parts, size)
+    else:
+        limit_s = _limit(parts)
+        camera = kind.from_uri(parts.without("reconnect"), size)
+        camera = ReconnectingCamera(camera, limit_s) if limit_s else camera
     camera.open()
     return camera
 
@@ -70,11 +69,9 @@ def _limit(uri: Uri) -> float:
     return float(replace(uri, query=own).options({"reconnect": seconds}).get("reconnect", RECONNECT_S))
 
 
-def _kind(uri: Uri) -> str:
-    """Which entry of CAMERAS a URI or a path means."""
+def _scheme(uri: Uri) -> str:
+    """The name of the camera that a URI or a path means."""
     if uri.scheme not in ("", "file"):
-        if uri.scheme not in CAMERAS:
-            raise UsageError(f"camera {uri.text}: there is no scheme {uri.scheme}://; known are: {_EXAMPLES}")
         return uri.scheme
     if uri.path.startswith("/dev/video"):
         return "v4l2"

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeloc._support.openable import Openable
-from edgeloc._support.uri import Uri, split_uri
+from edgeloc._support.backend import Openable, Uri, split_uri
 from edgeloc.errors import CameraError, UsageError
 from edgeloc.findings import Finding
 from edgeloc.types import Frame
@@ -160,6 +159,7 @@ class Camera(Openable):
     - `findings` are what a user should know of how the source did: cut short, away for a while.
     - `gaps` are the times it was away and came back, `reconnecting` is True while it is being tried
       again: only a camera that reconnects (edgeloc.cameras.reconnect) has any.
+    - `reconnects`: it can go away and come back, so that `open_camera` opens it again for a while.
     """
 
     live: bool = False
@@ -167,6 +167,7 @@ class Camera(Openable):
     size: tuple[int, int] | None = None
     findings: tuple[Finding, ...] = ()
     gaps: tuple[Gap, ...] = ()
+    reconnects: bool = False
 
     @classmethod
     @abstractmethod

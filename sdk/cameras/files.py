@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from edgeloc._support.backend import Uri
 from edgeloc._support.files import utf8_path
 from edgeloc._support.terminal import quiet_opencv
-from edgeloc._support.uri import Uri
 from edgeloc.cameras.base import Camera, PathCamera, positive
 from edgeloc.data import Dataset, open_dataset
 from edgeloc.data.images import IMAGE_SUFFIXES, read_image

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 
-from edgeloc._support.uri import Uri
+from edgeloc._support.backend import Uri
 from edgeloc.cameras.base import READ_TIMEOUT_S, Camera, Gap
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 from edgeloc.findings import Finding

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 
+from edgeloc._support.lookup import Registry, import_named
 from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import EngineError, UsageError
 from edgeloc.model.containers import format_of
@@ -13,14 +13,20 @@ from edgeloc.model.file import ModelFile, read_model
 
 __all__ = ["AUTO", "ENGINES", "Engine", "TensorInfo", "engine_class", "is_for_edge_tpu", "open_engine"]
 
-ENGINES = {
-    "litert": "edgeloc.engines.tflite:LiteRtEngine",
-    "tflite-runtime": "edgeloc.engines.tflite:TfliteRuntimeEngine",
-    "tensorflow": "edgeloc.engines.tflite:TensorFlowEngine",
-    "edgetpu": "edgeloc.device.engines.edgetpu.engine:EdgeTpuEngine",
-    "tensorrt": "edgeloc.device.engines.tensorrt:TensorRtEngine",
-    "fake": "edgeloc.testing.engines:FakeEngine",
-}
+ENGINES: Registry[type[Engine]] = Registry(
+    "engine",
+    "edgeloc.engines",
+    {
+        "litert": "edgeloc.engines.tflite:LiteRtEngine",
+        "tflite-runtime": "edgeloc.engines.tflite:TfliteRuntimeEngine",
+        "tensorflow": "edgeloc.engines.tflite:TensorFlowEngine",
+        "edgetpu": "edgeloc.device.engines.edgetpu.engine:EdgeTpuEngine",
+        "tensorrt": "edgeloc.device.engines.tensorrt:TensorRtEngine",
+        "fake": "edgeloc.testing.engines:FakeEngine",
+    },
+    maker="load",
+    failure=EngineError,
+)
 # In which order "auto" looks for a runtime: the smaller and newer first.
 AUTO = ("litert", "tflite-runtime", "tensorflow")
 _RECOVERING = "edgeloc.device.engines.edgetpu.engine:open_recovering"
@@ -79,8 +85,7 @@ def _is_or_not(model: ModelFile) -> str:
 
 
 def _recovering(place: str, model: ModelFile, threads: int | None, cpu_model: str | Path | ModelFile | None) -> Engine:
-    module, _, function = _RECOVERING.partition(":")
-    opener: Callable[..., Engine] = getattr(importlib.import_module(module), function)
+    opener: Callable[..., Engine] = import_named(_RECOVERING)
     return opener(place, model, threads, cpu_model)
 
 
@@ -99,12 +104,8 @@ def _first_that_works(model: ModelFile, threads: int | None) -> Engine:
 
 
 def engine_class(name: str) -> type[Engine]:
-    """The class of the engine called `name`; UsageError when there is none of this name."""
-    if name not in ENGINES:
-        raise UsageError(f"engine is {name!r}: it must be one of auto, {', '.join(ENGINES)}")
-    module, _, attribute = ENGINES[name].partition(":")
-    kind: type[Engine] = getattr(importlib.import_module(module), attribute)
-    return kind
+    """The class of the engine called `name`; UsageError where there is none, EngineError where it does not load."""
+    return ENGINES.find(name, name, ", ".join(("auto", *ENGINES)))
 
 
 def _as_file(model: bytes | str | Path | ModelFile) -> ModelFile:

@@ -1,43 +1,51 @@
-"""Sinks by URI: finds the one that a URI or a file's suffix names; each sink lives in a module of its own."""
+"""Sinks by URI: finds the one that a URI or a file's suffix names."""
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
 from urllib.parse import unquote
 
-from edgeloc.errors import UsageError
+from edgeloc._support.backend import Uri, split_uri
+from edgeloc._support.lookup import Registry
+from edgeloc.errors import OutputError, UsageError
 from edgeloc.sinks.base import Sink
 
 __all__ = ["SINKS", "Sink", "open_sink"]
 
-SINKS = {
-    "window": "edgeloc.sinks.window:WindowSink",
-    ".mp4": "edgeloc.sinks.video:VideoSink",
-    ".jsonl": "edgeloc.sinks.jsonl:JsonLinesSink",
-}
+# By scheme, or by the suffix of a file's name.
+SINKS: Registry[type[Sink]] = Registry(
+    "sink",
+    "edgeloc.sinks",
+    {
+        "window": "edgeloc.sinks.window:WindowSink",
+        ".mp4": "edgeloc.sinks.video:VideoSink",
+        ".jsonl": "edgeloc.sinks.jsonl:JsonLinesSink",
+    },
+    failure=OutputError,
+)
 _EXAMPLES = "window, a path ending in .mp4, a path ending in .jsonl"
 
 
 def open_sink(uri: str | os.PathLike[str]) -> Sink:
     """The sink that `uri` names, not opened yet: `run` opens it, and closes it.
 
-    `window`, or the path of a file whose suffix tells its kind. UsageError names the known ones.
+    `window`, the path of a file whose suffix names its kind, or a URI of another package's sink. Raises UsageError
+    with the known ones for anything else, OutputError where the sink does not load.
     """
     text = os.fspath(uri)
-    key, argument = _split(text)
-    if key not in SINKS:
+    name, parts = _split(text)
+    if not name:
         raise UsageError(f"sink {text or '(empty)'} is of no known kind; known are: {_EXAMPLES}")
-    module, _, name = SINKS[key].partition(":")
-    sink: Sink = getattr(importlib.import_module(module), name)(argument)
-    return sink
+    return SINKS.find(name, text, _EXAMPLES).from_uri(parts)
 
 
-def _split(text: str) -> tuple[str, str]:
-    """A URI's entry in SINKS, and what to hand to the sink."""
+def _split(text: str) -> tuple[str, Uri]:
+    """The name of the sink that a URI or a path means, "" for none, and the URI taken apart."""
     scheme, colon, rest = text.partition("://")
     if colon and scheme != "file":
-        return scheme, text
+        parts = split_uri(text, "sink")
+        return parts.scheme, parts
     path = unquote(rest) if colon else text
-    return ("window", path) if path == "window" else (Path(path).suffix.lower(), path)
+    name = "window" if path == "window" else Path(path).suffix.lower()
+    return name, Uri(text, "", "" if name == "window" else path, kind="sink")

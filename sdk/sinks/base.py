@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+from edgeloc._support.backend import Uri
 from edgeloc._support.files import atomic_path
 from edgeloc.types import Observation, Pixels
 
@@ -21,6 +22,13 @@ class Sink(ABC):
     """
 
     ended: bool = False
+
+    @classmethod
+    def from_uri(cls, uri: Uri) -> Sink:
+        """The sink a URI or a path asks for, not opened; UsageError for an unknown option."""
+        uri.require_no_path()
+        uri.options({})
+        return cls()
 
     @property
     @abstractmethod
@@ -61,6 +69,12 @@ class FileSink(Sink):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._target: AbstractContextManager[Path] | None = None
+
+    @classmethod
+    def from_uri(cls, uri: Uri) -> FileSink:
+        """A path."""
+        uri.options({})
+        return cls(uri.path)
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from edgeloc._support.uri import Uri
+from edgeloc._support.backend import Uri
 from edgeloc.cameras.base import Camera, flag, integer, positive, rate, seconds, sensor_time
 from edgeloc.cameras.base import size as parse_size
 from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
@@ -130,6 +130,7 @@ class FakeCamera(Camera):
     """
 
     live = True
+    reconnects = True
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ def test_a_folder_that_is_no_saved_model_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["weights.pt", "best.pth", "model.safetensors"])
 def test_weights_alone_ask_for_their_network(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"{name} holds weights without their network: .* --weights"):
+    with pytest.raises(UsageError, match=rf"{name} holds weights without their network: .* weights"):
         open_source(name)
 
 

@@ -86,7 +86,7 @@ def test_sinks_that_a_service_cannot_serve(
     ("words", "said"),
     [
         (["--camera", "webcam://0"], "there is no scheme webcam://"),
-        (["--camera", "v4l2://0", "--engine", "tpu"], "engine is 'tpu'"),
+        (["--camera", "v4l2://0", "--engine", "tpu"], "engine tpu is of no known kind"),
     ],
 )
 def test_what_no_run_knows_is_refused_before_it_is_a_service(

@@ -274,7 +274,7 @@ def test_no_i2c_bus() -> None:
         ("ina219://1/0x99?shunt=0.1", "i2cdetect"),
         ("ina219://1/0x40?shunt=0", "shunt=0 must be a number above 0"),
         ("ina260://1/0x40?shunt=0.1", "no option 'shunt'"),
-        ("watts://x", "no scheme watts://"),
+        ("watts://x", "watts://x is of no known kind"),
         ("ina219", "is no URI"),
         ("jetson://?x=1", "no option 'x'"),
         ("csv://", "name the file"),
@@ -301,7 +301,7 @@ def test_auto_takes_the_first_that_reads(tree: Tree) -> None:
 
 
 def test_auto_without_a_meter_says_what_to_connect(tree: Tree) -> None:
-    with pytest.raises(DeviceError, match="no power meter was found.*--power ina219://"):
+    with pytest.raises(DeviceError, match="no power meter was found.*name one, such as power ina219://"):
         open_meter("auto", root=tree({}))
 
 

@@ -152,7 +152,7 @@ def test_a_runtime_too_old_for_the_model_says_so(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(("name", "threads"), [("gpu", None), ("auto", 0), ("auto", 10**11)])
 def test_an_unknown_name_and_an_absurd_number_of_threads_are_refused(name: str, threads: int | None) -> None:
-    with pytest.raises(UsageError, match=r"one of auto|1 to 1024"):
+    with pytest.raises(UsageError, match=r"engine gpu is of no known kind; known are: auto, litert|1 to 1024"):
         open_engine(name, b"", threads)
 
 

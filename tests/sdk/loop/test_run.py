@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc._support.uri import Uri
+from edgeloc._support.backend import Uri
 from edgeloc.cameras import Camera, open_camera
 from edgeloc.errors import CameraError, CameraTimeout, EngineError, OutputError, UsageError
 from edgeloc.loop.run import run

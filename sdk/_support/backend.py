@@ -1,15 +1,19 @@
-"""How a URI with options is taken apart, a camera's or a power meter's; what it names is decided elsewhere."""
+"""What back ends have in common: a URI that names one, and that it is opened, used and closed."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from edgeloc.errors import UsageError
 
-__all__ = ["Uri", "split_uri"]
+__all__ = ["Openable", "Uri", "split_uri"]
+
+_Own = TypeVar("_Own", bound="Openable")
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,43 @@ def split_uri(text: str, kind: str) -> Uri:
     except ValueError as error:
         raise UsageError(f"{kind} {text}: this is no URI: {error}") from None
     return Uri(text, parts.scheme.lower(), unquote(parts.netloc + parts.path), query, kind)
+
+
+class Openable(ABC):
+    """`open()` cleans up behind a failure, `close()` may be called at any time; or use it in a `with`."""
+
+    _opened: bool = False
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Get ready; what was begun before a failure goes in `_close`."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Give everything back; called also when `_open` failed half-way."""
+
+    def open(self) -> None:
+        """Get ready to read; what is open stays as it is."""
+        if self._opened:
+            return
+        try:
+            self._open()
+        except BaseException:
+            self._close()
+            raise
+        self._opened = True
+
+    def close(self) -> None:
+        """Give everything back; it may be opened again, from its beginning."""
+        if self._opened:
+            self._opened = False
+            self._close()
+
+    def __enter__(self: _Own) -> _Own:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
