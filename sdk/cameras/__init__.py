@@ -1,4 +1,4 @@
-"""Cameras by URI: finds the one that a URI names and opens it; each camera lives in a module of its own."""
+"""Cameras by URI: finds the one that a URI names, and opens it."""
 
 from __future__ import annotations
 
@@ -39,14 +39,16 @@ _EXAMPLES = (
 
 
 def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = None) -> Camera:
-    """Open the camera that `uri` names; the caller closes it, best by a `with`.
+    """Open the camera that `uri` names; the caller closes it, best with a `with`.
 
-    A URI with a scheme (`v4l2:///dev/video0?size=640x480&fps=30&format=MJPG`, `picamera://0`,
-    `synthetic://?seed=1&fps=30&frames=300&live=0`, `data://PATH?split=val&frames=300`), or the
-    path of a video, an image or a folder of images. `size` is the (width, height) in pixels that
-    the model takes: a camera that scales by itself delivers no more than it needs to cover it,
-    others ignore it; a size in the URI wins. A camera that goes away once it has given a frame is
-    tried again for 30 s, or as many as `reconnect=SECONDS` in its URI says (0: not at all).
+    `uri` has a scheme (`v4l2:///dev/video0?size=640x480&fps=30&format=MJPG`, `picamera://0`,
+    `synthetic://?seed=1&fps=30&frames=300&live=0`, `data://PATH?split=val&frames=300`), or is the path of a video,
+    an image or a folder of images.
+    `size` is the (width, height) in pixels that the model takes: a camera that scales by itself delivers no more than
+    it needs to cover it, others ignore it. A size in the URI takes precedence.
+
+    A device or stream that goes away once it has given a frame is opened again for up to 30 s, or as many as
+    `reconnect=SECONDS` in its URI (0: not at all).
 
     Raises UsageError for an unknown scheme, an unknown option or a path that is not there,
     DataError for a file that cannot be read, CameraError for a device that fails.
@@ -64,19 +66,19 @@ def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = N
 
 
 def _limit(uri: Uri) -> float:
-    """For how many seconds a camera that went away is tried again."""
+    """For how many seconds a camera that went away is opened again."""
     own = tuple(pair for pair in uri.query if pair[0] == "reconnect")
     return float(replace(uri, query=own).options({"reconnect": seconds}).get("reconnect", RECONNECT_S))
 
 
 def _scheme(uri: Uri) -> str:
-    """The name of the camera that a URI or a path means."""
+    """The entry of CAMERAS that a URI or a path stands for."""
     if uri.scheme not in ("", "file"):
         return uri.scheme
     if uri.path.startswith("/dev/video"):
         return "v4l2"
     if not os.path.exists(uri.path):
-        raise UsageError(f"camera {uri.text} is not there: give one of {_EXAMPLES}")
+        raise UsageError(f"camera {uri.text} is not there", hint=f"give one of {_EXAMPLES}")
     if os.path.isdir(uri.path) or uri.path.lower().endswith(IMAGE_SUFFIXES):
         return "images"
     return "video"

@@ -1,4 +1,4 @@
-"""The contract of every camera, and how a camera's URI and options are parsed."""
+"""The interface of every camera, and the parsing of a camera's URI and its options."""
 
 from __future__ import annotations
 
@@ -31,37 +31,163 @@ __all__ = [
     "size",
 ]
 
+READ_TIMEOUT_S = 2.0
+
 _LARGEST = 16384
-# Schemes whose text belongs to another program (a pipeline, an address with its own query), and what is ours in it.
+# A driver's time further back than this is not of the monotonic clock.
+_OLDEST_S = 10.0
+# Schemes whose text belongs to another program (a pipeline, an address with its own query), and our options in it.
 _FOREIGN = {"gst": ("reconnect",), "rtsp": ("reconnect", "transport"), "rtsps": ("reconnect", "transport")}
 _PASSWORD = re.compile(r"(?<=//)([^/@:]*):[^/@]*@")
 
 
-def parse_uri(text: str) -> Uri:
-    """Take `text` apart; without "://" all of it is a path.
+@dataclass(frozen=True)
+class Gap:
+    """A time without frames, because the camera was away.
 
-    Of `gst://` and `rtsp://`, `path` is all that follows the scheme but for the options that are ours.
+    `began_at` is when the last frame before it was captured, seconds of `time.monotonic()`.
+    `ended_at` is when the first frame after it was captured.
+    `reason` is the error that the camera failed with.
+    """
+
+    began_at: float
+    ended_at: float
+    reason: str
+
+    @property
+    def seconds(self) -> float:
+        """How long the gap was, in seconds."""
+        return self.ended_at - self.began_at
+
+
+class Camera(Openable):
+    """A source of frames: `open()`, `read()` again and again, `close()`; or `with` and `for`.
+
+    `live` is whether frames come by themselves and are lost when nobody takes them; else the source waits.
+    `fps` is the camera's frame rate, None where there is none.
+    `size` is (width, height) in pixels, None before `open()` and where frames differ in size.
+    `findings` are what a user should know of how the source did: cut short, away for a while.
+    `reconnects` is whether it can go away and come back, so that `open_camera` opens it again for a while.
+    `gaps` are the times it was away; only a camera that reconnects (edgeloc.cameras.reconnect) has any.
+
+    Every camera keeps these promises, and one test suite checks them:
+
+    - Pixels are uint8, (height, width, 3), BGR, and belong to the caller: no later frame is written
+      into the same memory.
+    - `sequence` starts at 0 with `open()` and grows with every frame, those included that the
+      camera knows it dropped. `captured_at` never goes back, and is never in the future.
+    - `read()` returns None once a finite source has ended, and then always. It raises
+      CameraTimeout when no new frame came in `timeout_s` seconds, CameraError when the camera is
+      closed or gone. No frame is ever handed out twice, repeated or made up.
+    - `open()` cleans up after a failure; `close()` may be called at any time, and more than once.
+      An opened camera is read from one thread at a time, and is not closed while it is read.
+
+    A camera of your own implements `from_uri`, `name`, `_open` (which sets `fps` and `size`), `_read` and `_close`.
+    """
+
+    live: bool = False
+    fps: float | None = None
+    size: tuple[int, int] | None = None
+    findings: tuple[Finding, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    reconnects: bool = False
+
+    @classmethod
+    @abstractmethod
+    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> Camera:
+        """The camera that a URI names, not opened; `size` is the (width, height) in pixels that the model takes."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The camera's name in messages: its path, device or URI."""
+
+    @property
+    def reconnecting(self) -> bool:
+        """Whether the camera is away and being opened again, so that a CameraTimeout is no reason to give up."""
+        return False
+
+    @abstractmethod
+    def _read(self, timeout_s: float) -> Frame | None:
+        """The next frame, None at the end."""
+
+    def open(self) -> None:
+        """Get the camera ready to read; an opened camera stays as it is.
+
+        Raises CameraError when the camera is absent, busy, forbidden or refuses the format,
+        UsageError when a path is not there, DataError when a file cannot be read.
+        """
+        super().open()
+
+    def read(self, timeout_s: float = READ_TIMEOUT_S) -> Frame | None:
+        """The next frame, or None when a finite source has ended.
+
+        `timeout_s` is how long to wait for it, in seconds.
+
+        Raises CameraTimeout when no new frame came in that time, CameraError when the camera is closed or gone,
+        DataError for a damaged image.
+        """
+        if not self._opened:
+            raise CameraError(f"camera {self.name} is not open", hint="call open() first, or use it in a `with`")
+        return self._read(timeout_s)
+
+    def __iter__(self) -> Iterator[Frame]:
+        while (frame := self.read()) is not None:
+            yield frame
+
+
+class PathCamera(Camera):
+    """A file or folder as a camera, without options."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> PathCamera:
+        """A path, or a scheme and a path."""
+        uri.options({})
+        return cls(uri.path)
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+
+def sensor_time(driver_s: float, grabbed_at: float, last_at: float = float("-inf")) -> float:
+    """When a frame was captured: the driver's time where it is plausible, else the time of the grab.
+
+    `driver_s` is the driver's time of the frame, `grabbed_at` when the frame was grabbed, and `last_at` when the last
+    frame was captured, all in seconds of `time.monotonic()`. A driver's time in the future, before the last frame or
+    more than 10 s back comes from another clock, or from a clock that jumped.
+    """
+    return driver_s if max(grabbed_at - _OLDEST_S, last_at) < driver_s <= grabbed_at else grabbed_at
+
+
+def cover(wanted: tuple[int, int], sensor: tuple[int, int]) -> tuple[int, int]:
+    """The smallest even (width, height) in pixels that covers `wanted`, at most the sensor's own.
+
+    It has the sensor's aspect ratio, so that the whole view is kept: the contract's own resize (letterbox, stretch or
+    crop) then works on all that the sensor saw.
+    """
+    scale = min(1.0, max(wanted[0] / sensor[0], wanted[1] / sensor[1]))
+    width, height = (2 * math.ceil(side * scale / 2 - 1e-9) for side in sensor)
+    return width, height
+
+
+def parse_uri(text: str) -> Uri:
+    """Parse a camera's URI; without "://" all of it is a path.
+
+    Of `gst://` and `rtsp://`, `path` is everything behind the scheme except the options that are ours.
     """
     if not text:
-        raise UsageError("the camera is empty: give a URI, a video file or a folder of images")
+        raise UsageError("the camera is empty", hint="give a URI, a video file or a folder of images")
     if "://" not in text:
         return Uri(text, "", text)
     scheme, _, rest = text.partition("://")
     if scheme.lower() in _FOREIGN:
         return _foreign(text, scheme.lower(), rest)
     return split_uri(text, "camera")
-
-
-def _foreign(text: str, scheme: str, rest: str) -> Uri:
-    path, mark, query = rest.rpartition("?")
-    if not mark:
-        path, query = rest, ""
-    pairs = [pair.partition("=")[::2] for pair in query.split("&")]
-    ours = tuple((name, value) for name, value in pairs if name in _FOREIGN[scheme])
-    if not ours:
-        return Uri(_PASSWORD.sub(r"\1:***@", text), scheme, rest)
-    theirs = "&".join("=".join(pair) for pair in pairs if pair[0] not in _FOREIGN[scheme])
-    return Uri(_PASSWORD.sub(r"\1:***@", text), scheme, f"{path}?{theirs}" if theirs else path, ours)
 
 
 def integer(text: str) -> int:
@@ -116,130 +242,13 @@ def flag(text: str) -> bool:
     return text == "1"
 
 
-READ_TIMEOUT_S = 2.0
-# A driver's time further back than this is no time of the monotonic clock.
-OLDEST_S = 10.0
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A time in which a camera was away: from the last frame before to the first after, and why.
-
-    Both are capture times, seconds of `time.monotonic()`.
-    """
-
-    began_at: float
-    ended_at: float
-    reason: str
-
-    @property
-    def seconds(self) -> float:
-        """How long there was no frame."""
-        return self.ended_at - self.began_at
-
-
-class Camera(Openable):
-    """A source of frames: `open()`, `read()` again and again, `close()`; or `with` and `for`.
-
-    The contract, which one test suite holds every camera to:
-
-    - Pixels are uint8, (height, width, 3), BGR, and belong to the caller: no later frame is written
-      into the same memory.
-    - `sequence` starts at 0 with `open()` and grows with every frame, those included that the
-      camera knows it dropped. `captured_at` never goes back, and is never in the future.
-    - `read()` returns None once a finite source has ended, and then always. It raises
-      CameraTimeout when no new frame came in `timeout_s` seconds, CameraError when the camera is
-      closed or gone. No frame is ever handed out twice, repeated or made up.
-    - `open()` cleans up behind a failure; `close()` may be called at any time, and more than once.
-      An opened camera is read from one thread at a time, and is not closed while it is read.
-      `_open()` sets `fps` and `size`.
-    - `live`: frames come by themselves and are lost when nobody takes them. Else the source waits.
-    - `fps` is the camera's frame rate, None where there is none. `size` is (width, height) in
-      pixels, None before `open()` and where frames differ in size.
-    - `findings` are what a user should know of how the source did: cut short, away for a while.
-    - `gaps` are the times it was away and came back, `reconnecting` is True while it is being tried
-      again: only a camera that reconnects (edgeloc.cameras.reconnect) has any.
-    - `reconnects`: it can go away and come back, so that `open_camera` opens it again for a while.
-    """
-
-    live: bool = False
-    fps: float | None = None
-    size: tuple[int, int] | None = None
-    findings: tuple[Finding, ...] = ()
-    gaps: tuple[Gap, ...] = ()
-    reconnects: bool = False
-
-    @classmethod
-    @abstractmethod
-    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> Camera:
-        """The camera a URI asks for, not opened; `size` is what the model would like to get."""
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What messages call the camera: its path, device or URI."""
-
-    @property
-    def reconnecting(self) -> bool:
-        """Whether the camera is away and being tried again, so that a CameraTimeout is no reason to give up."""
-        return False
-
-    @abstractmethod
-    def _read(self, timeout_s: float) -> Frame | None:
-        """The next frame, None at the end."""
-
-    def open(self) -> None:
-        """Get the camera ready to read; an opened camera stays as it is.
-
-        Raises CameraError when the camera is absent, busy, forbidden or refuses the format,
-        UsageError when a path is not there, DataError when a file cannot be read.
-        """
-        super().open()
-
-    def read(self, timeout_s: float = READ_TIMEOUT_S) -> Frame | None:
-        """The next frame, or None when a finite source has ended; see the class for the promises."""
-        if not self._opened:
-            raise CameraError(f"camera {self.name} is not open: call open() first, or use it in a `with`")
-        return self._read(timeout_s)
-
-    def __iter__(self) -> Iterator[Frame]:
-        while (frame := self.read()) is not None:
-            yield frame
-
-
-class PathCamera(Camera):
-    """A file or folder as a camera: it goes by its path and has no options."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-
-    @classmethod
-    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> PathCamera:
-        """A path, or a scheme and a path."""
-        uri.options({})
-        return cls(uri.path)
-
-    @property
-    def name(self) -> str:
-        """The path."""
-        return str(self.path)
-
-
-def sensor_time(driver_s: float, grabbed_at: float, last_at: float = float("-inf")) -> float:
-    """When a frame was captured: the driver's time where that can be believed, else the time of the grab; seconds.
-
-    A time in the future, from before the last frame (`last_at`) or more than 10 s back is one of
-    another clock, or of a clock that jumped.
-    """
-    return driver_s if max(grabbed_at - OLDEST_S, last_at) < driver_s <= grabbed_at else grabbed_at
-
-
-def cover(wanted: tuple[int, int], sensor: tuple[int, int]) -> tuple[int, int]:
-    """The smallest even (width, height) in the sensor's shape that covers `wanted`, at most the sensor's own; pixels.
-
-    In the sensor's shape, so that the whole view is kept: the contract's own resize (letterbox,
-    stretch or crop) then works on what the sensor saw.
-    """
-    scale = min(1.0, max(wanted[0] / sensor[0], wanted[1] / sensor[1]))
-    width, height = (2 * math.ceil(side * scale / 2 - 1e-9) for side in sensor)
-    return width, height
+def _foreign(text: str, scheme: str, rest: str) -> Uri:
+    path, mark, query = rest.rpartition("?")
+    if not mark:
+        path, query = rest, ""
+    pairs = [pair.partition("=")[::2] for pair in query.split("&")]
+    ours = tuple((name, value) for name, value in pairs if name in _FOREIGN[scheme])
+    if not ours:
+        return Uri(_PASSWORD.sub(r"\1:***@", text), scheme, rest)
+    theirs = "&".join("=".join(pair) for pair in pairs if pair[0] not in _FOREIGN[scheme])
+    return Uri(_PASSWORD.sub(r"\1:***@", text), scheme, f"{path}?{theirs}" if theirs else path, ours)

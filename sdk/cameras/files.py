@@ -91,8 +91,7 @@ def _backend() -> int:
 class ImageCamera(PathCamera):
     """Every image of a folder in the order of the names, or one image; `captured_at` is when it was decoded.
 
-    Folders within the folder are left out. Images may differ in size. An image that cannot be
-    read raises DataError with its name.
+    Subfolders are left out. Images may differ in size. An image that cannot be read raises DataError with its name.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -105,7 +104,9 @@ class ImageCamera(PathCamera):
             raise UsageError(f"image or folder {self.path} is not there")
         self._files = [self.path] if self.path.is_file() else images_in(self.path)
         if not self._files:
-            raise DataError(f"folder {self.path} holds no image: known are {', '.join(IMAGE_SUFFIXES)}")
+            raise DataError(
+                f"folder {self.path} holds no image", hint=f"give one with {', '.join(IMAGE_SUFFIXES)} files"
+            )
         self._next = 0
 
     def _read(self, timeout_s: float) -> Frame | None:
@@ -126,9 +127,12 @@ def images_in(folder: Path) -> list[Path]:
 
 
 class DatasetCamera(Camera):
-    """The images of a data set, or `frames` of them spread evenly; `captured_at` is when one was decoded.
+    """The images of a data set, with their truth; `captured_at` is when one was decoded.
 
-    A damaged image or a bad row raises DataError, as everywhere.
+    `path` is the data set, `split` the split of it to take, None for all.
+    `frames` is how many images to take, spread evenly; None for all.
+
+    A damaged image or a bad row raises DataError.
     """
 
     def __init__(self, path: str, split: str | None = None, frames: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Opening cameras by URI: what is found, and what a wrong URI is told."""
+"""Opening cameras by URI: what is found, and the error for a wrong URI."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
         ("csi://0?mode=small", ["mode=small", "640x480"]),
     ],
 )
-def test_a_wrong_uri_is_told_what_is_known(uri: str, words: list[str]) -> None:
+def test_a_wrong_uri_is_an_error_that_lists_what_is_known(uri: str, words: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
         open_camera(uri)
     for word in words:
