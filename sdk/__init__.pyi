@@ -1,5 +1,6 @@
 """The public names; nothing else of this package is promised to stay."""
 
+from edgeloc._support.backend import Uri as Uri
 from edgeloc._version import __version__ as __version__
 from edgeloc.cameras import Camera as Camera
 from edgeloc.cameras import open_camera as open_camera
@@ -7,6 +8,7 @@ from edgeloc.data import Dataset as Dataset
 from edgeloc.data import Sample as Sample
 from edgeloc.data import open_dataset as open_dataset
 from edgeloc.engines import Engine as Engine
+from edgeloc.engines import TensorInfo as TensorInfo
 from edgeloc.engines import open_engine as open_engine
 from edgeloc.errors import CameraError as CameraError
 from edgeloc.errors import CameraTimeout as CameraTimeout

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeloc._support.backend import Openable, Uri, split_uri
+from edgeloc._support.numbers import number, whole
 from edgeloc.errors import DeviceError, UsageError
 
 __all__ = ["CommandRunner", "PowerMeter", "PowerSample", "above_zero", "baud", "parse_uri", "percent"]
 
-# Beyond this, the kernel's drivers know no speed.
-_FASTEST = 10_000_000
+# Parsers of options. Beyond 10 MBd, the kernel's drivers know no speed.
+baud = whole(1, 10_000_000)
+above_zero = number(0, above=True)
+_per_cent = number(0, 100, what="a number of per cent")
 # Runs a program and returns what it wrote to its standard output; DeviceError when it fails.
 CommandRunner = Callable[[Sequence[str]], str]
 
@@ -26,27 +29,9 @@ def parse_uri(text: str) -> Uri:
     return split_uri(text, "power meter")
 
 
-def baud(text: str) -> int:
-    """A speed of a serial line: a whole number above 0."""
-    if not text.isdecimal() or not 0 < int(text) <= _FASTEST:
-        raise ValueError(f"a whole number from 1 to {_FASTEST}")
-    return int(text)
-
-
-def above_zero(text: str) -> float:
-    """A finite number above 0."""
-    value = _number(text)
-    if not 0 < value < math.inf:
-        raise ValueError("a number above 0")
-    return value
-
-
 def percent(text: str) -> float:
     """A share from 0 to 100 %, given in per cent and returned as a fraction."""
-    value = _number(text)
-    if not 0 <= value <= 100:
-        raise ValueError("a number of per cent from 0 to 100")
-    return value / 100
+    return _per_cent(text) / 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +115,3 @@ class PowerMeter(Openable):
         if not self._opened:
             raise DeviceError(f"power meter {self.name} is not open: call open() first, or use it in a `with`")
         return self._read()
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

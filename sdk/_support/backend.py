@@ -13,6 +13,8 @@ from edgeloc.errors import UsageError
 
 __all__ = ["Openable", "Uri", "split_uri"]
 
+_ALLOWED: dict[Callable[[str], Any], str] = {int: "a whole number", float: "a number"}
+
 _Own = TypeVar("_Own", bound="Openable")
 
 
@@ -30,7 +32,10 @@ class Uri:
     kind: str = "camera"
 
     def options(self, parsers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
-        """The options read by `parsers`, one for each known name; UsageError names what does not fit."""
+        """The options read by `parsers`, one for each known name; UsageError names what does not fit.
+
+        A parser is `int`, `float`, `str` or a function of the text that raises ValueError with what it must be.
+        """
         known = ", ".join(parsers) or "none"
         values: dict[str, Any] = {}
         for name, value in self.query:
@@ -41,7 +46,8 @@ class Uri:
             try:
                 values[name] = parsers[name](value)
             except ValueError as error:
-                raise UsageError(f"{self.kind} {self.text}: {name}={value} must be {error}") from None
+                allowed = _ALLOWED.get(parsers[name], error)
+                raise UsageError(f"{self.kind} {self.text}: {name}={value} must be {allowed}") from None
         return values
 
     def require_no_path(self) -> None:

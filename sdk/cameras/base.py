@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeloc._support.backend import Openable, Uri, split_uri
+from edgeloc._support.numbers import number, whole
 from edgeloc.errors import CameraError, UsageError
 from edgeloc.findings import Finding
 from edgeloc.types import Frame
@@ -39,6 +40,12 @@ _OLDEST_S = 10.0
 # Schemes whose text belongs to another program (a pipeline, an address with its own query), and our options in it.
 _FOREIGN = {"gst": ("reconnect",), "rtsp": ("reconnect", "transport"), "rtsps": ("reconnect", "transport")}
 _PASSWORD = re.compile(r"(?<=//)([^/@:]*):[^/@]*@")
+
+# Parsers of options.
+integer = whole(0)
+positive = whole(1)
+rate = number(0, 1000, above=True, what="a number of frames a second")
+seconds = number(0, 86400, what="a number of seconds")
 
 
 @dataclass(frozen=True)
@@ -188,42 +195,6 @@ def parse_uri(text: str) -> Uri:
     if scheme.lower() in _FOREIGN:
         return _foreign(text, scheme.lower(), rest)
     return split_uri(text, "camera")
-
-
-def integer(text: str) -> int:
-    """A whole number of 0 or more."""
-    if not text.isdecimal():
-        raise ValueError("a whole number of 0 or more")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """A whole number of 1 or more."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError("a whole number of 1 or more")
-    return int(text)
-
-
-def rate(text: str) -> float:
-    """Frames a second: a number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= 1000:
-        raise ValueError("a number of frames a second above 0, and at most 1000")
-    return value
-
-
-def seconds(text: str) -> float:
-    """A number of seconds of 0 or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 86400:
-        raise ValueError("a number of seconds from 0 to 86400")
-    return value
 
 
 def size(text: str) -> tuple[int, int]:

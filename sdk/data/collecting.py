@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from edgeloc._support.numbers import finite
 from edgeloc.data.images import image_size, read_image
 from edgeloc.data.sample import Dataset, Sample
 from edgeloc.errors import DataError
@@ -144,13 +145,10 @@ def _checked(box: Box, size: tuple[int, int], where: str) -> Box:
 
 def number(value: object, where: str, name: str) -> float:
     """A finite number from a field of JSON or text; DataError names the field."""
-    result = math.nan
-    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        with suppress(ValueError, OverflowError):
-            result = float(value)
-    if not math.isfinite(result):
-        raise DataError(f"{where}: {name} is {value!r}, not a number")
-    return result
+    try:
+        return finite(value)
+    except ValueError as error:
+        raise DataError(f"{where}: {name} is {value!r}, not {error}") from None
 
 
 def whole(value: object, where: str, name: str) -> int:

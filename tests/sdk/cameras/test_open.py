@@ -25,7 +25,7 @@ from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
         ("synthetic://?size=0x480", ["640x480"]),
         ("synthetic://?fps=0", ["above 0"]),
         ("synthetic://?fps=nan", ["above 0"]),
-        ("synthetic://?frames=0", ["1 or more"]),
+        ("synthetic://?frames=0", ["from 1"]),
         ("synthetic://?live=yes", ["1 or 0"]),
         ("synthetic://?seed", ["seed"]),
         ("synthetic://[", ["no URI"]),
