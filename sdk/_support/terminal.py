@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.abc
 import importlib.util
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 __all__ = ["progress", "quiet_import", "quiet_opencv", "quiet_stderr"]
 
@@ -30,7 +27,7 @@ def quiet_stderr() -> Iterator[None]:
     except OSError:  # no standard error at all: nothing to keep quiet
         yield
         return
-    with os.fdopen(kept, "wb") as terminal, tempfile.TemporaryFile() as held:
+    with os.fdopen(kept, "wb") as terminal, _held_back() as held:
         sys.stderr.flush()
         os.dup2(held.fileno(), 2)
         try:
@@ -38,10 +35,19 @@ def quiet_stderr() -> Iterator[None]:
         except Exception:
             _restore(kept)
             held.seek(0)
-            shutil.copyfileobj(held, terminal)
+            terminal.write(held.read())
             raise
         finally:
             _restore(kept)
+
+
+def _held_back() -> BinaryIO:
+    """A file without a name; in memory where the system can, since a program that starts passes here once."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    import tempfile
+
+    return tempfile.TemporaryFile()
 
 
 def _restore(kept: int) -> None:
@@ -77,7 +83,7 @@ def quiet_import(name: str) -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
-class _QuietFinder(importlib.abc.MetaPathFinder):
+class _QuietFinder:
     """Finds one package as the others would, and has it executed in silence."""
 
     def __init__(self, name: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from edgeloc._support.terminal import quiet_stderr
 from edgeloc.engines.base import Engine, TensorInfo
-from edgeloc.engines.sandbox import vet_model
 from edgeloc.errors import EngineError, ModelError, first_line
 from edgeloc.model.file import ModelFile
 
@@ -40,7 +39,6 @@ class TfliteEngine(Engine):
     delegate_loader = "load_delegate"
 
     def __init__(self, model: ModelFile, threads: int | None = None, delegates: Sequence[Any] = ()) -> None:
-        self.version = _version(self.package)
         self._interpreter = self._open(model, threads, delegates)
         inputs, outputs = self._details()
         self.inputs = {name: _info(name, detail) for name, detail in inputs.items()}
@@ -69,6 +67,8 @@ class TfliteEngine(Engine):
     @classmethod
     def vet(cls, model: ModelFile) -> None:
         """Load the model and run it once in a process of its own."""
+        from edgeloc.engines.sandbox import vet_model  # a verified model, the usual one, is loaded without
+
         first, *rest = cls.attribute.split(".")
         path = "".join(f".{name}" for name in (first, *rest))
         load = f"Interpreter = importlib.import_module({cls.module!r}){path}"
@@ -101,9 +101,14 @@ class TfliteEngine(Engine):
             raise self._refused(model, error) from error
         return interpreter
 
+    @cached_property
+    def version(self) -> str:  # type: ignore[override]
+        """The package's version, looked up when it is first asked for: that takes as long as loading a small model."""
+        return self.installed_version()
+
     @classmethod
     def installed_version(cls) -> str:
-        """The package's version; "of unknown version" where it is not told."""
+        """The package's version; "of unknown version" where it cannot be found out."""
         return _version(cls.package)
 
     @classmethod
@@ -212,7 +217,9 @@ def _indices(details: Any) -> set[int]:
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return version(package)
+    except PackageNotFoundError:
         return "of unknown version"

@@ -15,7 +15,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgeloc._support.files import atomic_path
 from edgeloc.errors import ContractError, ModelError
 from edgeloc.model.containers import CONTAINERS, Format, format_of
 from edgeloc.model.contract import Contract, read_contract
@@ -199,6 +198,8 @@ def write_model(
     Raises ModelError when `payload` is of no known format or another than the suffix says, OutputError when the path
     cannot be written.
     """
+    from edgeloc._support.files import atomic_path  # who only runs a model never writes one
+
     path = Path(path)
     container = CONTAINERS[format_of(b"", path.suffix)]
     if not container.matches(payload):
