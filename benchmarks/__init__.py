@@ -1,1 +1,7 @@
-"""Benchmarks of a quantized localizer: latency of each stage, what quantization cost, and the report of both."""
+"""Measures latency, energy and what quantization cost; its public names stand in `__init__.pyi`."""
+
+from __future__ import annotations
+
+from edgeloc._support.lookup import lazy_face
+
+__getattr__, __dir__, __all__ = lazy_face(__name__)

@@ -1,4 +1,4 @@
-"""Energy of a benchmark: idle, frames, inferences and idle again under a power meter; the meters are the device's."""
+"""Energy of a benchmark: idle, frames, inferences and idle again under a power meter of `edgeloc.device.power`."""
 
 from __future__ import annotations
 
@@ -11,27 +11,33 @@ from typing import Any, TypeVar
 from edgeloc.device.power import EnergyEstimate, PowerMeter, PowerSampler, PowerTrace, net_energy, open_meter
 from edgeloc.errors import DataError, DeviceError
 
-__all__ = ["IDLE_S", "MIN_READINGS", "SETTLE_S", "Energy", "EnergyRecorder"]
+__all__ = ["IDLE_S", "MIN_READINGS", "SETTLE_S", "Energy", "EnergyRecorder", "format_energy", "format_uncertain"]
 
 T = TypeVar("T")
 
 # Idle is measured so long, after the power has had this long to come down from what was done before.
 IDLE_S = 3.0
 SETTLE_S = 1.0
-# Of fewer readings, nothing can be said on how far their mean may be off.
+# The uncertainty of a mean of fewer readings is not known.
 MIN_READINGS = 10
 _SPANS = ("idle before", "frames", "inferences", "idle after")
 
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """What a frame and an inference cost beyond being idle; `status` is measured, replayed or not measured.
+    """What a frame and an inference cost beyond being idle.
 
-    `per_frame_mj` is over all stages of a frame, `per_inference_mj` over the engine's invoke alone,
-    repeated without a pause; the truth is within `*_uncertainty_mj` of each, so far as `gain_error`
-    is known (None: the meter states none, and it is not in). Powers are in W. `t_s` and `watts` are
-    the readings, from the first one on; `spans_s` tells which of them were what. `replayed` says
-    that the readings are a recording's, not this run's. `reason` says why nothing was measured.
+    `status`: measured, replayed (the readings are a recording's, not this run's) or not measured.
+    `reason`: why nothing was measured.
+    `source`, `blind_to`: the meter, and what it does not measure.
+    `rate_hz`, `resolution_w`, `gain_error`: its readings a second, its step, and the share by which it may be off
+    (None: it states none, and it is not in the uncertainties).
+    `per_frame_mj`: over all stages of a frame; `per_inference_mj`: over the engine's invoke alone, repeated without a
+    pause. The truth is within `*_uncertainty_mj` of each.
+    `frames`, `inferences`: how many were measured.
+    `power_w`: while frames were timed, idle included; `idle_before_w` and `idle_after_w` without work.
+    `t_s`, `watts`: the readings, from the first one on, the longest `longest_gap_s` apart.
+    `spans_s`: which of them were what.
     """
 
     status: str = "not measured"
@@ -65,16 +71,15 @@ class Energy:
 class EnergyRecorder:
     """Reads a power meter beside the benchmark; without one, every step is passed through and nothing is recorded.
 
-    `power` is a meter's URI, `auto` or `none`. A meter that was named and is not there raises
-    DeviceError or UsageError; one that is lost later ends in `not measured` with its reason, while
-    the benchmark goes on.
+    `power` is a meter's URI, `auto` or `none`. A meter that was named and is not there raises DeviceError or
+    UsageError; one that is lost later ends in `not measured` with its reason, and the benchmark continues.
     """
 
     def __init__(self, power: str) -> None:
         self._meter: PowerMeter | None = None
         self._sampler: PowerSampler | None = None
         self._required = power != "auto"
-        self._reason = "it was switched off with --power none"
+        self._reason = "no power meter was asked for"
         self._spans: dict[str, tuple[float, float]] = {}
         self._counts: dict[str, Any] = {"frames": 0, "inferences": 0}
         try:
@@ -104,7 +109,7 @@ class EnergyRecorder:
             self._sampler.stop()
 
     def close(self) -> None:
-        """Give the meter back; may be called twice."""
+        """Close the meter; may be called twice."""
         if self._meter is not None:
             self._meter.close()
 
@@ -146,8 +151,19 @@ class EnergyRecorder:
         self._spans["inferences"] = begin, time.monotonic()
         self._counts["inferences"] = count
 
+    def readings(self) -> Energy:
+        """The readings so far, without the figures made of them."""
+        meter, sampler = self._meter, self._sampler
+        if meter is None or sampler is None:
+            return Energy(reason=self._reason)
+        try:
+            kept = _readings(sampler.trace(), self._spans)
+        except DataError:
+            kept = {}
+        return Energy(reason="its figures were not computed", **_meter_facts(meter), **kept)
+
     def figures(self) -> Energy:
-        """What was measured so far; `not measured` with the reason where it does not make an energy."""
+        """What was measured so far; `not measured` with the reason where the readings do not suffice."""
         meter, sampler = self._meter, self._sampler
         if meter is None or sampler is None:
             return Energy(reason=self._reason if meter is None else "the measurement ended before it began")
@@ -162,15 +178,15 @@ class EnergyRecorder:
         return self._energy(meter, {name: _estimate(trace, self._spans[name]) for name in _SPANS}, kept)
 
     def _lacks(self, trace: PowerTrace) -> str | None:
-        """Why the readings do not suffice, None where they do."""
+        """Why the readings do not suffice; None where they do."""
         missing = [name for name in _SPANS if name not in self._spans]
         if missing:
-            return f"the measurement ended before its part {missing[0]!r} was through"
+            return f"the measurement ended before its part {missing[0]!r} was complete"
         for name in _SPANS:
             begin, end = self._spans[name]
             count = int(((trace.t >= begin) & (trace.t <= end)).sum())
             if count < MIN_READINGS:
-                wanted = f"time at least {_more(self._counts['frames'], count)} frames with --frames"
+                wanted = f"time at least {_more(self._counts['frames'], count)} frames"
                 return f"the meter was read {count} times during {name!r}, {MIN_READINGS} are needed: " + (
                     wanted if name == "frames" else "the meter is too slow or paused"
                 )
@@ -223,5 +239,25 @@ def _estimate(trace: PowerTrace, span: tuple[float, float]) -> EnergyEstimate:
 
 
 def _more(frames: int, readings: int) -> int:
-    """About how many frames would give readings enough."""
+    """About how many frames would give enough readings."""
     return -(-frames * 2 * MIN_READINGS // max(readings, 1))
+
+
+def format_energy(energy: Energy) -> str:
+    """The figures in one line, or that and why there are none."""
+    if energy.per_frame_mj is None:
+        return f"not measured: {energy.reason}" if energy.reason else "not measured"
+    frame = format_uncertain(energy.per_frame_mj, energy.per_frame_uncertainty_mj)
+    inference = format_uncertain(energy.per_inference_mj, energy.per_inference_uncertainty_mj)
+    return (
+        f"{frame} mJ a frame, {inference} mJ an inference beyond idle, {energy.power_w:.3g} W  "
+        f"({energy.status}: {energy.source})"
+    )
+
+
+def format_uncertain(value: float | None, spread: float | None) -> str:
+    """A value with as many decimals as two digits of its uncertainty have."""
+    if value is None or spread is None:
+        return "-"
+    digits = max(0, 1 - int(f"{spread:e}".partition("e")[2])) if spread else 3
+    return f"{value:.{digits}f} ± {spread:.{digits}f}"

@@ -30,9 +30,11 @@ _SCENES = 32
 
 
 class FrameSource(ABC):
-    """Gives frames without end; `capture` says in words what `grab` spends its time on.
+    """Gives frames without end.
 
-    `skipped` names what could not be read and was left out.
+    `name`: what the frames come from.
+    `capture`: what `grab` spends its time on, in words.
+    `skipped`: the names of what could not be read and was left out.
     """
 
     name: str
@@ -43,8 +45,8 @@ class FrameSource(ABC):
     def grab(self) -> Pixels:
         """The next frame, BGR uint8 (height, width, 3)."""
 
-    def close(self) -> None:  # noqa: B027 - most sources have nothing to let go of
-        """Let go of the source; harmless when called again."""
+    def close(self) -> None:  # noqa: B027 - most sources have nothing to close
+        """Close the source; harmless when called again."""
 
 
 class CameraSource(FrameSource):
@@ -82,13 +84,14 @@ class CameraSource(FrameSource):
 class ImageSource(FrameSource):
     """Up to 64 images spread over a data set, in turn; each is read once before, so that none comes from a cold disk.
 
-    A corrupt image raises DataError, or with `skip_bad` is left out and listed in `skipped`.
+    A corrupt image raises DataError; with `skip_bad` it is left out and listed in `skipped`.
     """
-
-    capture = "reading and decoding an image file that the system holds in memory"
 
     def __init__(self, name: str, samples: Sequence[Sample], *, skip_bad: bool = False) -> None:
         self.name = name
+        self.capture = "drawing a synthetic scene"
+        if any(sample.path is not None for sample in samples):
+            self.capture = "reading and decoding an image file that the system holds in memory"
         self.skipped: list[str] = []
         self._samples = [sample for sample in spread(samples, _IMAGES) if self._loads(sample, skip_bad)]
         if not self._samples:
@@ -131,7 +134,7 @@ class SceneSource(FrameSource):
 
 
 class LatencyRecorder:
-    """Times frames one by one and keeps every sample, so that an interrupted run still has what it measured."""
+    """Times frames one by one and keeps every sample, so that an interrupted run has what it measured."""
 
     def __init__(self, localizer: Localizer, source: FrameSource, warmup: int, threads: int | None = None) -> None:
         self._localizer, self._source, self._warmup, self._threads = localizer, source, warmup, threads

@@ -1,4 +1,4 @@
-"""The result of a benchmark as a file: its fields, what it ran on, writing and reading."""
+"""The result of a benchmark: its fields, the machine that it ran on, and its file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from edgeloc.benchmarks.energy import Energy
 from edgeloc.device.board import Board, read_board
 from edgeloc.device.thermal import ThermalReader, ThermalRecord
 from edgeloc.errors import DataError
+from edgeloc.evaluation.accuracy import Accuracy
 from edgeloc.evaluation.figures import Regression, format_size
+from edgeloc.findings import Finding
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -37,13 +39,21 @@ __all__ = [
 ]
 
 
+SCHEMA_VERSION = 2
+STAGES = ("capture", "preprocess", "invoke", "decode", "draw", "total")
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The machine and its software; None is what the machine does not tell.
+    """The machine and its software; None is what the machine does not report.
 
-    `board` is the device tree's own words for it; `load_1min` is the load average when the
-    measurement began; `governor` the frequency governor of the first core; `power_mode` a
-    Jetson's. `hardware` has the board's particulars.
+    `board`: its name in the device tree.
+    `cpu`, `cores`, `machine`: the processor, the cores that this process may use, and the architecture.
+    `os`, `python`, `numpy`, `opencv`, `edgeloc`: versions.
+    `governor`: the frequency governor of the first core.
+    `load_1min`: the load average when the measurement began.
+    `power_mode`: of a Jetson.
+    `hardware`: the board's particulars.
     """
 
     board: str | None
@@ -60,47 +70,17 @@ class Environment:
     power_mode: str | None = None
     hardware: Board | None = None
 
-    def warnings(self) -> tuple[str, ...]:
-        """What may make the latencies worse than the machine's best, one sentence each."""
+    def findings(self) -> tuple[Finding, ...]:
+        """What may make the latencies worse than the machine's best: `cpu-governor`, `machine-busy`."""
         found = []
         if self.governor not in (None, "performance"):
-            found.append(f"the CPU governor is {self.governor}, not performance: latencies may be longer and vary more")
+            message = f"the CPU governor is {self.governor}, not performance: latencies may be longer and vary more"
+            found.append(Finding("cpu-governor", "warning", message, "set the governor performance and measure again"))
         if self.load_1min is not None and self.load_1min > 0.5 * self.cores:
-            found.append(
-                f"the machine was busy when the measurement began (load {self.load_1min:.1f} on {self.cores} cores)"
-            )
+            load = f"load {self.load_1min:.1f} on {self.cores} cores"
+            message = f"the machine was busy when the measurement began ({load})"
+            found.append(Finding("machine-busy", "warning", message, "stop other work and measure again"))
         return tuple(found)
-
-
-def read_environment(root: str | Path = "/") -> Environment:
-    """Read the environment; `root` is where proc and sys are found (another folder in tests)."""
-    hardware, heat = read_board(Path(root)), ThermalReader(Path(root)).read()
-    return Environment(
-        board=hardware.model,
-        cpu=hardware.cpu,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        machine=hardware.machine,
-        os=platform.platform(),
-        governor=heat.governor,
-        load_1min=_load(),
-        python=hardware.python,
-        numpy=np.__version__,
-        opencv=cv2.__version__,
-        edgeloc=__version__,
-        power_mode=heat.power_mode,
-        hardware=hardware,
-    )
-
-
-def _load() -> float | None:
-    try:
-        return round(os.getloadavg()[0], 2)
-    except OSError:
-        return None
-
-
-SCHEMA_VERSION = 1
-STAGES = ("capture", "preprocess", "invoke", "decode", "draw", "total")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +100,7 @@ class StageLatency:
 
 @dataclass(frozen=True, slots=True)
 class LatencyRun:
-    """How the latencies came about; `capture` says in words what that stage holds for this source."""
+    """How the latencies came about; `capture` describes what that stage holds for this source."""
 
     source: str
     capture: str
@@ -134,7 +114,7 @@ class LatencyRun:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model file as it was measured; `precision` is read out of the file, never taken from a claim."""
+    """A model file as it was measured; `precision` is read out of the file."""
 
     path: str
     sha256: str
@@ -161,10 +141,18 @@ class DataInfo:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """All of one benchmark; `complete` is false when it was interrupted and holds what was measured until then.
+    """All of one benchmark.
 
-    `size_ratio` is the float file's bytes over the quantized file's. `heat` is the board's while the
-    latencies were measured. `energy.status` is "not measured" where there was no meter.
+    `created_at`: when it ended, in UTC (ISO 8601).
+    `complete`: false when it was interrupted; the result then holds what was measured until then.
+    `environment`, `model`, `against`, `data`: what was measured, on what, and on which images.
+    `size_ratio`: the float file's bytes over the quantized file's.
+    `latency`, `latency_run`: each stage of STAGES, and how the samples came about.
+    `regression`: what quantization cost; None where there was no float model to compare with.
+    `accuracy`: the model against the labels; None where a regression has its figures, or without labelled images.
+    `thermal`: the board's temperatures and clocks while the latencies were measured.
+    `energy`: `energy.status` is "not measured" where there was no meter.
+    `findings`: what to know about these figures.
     """
 
     created_at: str
@@ -176,10 +164,11 @@ class BenchResult:
     data: DataInfo | None
     latency: dict[str, StageLatency]
     latency_run: LatencyRun | None
-    regression: Regression | None
-    heat: ThermalRecord | None = None
+    regression: Regression | None = None
+    accuracy: Accuracy | None = None
+    thermal: ThermalRecord | None = None
     energy: Energy = field(default_factory=Energy)
-    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
 
@@ -197,11 +186,12 @@ def read_result(path: str | Path) -> BenchResult:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; give a result of `edgeloc bench`") from error
     except ValueError as error:
-        raise DataError(f"{path} is no result of `edgeloc bench`: it is no JSON ({error})") from error
+        raise DataError(f"{path} is no result of `edgeloc bench`: it is not JSON ({error})") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(
-            f"{path} is no result that this release reads: schema_version is {version!r}, it must be {SCHEMA_VERSION}"
+            f"{path} is no result that this release reads: schema_version is {version!r}, it must be {SCHEMA_VERSION}; "
+            "measure again"
         )
     try:
         result: BenchResult = from_data(BenchResult, data)
@@ -219,3 +209,30 @@ def describe_model(info: ModelInfo) -> str:
     """A model file in one line."""
     engine = f"{info.engine} {info.engine_version}"
     return f"{info.path}: {info.precision}, {format_size(info.bytes)}, on {engine}, SHA-256 {info.sha256}"
+
+
+def read_environment(root: str | Path = "/") -> Environment:
+    """Read the environment; `root` is where proc and sys are found (another folder in tests)."""
+    hardware, thermal = read_board(Path(root)), ThermalReader(Path(root)).read()
+    return Environment(
+        board=hardware.model,
+        cpu=hardware.cpu,
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        machine=hardware.machine,
+        os=platform.platform(),
+        governor=thermal.governor,
+        load_1min=_load(),
+        python=hardware.python,
+        numpy=np.__version__,
+        opencv=cv2.__version__,
+        edgeloc=__version__,
+        power_mode=thermal.power_mode,
+        hardware=hardware,
+    )
+
+
+def _load() -> float | None:
+    try:
+        return round(os.getloadavg()[0], 2)
+    except OSError:
+        return None

@@ -1,25 +1,44 @@
-"""The command `edgeloc bench`: its flags and its closing table; the measuring is in `edgeloc.benchmarks.bench`."""
+"""`edgeloc bench`: its flags, and what it prints of the result."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from edgeloc._support.numbers import at_least_one, at_least_zero
 
-__all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run"]
+if TYPE_CHECKING:
+    from edgeloc.benchmarks.result import BenchResult
+
+__all__ = ["EXTRA", "HELP", "NEEDS", "closing_table", "configure", "run", "summary"]
 
 HELP = "measure latency of each stage, energy and what quantization cost, into result.json"
 EXTRA: str | None = None
 NEEDS: tuple[str, ...] = ()
 
+_SERIES = ("samples_ms", "warmup_ms")
+_TRACE = ("t_s", "watts", "spans_s")
+_IMAGES = ("rows", "worst")
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
-    add("model", metavar="MODEL.tflite", help="the quantized model")
+    add("model", metavar="MODEL", help="the quantized model, .tflite or .onnx")
     add("--against", metavar="FLOAT", help="the float model to compare with, .tflite or .keras")
-    add("--data", metavar="DATA", help="labelled images: a folder, an annotation file, or synthetic")
-    add("--split", metavar="NAME", help="which split of the data, such as val (default: all of it)")
+    add(
+        "--validation",
+        metavar="DATA",
+        help="labelled images: a folder, an annotation file, or synthetic; without --against the model's own accuracy",
+    )
+    add("--validation-split", metavar="NAME", help="which split of the data, such as val (default: all of it)")
+    add(
+        "--max-images",
+        type=at_least_one,
+        metavar="N",
+        help="measure accuracy on N images, spread evenly over the groups (default: all)",
+    )
     add("--out", metavar="RESULT.json", default="result.json", help="where the result goes (default: %(default)s)")
     add("--frames", metavar="N", type=at_least_one, default=200, help="frames to time (default: %(default)s)")
     add(
@@ -29,13 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=20,
         help="frames before them, kept apart (default: %(default)s)",
     )
-    add("--camera", metavar="URI", help="time frames of this camera (default: the data's images, or made scenes)")
-    add(
-        "--limit",
-        type=at_least_one,
-        metavar="N",
-        help="compare on N images, spread evenly over the groups (default: all)",
-    )
+    add("--camera", metavar="URI", help="time frames of this camera (default: the data's images, or synthetic scenes)")
     add(
         "--power",
         metavar="METER",
@@ -52,31 +65,96 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--contract", metavar="FILE.json", help="the contract of a model that carries none")
     add("--no-negatives", action="store_true", help="no background crops for the presence figures")
     add("--skip-bad", action="store_true", help="leave out images and rows that cannot be read, and count them")
+    add("--json", action="store_true", help="print the figures as one JSON object instead of text")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, save and print; 0 when done."""
-    from edgeloc.benchmarks.bench import BenchOptions, bench, closing_table
+    import json
+
+    from edgeloc.benchmarks.measurement import BenchOptions, bench
 
     result = bench(
         BenchOptions(
             model=arguments.model,
             out=arguments.out,
             against=arguments.against,
-            data=arguments.data,
-            split=arguments.split,
+            validation=arguments.validation,
+            validation_split=arguments.validation_split,
+            max_images=arguments.max_images,
             camera=arguments.camera,
             frames=arguments.frames,
             warmup=arguments.warmup,
-            limit=arguments.limit,
-            threads=arguments.threads,
             engine=arguments.engine,
+            threads=arguments.threads,
             contract=arguments.contract,
             negatives=not arguments.no_negatives,
             skip_bad=arguments.skip_bad,
             power=arguments.power,
-        ),
-        tell=print,
+        )
     )
-    print(closing_table(result, arguments.out))
+    if arguments.json:
+        print(json.dumps(summary(result, arguments.out), indent=2))
+    else:
+        print(closing_table(result, arguments.out))
     return 0
+
+
+def summary(result: BenchResult, out: str) -> dict[str, Any]:
+    """The result as JSON-ready values without its long lists (samples, readings, images), which `result` holds."""
+    from dataclasses import asdict
+
+    values = {"result": str(out), **asdict(result)}
+    values["latency"] = {stage: _without(figures, _SERIES) for stage, figures in values["latency"].items()}
+    values["energy"] = _without(values["energy"], _TRACE)
+    for part in ("regression", "accuracy"):
+        values[part] = values[part] and _without(values[part], _IMAGES)
+    return values
+
+
+def _without(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def closing_table(result: BenchResult, out: str) -> str:
+    """The numbers that matter, one a line."""
+    from edgeloc.benchmarks.energy import format_energy
+    from edgeloc.evaluation.figures import format_size
+
+    rows = [*_accuracy_rows(result)]
+    if result.latency:
+        total, invoke = result.latency["total"].p50_ms, result.latency["invoke"].p50_ms
+        rows.append(("latency", f"p50 {total:.1f} ms a frame, {1000 / total:.0f} a second  (invoke {invoke:.1f} ms)"))
+    rows.append(("energy", format_energy(result.energy)))
+    ratio = f"  ({result.size_ratio:.1f} times smaller than float)" if result.size_ratio else ""
+    rows.append(("size", f"{format_size(result.model.bytes)}, {result.model.precision}{ratio}"))
+    if result.data and result.data.skipped:
+        names = _some(result.data.skipped_names)
+        rows.append(("skipped", f"{result.data.skipped} images that cannot be read: {names}"))
+    rows.append(("result", str(out)))
+    return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def _accuracy_rows(result: BenchResult) -> Iterator[tuple[str, str]]:
+    """What quantization cost; of a model without a float model beside it, how accurate it is."""
+    from edgeloc.evaluation.accuracy import format_mean_interval
+    from edgeloc.evaluation.figures import format_drop, format_interval, format_share
+
+    figures, accuracy = result.regression, result.accuracy
+    if figures and figures.images:
+        before, after = figures.mean_iou_float, figures.mean_iou_quantized
+        means = f"float {format_share(before)}, quantized {format_share(after)}, {figures.images} images"
+        interval = f"95 % interval by {figures.ci_by} {format_interval(figures)}"
+        yield "IoU drop", f"{format_drop(before, after)}, {interval}  ({means})"
+    if accuracy and accuracy.images:
+        interval = f"95 % interval by {accuracy.ci_by} {format_mean_interval(accuracy)}"
+        yield "mean IoU", f"{format_share(accuracy.mean_iou)}, {interval}  ({accuracy.images} images)"
+    if accuracy:
+        found = f"objects found {format_share(accuracy.recall)}, false alarms {format_share(accuracy.false_alarms)}"
+        yield "presence", f"{found}  (threshold {accuracy.threshold:.2f})"
+    if accuracy and accuracy.labelled:
+        yield "class", f"right {format_share(accuracy.top1)}  ({accuracy.labelled} labelled objects)"
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

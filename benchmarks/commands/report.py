@@ -1,4 +1,4 @@
-"""The command `edgeloc report`: a result of `edgeloc bench` as one HTML page."""
+"""`edgeloc report`: a result of `edgeloc bench` as one HTML page."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ NEEDS: tuple[str, ...] = ("matplotlib", "jinja2")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("result", metavar="RESULT.json", help="the result.json that edgeloc bench wrote")
-    parser.add_argument(
-        "--out", metavar="REPORT.html", default="report.html", help="where the page goes (default: %(default)s)"
-    )
+    add = parser.add_argument
+    add("result", metavar="RESULT.json", help="the result.json that edgeloc bench wrote")
+    add("--out", metavar="REPORT.html", default="report.html", help="where the page goes (default: %(default)s)")
+    add("--json", action="store_true", help="print one JSON object instead of text")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, render and write; 0 when done."""
+    import json
+
     from edgeloc._support.files import require_writable
     from edgeloc.benchmarks.report.page import write_report
     from edgeloc.benchmarks.result import read_result
@@ -28,5 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     result = read_result(arguments.result)
     require_writable(arguments.out, arguments.result)
     write_report(arguments.out, result)
-    print(f"report  {arguments.out}")
+    if arguments.json:
+        print(json.dumps({"report": arguments.out, "result": arguments.result, "complete": result.complete}))
+    else:
+        print(f"report  {arguments.out}")
     return 0

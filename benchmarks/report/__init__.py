@@ -1,1 +1,1 @@
-"""A benchmark's result as one self-contained HTML page."""
+"""A result as one HTML page."""

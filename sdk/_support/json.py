@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from edgeloc.errors import DataError
 
@@ -46,6 +46,10 @@ def from_data(kind: Any, data: Any, where: str = "") -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return None if data is None else from_data(next(a for a in arguments if a is not type(None)), data, where)
+    if origin is Literal:
+        if data not in arguments:
+            raise DataError(f"{where} must be one of {', '.join(map(str, arguments))}, not {data!r}")
+        return data
     if origin is dict:
         _require(data, dict, where, "an object")
         return {key: from_data(arguments[1], item, f"{where}.{key}") for key, item in data.items()}

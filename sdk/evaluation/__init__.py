@@ -1,1 +1,1 @@
-"""How true a quantized model is to its float model: pairing, figures, statistics, layers."""
+"""How faithful a quantized model is to its float model: pairing, figures, statistics, layers."""

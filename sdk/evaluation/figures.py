@@ -171,7 +171,12 @@ def regression_figures(
     labels: Sequence[str] = (),
     seed: int = 0,
 ) -> Regression:
-    """All figures of `rows`; `labels` are those that the quantized model knows, thresholds those of presence."""
+    """All figures of `rows`.
+
+    `threshold_float`, `threshold_quantized`: the presence from which each model counts an object as found.
+    `labels`: the classes that the quantized model knows; without any there are no class figures.
+    `seed`: of the bootstrap; the same seed gives the same interval.
+    """
     objects = [row for row in rows if row.kind == "object"]
     before = [row.iou_float or 0.0 for row in objects]
     after = [row.iou_quantized or 0.0 for row in objects]

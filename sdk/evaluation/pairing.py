@@ -1,14 +1,15 @@
-"""Each image through the float and the quantized model, paired; a `.keras` model is run by Keras."""
+"""Every image through the float and the quantized model, paired; a `.keras` model is run by Keras."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,20 @@ from edgeloc.model.contract import Contract, InputSpec, Thresholds
 from edgeloc.model.file import ModelFile, own_contract, read_keras_contract, read_model
 from edgeloc.types import Box, Pixels
 
-__all__ = ["Answer", "KerasEngine", "RegressionRecorder", "RememberingSide", "Side", "float_side", "side_in_memory"]
+__all__ = [
+    "Answer",
+    "KerasEngine",
+    "Recorder",
+    "RegressionRecorder",
+    "RememberingSide",
+    "Side",
+    "float_side",
+    "rounded_box",
+    "rounded_iou",
+    "side_in_memory",
+]
+
+R = TypeVar("R")
 
 
 class KerasEngine(Engine):
@@ -93,7 +107,7 @@ def _load(path: Path) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model says whatever its thresholds: presence 0 to 1, its box in pixels, its most probable label."""
+    """What a model answers whatever its thresholds: presence 0 to 1, its box in pixels, its most probable label."""
 
     presence: float
     box: Box | None
@@ -148,9 +162,12 @@ class RememberingSide(Side):
 def side_in_memory(
     name: str, flatbuffer: bytes, contract: Contract, *, engine: Engine | None = None, remember: bool = False
 ) -> Side:
-    """A model that is no file yet; `name` stands for it in errors. It must be known to load without harm.
+    """A model that is no file yet, and that must be known to load without harm.
 
-    `engine` is one that has it loaded already.
+    `name`: stands for it in errors.
+    `flatbuffer`, `contract`: the model and how its input is made and its outputs are read.
+    `engine`: one that has the model loaded already (None: a new one).
+    `remember`: run the model once for each image, however often the image comes.
 
     Raises ContractError when the contract does not fit it, EngineError when the engine is missing or fails.
     """
@@ -162,6 +179,8 @@ def side_in_memory(
 def float_side(path: str | Path, contract: Contract, engine: str = "auto", threads: int | None = None) -> Side:
     """The float model of a `.tflite` or `.keras` file, under its own contract, else under `contract`.
 
+    `engine`, `threads`: what the quantized model runs on; the float model runs there too where it can, else on the CPU.
+
     Raises UsageError for another kind of file, ModelError when the file is bad, ContractError when
     the contract does not fit it, MissingExtra for `.keras` without TensorFlow.
     """
@@ -171,32 +190,28 @@ def float_side(path: str | Path, contract: Contract, engine: str = "auto", threa
         model = ModelFile(path, b"", "keras", contract=own)
         return Side(model, own, KerasEngine.load(model, threads))
     if path.suffix != ".tflite":
-        raise UsageError(f"--against {path}: the float model must be a .tflite or a .keras file")
+        raise UsageError(field="against", value=str(path), allowed="a .tflite or a .keras file")
     model = read_model(path)
-    if engine.startswith("edgetpu") and not is_for_edge_tpu(model.payload):
-        engine = "auto"  # the float model never runs there
+    if engine == "tensorrt" or (engine.startswith("edgetpu") and not is_for_edge_tpu(model.payload)):
+        engine = "auto"  # a float .tflite never runs there
     localizer = Localizer(model, engine, threads, own_contract(model) or contract)
     return Side(model, localizer.contract, localizer.engine)
 
 
-class RegressionRecorder:
-    """Pairs the two models image by image and keeps every row, so that an interrupted run still has what it measured.
+class Recorder(ABC, Generic[R]):
+    """Takes images through one model or two, and keeps every row, so that an interrupted run has what it measured.
 
-    Every image is loaded once and goes through both. With `negatives`, a background crop of each
-    image with an object goes through both too. A corrupt image raises DataError, or with
-    `skip_bad` is left out and listed in `skipped`.
+    `negatives`: a background crop of each image with an object is taken through, too.
+    `skip_bad`: a corrupt image is left out and listed in `skipped`; else it raises DataError.
     """
 
-    def __init__(
-        self, float_side: Side, quantized_side: Side, *, negatives: bool = True, skip_bad: bool = False
-    ) -> None:
-        self._float, self._quantized = float_side, quantized_side
+    def __init__(self, *, negatives: bool = True, skip_bad: bool = False) -> None:
         self._negatives, self._skip_bad = negatives, skip_bad
-        self.rows: list[Row] = []
+        self.rows: list[R] = []
         self.skipped: list[str] = []
 
     def record(self, samples: Iterable[Sample]) -> None:
-        """Take every sample through both models."""
+        """Load every sample once, and take it through."""
         for sample in samples:
             try:
                 pixels = sample.load()
@@ -207,19 +222,26 @@ class RegressionRecorder:
                 continue
             self.rows += self._rows(sample, pixels)
 
-    def _rows(self, sample: Sample, pixels: Pixels) -> list[Row]:
+    def _rows(self, sample: Sample, pixels: Pixels) -> list[R]:
         rows = [self._row(sample, pixels, "empty" if sample.box is None else "object")]
-        crop = self._crop(sample, pixels) if self._negatives else None
+        crop = _background(sample, pixels) if self._negatives else None
         if crop is not None:
             rows.append(self._row(sample, crop, "background"))
         return rows
 
-    def _crop(self, sample: Sample, pixels: Pixels) -> Pixels | None:
-        if sample.box is None:
-            return None
-        rng = np.random.default_rng(zlib.crc32(sample.name.encode()))
-        background = cut_background(pixels, sample.box, rng)
-        return background.pixels if background else None
+    @abstractmethod
+    def _row(self, sample: Sample, pixels: Pixels, kind: str) -> R:
+        """The row of one image, or of a crop of it where `kind` is `background`."""
+
+
+class RegressionRecorder(Recorder[Row]):
+    """Pairs the two models image by image."""
+
+    def __init__(
+        self, float_side: Side, quantized_side: Side, *, negatives: bool = True, skip_bad: bool = False
+    ) -> None:
+        super().__init__(negatives=negatives, skip_bad=skip_bad)
+        self._float, self._quantized = float_side, quantized_side
 
     def _row(self, sample: Sample, pixels: Pixels, kind: str) -> Row:
         height, width = pixels.shape[:2]
@@ -234,10 +256,10 @@ class RegressionRecorder:
             label=sample.label if kind == "object" else None,
             size=size_of(truth, width, height) if truth else None,
             truth=truth,
-            box_float=_rounded(before.box),
-            box_quantized=_rounded(after.box),
-            iou_float=_iou(truth, before.box) if truth else None,
-            iou_quantized=_iou(truth, after.box) if truth else None,
+            box_float=rounded_box(before.box),
+            box_quantized=rounded_box(after.box),
+            iou_float=rounded_iou(truth, before.box) if truth else None,
+            iou_quantized=rounded_iou(truth, after.box) if truth else None,
             iou_float_to_quantized=_between(before, after) if truth else None,
             presence_float=round(before.presence, 6),
             presence_quantized=round(after.presence, 6),
@@ -246,13 +268,24 @@ class RegressionRecorder:
         )
 
 
-def _iou(truth: Box, box: Box | None) -> float:
+def rounded_iou(truth: Box, box: Box | None) -> float:
+    """IoU to six decimals; 0 without a box."""
     return round(truth.iou(box), 6) if box else 0.0
 
 
-def _between(before: Answer, after: Answer) -> float:
-    return _iou(before.box, after.box) if before.box else 0.0
-
-
-def _rounded(box: Box | None) -> Box | None:
+def rounded_box(box: Box | None) -> Box | None:
+    """The box to a thousandth of a pixel."""
     return Box(*(round(float(edge), 3) for edge in box)) if box else None
+
+
+def _background(sample: Sample, pixels: Pixels) -> Pixels | None:
+    """A crop beside the object, the same each time; None without an object or where there is no room beside it."""
+    if sample.box is None:
+        return None
+    rng = np.random.default_rng(zlib.crc32(sample.name.encode()))
+    background = cut_background(pixels, sample.box, rng)
+    return background.pixels if background else None
+
+
+def _between(before: Answer, after: Answer) -> float:
+    return rounded_iou(before.box, after.box) if before.box else 0.0

@@ -1,4 +1,4 @@
-"""Percentiles of latencies and the paired bootstrap of an IoU drop; it measures nothing and reads no file."""
+"""Percentiles of latencies, and the paired bootstrap of an IoU drop."""
 
 from __future__ import annotations
 
@@ -66,10 +66,15 @@ def bootstrap_drop(
 ) -> Interval:
     """The 95 % percentile interval of `mean(before) - mean(after)` over paired images.
 
+    `before`, `after`: a figure of each image under both models, in the same order.
+    `groups`: what each image shares with others (its clip), None where it is on its own.
+    `resamples`: how often the images, or the groups, are drawn.
+    `seed`: of the draws; the same seed gives the same interval.
+
     Images of one group (frames of one clip) are not independent, so whole groups are drawn with
     replacement where at least two are known; an image without a group is one of its own. Without
-    groups single images are drawn. The same `seed` gives the same interval. With few groups (below
-    about 20) a percentile interval is still somewhat too narrow.
+    groups single images are drawn. With few groups (below about 20) a percentile interval is still
+    somewhat too narrow.
     Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993), ch. 13; the cluster
     variant: Davison & Hinkley, Bootstrap Methods and their Application (1997), sec. 3.8.
     """

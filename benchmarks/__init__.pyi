@@ -1,0 +1,8 @@
+"""The public names; nothing else of this package is promised to stay."""
+
+from edgeloc.benchmarks.measurement import BenchOptions as BenchOptions
+from edgeloc.benchmarks.measurement import bench as bench
+from edgeloc.benchmarks.report.page import render_report as render_report
+from edgeloc.benchmarks.result import BenchResult as BenchResult
+from edgeloc.benchmarks.result import read_result as read_result
+from edgeloc.benchmarks.result import write_result as write_result

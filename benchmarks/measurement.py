@@ -1,0 +1,307 @@
+"""One benchmark, from its options to its saved result."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from edgeloc._support.files import require_writable
+from edgeloc._support.terminal import progress
+from edgeloc.benchmarks.energy import EnergyRecorder
+from edgeloc.benchmarks.latency import CameraSource, FrameSource, ImageSource, LatencyRecorder, SceneSource
+from edgeloc.benchmarks.report.plots import with_previews
+from edgeloc.benchmarks.result import BenchResult, DataInfo, ModelInfo, read_environment, write_result
+from edgeloc.data import Dataset, Sample, open_dataset
+from edgeloc.data.sample import spread
+from edgeloc.device.thermal import ThermalReader, ThermalSampler
+from edgeloc.engines import Engine
+from edgeloc.errors import DataError, UsageError
+from edgeloc.evaluation.accuracy import Accuracy, AccuracyRecorder, accuracy_figures
+from edgeloc.evaluation.figures import Regression, regression_figures
+from edgeloc.evaluation.pairing import RegressionRecorder, Side, float_side
+from edgeloc.findings import Finding, report
+from edgeloc.localizer import Localizer
+from edgeloc.model.inspection import inspect_model
+
+__all__ = ["BenchOptions", "bench"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What to measure, and where the result goes.
+
+    `model`: the quantized model, `.tflite` or `.onnx`.
+    `out`: where the result goes, as JSON.
+    `against`: the float model to compare it with, `.tflite` or `.keras`; needs `validation`.
+    `validation`: labelled images, as `edgeloc.open_dataset` takes them. Without `against` the model's own accuracy
+    is measured on them.
+    `validation_split`: the part of `validation` to use (None: all of it).
+    `max_images`: images to measure accuracy on, spread evenly over the data's groups (None: all).
+    `camera`: time frames of this camera (None: the images of `validation`, else synthetic scenes).
+    `frames`, `warmup`: frames to time, and frames before them that are kept apart.
+    `engine`, `threads`: what runs the model, as in `edgeloc.Localizer`.
+    `contract`: a JSON file, for a model that carries no contract.
+    `negatives`: take crops of background through the model too, for the presence figures.
+    `skip_bad`: leave out images and rows that cannot be read, and count them.
+    `power`: a power meter's URI, `auto` or `none`.
+    """
+
+    model: str | Path
+    out: str | Path
+    against: str | Path | None = None
+    validation: str | Path | None = None
+    validation_split: str | None = None
+    max_images: int | None = None
+    camera: str | None = None
+    frames: int = 200
+    warmup: int = 20
+    engine: str = "auto"
+    threads: int | None = None
+    contract: str | Path | None = None
+    negatives: bool = True
+    skip_bad: bool = False
+    power: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in (("frames", 1), ("warmup", 0), ("max_images", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(field=name, value=value, allowed=f"at least {least}")
+        if self.against is not None and self.validation is None:
+            raise UsageError("two models are compared on labelled images", hint="give {validation}")
+
+
+def bench(options: BenchOptions) -> BenchResult:
+    """Measure, write the result to `options.out`, and return it.
+
+    Whatever can be refused is refused before the first measurement. What was measured is written first as it is, then
+    again with the figures made of it: whatever fails there costs no measurement. After Ctrl-C, a damaged image, a lost
+    camera or any other error, what was measured until then is written with `complete` false, and the error is raised.
+    """
+    recording = options.power.partition("://")[2].partition("?")[0] or None
+    inputs = (options.model, options.against, options.validation, options.camera, options.contract, recording)
+    require_writable(options.out, *inputs)
+    measurement = _Measurement(options)
+    try:
+        measurement.run()
+    except BaseException:
+        if measurement.has_figures:
+            _save_the_rest(measurement)
+            logger.info("stopped; what was measured until then is in %s", options.out)
+        raise
+    finally:
+        measurement.close()
+    return measurement.save(complete=True)
+
+
+def _save_the_rest(measurement: _Measurement) -> None:
+    """Save an interrupted measurement; the error that interrupted it is the one to raise."""
+    try:
+        measurement.save(complete=False)
+    except Exception as error:
+        report(logger, Finding("result-not-composed", "problem", f"the result is not whole: {error}"))
+
+
+class _Measurement:
+    """Everything that one benchmark has open, and what it has measured so far."""
+
+    def __init__(self, options: BenchOptions) -> None:
+        self.options = options
+        self.environment = read_environment()
+        self.localizer = Localizer(options.model, options.engine, options.threads, options.contract)
+        self.model = _model_info(options.model, self.localizer.engine)
+        self.data: Dataset | None = None
+        self.samples: list[Sample] = []
+        if options.validation:
+            self.data = open_dataset(options.validation, split=options.validation_split, skip_bad=options.skip_bad)
+            self.samples = _labelled(self.data, options.max_images)
+        self.side = Side(self.localizer.model, self.localizer.contract, self.localizer.engine)
+        self.float_side: Side | None = None
+        self.against: ModelInfo | None = None
+        if options.against is not None:
+            contract = self.localizer.contract
+            self.float_side = float_side(options.against, contract, options.engine, options.threads)
+            self.against = _model_info(options.against, self.float_side.engine)
+        self.source = self._source()
+        self.thermal = ThermalSampler(ThermalReader())
+        self.latency = LatencyRecorder(self.localizer, self.source, options.warmup, options.threads)
+        self.pairs, self.answers = self._recorders()
+        # Last: a meter that is open is always closed again.
+        self.energy = EnergyRecorder(options.power)
+
+    def _recorders(self) -> tuple[RegressionRecorder | None, AccuracyRecorder | None]:
+        """What takes the images through both models, or through the one there is."""
+        negatives, skip_bad = self.options.negatives, self.options.skip_bad
+        if self.float_side is not None:
+            return RegressionRecorder(self.float_side, self.side, negatives=negatives, skip_bad=skip_bad), None
+        if self.data is not None:
+            return None, AccuracyRecorder(self.side, negatives=negatives, skip_bad=skip_bad)
+        return None, None
+
+    def _source(self) -> FrameSource:
+        if self.options.camera:
+            wanted = self.localizer.contract.input
+            return CameraSource(self.options.camera, (wanted.width, wanted.height))
+        if self.data is not None:
+            return ImageSource(str(self.options.validation), self.samples, skip_bad=self.options.skip_bad)
+        return SceneSource()
+
+    def run(self) -> None:
+        """Latency first, while the machine is as cool as it was found; then the images."""
+        with self.thermal, self.energy as energy:
+            energy.idle("before")
+            turns = progress(range(self.options.warmup + self.options.frames), label="latency")
+            self.latency.record(energy.frames(turns, self.options.warmup))
+            energy.inferences(self._inference, self.options.frames)
+            energy.idle("after")
+        if self.pairs is not None:
+            self.pairs.record(progress(self.samples, label="float against quantized"))
+        if self.answers is not None:
+            self.answers.record(progress(self.samples, label="accuracy"))
+
+    def _inference(self) -> Callable[[], object]:
+        """One frame through the engine alone, as often as it is called."""
+        tensor, _ = self.localizer.preprocess(self.source.grab())
+        return lambda: self.localizer.invoke(tensor)
+
+    def close(self) -> None:
+        self.energy.close()
+        self.source.close()
+
+    @property
+    def has_figures(self) -> bool:
+        images = self.pairs or self.answers
+        return bool(self.latency.frames or (images and images.rows))
+
+    def save(self, *, complete: bool) -> BenchResult:
+        """Write what was measured, then the result with its figures in its place."""
+        raw = self._raw()
+        write_result(self.options.out, raw)
+        try:
+            result = self._composed(raw, complete=complete)
+        except Exception:
+            logger.info("every sample that was measured is in %s", self.options.out)
+            raise
+        write_result(self.options.out, result)
+        for finding in result.findings:
+            report(logger, finding)
+        return result
+
+    def _raw(self) -> BenchResult:
+        """Samples, readings and rows as they were measured, `complete` false: the figures made of them are missing."""
+        return BenchResult(
+            created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            complete=False,
+            environment=self.environment,
+            model=self.model,
+            against=self.against,
+            size_ratio=round(self.against.bytes / self.model.bytes, 3) if self.against else None,
+            data=self._data_info(),
+            latency=self.latency.stages(),
+            latency_run=self.latency.run() if self.latency.frames else None,
+            regression=self._regression(computed=False),
+            accuracy=self._accuracy(computed=False),
+            thermal=self.thermal.record() if self.latency.frames else None,
+            energy=self.energy.readings(),
+        )
+
+    def _composed(self, raw: BenchResult, *, complete: bool) -> BenchResult:
+        regression, accuracy = self._regression(), self._accuracy()
+        if regression is not None:
+            regression = dataclasses.replace(regression, worst=with_previews(regression.worst, self.samples))
+        thermal = raw.thermal.findings() if raw.thermal else ()
+        data = _data_findings(regression or accuracy)
+        return dataclasses.replace(
+            raw,
+            complete=complete,
+            regression=regression,
+            accuracy=accuracy,
+            energy=self.energy.figures(),
+            findings=(*self.environment.findings(), *self._model_findings(), *data, *thermal),
+        )
+
+    def _regression(self, *, computed: bool = True) -> Regression | None:
+        if self.pairs is None or self.float_side is None:
+            return None
+        rows = tuple(self.pairs.rows)
+        figures = regression_figures(
+            rows if computed else (),
+            threshold_float=self.float_side.threshold,
+            threshold_quantized=self.side.threshold,
+            labels=self.side.labels,
+        )
+        return dataclasses.replace(figures, rows=rows)
+
+    def _accuracy(self, *, computed: bool = True) -> Accuracy | None:
+        if self.answers is None:
+            return None
+        rows = tuple(self.answers.rows)
+        figures = accuracy_figures(rows if computed else (), threshold=self.side.threshold, labels=self.side.labels)
+        return dataclasses.replace(figures, rows=rows)
+
+    def _model_findings(self) -> list[Finding]:
+        found = []
+        if self.against and "float32" not in self.against.precision:
+            message = f"{self.against.path}, the model compared against, is itself {self.against.precision}"
+            found.append(Finding("float-model-quantized", "warning", message, "give the float32 model"))
+        if self.float_side is not None and self.float_side.labels != self.side.labels:
+            message = "the two models do not have the same labels: their classes cannot be compared"
+            found.append(Finding("labels-differ", "warning", message))
+        return found
+
+    def _data_info(self) -> DataInfo | None:
+        if self.data is None:
+            return None
+        images = self.pairs or self.answers
+        skipped = list(dict.fromkeys([*self.source.skipped, *(images.skipped if images else [])]))
+        return DataInfo(
+            uri=str(self.options.validation),
+            name=self.data.name,
+            split=self.data.split,
+            labels=self.data.labels,
+            notes=self.data.notes,
+            images=len(self.data),
+            used=sum(row.kind != "background" for row in images.rows) if images else 0,
+            skipped=len(skipped),
+            skipped_names=tuple(skipped),
+        )
+
+
+def _labelled(data: Dataset, most: int | None) -> list[Sample]:
+    """The samples of which something is known, spread evenly where there are more than `most`."""
+    samples = [sample for sample in data if sample.labelled]
+    if not samples:
+        raise DataError(f"{data.root} holds no labelled image: a comparison with the truth needs some")
+    return spread(samples, most)
+
+
+def _model_info(path: str | Path, engine: Engine) -> ModelInfo:
+    """The facts about a model file; `precision` as read out of it, and a Keras file computes in float32."""
+    data = Path(path).read_bytes()
+    return ModelInfo(
+        path=str(path),
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=len(data),
+        precision="float32 (Keras)" if Path(path).suffix == ".keras" else inspect_model(path).precision,
+        engine=engine.name,
+        engine_version=engine.version,
+    )
+
+
+def _data_findings(figures: Regression | Accuracy | None) -> Sequence[Finding]:
+    if figures is None:
+        return ()
+    if not figures.images:
+        message = "no image that was measured holds an object: there is no IoU, only presence"
+        return (Finding("no-objects", "warning", message, "give images with boxes"),)
+    if figures.ci_by == "image" and len({row.group for row in figures.rows}) == 1:
+        message = "the data names no groups, or only one: of frames of one clip, the interval is too narrow"
+        return (Finding("one-group", "note", message),)
+    return ()
