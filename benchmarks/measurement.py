@@ -251,7 +251,7 @@ class _Measurement:
         if self.against and "float32" not in self.against.precision:
             message = f"{self.against.path}, the model compared against, is itself {self.against.precision}"
             found.append(Finding("float-model-quantized", "warning", message, "give the float32 model"))
-        if self.float_side is not None and self.float_side.labels != self.side.labels:
+        if self.float_side is not None and self.float_side.labels != self.localizer.contract.labels:
             message = "the two models do not have the same labels: their classes cannot be compared"
             found.append(Finding("labels-differ", "warning", message))
         return found

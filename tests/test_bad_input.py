@@ -119,7 +119,7 @@ def test_data_that_cannot_serve_is_refused(
         ["run", "--camera", "synthetic://", "--budget-ms", "nan"],
         ["run", "--camera", ""],
         ["bench", "--frames", "99999999999999"],
-        ["bench", "--limit", "1.5"],
+        ["bench", "--max-images", "1.5"],
         ["bench", "--data", ""],
         ["inspect", "--jsn"],
     ],

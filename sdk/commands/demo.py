@@ -1,4 +1,4 @@
-"""`edgeloc demo`: the whole job on what ships with the package, as the commands a user would type."""
+"""`edgeloc demo`: the whole job on what ships with the package, as the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `edgeloc demo`."""
     add = parser.add_argument
     add("--data", metavar="DATA", help="a labelled data set of yours (default: generated scenes)")
-    add("--split", metavar="NAME", help="the split to measure on (default: all of --data; val of the scenes)")
+    add("--validation-split", metavar="NAME", help="the split to measure on (default: all; val of the scenes)")
     add("--out", default="out", metavar="DIR", help="the folder for what comes out (default: out)")
 
 
@@ -31,14 +31,14 @@ def run(args: argparse.Namespace) -> int:
 
     out = Path(args.out)
     data = args.data or _SCENES
-    split = args.split or (None if args.data else "val")
+    split = args.validation_split or (None if args.data else "val")
     camera = _camera(args.data, split)
-    for step in _steps(data, split, _calibration_split(data, split), camera, out):
-        print(f"\n$ edgeloc {shlex.join(step)}", flush=True)
+    for number, (title, step) in enumerate(_steps(data, split, _calibration_split(data, split), camera, out), start=1):
+        print(f"\n{number}. {title}\n$ edgeloc {shlex.join(step)}", flush=True)
         status = main(step)
         if status:
             return status
-    _tell(out)
+    _print_results(out)
     return 0
 
 
@@ -63,25 +63,30 @@ def _camera(data: str | None, split: str | None) -> str:
     return f"data://{quote(data)}?" + "&".join([*options, f"frames={_FRAMES_OF_DATA}"])
 
 
-def _steps(data: str, split: str | None, calibration: str | None, camera: str, out: Path) -> list[list[str]]:
+def _steps(
+    data: str, split: str | None, calibration: str | None, camera: str, out: Path
+) -> list[tuple[str, list[str]]]:
     from edgeloc.models import SHIPPED_KERAS
 
-    def of(name: str | None, flag: str = "--split") -> list[str]:
+    def of(flag: str, name: str | None) -> list[str]:
         return [flag, name] if name else []
 
+    keras = str(SHIPPED_KERAS)
     int8, float32 = str(out / "model-int8.tflite"), str(out / "model-float32.tflite")
     result, report = str(out / "result.json"), str(out / "report.html")
+    calibrated = ["--calibration", data, *of("--calibration-split", calibration)]
+    validated = ["--validation", data, *of("--validation-split", split)]
     return [
-        ["convert", str(SHIPPED_KERAS), "--recipe", "float32", "--out", float32],
-        ["convert", str(SHIPPED_KERAS), "--calibration", data, *of(calibration, "--calibration-split"), "--out", int8],
-        ["inspect", int8],
-        ["run", int8, "--camera", camera, "--sink", str(out / "boxes.mp4")],
-        ["bench", int8, "--against", float32, "--data", data, *of(split), "--out", result],
-        ["report", result, "--out", report],
+        ("Convert the trained model to a float file", ["convert", keras, "--recipe", "float32", "--out", float32]),
+        ("Convert it to int8", ["convert", keras, *calibrated, "--out", int8]),
+        ("Look into the int8 file", ["inspect", int8]),
+        ("Run it on a video", ["run", int8, "--camera", camera, "--sink", str(out / "boxes.mp4")]),
+        ("Measure both models", ["bench", int8, "--against", float32, *validated, "--out", result]),
+        ("Write the report", ["report", result, "--out", report]),
     ]
 
 
-def _tell(out: Path) -> None:
+def _print_results(out: Path) -> None:
     """Where everything is, and the three numbers that matter."""
     import json
 

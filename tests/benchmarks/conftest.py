@@ -11,6 +11,7 @@ from edgeloc.benchmarks.result import STAGES, BenchResult, DataInfo, Environment
 from edgeloc.data import Sample
 from edgeloc.evaluation.figures import Row, regression_figures
 from edgeloc.evaluation.statistics import summarize
+from edgeloc.findings import Finding
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def bench_result(rows: list[Row]) -> BenchResult:
         latency=latency,
         latency_run=LatencyRun("scenes", "copying a frame", 30, 3, ((640, 480),), "litert", "2.3.0", None),
         regression=regression,
-        notes=("the machine was busy",),
+        findings=(Finding("machine-busy", "warning", "the machine was busy"),),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ import cv2
 import numpy as np
 import pytest
 
+from edgeloc.benchmarks.latency import SceneSource
 from edgeloc.benchmarks.result import STAGES, read_result
 from edgeloc.cli import main
 from edgeloc.data import Sample
+from edgeloc.evaluation.figures import regression_figures
 from edgeloc.evaluation.pairing import RegressionRecorder
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.model.file import write_model
 from edgeloc.scenes import SceneGenerator
+from edgeloc.testing import FakeCudaDriver, FakeTensorRt, fake_onnx
 
 IMAGES, CLIPS = 12, 3
 
@@ -61,7 +65,18 @@ def bench(*words: object, frames: int = 5) -> int:
 
 def compare(models: Path, data: Path, out: Path, *words: object) -> int:
     against = models / "float32.tflite"
-    return bench(models / "int8.tflite", "--against", against, "--data", data, "--split", "val", "--out", out, *words)
+    return bench(
+        models / "int8.tflite",
+        "--against",
+        against,
+        "--validation",
+        data,
+        "--validation-split",
+        "val",
+        "--out",
+        out,
+        *words,
+    )
 
 
 def test_two_models_end_to_end(models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,14 +150,14 @@ def test_a_keras_model_as_the_float_side(models: Path, data: Path, tmp_path: Pat
     }
     keras.Model(image, outputs).save(tmp_path / "float.keras")
     out = tmp_path / "r.json"
-    assert bench(models / "int8.tflite", "--against", tmp_path / "float.keras", "--data", data, "--out", out) == 0
+    assert bench(models / "int8.tflite", "--against", tmp_path / "float.keras", "--validation", data, "--out", out) == 0
     result = read_result(out)
     assert result.against is not None and result.against.engine == "keras"
     assert result.regression is not None and result.regression.images
 
 
-def test_limit_takes_from_every_clip(models: Path, data: Path, tmp_path: Path) -> None:
-    assert compare(models, data, tmp_path / "r.json", "--limit", 6, "--no-negatives") == 0
+def test_max_images_takes_from_every_clip(models: Path, data: Path, tmp_path: Path) -> None:
+    assert compare(models, data, tmp_path / "r.json", "--max-images", 6, "--no-negatives") == 0
     result = read_result(tmp_path / "r.json")
     assert result.regression is not None and result.data is not None
     assert [row.group for row in result.regression.rows] == ["0", "0", "1", "1", "2", "2"]
@@ -159,7 +174,7 @@ def test_a_corrupt_image_stops_and_leaves_no_result(
     assert not (tmp_path / "r.json").exists()
 
 
-def test_a_corrupt_image_is_skipped_and_told(
+def test_a_corrupt_image_is_skipped_and_counted(
     models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (data / "06.jpg").write_bytes(b"\xff\xd8 no picture")
@@ -210,27 +225,27 @@ def test_an_image_that_turns_out_damaged_later_costs_nothing_measured(
     (data / "11.jpg").write_bytes((data / "11.jpg").read_bytes()[:-40])
     assert compare(models, data, tmp_path / "r.json", "--no-negatives") == 2
     shown = capsys.readouterr()
-    assert "11.jpg" in shown.err and f"measured until then is in {tmp_path / 'r.json'}" in shown.out
+    assert "11.jpg" in shown.err and f"measured until then is in {tmp_path / 'r.json'}" in shown.err
     result = read_result(tmp_path / "r.json")
     assert not result.complete
     assert result.regression is not None and len(result.regression.rows) == 11
 
 
-def test_data_without_any_object_gives_presence_alone_and_says_so(models: Path, data: Path, tmp_path: Path) -> None:
+def test_data_without_any_object_gives_presence_alone(models: Path, data: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (data / "manifest.jsonl").read_text().splitlines()]
     (data / "manifest.jsonl").write_text("".join(json.dumps({**row, "box_xyxy": None}) + "\n" for row in rows))
     assert compare(models, data, tmp_path / "r.json") == 0
     result = read_result(tmp_path / "r.json")
     assert result.regression is not None and result.regression.mean_iou_drop is None
-    assert any("holds an object" in note for note in result.notes)
+    assert any(finding.code == "no-objects" for finding in result.findings)
 
 
-def test_models_with_other_labels_are_told(
+def test_models_with_other_labels_are_reported(
     models: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgeloc.evaluation.pairing.Side.labels", ("nut",))
     assert compare(models, data, tmp_path / "r.json") == 0
-    assert any("the same labels" in note for note in read_result(tmp_path / "r.json").notes)
+    assert any(finding.code == "labels-differ" for finding in read_result(tmp_path / "r.json").findings)
 
 
 def test_a_result_is_not_written_over_what_is_read(models: Path, data: Path, tmp_path: Path) -> None:
@@ -258,7 +273,7 @@ def test_unwritable_output_is_found_before_measuring(
     models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(_: Sample) -> Any:
-        raise AssertionError("measured before looking at --out")
+        raise AssertionError("measured before trying the output")
 
     monkeypatch.setattr(Sample, "load", load)
     (tmp_path / "file").write_text("")
@@ -269,13 +284,13 @@ def test_unwritable_output_is_found_before_measuring(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--against", "f.tflite"], "--data"),
-        (["--data", "nowhere"], "nowhere"),
+        (["--against", "f.tflite"], "give --validation"),
+        (["--validation", "nowhere"], "nowhere"),
         (["--camera", "nowhere.mp4"], "nowhere.mp4"),
         (["--engine", "abacus"], "abacus"),
-        (["--against", "model.onnx", "--data", "DATA"], "model.onnx"),
-        (["--against", "none.tflite", "--data", "DATA"], "none.tflite"),
-        (["--against", "none.keras", "--data", "DATA"], "none.keras"),
+        (["--against", "model.onnx", "--validation", "DATA"], "model.onnx"),
+        (["--against", "none.tflite", "--validation", "DATA"], "none.tflite"),
+        (["--against", "none.keras", "--validation", "DATA"], "none.keras"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -287,6 +302,147 @@ def test_bad_input_is_one_sentence(
     assert error.startswith("edgeloc: error: ") and error.count("\n") == 1
     assert says in error
     assert not (tmp_path / "r.json").exists()
+
+
+def test_one_model_is_measured_against_the_labels(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone, paired = tmp_path / "alone.json", tmp_path / "paired.json"
+    assert bench(models / "int8.tflite", "--validation", data, "--out", alone) == 0
+    printed = capsys.readouterr().out
+    assert all(line in printed for line in ("mean IoU", "objects found", "false alarms"))
+    accuracy = read_result(alone).accuracy
+    assert compare(models, data, paired) == 0
+    regression = read_result(paired).regression
+    assert accuracy is not None and regression is not None and read_result(alone).regression is None
+    assert (accuracy.images, accuracy.mean_iou) == (regression.images, regression.mean_iou_quantized)
+    assert (accuracy.iou50, accuracy.iou75) == (regression.iou50_quantized, regression.iou75_quantized)
+    presence = regression.presence
+    assert (accuracy.recall, accuracy.false_alarms) == (presence.recall_quantized, presence.false_alarms_quantized)
+    assert {name: size.mean_iou_quantized for name, size in regression.by_size.items()} == accuracy.mean_iou_by_size
+    assert (accuracy.ci_by, accuracy.ci_groups) == ("group", CLIPS)
+
+
+def test_the_accuracy_of_one_model_is_in_its_report(models: Path, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    assert bench(models / "int8.tflite", "--validation", data, "--out", tmp_path / "r.json") == 0
+    assert main(["report", str(tmp_path / "r.json"), "--out", str(tmp_path / "r.html")]) == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "<h2>Accuracy</h2>" in page and "What quantization cost" not in page
+    accuracy = read_result(tmp_path / "r.json").accuracy
+    assert accuracy is not None and f"<td>{accuracy.mean_iou:.3f}</td>" in page
+
+
+@pytest.mark.parametrize(
+    ("images", "capture"), [("synthetic?count=4&size=48x48", "drawing a synthetic scene"), ("files", "image file")]
+)
+def test_the_source_of_frames_is_described_as_it_is(
+    models: Path, data: Path, tmp_path: Path, images: str, capture: str
+) -> None:
+    images = str(data) if images == "files" else images
+    assert bench(models / "int8.tflite", "--validation", images, "--out", tmp_path / "r.json") == 0
+    run = read_result(tmp_path / "r.json").latency_run
+    assert run is not None and capture in run.capture
+
+
+@pytest.mark.parametrize("step", ["with_previews", "regression_figures", "_data_findings"])
+def test_what_was_measured_stays_when_its_figures_fail(
+    models: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*given: Any, **named: Any) -> Any:
+        if step == "regression_figures" and not given[0]:
+            return regression_figures(*given, **named)
+        raise RuntimeError("a fault in the figures")
+
+    monkeypatch.setattr(f"edgeloc.benchmarks.measurement.{step}", fail)
+    assert compare(models, data, tmp_path / "r.json") == 3
+    result = read_result(tmp_path / "r.json")
+    assert not result.complete
+    assert len(result.latency["total"].samples_ms) == 5
+    assert result.regression is not None and sum(row.kind != "background" for row in result.regression.rows) == IMAGES
+
+
+def test_what_was_measured_stays_when_printing_fails(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> str:
+        raise RuntimeError("a fault in the table")
+
+    monkeypatch.setattr("edgeloc.benchmarks.commands.bench.closing_table", fail)
+    assert bench(models / "int8.tflite", "--out", tmp_path / "r.json") == 3
+    assert read_result(tmp_path / "r.json").complete
+
+
+def test_a_fault_of_a_camera_costs_nothing_measured(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grab = SceneSource.grab
+
+    def faulty(self: SceneSource) -> Any:
+        if self._next == 5:
+            raise ZeroDivisionError("a driver's own fault")
+        return grab(self)
+
+    monkeypatch.setattr(SceneSource, "grab", faulty)
+    assert bench(models / "int8.tflite", "--out", tmp_path / "r.json") == 3
+    result = read_result(tmp_path / "r.json")
+    assert not result.complete and result.latency["total"].count == 3
+
+
+def test_json_gives_the_figures_and_leaves_the_long_lists_in_the_file(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.json"
+    assert compare(models, data, out, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    result = read_result(out)
+    assert printed["result"] == str(out)
+    assert result.regression is not None
+    assert printed["regression"]["mean_iou_drop"] == pytest.approx(result.regression.mean_iou_drop)
+    assert printed["latency"]["total"]["p50_ms"] == pytest.approx(result.latency["total"].p50_ms)
+    assert not {"rows", "worst"} & set(printed["regression"])
+    assert "samples_ms" not in printed["latency"]["total"]
+    assert [finding["code"] for finding in printed["findings"]] == [finding.code for finding in result.findings]
+
+
+@pytest.fixture
+def onnx_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An `.onnx` file with its contract, and a fake of TensorRT and of the GPU's driver to run it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shapes = {"image": (1, 4, 4, 3)}, {"presence": (1, 1), "box": (1, 4)}
+
+    def compute(model: bytes, inputs: Any) -> Any:
+        image = inputs["image"]
+        return {"presence": image.mean(keepdims=True).reshape(1, 1), "box": image[:, 0, 0, :1] * [1, 2, 3, 4]}
+
+    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRt(compute=compute))
+    monkeypatch.setattr("edgeloc.device.engines.tensorrt._open_library", FakeCudaDriver)
+    outputs = (OutputSpec("presence", "presence", "sigmoid"), OutputSpec("box", "box"))
+    path = tmp_path / "model.onnx"
+    write_model(path, fake_onnx(*shapes), Contract(InputSpec("image", 4, 4), outputs))
+    return path
+
+
+def test_an_onnx_model_is_measured_on_tensorrt(onnx_model: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    assert bench(onnx_model, "--engine", "tensorrt", "--validation", data, "--out", out) == 0
+    result = read_result(out)
+    assert result.complete and result.latency["total"].count == 5
+    assert (result.model.engine, result.model.bytes) == ("tensorrt", onnx_model.stat().st_size)
+    assert result.accuracy is not None and result.accuracy.images
+
+
+def test_an_onnx_model_keeps_its_figures_when_the_report_step_raises(
+    onnx_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("a fault in the report")
+
+    monkeypatch.setattr("edgeloc.benchmarks.measurement._data_findings", fail)
+    assert bench(onnx_model, "--engine", "tensorrt", "--out", tmp_path / "r.json") == 3
+    result = read_result(tmp_path / "r.json")
+    assert result.latency["invoke"].count == 5 and result.model.engine == "tensorrt"
 
 
 def test_a_report_of_the_whole(models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -308,7 +464,7 @@ def test_a_report_of_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_real_photos(models: Path, fod_a: Path, tmp_path: Path) -> None:
-    assert compare(models, fod_a, tmp_path / "r.json", "--limit", 32) == 0
+    assert compare(models, fod_a, tmp_path / "r.json", "--max-images", 32) == 0
     regression = read_result(tmp_path / "r.json").regression
     assert regression is not None
     assert regression.images == 32

@@ -20,7 +20,7 @@ def test_a_raspberry_pi(tmp_path: Path) -> None:
     environment = read_environment(tmp_path)
     assert environment.board == "Raspberry Pi 5 Model B Rev 1.0"
     assert environment.governor == "ondemand"
-    assert any("ondemand" in warning for warning in environment.warnings())
+    assert [finding.code for finding in environment.findings() if "ondemand" in finding.message] == ["cpu-governor"]
 
 
 def test_a_workstation(tmp_path: Path) -> None:
@@ -34,5 +34,5 @@ def test_a_workstation(tmp_path: Path) -> None:
 
 def test_a_quiet_machine_at_full_clock_warns_of_nothing_and_a_busy_one_does(tmp_path: Path) -> None:
     environment = dataclasses.replace(read_environment(tmp_path), governor="performance", load_1min=0.1, cores=4)
-    assert environment.warnings() == ()
-    assert "busy" in dataclasses.replace(environment, load_1min=3.0).warnings()[0]
+    assert environment.findings() == ()
+    assert [finding.code for finding in dataclasses.replace(environment, load_1min=3.0).findings()] == ["machine-busy"]

@@ -1,4 +1,4 @@
-"""The report page: everything is in it, it refers to nothing outside, and it tells what went wrong."""
+"""The report page: everything is in it, it refers to nothing outside, and it shows what went wrong."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from edgeloc.benchmarks.report.page import render_report, write_report
 from edgeloc.benchmarks.result import BenchResult
 from edgeloc.errors import DataError
+from edgeloc.findings import Finding
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -72,13 +73,15 @@ def test_the_worst_images_stand_side_by_side(page: str, bench_result: BenchResul
     assert "images/11.jpg" in page
 
 
-def test_figures_and_notes_are_told(page: str) -> None:
+def test_figures_and_findings_are_shown(page: str) -> None:
     for text in ("700 kB", "3.6 times smaller", "the machine was busy", "one row left out", "Board X", "groups"):
         assert text in page
 
 
 def test_names_are_escaped(bench_result: BenchResult) -> None:
-    changed = dataclasses.replace(bench_result, notes=("<script>alert(1)</script>",))
+    changed = dataclasses.replace(
+        bench_result, findings=(Finding("labels-differ", "warning", "<script>alert(1)</script>"),)
+    )
     assert "<script>" not in render_report(changed)
 
 

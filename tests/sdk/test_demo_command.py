@@ -61,7 +61,7 @@ def test_demo_on_one_s_own_photos(
     monkeypatch.setattr(demo, "_FRAMES_OF_DATA", 6)
     out = tmp_path / "out"
     data = write_photos(tmp_path / "photos")
-    assert main(["demo", "--data", data, "--split", "val", "--out", str(out)]) == 0
+    assert main(["demo", "--data", data, "--validation-split", "val", "--out", str(out)]) == 0
     check_results(out, capsys.readouterr().out)
     calibration = read_model(out / "model-int8.tflite").calibration
     assert calibration is not None
@@ -74,6 +74,8 @@ def check_results(out: Path, printed: str) -> None:
         assert (out / name).stat().st_size > 1000, name
     commands = re.findall(r"^\$ edgeloc (\w+)", printed, flags=re.MULTILINE)
     assert commands == ["convert", "convert", "inspect", "run", "bench", "report"]
+    titles = re.findall(r"^(\d)\. \w[\w ]+\n\$ edgeloc", printed, flags=re.MULTILINE)
+    assert titles == list("123456")  # each step is announced before it begins
     video = cv2.VideoCapture(str(out / "boxes.mp4"))
     assert video.read()[0]
     video.release()

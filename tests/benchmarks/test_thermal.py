@@ -1,4 +1,4 @@
-"""A benchmark's result holds the board's heat beside the run, and a throttled run says that it was."""
+"""A benchmark's result holds the board's temperatures, and a throttled run is marked."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeloc.benchmarks import bench as bench_module
-from edgeloc.benchmarks.bench import BenchOptions, bench, closing_table
+from edgeloc.benchmarks import BenchOptions, bench, measurement
 from edgeloc.benchmarks.result import read_environment, read_result
 from edgeloc.device.thermal import ThermalReader
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
@@ -39,39 +38,42 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
         (root / name).write_text(text)
 
     def answer(text: str) -> None:
-        monkeypatch.setattr(bench_module, "ThermalReader", lambda: ThermalReader(root, lambda command: text))
+        monkeypatch.setattr(measurement, "ThermalReader", lambda: ThermalReader(root, lambda command: text))
 
     return answer
 
 
-def test_a_throttled_run_is_marked(model: Path, board: Callable[[str], None], tmp_path: Path) -> None:
+def test_a_throttled_run_is_marked(
+    model: Path, board: Callable[[str], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     board("throttled=0x20002\n")
     out = tmp_path / "result.json"
     result = bench(BenchOptions(model, out, frames=3, warmup=1))
     assert read_result(out) == result
-    heat = json.loads(out.read_text())["heat"]
-    assert heat["throttled"] == ["Arm frequency capped"]
-    assert heat["before"]["temperatures_c"] == heat["highest_c"] == {"cpu-thermal": 61.3}
-    assert any("throttled while measuring (Arm frequency capped)" in note for note in result.notes)
-    assert "throttled while measuring" in closing_table(result, out)
+    thermal = json.loads(out.read_text())["thermal"]
+    assert thermal["throttled"] == ["Arm frequency capped"]
+    assert thermal["before"]["temperatures_c"] == thermal["highest_c"] == {"cpu-thermal": 61.3}
+    finding = next(finding for finding in result.findings if finding.code == "throttled-while-measuring")
+    assert "throttled while measuring (Arm frequency capped)" in finding.message
+    assert "throttled while measuring" in caplog.text
 
 
 def test_a_run_at_full_clock_is_not(model: Path, board: Callable[[str], None], tmp_path: Path) -> None:
     board("throttled=0x0\n")
     result = bench(BenchOptions(model, tmp_path / "result.json", frames=3, warmup=1))
-    assert result.heat is not None and result.heat.throttled == ()
-    assert result.heat.reports_throttling
-    assert not any("throttled" in note for note in result.notes)
+    assert result.thermal is not None and result.thermal.throttled == ()
+    assert result.thermal.reports_throttling
+    assert not any(finding.code == "throttled-while-measuring" for finding in result.findings)
 
 
-def test_a_result_without_heat_is_still_read(model: Path, tmp_path: Path) -> None:
+def test_a_result_without_temperatures_is_read(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     bench(BenchOptions(model, out, frames=3, warmup=1))
     data = json.loads(out.read_text())
-    del data["heat"], data["environment"]["hardware"], data["environment"]["power_mode"]
+    del data["thermal"], data["environment"]["hardware"], data["environment"]["power_mode"]
     out.write_text(json.dumps(data))
     result = read_result(out)
-    assert result.heat is result.environment.hardware is None
+    assert result.thermal is result.environment.hardware is None
 
 
 def test_the_environment_holds_the_board(tmp_path: Path) -> None:
