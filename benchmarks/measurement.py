@@ -15,12 +15,19 @@ from edgeloc._support.terminal import progress
 from edgeloc.benchmarks.energy import EnergyRecorder
 from edgeloc.benchmarks.latency import CameraSource, FrameSource, ImageSource, LatencyRecorder, SceneSource
 from edgeloc.benchmarks.report.plots import with_previews
-from edgeloc.benchmarks.result import BenchResult, DataInfo, ModelInfo, read_environment, write_result
+from edgeloc.benchmarks.result import (
+    UNKNOWN_PRECISION,
+    BenchResult,
+    DataInfo,
+    ModelInfo,
+    read_environment,
+    write_result,
+)
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.data.sample import spread
 from edgeloc.device.thermal import ThermalReader, ThermalSampler
 from edgeloc.engines import Engine
-from edgeloc.errors import DataError, UsageError
+from edgeloc.errors import DataError, ModelError, UsageError
 from edgeloc.evaluation.accuracy import Accuracy, AccuracyRecorder, accuracy_figures
 from edgeloc.evaluation.figures import Regression, regression_figures
 from edgeloc.evaluation.pairing import RegressionRecorder, Side, float_side
@@ -248,7 +255,11 @@ class _Measurement:
 
     def _model_findings(self) -> list[Finding]:
         found = []
-        if self.against and "float32" not in self.against.precision:
+        for model in (self.model, self.against):
+            if model and model.precision == UNKNOWN_PRECISION:
+                message = f"{model.path} runs, but its precision cannot be read"
+                found.append(Finding("precision-unknown", "warning", message))
+        if self.against and not any(name in self.against.precision for name in ("float32", UNKNOWN_PRECISION)):
             message = f"{self.against.path}, the model compared against, is itself {self.against.precision}"
             found.append(Finding("float-model-quantized", "warning", message, "give the float32 model"))
         if self.float_side is not None and self.float_side.labels != self.localizer.contract.labels:
@@ -283,16 +294,27 @@ def _labelled(data: Dataset, most: int | None) -> list[Sample]:
 
 
 def _model_info(path: str | Path, engine: Engine) -> ModelInfo:
-    """The facts about a model file; `precision` as read out of it, and a Keras file computes in float32."""
+    """The facts about a model file that `engine` runs."""
     data = Path(path).read_bytes()
     return ModelInfo(
         path=str(path),
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),
-        precision="float32 (Keras)" if Path(path).suffix == ".keras" else inspect_model(path).precision,
+        precision=_precision(path),
         engine=engine.name,
         engine_version=engine.version,
     )
+
+
+def _precision(path: str | Path) -> str:
+    """As read out of the file; a Keras file computes in float32. A file that runs may still not be understood."""
+    if Path(path).suffix == ".keras":
+        return "float32 (Keras)"
+    try:
+        return inspect_model(path).precision
+    except ModelError as error:
+        logger.debug("%s", error)
+        return UNKNOWN_PRECISION
 
 
 def _data_findings(figures: Regression | Accuracy | None) -> Sequence[Finding]:

@@ -25,6 +25,7 @@ from edgeloc.findings import Finding
 __all__ = [
     "SCHEMA_VERSION",
     "STAGES",
+    "UNKNOWN_PRECISION",
     "BenchResult",
     "DataInfo",
     "Environment",
@@ -40,6 +41,7 @@ __all__ = [
 
 
 SCHEMA_VERSION = 2
+UNKNOWN_PRECISION = "unknown"
 STAGES = ("capture", "preprocess", "invoke", "decode", "draw", "total")
 
 
@@ -114,7 +116,7 @@ class LatencyRun:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model file as it was measured; `precision` is read out of the file."""
+    """A model file as it was measured; `precision` is read out of the file, UNKNOWN_PRECISION where it cannot be."""
 
     path: str
     sha256: str

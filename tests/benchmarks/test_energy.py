@@ -205,7 +205,7 @@ def test_the_result_does_not_take_the_recordings_place(
     ("uri", "status", "says"),
     [
         ("csv:///no/such.csv", 2, "no/such.csv cannot be read"),
-        ("volts://x", 2, "no scheme volts://"),
+        ("volts://x", 2, "volts://x is of no known kind"),
         ("hwmon://ina219", 3, "no such sensor"),
     ],
 )
