@@ -101,3 +101,10 @@ def test_titles_of_boxes_that_nearly_coincide_do_not_cover_each_other() -> None:
     both = draw_boxes(ground(320, 240), [(box, "truth", TRUTH_COLOR), (box, "float 0.81", QUANTIZED_COLOR)])
     assert plate.any()
     assert (both[plate] == alone[0][plate]).all()
+
+
+def test_an_object_without_a_box_is_named_in_the_status_line() -> None:
+    pixels = ground(320, 240)
+    nothing, classified = draw(pixels, Result()), draw(pixels, Result((Detection(None, 1.0, "cat"),)))
+    assert differs(nothing, classified).any()
+    assert (draw(pixels, result(Box(0, 0, 9, 9)))[-5:] == 90).all()

@@ -123,6 +123,24 @@ def test_results_carry_capture_time_and_age() -> None:
     assert 10 <= summary.age_ms_p50 <= summary.age_ms_p99
 
 
+def test_observations_carry_the_engine_that_answered_even_when_it_changes() -> None:
+    class FallingBack:
+        """A localizer whose engine falls back after the first frame."""
+
+        class engine:
+            name = "edgetpu"
+
+        def __call__(self, frame: Frame) -> Result:
+            self.engine.name = "edgetpu" if frame.sequence == 0 else "litert"
+            return found(frame)
+
+    sink = Recorder()
+    run(FakeCamera(2), FallingBack(), sink)
+    assert [one.engine for one in sink.seen] == ["edgetpu", "litert"]
+    run(FakeCamera(1), found, sink := Recorder())
+    assert sink.seen[0].engine == ""
+
+
 def test_a_result_over_the_budget_is_stale() -> None:
     sink = Recorder()
     summary = run(FakeCamera(3), slowly(0.02), sink, budget_ms=5)
