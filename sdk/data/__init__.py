@@ -1,4 +1,4 @@
-"""Labelled images, read from the formats people have through one door; training and measuring are not done here."""
+"""Labelled images, read from the usual formats by `open_dataset`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Background crops as images without an object, for data sets that have none; it reads no file."""
+"""Background crops: images without an object, for data sets that have none."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from edgeloc.types import Box, Pixels
 
 __all__ = ["LARGEST_SIDE", "SMALLEST_SIDE", "SMALLEST_TAKEN", "Background", "background_crop", "cut_background"]
 
-SMALLEST_SIDE = 0.4  # of the image's shorter side: what is asked for at first
+SMALLEST_SIDE = 0.4  # of the image's shorter side, as is LARGEST_SIDE: the range that is drawn from
 LARGEST_SIDE = 1.0
-SMALLEST_TAKEN = 0.3  # what is still taken where nothing larger fits beside the box
+SMALLEST_TAKEN = 0.3  # where nothing larger fits beside the box
 
 
 class Background(NamedTuple):
@@ -26,7 +26,11 @@ class Background(NamedTuple):
 
 
 def cut_background(pixels: Pixels, box: Box, rng: np.random.Generator) -> Background | None:
-    """Cut a square beside `box` out of `pixels` (BGR uint8), where `background_crop` says; None without room."""
+    """Cut a square beside `box` out of an image; None where there is no room.
+
+    `pixels`: BGR uint8 (height, width, 3). `box`: the object, in pixels. `rng`: draws the place, see
+    `background_crop`.
+    """
     place = background_crop(box, pixels.shape[1], pixels.shape[0], rng)
     if place is None:
         return None
@@ -37,10 +41,13 @@ def cut_background(pixels: Pixels, box: Box, rng: np.random.Generator) -> Backgr
 def background_crop(box: Box, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
     """A square of background as (x, y, w, h) in pixels of the image, or None where there is no room.
 
-    `box` is the object in an image of `width` x `height` pixels; the crop never overlaps it. Its
-    side is drawn from 0.4 to 1.0 of the image's shorter side, or as large as fits beside the box,
-    and at least 0.3. One of the four bands (left, above, right, below of the box) is drawn among
-    those wide enough. Deterministic for a given state of `rng`.
+    The crop never overlaps the object. Its side is drawn from 0.4 to 1.0 of the image's shorter side, or is as large
+    as fits beside the box, and at least 0.3. One of the four bands (left, above, right, below of the box) is drawn
+    among those wide enough.
+
+    `box`: the object, in pixels.
+    `width`, `height`: the image's size in pixels.
+    `rng`: the same state gives the same crop.
     """
     shorter = min(width, height)
     wanted = round(float(rng.uniform(SMALLEST_SIDE, LARGEST_SIDE)) * shorter)

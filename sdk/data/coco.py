@@ -1,8 +1,8 @@
 """COCO JSON: lists of images, annotations (`bbox`: left, top, width, height in pixels) and categories.
 
-Give the file, or a folder that holds it at its top, in `annotations/`, or in a folder a split. A
-split is a file whose name, or whose folder's, says train, val or test (`instances_val2017.json`).
-Images are looked for beside the file, in `images/`, and in folders named as the split is.
+Open the file, or a folder that holds it at its top, in `annotations/`, or in a folder a split. A
+split is a file whose name, or whose folder's, contains train, val or test (`instances_val2017.json`).
+Images are searched beside the file, in `images/`, and in folders with the split's name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgeloc.types import Box
 __all__ = ["find", "read"]
 
 _PEEK = 1 << 16
-_CROWDS = "annotations of crowds (iscrowd) were left out, and images that hold nothing else with them"
+_CROWDS = "annotations of crowds (iscrowd) were left out, with the images that hold nothing else"
 
 
 def find(root: Path) -> list[Path]:
@@ -72,7 +72,7 @@ def _split_of(file: Path, root: Path) -> str | None:
 def _refuse_ambiguity(source: Path, parts: Sequence[str | None], files: Sequence[Path]) -> None:
     if len(set(parts)) < len(parts):
         names = ", ".join(str(file) for file in files)
-        raise DataError(f"{source}: several annotation files would do: {names}; give the path of one")
+        raise DataError(f"{source}: several annotation files fit: {names}; give the path of one")
 
 
 def _read_file(file: Path, root: Path, collector: Collector) -> list[str]:
@@ -101,10 +101,10 @@ def _content(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_bytes())
     except ValueError as error:
-        raise DataError(f"{file}: the file is no JSON: {error}") from None
+        raise DataError(f"{file}: the file is not JSON: {error}") from None
     for name in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise DataError(f"{file}: this is no COCO file: the list {name} is missing")
+            raise DataError(f"{file}: this is not a COCO file: the list {name} is missing")
     return dict(content)
 
 
@@ -130,7 +130,7 @@ def _image_id(record: Any, known: set[Any], where: str) -> Any:
     if not isinstance(record, dict) or "image_id" not in record:
         raise DataError(f"{where}: the field image_id is missing")
     if not _is_id(record["image_id"]) or record["image_id"] not in known:
-        raise DataError(f"{where}: image_id {record['image_id']!r} is none of the images")
+        raise DataError(f"{where}: image_id {record['image_id']!r} is not among the images")
     return record["image_id"]
 
 
@@ -150,11 +150,11 @@ def _add(
     objects = []
     for record in records:
         if record.get("iscrowd"):
-            collector.left_out(_CROWDS)
+            collector.left_out("data-crowds-left-out", "note", _CROWDS)
         else:
             objects.append(_labelled(record, names, f"{file}: annotation {record.get('id')} of image {image['id']}"))
     if records and not objects:
-        return  # a crowd is there: the image is no negative
+        return  # a crowd is there: the image is not a negative
     size = None
     if image.get("width") and image.get("height"):
         size = (whole(image["width"], where, "width"), whole(image["height"], where, "height"))
@@ -169,6 +169,6 @@ def _labelled(record: dict[str, Any], names: dict[int, str], where: str) -> Labe
         raise DataError(f"{where}: bbox is {edges!r}, not a list of four numbers")
     category = whole(record.get("category_id"), where, "category_id")
     if category not in names:
-        raise DataError(f"{where}: category_id {category} is none of the categories")
+        raise DataError(f"{where}: category_id {category} is not among the categories")
     x, y, width, height = (number(edge, where, "bbox") for edge in edges)
     return Labelled(Box(x, y, x + width, y + height), names[category])

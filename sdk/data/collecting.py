@@ -15,6 +15,7 @@ from edgeloc._support.numbers import finite
 from edgeloc.data.images import image_size, read_image
 from edgeloc.data.sample import Dataset, Sample
 from edgeloc.errors import DataError
+from edgeloc.findings import Finding, Severity
 from edgeloc.types import Box
 
 __all__ = ["Collector", "Labelled", "choose_split", "number", "split_word", "whole"]
@@ -30,7 +31,11 @@ class Labelled(NamedTuple):
 
 
 class Collector:
-    """Gathers a format's images into a Dataset; with `skip_bad` it counts bad rows instead of stopping."""
+    """Gathers a format's images into a Dataset.
+
+    `root`: the folder that the images' names are relative to.
+    `skip_bad`: count bad rows and go on, where they would raise DataError.
+    """
 
     def __init__(self, root: Path, skip_bad: bool = False) -> None:
         self.root = root
@@ -40,11 +45,11 @@ class Collector:
         self._skipped = 0
         self._first = ""
         self._reduced = 0
-        self._left_out: Counter[str] = Counter()
+        self._left_out: Counter[tuple[str, Severity, str]] = Counter()
 
     @contextmanager
     def row(self) -> Iterator[None]:
-        """What reads and adds one image: a DataError in it stops all, or costs that image alone."""
+        """The block that reads and adds one image: with `skip_bad`, a DataError in it costs that image alone."""
         try:
             yield
         except DataError as error:
@@ -53,9 +58,9 @@ class Collector:
             self._skipped += 1
             self._first = self._first or str(error)
 
-    def left_out(self, reason: str) -> None:
-        """Count what was passed over by rule, not for a fault; `reason` is what the note says after the count."""
-        self._left_out[reason] += 1
+    def left_out(self, code: str, severity: Severity, reason: str) -> None:
+        """Count something that was left out by rule, for a finding `code`; `reason` follows the count in its message."""
+        self._left_out[code, severity, reason] += 1
 
     def add(
         self,
@@ -67,10 +72,16 @@ class Collector:
         group: str | None = None,
         field: str = "the box",
     ) -> None:
-        """One image with its objects (none: a negative); `where` is the file and line, or the record's id.
+        """Add one image; call it inside `row()`.
 
-        Raises DataError for a missing or repeated image and for a bad box, which it calls `field`.
-        Call it inside `row()`.
+        `path`: the image.
+        `objects`: what it holds; none makes it a negative. The largest is kept.
+        `where`: the file and line, or the record's id, for errors.
+        `size`: (width, height) in pixels as annotated; None to read it from the image.
+        `group`: what the image shares with others that are not independent of it.
+        `field`: what errors call a box.
+
+        Raises DataError for a missing or repeated image, and for a bad box.
         """
         name = self._name(path)
         if not path.is_file():
@@ -86,20 +97,25 @@ class Collector:
         self._append(path, best, size, group, labelled=True)
 
     def add_unlabelled(self, path: Path) -> None:
-        """An image about which nothing is known."""
+        """Add an image about which nothing is known."""
         self._append(path, None, None, None, labelled=False)
 
     def dataset(
         self, name: str, labels: Iterable[str], *, splits: Iterable[str] = (), split: str | None = None
     ) -> Dataset:
-        """All that was gathered, with `labels` in the format's own order; DataError when there is nothing."""
+        """Return all that was gathered.
+
+        `name`: the data set's. `labels`: the classes in the format's own order. `splits`: the parts that the source
+        has. `split`: the one that was read, None for all.
+
+        Raises DataError when there is nothing.
+        """
         if not self._samples:
             part = f" in the split {split!r}" if split else ""
-            told = f"; {self._told_skipped()}" if self._skipped else ""
-            raise DataError(f"{self.root}: the data set is empty: there is no usable image{part}{told}")
-        return Dataset(
-            name, str(self.root), tuple(labels), tuple(self._samples), tuple(self._notes()), tuple(splits), split
-        )
+            skipped = f"; {self._skipped_rows()}" if self._skipped else ""
+            raise DataError(f"{self.root}: the data set is empty: there is no usable image{part}{skipped}")
+        findings = tuple(self._findings(name))
+        return Dataset(name, str(self.root), tuple(labels), tuple(self._samples), findings, tuple(splits), split)
 
     def _append(
         self, path: Path, best: Labelled | None, size: tuple[int, int] | None, group: str | None, *, labelled: bool
@@ -115,31 +131,33 @@ class Collector:
             return path.relative_to(self.root).as_posix()
         return path.as_posix()
 
-    def _told_skipped(self) -> str:
+    def _skipped_rows(self) -> str:
         rows = "row was" if self._skipped == 1 else "rows were"
         return f"{self._skipped} bad {rows} skipped, the first: {self._first}"
 
-    def _notes(self) -> Iterator[str]:
+    def _findings(self, name: str) -> Iterator[Finding]:
         if self._skipped:
-            yield self._told_skipped()
+            message = f"{name}: {self._skipped_rows()}"
+            yield Finding("data-rows-skipped", "warning", message, "fix the rows, or remove them")
         if self._reduced:
             images = "image holds" if self._reduced == 1 else "images hold"
-            yield f"{self._reduced} {images} several objects: the largest was kept"
-        for reason, count in self._left_out.items():
-            yield f"{count} {reason}"
+            message = f"{name}: {self._reduced} {images} several objects, of which the largest was kept"
+            yield Finding("data-several-objects", "note", message)
+        for (code, severity, reason), count in self._left_out.items():
+            yield Finding(code, severity, f"{name}: {count} {reason}")
 
 
 def _checked(box: Box, size: tuple[int, int], where: str) -> Box:
     width, height = size
-    told = f"({', '.join(f'{edge:g}' for edge in box)})"
+    edges = f"({', '.join(f'{edge:g}' for edge in box)})"
     if not all(math.isfinite(edge) for edge in box):
-        raise DataError(f"{where} {told} has an edge that is not a number")
+        raise DataError(f"{where} {edges} has an edge that is not a number")
     if box.x2 <= box.x1 or box.y2 <= box.y1:
-        raise DataError(f"{where} {told} is empty or inverted: x1 < x2 and y1 < y2 are needed")
+        raise DataError(f"{where} {edges} is empty or inverted: x1 < x2 and y1 < y2 are needed")
     inside = min(box.x1, box.y1) >= -_SLACK and box.x2 <= width + _SLACK and box.y2 <= height + _SLACK
     clipped = Box(max(box.x1, 0.0), max(box.y1, 0.0), min(box.x2, width), min(box.y2, height))
     if not inside or not clipped.area:
-        raise DataError(f"{where} {told} lies outside the image of {width}x{height}")
+        raise DataError(f"{where} {edges} lies outside the image of {width}x{height}")
     return clipped
 
 
@@ -164,7 +182,7 @@ _SAME = {"valid": "val", "validation": "val"}
 
 
 def split_word(text: str) -> str | None:
-    """The part that a file or folder name such as `instances_val2017` or `valid` speaks of: train, val or test."""
+    """The part that a file or folder name such as `instances_val2017` or `valid` names: train, val or test."""
     found = _WORDS.search(text.lower())
     return _SAME.get(found[1], found[1]) if found else None
 

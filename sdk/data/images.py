@@ -1,4 +1,4 @@
-"""Reading an image file whole or not at all, and its size from its header; what is in the image is not known here."""
+"""Reads an image file whole or not at all, and its size from its header."""
 
 from __future__ import annotations
 
@@ -26,29 +26,31 @@ _HEADER_BYTES = 1 << 16
 
 class _JpegHeader(NamedTuple):
     size: tuple[int, int] | None
-    scan: int  # where the pixels' data begin; 0 where the header does not reach them
+    scan: int  # where the pixels' data begin; 0 where they are beyond the header
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Pixels:
-    """The image as BGR uint8 (height, width, 3), turned as its Exif orientation says.
+    """The image as BGR uint8 (height, width, 3), turned by its Exif orientation.
 
-    `size` is what the annotation says, (width, height) in pixels. Raises DataError naming the file
-    where it is missing, cut short, damaged or not of that size. OpenCV alone would fill what is
-    missing of a JPEG with grey and go on, so the end of the file is looked at first.
+    `path`: the file.
+    `size`: the annotated (width, height) in pixels; None where there is none.
+
+    Raises DataError where the file is missing, cut short, damaged or not of that size.
     """
+    # OpenCV fills what is missing of a JPEG with grey without an error: look at the end of the file first.
     data = _bytes(path)
     fault = _fault(data)
     if fault:
-        raise DataError(f"{path}: {fault}; mend the file or take it out of the data set")
+        raise DataError(f"{path}: {fault}; replace the file or take it out of the data set")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         pixels = None
     if pixels is None:
-        raise DataError(f"{path}: this is no image that OpenCV can decode; mend it or take it out of the data set")
+        raise DataError(f"{path}: OpenCV cannot decode this image; replace it or take it out of the data set")
     found = (pixels.shape[1], pixels.shape[0])
     if size is not None and found != size:
-        raise DataError(f"{path}: the image is {_text(found)}, but its annotation says {_text(size)}")
+        raise DataError(f"{path}: the image is {_text(found)}, its annotation {_text(size)}")
     return np.asarray(pixels, np.uint8)
 
 

@@ -45,7 +45,7 @@ def read(manifest: Path, *, split: str | None = None, skip_bad: bool = False) ->
 
 def _rows(manifest: Path, collector: Collector) -> list[tuple[str, dict[str, Any]]]:
     rows = []
-    # Bytes: what is not UTF-8 then spoils its own line only.
+    # Bytes, so that a line that is not UTF-8 spoils itself only.
     for count, line in enumerate(manifest.read_bytes().splitlines(), 1):
         if line.strip():
             where = f"{manifest}:{count}"
@@ -58,11 +58,11 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise DataError(f"{where}: the line is no JSON: {error}") from None
+        raise DataError(f"{where}: the line is not JSON: {error}") from None
     if not isinstance(row, dict):
-        raise DataError(f"{where}: the line is no JSON object")
+        raise DataError(f"{where}: the line is not a JSON object")
     if not isinstance(row.get("file"), str) or not row["file"]:
-        raise DataError(f"{where}: the field file, the image's path, is missing or no text")
+        raise DataError(f"{where}: the field file, the image's path, is missing or not text")
     return row
 
 

@@ -1,4 +1,4 @@
-"""A labelled image and a list of them; the formats they are read from are the modules beside this one."""
+"""A labelled image, a data set of them, and how to draw a few evenly from many."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
+from edgeloc.findings import Finding
 from edgeloc.types import Box, Pixels
 
 __all__ = ["Dataset", "Sample", "spread"]
@@ -16,11 +17,13 @@ __all__ = ["Dataset", "Sample", "spread"]
 class Sample:
     """One image and what is known to be in it.
 
-    `name` is stable and unique within its data set (a path relative to the root, or a scene's
-    number). `box` is in pixels of the image, None where it holds no object; `label` is the
-    object's class, None where there is no object or no class. `group` names what the frame shares
-    with others that are not independent of it (a video clip). Where `labelled` is False nothing is
-    known about the image: it serves calibration, not evaluation. `path` is None for made images.
+    `name`: stable and unique within its data set (a path relative to the root, or a scene's number).
+    `box`: the object, in pixels of the image; None where it holds none.
+    `label`: the object's class; None where there is no object or no class.
+    `group`: what the frame shares with others that are not independent of it (a video clip).
+    `labelled`: False where nothing is known about the image: it serves calibration, not evaluation.
+    `path`: the file; None for made images.
+    `read`: reads the pixels; call `load()`.
     """
 
     name: str
@@ -32,23 +35,27 @@ class Sample:
     read: Callable[[], Pixels] = field(repr=False, kw_only=True)
 
     def load(self) -> Pixels:
-        """The image, BGR uint8 (height, width, 3), read anew each time; DataError names a file that is damaged."""
+        """The image, BGR uint8 (height, width, 3), read from the file each time; DataError for a damaged file."""
         return self.read()
 
 
 @dataclass(frozen=True)
 class Dataset(Sequence[Sample]):
-    """Samples in the order of their source, with the class names and what reading them changed.
+    """Samples in the order of their source.
 
-    `notes` are sentences to show the user: what was skipped or reduced, with counts. `splits` are
-    the parts the source has, empty where it has none; `split` is the one read, None for all.
+    `name`: the data set's, such as its folder's. `root`: the folder, or the URI of made scenes.
+    `labels`: the class names in the format's own order.
+    `samples`: the images.
+    `findings`: what was skipped or reduced while reading, with counts.
+    `splits`: the parts that the source has; empty where it has none.
+    `split`: the one that was read; None for all.
     """
 
     name: str
     root: str
     labels: tuple[str, ...]
     samples: tuple[Sample, ...] = field(repr=False)
-    notes: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
     splits: tuple[str, ...] = ()
     split: str | None = None
 
@@ -69,7 +76,7 @@ class Dataset(Sequence[Sample]):
 
 
 def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """At most `limit` samples in their order: as many of each group as of any other, evenly spaced within it."""
+    """At most `limit` samples in their order (None: all): as many of each group as of any other, evenly spaced in it."""
     if limit is None or limit >= len(samples):
         return list(samples)
     groups: dict[str | None, list[int]] = {}

@@ -4,8 +4,8 @@
     images/1.jpg,142.6,6.6,157.4,25,Bolt,24,val
     images/2.jpg,,,,,,24,val
 
-`file` is relative to the CSV's folder. A row without edges says that the image holds no object;
-several rows of one file are several objects. Columns may come in any order, others are ignored.
+`file` is relative to the CSV's folder. A row without edges means that the image holds no object;
+several rows of one file are several objects. Columns may come in any order; others are ignored.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _rows(file: Path) -> list[Row]:
                 values = [field.strip() for field in fields] + [""] * (len(header) - len(fields))
                 rows.append((f"{file}:{reader.line_num}", dict(zip(header, values, strict=False))))
     except csv.Error as error:
-        raise DataError(f"{file}:{reader.line_num}: the line is no CSV: {error}") from None
+        raise DataError(f"{file}:{reader.line_num}: the line is not CSV: {error}") from None
     return rows
 
 

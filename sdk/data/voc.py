@@ -18,7 +18,7 @@ from edgeloc.types import Box
 
 __all__ = ["find", "read"]
 
-_NO_XML = "images have no annotation file and were left out"
+_NO_XML = "images without an annotation file were left out"
 
 
 def find(root: Path) -> list[Path]:
@@ -34,7 +34,7 @@ def read(annotations: Path, *, split: str | None = None, skip_bad: bool = False)
     lists = {
         file.stem: file
         for file in sorted(root.glob("ImageSets/Main/*.txt"))
-        if "_" not in file.stem  # those say which images hold one class
+        if "_" not in file.stem  # those list the images of one class
     }
     split = choose_split(root, lists, split)
     collector = Collector(root, skip_bad)
@@ -64,7 +64,7 @@ def _add(collector: Collector, file: Path, root: Path, where: str) -> set[str]:
     try:
         tree = ElementTree.fromstring(file.read_bytes())
     except ElementTree.ParseError as error:
-        raise DataError(f"{file}:{error.position[0]}: the file is no XML: {error}") from None
+        raise DataError(f"{file}:{error.position[0]}: the file is not XML: {error}") from None
     objects = [_labelled(item, f"{file}: object {count}") for count, item in enumerate(tree.iter("object"), 1)]
     size = None
     if tree.findtext("size/width", "0") != "0" and tree.findtext("size/height", "0") != "0":
@@ -101,4 +101,4 @@ def _count_unannotated(collector: Collector, annotations: Path, root: Path) -> N
         annotated = {file.stem for file in annotations.glob("*.xml")}
         for file in folder.iterdir():
             if file.suffix.lower() in IMAGE_SUFFIXES and file.stem not in annotated:
-                collector.left_out(_NO_XML)
+                collector.left_out("data-images-without-annotation", "warning", _NO_XML)

@@ -3,7 +3,7 @@
     images/val/1.jpg  labels/val/1.txt      or  val/images/1.jpg  val/labels/1.txt
     images/1.jpg      labels/1.txt          or  1.jpg             1.txt
 
-The classes' names stand in `classes.txt`, one a line, or in `data.yaml` under `names`. x and y are
+The classes' names are in `classes.txt`, one a line, or in `data.yaml` under `names`. x and y are
 the box's centre. A line of a class and three or more points (a segment) gives the box around it.
 An image without a text file, or with an empty one, holds no object.
 """
@@ -80,7 +80,7 @@ def _names(source: Path) -> list[str]:
     elif source.suffix == ".yaml":
         names = _yaml_names(source)
     else:
-        raise DataError(f"{source}: the classes have no names: put a file classes.txt, a name a line, beside it")
+        raise DataError(f"{source}: the classes have no names: put a file classes.txt beside it, one name a line")
     if not names or not all(names):
         raise DataError(f"{source}: the list of the classes' names is empty or has an empty name")
     return names
@@ -90,16 +90,16 @@ def _yaml_names(source: Path) -> list[str]:
     try:
         yaml = import_module("yaml")
     except ImportError:
-        raise MissingExtra("PyYAML", "convert", f"reading {source} (a classes.txt beside it would do too)") from None
+        raise MissingExtra("PyYAML", "convert", f"reading {source} (or put a classes.txt beside it)") from None
     try:
         content = yaml.safe_load(source.read_bytes())
     except yaml.YAMLError as error:
-        raise DataError(f"{source}: the file is no YAML: {' '.join(str(error).split())}") from None
+        raise DataError(f"{source}: the file is not YAML: {' '.join(str(error).split())}") from None
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict) and sorted(names) == list(range(len(names))):
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list):
-        raise DataError(f"{source}: names is no list of the classes' names, nor a table of them by 0, 1, 2 ...")
+        raise DataError(f"{source}: names must be a list of the classes' names, or a table of them by 0, 1, 2 ...")
     return [str(name) for name in names]
 
 

@@ -51,7 +51,9 @@ def test_a_folder_is_read(root: Path) -> None:
     assert [sample.label for sample in data] == ["bolt", "bolt", None]
     assert data.labels == ("bolt", "nut")
     assert data.splits == ("val",)
-    assert data.notes == ("1 image holds several objects: the largest was kept",)
+    (finding,) = data.findings
+    assert finding.code == "data-several-objects"
+    assert finding.message.endswith(": 1 image holds several objects, of which the largest was kept")
     assert data[0].load().shape == (40, 60, 3)
 
 
@@ -81,7 +83,7 @@ def test_crowds_are_left_out_and_are_no_negatives(root: Path) -> None:
     data["annotations"][2]["iscrowd"] = 1
     found = open_dataset(write(root, data))
     assert [sample.name[-5:] for sample in found] == ["1.png", "3.png"]
-    assert any(note.startswith("1 annotations of crowds") for note in found.notes)
+    assert "data-crowds-left-out" in [finding.code for finding in found.findings]
 
 
 def changed(where: str, index: int, **fields: Any) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def test_a_bad_record_is_named_or_its_image_skipped(root: Path, data: dict[str, 
         open_dataset(root)
     found = open_dataset(root, skip_bad=True)
     assert [sample.name[-5:] for sample in found] == ["2.png", "3.png"]
-    assert "skipped" in found.notes[0]
+    assert found.findings[0].code == "data-rows-skipped"
 
 
 def test_an_annotation_of_no_image_is_named(root: Path) -> None:

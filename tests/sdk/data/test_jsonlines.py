@@ -50,7 +50,7 @@ def test_a_manifest_is_read(folder: Path) -> None:
     assert (data[0].label, data[0].group, data[1].group) == ("Bolt", "7", None)
     assert (data[2].box, data[2].label, data[2].labelled) == (None, None, True)
     assert data[0].load().shape == (40, 60, 3)
-    assert (data.labels, data.splits, data.notes) == (("Bolt", "Nut"), ("train", "val"), ())
+    assert (data.labels, data.splits, data.findings) == (("Bolt", "Nut"), ("train", "val"), ())
 
 
 def test_a_split_keeps_the_labels_of_all(folder: Path) -> None:
@@ -92,9 +92,9 @@ def test_a_bad_row_is_named_or_skipped_and_told(folder: Path, bad: Any, message:
         open_dataset(folder)
     data = open_dataset(folder, skip_bad=True)
     assert [sample.name for sample in data] == ["images/2.png", "images/3.png"]
-    (note,) = data.notes
-    assert note.startswith("1 bad row was skipped, the first: ")
-    assert "manifest.jsonl:2" in note
+    (finding,) = data.findings
+    assert finding.message.startswith("1 bad row was skipped, the first: ")
+    assert "manifest.jsonl:2" in finding.message
 
 
 def test_bytes_that_are_no_text_spoil_their_line_only(folder: Path) -> None:

@@ -40,7 +40,9 @@ def test_a_file_is_read(root: Path) -> None:
     assert [sample.label for sample in data] == ["nut", None, "a, b"]
     assert [sample.group for sample in data] == ["7", None, None]
     assert data.labels == ("a, b", "bolt", "nut")
-    assert data.notes == ("1 image holds several objects: the largest was kept",)
+    (finding,) = data.findings
+    assert finding.code == "data-several-objects"
+    assert finding.message.endswith(": 1 image holds several objects, of which the largest was kept")
     assert [sample.name for sample in open_dataset(root / "boxes.csv", split="val")] == ["2.png", "3.png"]
 
 
@@ -74,7 +76,8 @@ def test_a_bad_row_is_named_or_its_image_skipped(root: Path, line: str, message:
         open_dataset(root)
     data = open_dataset(root, skip_bad=True)
     assert [sample.name for sample in data] == ["2.png", "3.png"]
-    assert data.notes[0].startswith("1 bad row was skipped")
+    assert data.findings[0].code == "data-rows-skipped"
+    assert ": 1 bad row was skipped" in data.findings[0].message
 
 
 def test_an_unknown_split_lists_those_found(root: Path) -> None:

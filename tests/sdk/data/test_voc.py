@@ -45,7 +45,9 @@ def test_a_folder_is_read(root: Path) -> None:
     assert [sample.box for sample in data] == [(0, 0, 60, 40), (10, 5, 20, 15), None]
     assert [sample.label for sample in data] == ["bolt", "nut", None]
     assert (data.labels, data.splits) == (("bolt", "nut"), ("train", "val"))
-    assert data.notes == ("1 image holds several objects: the largest was kept",)
+    (finding,) = data.findings
+    assert finding.code == "data-several-objects"
+    assert finding.message.endswith(": 1 image holds several objects, of which the largest was kept")
     assert data[2].load().shape == (40, 60, 3)
 
 
@@ -66,7 +68,8 @@ def test_an_image_nobody_annotated_is_left_out_and_told(root: Path, image: Write
     image(root / "JPEGImages/d.png")
     data = open_dataset(root)
     assert len(data) == 3
-    assert data.notes[-1] == "1 images have no annotation file and were left out"
+    assert data.findings[-1].code == "data-images-without-annotation"
+    assert data.findings[-1].message.endswith(": 1 images without an annotation file were left out")
 
 
 def test_files_beside_their_images_are_read(tmp_path: Path, image: Write) -> None:
@@ -95,7 +98,8 @@ def test_a_bad_annotation_is_named_or_skipped(root: Path, item: str, message: st
         open_dataset(root)
     data = open_dataset(root, skip_bad=True)
     assert [sample.name[-5:] for sample in data] == ["a.png", "c.png"]
-    assert data.notes[0].startswith("1 bad row was skipped")
+    assert data.findings[0].code == "data-rows-skipped"
+    assert ": 1 bad row was skipped" in data.findings[0].message
 
 
 def test_a_missing_image_is_named(root: Path) -> None:

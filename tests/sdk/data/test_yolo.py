@@ -31,7 +31,9 @@ def test_a_folder_is_read(root: Path) -> None:
     assert data[0].box == pytest.approx((15, 15, 45, 25))
     assert (data[0].label, data[1].box, data[1].labelled) == ("nut", None, True)
     assert (data.labels, data.splits) == (("bolt", "nut"), ("train", "val"))
-    assert data.notes == ("1 image holds several objects: the largest was kept",)
+    (finding,) = data.findings
+    assert finding.code == "data-several-objects"
+    assert finding.message.endswith(": 1 image holds several objects, of which the largest was kept")
     assert len(open_dataset(root)) == 4
 
 
@@ -105,7 +107,8 @@ def test_a_bad_line_is_named_or_its_image_skipped(root: Path, line: str, message
         open_dataset(root, split="val")
     data = open_dataset(root, split="val", skip_bad=True)
     assert [sample.name for sample in data] == ["images/val/2.png"]
-    assert data.notes[0].startswith("1 bad row was skipped")
+    assert data.findings[0].code == "data-rows-skipped"
+    assert ": 1 bad row was skipped" in data.findings[0].message
 
 
 def test_images_without_a_folder_of_labels_are_no_negatives(root: Path) -> None:
