@@ -277,7 +277,7 @@ class _Measurement:
             name=self.data.name,
             split=self.data.split,
             labels=self.data.labels,
-            notes=self.data.notes,
+            notes=tuple(map(str, self.data.findings)),
             images=len(self.data),
             used=sum(row.kind != "background" for row in images.rows) if images else 0,
             skipped=len(skipped),

@@ -61,7 +61,7 @@ def test_a_damaged_image_is_named(
     number: int, model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown = sentence(capsys, commands(str(model), str(photos), tmp_path / "out")[number])
-    assert "b.jpg: the JPEG is cut short; mend the file" in shown
+    assert "b.jpg: the JPEG is cut short; replace the file" in shown
     left = [path.name for path in tmp_path.rglob("*") if path.is_file() and path.parent != photos]
     assert sorted(left) == (["o.jsonl", "o.mp4"] if number == 0 else [])
 

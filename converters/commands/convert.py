@@ -135,6 +135,6 @@ def _open(args: argparse.Namespace, name: str) -> Dataset | None:
     if uri is None:
         return None
     dataset = open_dataset(uri, split=split, skip_bad=args.skip_bad)
-    for note in dataset.notes:
-        print(f"{dataset.name}: {note}")
+    for finding in dataset.findings:
+        print(finding)
     return dataset

@@ -75,8 +75,8 @@ def _open(uri: str, split: str, skip_bad: bool, tell: Callable[[str], None]) -> 
     dataset = open_dataset(uri, skip_bad=skip_bad)
     if dataset.splits:
         dataset = open_dataset(uri, split=split, skip_bad=skip_bad)
-    for note in dataset.notes:
-        tell(f"{dataset.name}: {note}")
+    for finding in dataset.findings:
+        tell(str(finding))
     if any(not sample.labelled for sample in dataset):
         raise DataError(f"{uri} has images without labels: training needs for each a box, or that there is none")
     return dataset

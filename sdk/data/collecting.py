@@ -59,7 +59,7 @@ class Collector:
             self._first = self._first or str(error)
 
     def left_out(self, code: str, severity: Severity, reason: str) -> None:
-        """Count something that was left out by rule, for a finding `code`; `reason` follows the count in its message."""
+        """Count what was left out by rule, for a finding `code`; `reason` follows the count in its message."""
         self._left_out[code, severity, reason] += 1
 
     def add(

@@ -76,7 +76,7 @@ class Dataset(Sequence[Sample]):
 
 
 def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
-    """At most `limit` samples in their order (None: all): as many of each group as of any other, evenly spaced in it."""
+    """At most `limit` samples (None: all) in their order, evenly spaced in each group, as many of each as of others."""
     if limit is None or limit >= len(samples):
         return list(samples)
     groups: dict[str | None, list[int]] = {}

@@ -95,13 +95,13 @@ def changed(where: str, index: int, **fields: Any) -> dict[str, Any]:
 
 
 BAD = [
-    (changed("annotations", 1, category_id=5), "annotation 11 of image 1: category_id 5 is none of the categories"),
+    (changed("annotations", 1, category_id=5), "annotation 11 of image 1: category_id 5 is not among the categories"),
     (changed("annotations", 1, bbox=[1, 2, 3]), r"annotation 11 of image 1: bbox is \[1, 2, 3\]"),
     (changed("annotations", 1, bbox=[20, 5, -3, 4]), "image 1: bbox as corners .* is empty or inverted"),
     (changed("annotations", 1, bbox=[20, 5, 300, 4]), "image 1: bbox as corners .* lies outside the image of 60x40"),
     (changed("annotations", 1, bbox=[20, 5, None, 4]), "bbox is None, not a number"),
     (changed("images", 0, file_name="gone"), "image number 0: the field id or file_name is missing"),
-    (changed("images", 0, id=[1]), "none of the images|image number 0"),
+    (changed("images", 0, id=[1]), "not among the images|image number 0"),
     (changed("images", 0, file_name="nowhere.png"), "image 1: the image .*nowhere.png does not exist"),
 ]
 
@@ -118,14 +118,14 @@ def test_a_bad_record_is_named_or_its_image_skipped(root: Path, data: dict[str, 
 
 def test_an_annotation_of_no_image_is_named(root: Path) -> None:
     write(root, changed("annotations", 2, image_id=77))
-    with pytest.raises(DataError, match="annotation number 2: image_id 77 is none of the images"):
+    with pytest.raises(DataError, match="annotation number 2: image_id 77 is not among the images"):
         open_dataset(root)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"images": [', "the file is no JSON"),
+        ('{"images": [', "the file is not JSON"),
         ('{"images": []}', "the list annotations is missing"),
         ('{"images": [], "annotations": [], "categories": []}', "the data set is empty"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "category number 0: the field id or name"),

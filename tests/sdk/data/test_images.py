@@ -67,7 +67,7 @@ DAMAGES = [
     ("a.png", _cut, "the PNG is cut short or damaged"),
     ("a.png", _scratch, "the PNG is cut short or damaged"),
     ("a.jpg", lambda path: path.write_bytes(b""), "the image file is empty"),
-    ("a.jpg", lambda path: path.write_text("<html>not found</html>"), "no image that OpenCV can decode"),
+    ("a.jpg", lambda path: path.write_text("<html>not found</html>"), "OpenCV cannot decode this image"),
 ]
 
 
@@ -108,5 +108,5 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
 def test_an_annotation_of_another_size_is_refused(tmp_path: Path, image: Write) -> None:
     path = image(tmp_path / "a.png", (60, 40))
     assert read_image(path, (60, 40)).shape == (40, 60, 3)
-    with pytest.raises(DataError, match="is 60x40, but its annotation says 40x60"):
+    with pytest.raises(DataError, match="is 60x40, its annotation 40x60"):
         read_image(path, (40, 60))

@@ -70,8 +70,8 @@ def test_a_box_that_stands_out_by_rounding_is_clipped(folder: Path) -> None:
 
 
 BAD = [
-    ('{"file": "images/1.png"', "the line is no JSON"),
-    ("[1, 2]", "the line is no JSON object"),
+    ('{"file": "images/1.png"', "the line is not JSON"),
+    ("[1, 2]", "the line is not a JSON object"),
     (row(file=None), "the field file, the image's path, is missing"),
     (row(file="images/9.png"), r"the image .*images/9\.png does not exist"),
     (row(box_xyxy=[5, 6, 20]), "not a list of four numbers"),
@@ -86,21 +86,21 @@ BAD = [
 
 
 @pytest.mark.parametrize(("bad", "message"), BAD)
-def test_a_bad_row_is_named_or_skipped_and_told(folder: Path, bad: Any, message: str) -> None:
+def test_a_bad_row_is_named_or_skipped_and_reported(folder: Path, bad: Any, message: str) -> None:
     write(folder, row(file="images/2.png"), bad, row(file="images/3.png"))
     with pytest.raises(DataError, match=rf"manifest\.jsonl:2: .*{message}"):
         open_dataset(folder)
     data = open_dataset(folder, skip_bad=True)
     assert [sample.name for sample in data] == ["images/2.png", "images/3.png"]
     (finding,) = data.findings
-    assert finding.message.startswith("1 bad row was skipped, the first: ")
+    assert ": 1 bad row was skipped, the first: " in finding.message
     assert "manifest.jsonl:2" in finding.message
 
 
 def test_bytes_that_are_no_text_spoil_their_line_only(folder: Path) -> None:
     lines = json.dumps(row()).encode() + b"\n\xff\xfe{}\n"
     (folder / "manifest.jsonl").write_bytes(lines)
-    with pytest.raises(DataError, match=r"manifest\.jsonl:2: the line is no JSON"):
+    with pytest.raises(DataError, match=r"manifest\.jsonl:2: the line is not JSON"):
         open_dataset(folder)
     assert len(open_dataset(folder, skip_bad=True)) == 1
 

@@ -89,7 +89,7 @@ def test_files_beside_their_images_are_read(tmp_path: Path, image: Write) -> Non
         (OBJECT.format("nut", 30, 6, 20, 15), r"b\.xml: bndbox .* is empty or inverted"),
         (OBJECT.format("nut", 1, 6, 90, 15), r"b\.xml: bndbox .* lies outside the image of 60x40"),
         ("<object><name>nut</name></object>", "object 1: bndbox/xmin is None, not a number"),
-        ("<object>", r"b\.xml:5: the file is no XML"),
+        ("<object>", r"b\.xml:5: the file is not XML"),
     ],
 )
 def test_a_bad_annotation_is_named_or_skipped(root: Path, item: str, message: str) -> None:

@@ -68,7 +68,9 @@ def test_names_are_read_from_yaml(root: Path, names: str) -> None:
     assert open_dataset(root).labels == ("bolt", "nut")
 
 
-@pytest.mark.parametrize(("text", "message"), [("names: 3", "names is no list"), ("names: [", "the file is no YAML")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("names: 3", "names must be a list"), ("names: [", "the file is not YAML")]
+)
 def test_yaml_without_names_is_refused(root: Path, text: str, message: str) -> None:
     pytest.importorskip("yaml")
     (root / "classes.txt").unlink()
