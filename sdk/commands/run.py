@@ -105,7 +105,8 @@ def _as_text(summary: RunSummary, written: list[str]) -> str:
 
 
 def _as_json(summary: RunSummary, written: list[str]) -> str:
-    return json.dumps({**dataclasses.asdict(summary), "written": written}, indent=2)
+    findings = [finding.to_dict() for finding in summary.findings]
+    return json.dumps({**dataclasses.asdict(summary), "findings": findings, "written": written}, indent=2)
 
 
 def _service_manager() -> list[Sink]:
