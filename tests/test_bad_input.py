@@ -51,7 +51,7 @@ def commands(model: str, data: str, out: Path) -> list[list[str]]:
     """A line for each command that reads a model, data or a result, and writes."""
     return [
         ["run", model, "--camera", data, "--sink", f"{out}/o.jsonl", "--sink", f"{out}/o.mp4"],
-        ["bench", model, "--data", data, "--frames", "2", "--out", f"{out}/r.json"],
+        ["bench", model, "--validation", data, "--frames", "2", "--out", f"{out}/r.json"],
         ["train", "--training", data, "--backbone-weights", "none", "--out", f"{out}/m.keras"],
     ]
 
@@ -106,7 +106,8 @@ def test_data_that_cannot_serve_is_refused(
         (photos / "a.jpg").unlink()
         (photos / "c.jpg").unlink()
     data = "synthetic?count=4" if kind == "split" else "nowhere" if kind == "absent" else str(photos)
-    line = commands(str(model), data, tmp_path / "out")[number] + (["--split", "dusk"] if kind == "split" else [])
+    split = ["--validation-split" if number == 1 else "--training-split", "dusk"] if kind == "split" else []
+    line = commands(str(model), data, tmp_path / "out")[number] + split
     words = {"empty": "holds no data set", "unlabelled": "label", "split": "no split 'dusk'", "absent": "not exist"}
     assert words[kind] in sentence(capsys, line)
 
@@ -120,7 +121,7 @@ def test_data_that_cannot_serve_is_refused(
         ["run", "--camera", ""],
         ["bench", "--frames", "99999999999999"],
         ["bench", "--max-images", "1.5"],
-        ["bench", "--data", ""],
+        ["bench", "--validation", ""],
         ["inspect", "--jsn"],
     ],
 )
@@ -163,6 +164,8 @@ sys.exit(main(["bench", sys.argv[1], "--frames", "100000", "--out", "r.json"]))
         [sys.executable, "-c", program, str(model)], capture_output=True, text=True, cwd=tmp_path, env=environment
     )
     assert done.returncode == 128 + number
-    assert done.stderr == "edgeloc: interrupted\n"
-    assert "stopped; what was measured until then is in r.json" in done.stdout
+    *findings, stopped, interrupted = done.stderr.splitlines()
+    assert (stopped, interrupted) == ("stopped; what was measured until then is in r.json", "edgeloc: interrupted")
+    assert all(line.startswith("warning: ") for line in findings)
+    assert done.stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]

@@ -162,7 +162,7 @@ def bench(model: Path, out: Path, *words: object) -> int:
     return main(["bench", str(model), "--out", str(out), "--frames", "40", "--warmup", "2", *map(str, words)])
 
 
-def test_a_recording_is_replayed_and_told_as_one(
+def test_a_recording_is_replayed_and_marked_as_one(
     model: Path, tmp_path: Path, recording: Callable[[float], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = recording(20)

@@ -54,7 +54,7 @@ def test_presence_uses_each_side_s_threshold(rows: list[Row]) -> None:
     assert presence.agreement == pytest.approx(13 / 14)
 
 
-def test_a_label_that_the_model_does_not_know_is_a_miss_and_is_told(make_row: Callable[..., Row]) -> None:
+def test_a_label_that_the_model_does_not_know_is_a_miss_and_is_counted(make_row: Callable[..., Row]) -> None:
     truth = Box(0, 0, 40, 40)
     spoon = make_row("a", truth, truth, truth, label="spoon")
     rows = [spoon, make_row("b", truth, truth, truth, label_quantized="nut")]
