@@ -87,7 +87,7 @@ class EnergyRecorder:
         except DeviceError as error:
             if self._required:
                 raise
-            self._reason = str(error)
+            self._reason = error.message or str(error)
 
     def __enter__(self) -> EnergyRecorder:
         if self._meter is not None:
@@ -97,7 +97,7 @@ class EnergyRecorder:
             except DeviceError as error:
                 if self._required:
                     raise
-                self._reason = str(error)
+                self._reason = error.message or str(error)
                 self.close()
                 self._meter = None
         return self

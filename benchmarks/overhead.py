@@ -1,16 +1,14 @@
-"""Measures what the Localizer costs a frame beyond the bare invoke, against the shortest loop written by hand.
+"""Measures what the Localizer costs a frame beyond the invoke alone, against the shortest loop written by hand.
 
-    python benchmarks/overhead.py model.tflite [--frames N]
+    python -m edgeloc.benchmarks.overhead MODEL
 
-Both loops share one interpreter and take turns frame by frame, so that a change of the machine's
-speed meets both. The model is one with a grid head, uint8 RGB pixels and a letterbox, such as
-`edgeloc train` and `edgeloc convert` make.
+Both loops share one interpreter and take turns frame by frame, so that a change of the machine's speed meets both. The
+model is one with a grid head, uint8 RGB pixels and a letterbox, such as `edgeloc train` and `edgeloc convert` make.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -82,7 +80,13 @@ class _Stopwatch:
 
 
 def measure(localizer: Localizer, frames: int) -> Overhead:
-    """Run both loops on `frames` 640x480 frames of noise; UsageError for a model of another kind."""
+    """Run both loops on frames of noise.
+
+    `localizer`: what is measured; its engine must have an interpreter that the loop by hand can use.
+    `frames`: how many 640x480 frames each loop runs.
+
+    Raises UsageError for a model of another kind, GateFailed when the two loops disagree.
+    """
     engine = localizer.engine
     if not isinstance(engine, TfliteEngine):
         raise UsageError(f"the engine {engine.name} has no interpreter that a loop by hand could use")
@@ -170,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.frames < 1:
-            raise UsageError(f"--frames is {arguments.frames}: it must be at least 1")
+            raise UsageError(field="frames", value=arguments.frames, allowed="at least 1")
         localizer = Localizer(arguments.model, arguments.engine, arguments.threads)
         overhead = measure(localizer, arguments.frames)
     except EdgelocError as error:
@@ -184,6 +188,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
-        sys.path.pop(0)  # run as a script: this folder's statistics.py must not hide Python's own
     sys.exit(main())
