@@ -1,1 +1,7 @@
-"""Turns a trained localization CNN into an int8 model file with its contract; runs on the workstation."""
+"""Trains localizers and converts trained networks for the device; its public names stand in `__init__.pyi`."""
+
+from __future__ import annotations
+
+from edgeloc._support.lookup import lazy_face
+
+__getattr__, __dir__, __all__ = lazy_face(__name__)

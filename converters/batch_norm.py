@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,21 @@ from edgeloc.data import Sample
 from edgeloc.data.sample import spread
 from edgeloc.errors import DataError
 from edgeloc.evaluation.pairing import side_in_memory
+from edgeloc.findings import Finding
 from edgeloc.model.contract import Contract
 
 __all__ = ["MOMENTUM", "batch_norm_lag", "check_batch_norm", "reestimate_batch_norm", "set_batch_norm_momentum"]
 
+logger = logging.getLogger(__name__)
+
 # At 0.95 the statistics forget a batch after about 20 others, so 90 leave 1 % of the first.
 MOMENTUM = 0.95
 REESTIMATION_BATCHES = 90
+_IMAGES = 64
+# Statistics that are up to date give 0.2 to 0.3 here, ones that lag above 1.
+_LIMIT = 0.6
+_BATCH = 32
+_MEASURED = 300
 
 
 def _layers(network: keras.Model) -> list[Any]:
@@ -48,7 +57,7 @@ def reestimate_batch_norm(network: keras.Model, batches: Iterable[Any]) -> None:
     for images in itertools.islice(remaining, 1):
         network(tf.convert_to_tensor(images), training=True)
     set_batch_norm_momentum(network, MOMENTUM)
-    # Traced anew, because a graph made earlier holds the momentum of then.
+    # Traced again, because a graph made earlier holds the momentum of then.
     forward = tf.function(lambda images: network(images, training=True))
     for images in remaining:
         forward(tf.convert_to_tensor(images))
@@ -64,12 +73,12 @@ def batch_norm_lag(network: keras.Model, images: Any) -> float:
     The network's variables come back unchanged.
     """
     kept = [variable.numpy() for variable in network.non_trainable_variables]
-    settled = _flat(network(images, training=False))
-    fresh = _flat(network(images, training=True))
+    moving = _flat(network(images, training=False))
+    own = _flat(network(images, training=True))
     for variable, value in zip(network.non_trainable_variables, kept, strict=True):
         variable.assign(value)
     # An output that never changes has no deviation to measure by; the converter refuses it for that.
-    gaps = [np.abs(a - b).mean() / b.std() for a, b in zip(settled, fresh, strict=True) if b.std() > 0]
+    gaps = [np.abs(a - b).mean() / b.std() for a, b in zip(moving, own, strict=True) if b.std() > 0]
     return float(np.mean(gaps)) if gaps else 0.0
 
 
@@ -78,50 +87,44 @@ def _flat(outputs: Any) -> list[Any]:
     return [np.asarray(output) for output in keras.tree.flatten(outputs)]
 
 
-_IMAGES = 64
-# Statistics that are up to date give 0.2 to 0.3 here, ones that lag above 1.
-_LIMIT = 0.6
-_BATCH = 32
-_MEASURED = 300
-
-
 def check_batch_norm(
-    source: KerasSource,
-    contract: Contract,
-    images: NDArray[np.float32],
-    samples: Sequence[Sample],
-    repair: bool,
-    tell: Callable[[str], None],
-) -> None:
-    """Tell of statistics that lag, and with `repair` take them from `images` (normalized calibration images) anew.
+    source: KerasSource, contract: Contract, images: NDArray[np.float32], samples: Sequence[Sample], *, repair: bool
+) -> Finding | None:
+    """Whether the statistics of a network lag behind its weights; with `repair` they are re-estimated.
 
-    The mean IoU of the network before and after is measured on up to 300 labelled ones of `samples`.
+    Parameters:
+        source: the network, which is changed only in memory.
+        contract: its contract.
+        images: normalized calibration images, from which statistics are taken.
+        samples: up to 300 labelled ones measure the mean IoU of the network before and after a repair.
+        repair: re-estimate statistics that lag.
+
     Raises ContractError where the contract's image is not the network's.
     """
     source.check_input(contract.input)
     lag = batch_norm_lag(source.network, images[:_IMAGES])
     if lag <= _LIMIT:
         if repair:
-            tell("the batch-norm statistics are up to date: --repair-batch-norm left them as they are")
-        return
-    finding = (
+            logger.info("the batch-norm statistics are up to date: they stay as they are")
+        return None
+    message = (
         f"the batch-norm statistics lag behind the weights (outputs differ by {lag:.2f} standard deviations from "
         "those with the images' own statistics)"
     )
     if not repair:
-        tell(f"warning: {finding}: the network is better than it looks; --repair-batch-norm takes them anew")
-        return
-    tell(f"{finding}: they are taken anew from the calibration images")
+        fix = "the network is better than it looks: re-estimate them with {repair_batch_norm}"
+        return Finding("batch-norm-lags", "warning", message, fix)
     labelled = spread([sample for sample in samples if sample.box is not None], _MEASURED)
     before = _mean_iou(source, contract, labelled)
     rng = np.random.default_rng(0)
     batches = (images[rng.choice(len(images), min(_BATCH, len(images)))] for _ in range(REESTIMATION_BATCHES))
     reestimate_batch_norm(source.network, batches)
     after = _mean_iou(source, contract, labelled)
+    message += ", and were re-estimated from the calibration images"
     if before is not None and after is not None:
-        tell(
-            f"mean IoU of the float network on {len(labelled)} labelled images: {before:.3f} before, {after:.3f} after"
-        )
+        figures = f"{before:.3f} before, {after:.3f} after"
+        message += f"; mean IoU of the float network on {len(labelled)} labelled images: {figures}"
+    return Finding("batch-norm-repaired", "note", message)
 
 
 def _mean_iou(source: KerasSource, contract: Contract, samples: list[Sample]) -> float | None:
@@ -131,6 +134,6 @@ def _mean_iou(source: KerasSource, contract: Contract, samples: list[Sample]) ->
         try:
             box = side.answer(sample.load()).box
         except DataError:
-            continue  # told, or refused, where the images are used
+            continue  # reported, or refused, where the images are used
         ious.append(sample.box.iou(box) if sample.box and box else 0.0)
     return float(np.mean(ious)) if ious else None

@@ -19,6 +19,7 @@ from edgeloc.data import Dataset, Sample
 from edgeloc.data.background import cut_background
 from edgeloc.errors import DataError
 from edgeloc.evaluation.layers.graph import TensorRunner
+from edgeloc.findings import Finding
 from edgeloc.model.contract import InputSpec
 from edgeloc.model.flatbuffer import parse_flatbuffer
 from edgeloc.preprocess import Preprocessor
@@ -28,16 +29,46 @@ __all__ = [
     "FEW_IMAGES",
     "Calibration",
     "calibrate",
+    "check_images",
+    "check_leaks",
+    "check_range_stability",
     "drawn_order",
-    "judge_halves",
-    "judge_images",
     "pixel_hash",
-    "refuse_leak",
     "thumbnail",
 ]
 
+_Values = NDArray[np.float32]
+
+FEW_IMAGES = 50
 _CROP_EVERY = 4
 _THUMBNAIL = 32
+# Correlation of neighbouring pixels: at least 0.52 on 800 photos of fod-a, 0.67 on generated scenes, 0.75 on frames of
+# 21 clips; at most 0.08 on uniform and Gaussian noise, resized or not.
+_NOISE = 0.3
+# Standard deviation in grey levels: at least 3.5 on the same photos and frames (an aeroplane in a clear sky), 0 on
+# plain colours.
+_BLANK = 1.5
+# How many such images are one too many to be an accident (a lens cap, a broken frame).
+_SHARE = 0.1
+# Standard deviation of a pixel across images, in grey levels: 35 to 43 on fod-a, 44 on scenes; 0.4 to 3.5 on one still
+# camera that looks at the sky, 5 to 15 on one that looks at people.
+_ALIKE = 4.0
+_ALIKE_FROM = 8
+# The largest of the tensors' factors on the shipped model: 1.06 to 1.16 with 200 images, 1.16 to 1.34 with 50, 1.25 to
+# 1.83 with 10. On it and one other network this limit warns in 11 of 16 draws of 10 images, 2 of 16 of 50, 0 of 24 of
+# 100 or more.
+_HALVES = 1.35
+_SPLITS = 32
+_MOST_IMAGES = 200
+_FIX = "calibrate on about 200 images as the camera takes them, of many places and lights"
+_NAMES_SHOWN = 3
+# Most that any of the 32x32 greys may differ. Copies as JPEG at quality 30 to 90, or resized to 0.9 or 2 times, differ
+# by at most 3, and 95 of 100 of half the size by at most 4; of 3 million pairs from different clips of fod-a none by
+# less than 9, although some clips show the same floor under the same lamp.
+_COPY = 4
+# Pictures of nothing resemble each other: a wall, a clear sky. They are compared by their pixels alone.
+_LEAST_CONTRAST = 8.0
+_LEAK_FIX = "calibrate on other images, such as those of another split"
 
 
 @dataclass(frozen=True)
@@ -66,7 +97,14 @@ def calibrate(dataset: Dataset, spec: InputSpec, count: int, seed: int, skip_bad
     of them: a presence output that never saw "absent" could not say it, since its range in int8 is
     the one seen here.
 
-    Raises DataError when the data set is empty, or an image is damaged and `skip_bad` is not given.
+    Parameters:
+        dataset: what to draw from.
+        spec: the contract's input.
+        count: how many images to draw at most.
+        seed: which of them are drawn.
+        skip_bad: leave a damaged image out, which raises DataError otherwise.
+
+    Raises DataError when the data set is empty.
     """
     preprocess = Preprocessor(spec, np.dtype(np.float32), None, None)
     images: list[NDArray[np.float32]] = []
@@ -129,76 +167,55 @@ def _take_turns(lists: list[list[Sample]]) -> list[Sample]:
     return [sample for turn in zip_longest(*lists) for sample in turn if sample is not None]
 
 
-_Values = NDArray[np.float32]
+def check_images(calibration: Calibration, spec: InputSpec) -> tuple[Finding, ...]:
+    """What makes the images unfit to calibrate on; nothing where they are fit.
 
-FEW_IMAGES = 50
-
-# Correlation of neighbouring pixels: at least 0.52 on 800 photos of fod-a, 0.67 on generated scenes, 0.75 on frames of
-# 21 clips; at most 0.08 on uniform and Gaussian noise, resized or not.
-_NOISE = 0.3
-# Standard deviation in grey levels: at least 3.5 on the same photos and frames (an aeroplane in a clear sky), 0 on
-# plain colours.
-_NOTHING = 1.5
-# How many such images are one too many to be an accident (a lens cap, a broken frame).
-_SHARE = 0.1
-# Standard deviation of a pixel across images, in grey levels: 35 to 43 on fod-a, 44 on scenes; 0.4 to 3.5 on one still
-# camera that looks at the sky, 5 to 15 on one that looks at people.
-_ALIKE = 4.0
-_ALIKE_FROM = 8
-# The largest of the tensors' factors on the shipped model: 1.06 to 1.16 with 200 images, 1.16 to 1.34 with 50, 1.25 to
-# 1.83 with 10. On it and one other network this limit speaks in 11 of 16 draws of 10 images, 2 of 16 of 50, 0 of 24 of
-# 100 or more.
-_HALVES = 1.35
-_SPLITS = 32
-_MOST_IMAGES = 200
-_FIX = "calibrate on about 200 images as the camera takes them, of many places and lights"
-
-
-def judge_images(calibration: Calibration, spec: InputSpec) -> tuple[str, ...]:
-    """One sentence for each doubt about the images themselves; none where they are fit to calibrate on.
-
-    `spec` is the contract's input, by which the images were normalized.
+    Parameters:
+        calibration: the images that were drawn.
+        spec: the contract's input, by which they were normalized.
     """
-    return tuple(_doubts(calibration, spec))
+    return tuple(_image_findings(calibration, spec))
 
 
-def _doubts(calibration: Calibration, spec: InputSpec) -> Iterator[str]:
+def _image_findings(calibration: Calibration, spec: InputSpec) -> Iterator[Finding]:
     manifest = calibration.manifest
     count = len(calibration.images)
-    noise, nothing = _like_noise_or_nothing(calibration.images, spec)
+    noise, blank = _noise_and_blank(calibration.images, spec)
     if noise > _SHARE * count:
-        yield (
-            f"warning: {noise} of the {count} calibration images look like noise (neighbouring pixels have nothing to "
-            f"do with each other), on which scales are wrong: {_FIX}"
+        message = (
+            f"{noise} of the {count} calibration images look like noise (neighbouring pixels have nothing to do with "
+            "each other), which gives wrong scales"
         )
-    if nothing > _SHARE * count:
-        yield f"warning: {nothing} of the {count} calibration images show nothing (a plain colour): {_FIX}"
+        yield Finding("calibration-noise", "warning", message, _FIX)
+    if blank > _SHARE * count:
+        message = f"{blank} of the {count} calibration images are blank (a plain colour)"
+        yield Finding("calibration-blank", "warning", message, _FIX)
     spread = float(calibration.thumbnails.std(axis=0).mean())
     groups = {entry.get("group") for entry in manifest["images"]}
-    if nothing < count >= _ALIKE_FROM and spread < _ALIKE:
-        yield (
-            f"warning: the calibration images all look the same (a pixel differs by {spread:.1f} of 255 between them): "
-            f"{_FIX}"
-        )
+    if blank < count >= _ALIKE_FROM and spread < _ALIKE:
+        message = f"the calibration images all look the same (a pixel differs by {spread:.1f} of 255 between them)"
+        yield Finding("calibration-one-view", "warning", message, _FIX)
     elif count >= _ALIKE_FROM and len(groups) == 1 and None not in groups:
-        yield f"warning: all {count} calibration images are of one group ({next(iter(groups))}): {_FIX}"
+        message = f"all {count} calibration images are of one group ({next(iter(groups))})"
+        yield Finding("calibration-one-group", "warning", message, _FIX)
     if count < FEW_IMAGES:
-        yield f"warning: {count} calibration images are few, and what they miss is clipped: {_FIX}"
+        message = f"{count} calibration images are few, and what they miss is clipped"
+        yield Finding("calibration-few-images", "warning", message, _FIX)
 
 
-def _like_noise_or_nothing(images: NDArray[np.float32], spec: InputSpec) -> tuple[int, int]:
+def _noise_and_blank(images: NDArray[np.float32], spec: InputSpec) -> tuple[int, int]:
     """How many of the images are noise, and how many are a plain colour."""
     mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
-    noise = nothing = 0
+    noise = blank = 0
     for image in images:
         grey = (image * std + mean).mean(axis=2, dtype=np.float64)
         # The bars of a letterbox are no part of the picture.
         grey = grey[grey.std(axis=1) > 0][:, grey.std(axis=0) > 0]
-        if grey.size == 0 or grey.std() < _NOTHING:
-            nothing += 1
+        if grey.size == 0 or grey.std() < _BLANK:
+            blank += 1
         elif min(_correlation(grey[:, 1:], grey[:, :-1]), _correlation(grey[1:], grey[:-1])) < _NOISE:
             noise += 1
-    return noise, nothing
+    return noise, blank
 
 
 def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
@@ -208,12 +225,15 @@ def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> flo
     return float((first * second).sum()) / power if power > 0 else 1.0
 
 
-def judge_halves(flatbuffer: bytes, images: NDArray[np.float32], seed: int = 0) -> str | None:
-    """A sentence where one half of the images gives a tensor another range than the other half does, else None.
+def check_range_stability(flatbuffer: bytes, images: NDArray[np.float32], seed: int = 0) -> Finding | None:
+    """Whether one half of the images gives a tensor another range than the other half does; None where none does.
 
-    `flatbuffer` is the float model; `images` is float32 (n, height, width, channels), normalized,
-    of which at most 200 are used. The range is what an int8 scale is made of; the factor of a
-    tensor is the median over 32 ways to halve the images.
+    The range is what an int8 scale is made of; the factor of a tensor is the median over 32 ways to halve the images.
+
+    Parameters:
+        flatbuffer: the float model.
+        images: float32 (n, height, width, channels), normalized, of which at most 200 are used.
+        seed: of the ways to halve them.
     """
     images = images[:_MOST_IMAGES]
     if len(images) < 2:
@@ -224,10 +244,11 @@ def judge_halves(flatbuffer: bytes, images: NDArray[np.float32], seed: int = 0) 
     worst = int(factors.argmax())
     if factors[worst] <= _HALVES:
         return None
-    return (
-        f"warning: two halves of the {len(images)} calibration images give the tensor {names[worst]} ranges that "
-        f"differ by a factor of {factors[worst]:.1f}, so its scale is a matter of luck: {_FIX}"
+    message = (
+        f"two halves of the {len(images)} calibration images give the tensor {names[worst]} ranges that differ by a "
+        f"factor of {factors[worst]:.1f}, so that its scale depends on which images were drawn"
     )
+    return Finding("calibration-range-unstable", "warning", message, _FIX)
 
 
 def _factors(low: _Values, high: _Values, order: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -254,23 +275,16 @@ def _ranges(flatbuffer: bytes, images: NDArray[np.float32]) -> tuple[list[str], 
     return [graph.tensors[index].name.split(";")[0] for index in made], low, high
 
 
-_NAMES_SHOWN = 3
-# Most that any of the 32x32 greys may differ. Copies as JPEG at quality 30 to 90, or resized to 0.9 or 2 times, differ
-# by at most 3, and 95 of 100 of half the size by at most 4; of 3 million pairs from different clips of fod-a none by
-# less than 9, although some clips show the same floor under the same lamp.
-_COPY = 4
-# Pictures of nothing resemble each other: a wall, a clear sky. They are compared by their pixels alone.
-_LEAST_CONTRAST = 8.0
-_LEAK_FIX = "calibrate on other images, such as those of another split"
+def check_leaks(calibration: Calibration, validation: Dataset, *, skip_bad: bool = False) -> tuple[Finding, ...]:
+    """Raise DataError for calibration images that the validation data holds too, and report their near relations.
 
+    The same pixels under whatever name are refused. Findings are pictures that look the same but are not, pixel by
+    pixel (saved again, resized, the next frame), and groups that give images to both sides.
 
-def refuse_leak(calibration: Calibration, validation: Dataset, *, skip_bad: bool = False) -> tuple[str, ...]:
-    """Refuse calibration images that the validation data holds too, and warn of their near relations.
-
-    The same pixels under whatever name raise DataError. Returned are sentences on pictures that
-    look the same but are not, pixel by pixel (saved anew, resized, the next frame), and on groups that
-    give images to both sides. Reads every image of `validation` once; one that is damaged raises DataError too,
-    or is passed over with `skip_bad`.
+    Parameters:
+        calibration: the images that were drawn.
+        validation: each of its images is read once.
+        skip_bad: pass over a damaged one, which raises DataError otherwise.
     """
     entries = calibration.manifest["images"]
     names = [str(entry["name"]) for entry in entries]
@@ -290,9 +304,10 @@ def refuse_leak(calibration: Calibration, validation: Dataset, *, skip_bad: bool
     if same:
         raise DataError(
             f"{len(same)} of the {len(names)} calibration images are also in the validation data of {validation.name} "
-            f"({_listed(same)}), so that what is measured there says too little: {_LEAK_FIX}"
+            f"({_listed(same)}), so that what is measured there proves little",
+            hint=_LEAK_FIX,
         )
-    return tuple(_warnings(calibration, validation, alike))
+    return tuple(_leak_findings(calibration, validation, alike))
 
 
 def _read(validation: Sequence[Sample], skip_bad: bool) -> Iterator[tuple[Sample, Pixels]]:
@@ -304,24 +319,26 @@ def _read(validation: Sequence[Sample], skip_bad: bool) -> Iterator[tuple[Sample
                 raise
 
 
-def _warnings(calibration: Calibration, validation: Dataset, alike: dict[str, str]) -> Iterator[str]:
+def _leak_findings(calibration: Calibration, validation: Dataset, alike: dict[str, str]) -> Iterator[Finding]:
     manifest = calibration.manifest
     if alike:
-        yield (
-            f"warning: {len(alike)} of the {manifest['count']} calibration images look just like validation images of "
-            f"{validation.name} ({_listed(alike)}), as copies saved anew or neighbouring frames do: {_LEAK_FIX}"
+        message = (
+            f"{len(alike)} of the {manifest['count']} calibration images look just like validation images of "
+            f"{validation.name} ({_listed(alike)}), as copies saved again or neighbouring frames do"
         )
+        yield Finding("validation-leak", "warning", message, _LEAK_FIX)
     # Names such as "1" mean something else in another data set.
     if manifest["dataset"] != validation.name:
         return
     groups = {entry.get("group") for entry in manifest["images"]} & {sample.group for sample in validation} - {None}
     if groups:
         shown = ", ".join(sorted(map(str, groups))[:_NAMES_SHOWN])
-        yield (
-            f"warning: {len(groups)} group{'s' if len(groups) > 1 else ''} of {validation.name} ({shown}) "
+        message = (
+            f"{len(groups)} group{'s' if len(groups) > 1 else ''} of {validation.name} ({shown}) "
             f"{'give' if len(groups) > 1 else 'gives'} images to calibration and validation, whose frames are not "
-            "independent: split the data by group"
+            "independent"
         )
+        yield Finding("validation-shares-group", "warning", message, "split the data by group")
 
 
 def _listed(pairs: dict[str, str]) -> str:

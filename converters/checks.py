@@ -17,6 +17,7 @@ from edgeloc.data import Dataset, Sample
 from edgeloc.engines import open_engine
 from edgeloc.errors import ContractError, DataError, ModelError
 from edgeloc.evaluation.pairing import Side
+from edgeloc.findings import Finding
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import BoxForm, Contract, InputSpec, Resize
 from edgeloc.model.file import Golden, ModelFile
@@ -25,17 +26,43 @@ from edgeloc.model.inspection import ModelReport
 from edgeloc.scenes import SceneGenerator
 from edgeloc.types import Pixels
 
+Array = NDArray[np.float64]
+
 __all__ = [
+    "check_contract",
+    "check_parity",
     "check_ports",
-    "check_same",
-    "flatbuffer_answer",
+    "check_presence_range",
     "make_golden",
-    "presence_warning",
-    "refuse_what_is_not",
-    "suspect_contract",
+    "require_precision",
+    "run_flatbuffer",
 ]
 
+_IMAGES = 128
+_FEWEST = 16
+# Another contract must be clearly better. With the shipped model's own contract no other gains anything. With BGR,
+# 0..255 or ImageNet's normalization in its stead the right one gains 0.21, 1.27 and 0.15 of mean IoU plus top-1 on
+# training images, 5 standard errors or more; with 0..1 it gains 0.03 at 2, which is within noise.
+_LEAST_GAIN = 0.03
+_STANDARD_ERRORS = 3.0
+_NORMALIZATIONS = (("-1..1", 127.5, 127.5), ("0..1", 0.0, 255.0), ("0..255", 0.0, 1.0))
+_IMAGENET_MEAN: tuple[float, ...] = (123.675, 116.28, 103.53)
+_IMAGENET_STD: tuple[float, ...] = (58.395, 57.12, 57.375)
+_RESIZES: tuple[Resize, ...] = ("letterbox", "stretch", "center-crop")
+_FORMS: tuple[BoxForm, ...] = ("cxcywh", "xyxy", "yxyx", "xywh", "cxcyhw")
+_SLOT_ORDERS = (
+    ("cx", "cy", "w", "h"), ("cx", "cy", "h", "w"), ("cy", "cx", "h", "w"), ("x1", "y1", "x2", "y2"),
+    ("y1", "x1", "y2", "x2"), ("x1", "y1", "w", "h"), ("x1", "y1", "h", "w"),
+)  # fmt: skip
+_BOX_SLOTS = {slot for order in _SLOT_ORDERS for slot in order}
+_SWAPPED_SIDES = {"w": "h", "h": "w"}
 _FLOAT_PARTS = "mixed: float island"
+_CANDIDATES = 16
+_SIZE = (160, 120)
+# Of an output's spread over the images, and of its largest number: two float32 networks that do
+# the same sums in another order stay a hundred times below; a wrong layout is far above.
+_OF_SPREAD = 1e-3
+_OF_LARGEST = 1e-4
 
 
 def check_ports(flatbuffer: bytes, contract: Contract, name: str) -> None:
@@ -50,30 +77,34 @@ def check_ports(flatbuffer: bytes, contract: Contract, name: str) -> None:
             )
 
 
-def refuse_what_is_not(chosen: Recipe, report: ModelReport, kept_float: bool) -> None:
-    """A file goes out only as what it is: no float islands called int8, no output that never changes."""
+def require_precision(chosen: Recipe, report: ModelReport, kept_float: bool) -> None:
+    """Raise ModelError where the model is not what its recipe is for, or has an output that never changes.
+
+    Parameters:
+        chosen: the recipe.
+        report: what was read out of the result.
+        kept_float: whether operators were asked to stay in float.
+    """
     if report.constant_outputs:
         names = ", ".join(report.constant_outputs)
-        raise ModelError(f"the output {names} does not depend on the input: the head is dead, train it anew")
+        raise ModelError(f"the output {names} does not depend on the input: the head is dead, train it again")
     wanted = (chosen.precision, _FLOAT_PARTS) if kept_float else (chosen.precision,)
     if report.precision not in wanted:
         reasons = "; ".join(report.reasons) or "see edgeloc inspect"
-        raise ModelError(
-            f"the recipe {chosen.name} gave a model that is {report.precision} instead of {chosen.precision}: {reasons}"
-            + _float_mend(chosen, report)
-        )
+        message = f"the recipe {chosen.name} gave a model that is {report.precision} instead of {chosen.precision}"
+        raise ModelError(f"{message}: {reasons}", hint=_keep_float_hint(chosen, report))
 
 
-def _float_mend(chosen: Recipe, report: ModelReport) -> str:
+def _keep_float_hint(chosen: Recipe, report: ModelReport) -> str:
     """What helps where the quantizer has no integer form of some operators."""
     if report.precision != _FLOAT_PARTS or not chosen.keeps_float:
         return ""
-    flags = " ".join(f"--keep-float {name}" for name in sorted({reason.split()[0] for reason in report.reasons}))
-    return f". Build the network without them, or, for CPUs, allow it with {flags}"
+    names = " ".join(f"{{keep_float}} {name}" for name in sorted({reason.split()[0] for reason in report.reasons}))
+    return f"build the network without them, or, for CPUs, allow it with {names}"
 
 
-def presence_warning(report: ModelReport, contract: Contract) -> str | None:
-    """A sentence where the presence output can only say one thing: in int8, what it said on calibration images."""
+def check_presence_range(report: ModelReport, contract: Contract) -> Finding | None:
+    """Whether the quantized presence output can reach both sides of its threshold; None where it can."""
     output = contract.output("presence")
     port = next((port for port in report.outputs if output is not None and port.name == output.tensor), None)
     if output is None or port is None or port.scale is None or port.zero_point is None:
@@ -88,19 +119,11 @@ def presence_warning(report: ModelReport, contract: Contract) -> str | None:
     if lowest < threshold <= highest:
         return None
     word = "present" if lowest >= threshold else "absent"
-    return (
-        f"warning: the presence output can only say {word!r}, as on every calibration image: "
-        "calibrate on images with and without an object"
-    )
+    message = f"the presence output can only be {word!r}, as on every calibration image"
+    return Finding("presence-saturated", "warning", message, "calibrate on images with and without an object")
 
 
-# Of an output's spread over the images, and of its largest number: two float32 networks that do
-# the same sums in another order stay a hundred times below; a wrong layout is far above.
-_OF_SPREAD = 1e-3
-_OF_LARGEST = 1e-4
-
-
-def check_same(source: Source, flatbuffer: bytes, spec: InputSpec, images: NDArray[np.float32]) -> float:
+def check_parity(source: Source, flatbuffer: bytes, spec: InputSpec, images: NDArray[np.float32]) -> float:
     """Raise ModelError when the float32 flatbuffer and its source disagree; the largest difference, as a share.
 
     `images` is float32 (n, height, width, channels), normalized as `spec` says; a few real scenes
@@ -109,7 +132,7 @@ def check_same(source: Source, flatbuffer: bytes, spec: InputSpec, images: NDArr
     of any output in units of what is allowed.
     """
     original = source.answer(images)
-    converted = flatbuffer_answer(flatbuffer, source.name, spec, images)
+    converted = run_flatbuffer(flatbuffer, source.name, spec, images)
     worst = 0.0
     for name, expected in original.items():
         if name not in converted:
@@ -120,10 +143,10 @@ def check_same(source: Source, flatbuffer: bytes, spec: InputSpec, images: NDArr
     return worst
 
 
-def flatbuffer_answer(
+def run_flatbuffer(
     flatbuffer: bytes, name: str, spec: InputSpec, images: NDArray[np.float32]
 ) -> dict[str, NDArray[np.float32]]:
-    """What a float32 flatbuffer says of each image, as (n, ...) by output; `name` is for errors."""
+    """The outputs of a float32 flatbuffer on each image, (n, ...) by name; `name` is for errors."""
     engine = open_engine("auto", ModelFile(Path(name), flatbuffer, "tflite", verified=True))
     if list(engine.inputs) != [spec.tensor]:
         raise ModelError(f"{name}: the converted network's input is {', '.join(engine.inputs)}, not {spec.tensor}")
@@ -149,12 +172,6 @@ def _compare(model: str, output: str, expected: NDArray[np.float32], got: NDArra
     return difference / allowed
 
 
-_CANDIDATES = 16
-
-
-_SIZE = (160, 120)
-
-
 def make_golden(localizer: Localizer) -> Golden:
     """Of a few generated scenes the one that the model is surest about; ModelError where it answers no numbers."""
     scenes = SceneGenerator(seed=0, size=_SIZE)
@@ -163,22 +180,6 @@ def make_golden(localizer: Localizer) -> Golden:
     if not np.isfinite(result.presence):
         raise ModelError("the converted model answers with numbers that are not finite")
     return Golden(pixels, result.presence, result.box, result.label)
-
-
-_IMAGES = 128
-_FEWEST = 16
-# Another contract must be clearly better. With the shipped model's own contract no other gains anything. With BGR,
-# 0..255 or ImageNet's normalization in its stead the right one gains 0.21, 1.27 and 0.15 of mean IoU plus top-1 on
-# training images, 5 standard errors or more; with 0..1 it gains 0.03 at 2, which is not told from luck.
-_LEAST_GAIN = 0.03
-_STANDARD_ERRORS = 3.0
-_NORMALIZATIONS = (("-1..1", 127.5, 127.5), ("0..1", 0.0, 255.0), ("0..255", 0.0, 1.0))
-_IMAGENET_MEAN: tuple[float, ...] = (123.675, 116.28, 103.53)
-_IMAGENET_STD: tuple[float, ...] = (58.395, 57.12, 57.375)
-_RESIZES: tuple[Resize, ...] = ("letterbox", "stretch", "center-crop")
-_FORMS: tuple[BoxForm, ...] = ("cxcywh", "xyxy", "yxyx", "xywh", "cxcyhw")
-
-Array = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -202,17 +203,24 @@ class _Score:
         return self.iou + self.right
 
 
-def suspect_contract(
+def check_contract(
     flatbuffer: bytes, contract: Contract, dataset: Dataset, *, seed: int = 0, skip_bad: bool = False
-) -> str | None:
-    """One sentence where the float model is clearly better under another contract, else None.
+) -> Finding | None:
+    """Whether the float model is clearly better under another contract; None where it is not.
 
-    Tried are, one at a time, on at most 128 labelled images: red and blue swapped, the usual
-    normalizations, the other ways to resize (where images are not of the input's shape) and the
-    other orders of a box's numbers. Images that the model learned from tell best, since what is
-    asked is how it was trained. Fewer than 16 with an object tell nothing.
+    Tried are, one at a time, on at most 128 labelled images: red and blue swapped, the usual normalizations, the other
+    ways to resize (where images are not of the input's shape) and the other orders of a box's numbers, as an output of
+    its own or as slots of a vector. Images that the model learned from show best how it was trained. Fewer than 16
+    with an object show nothing.
 
-    Raises DataError for a damaged image without `skip_bad`, ContractError where the contract does not fit the model.
+    Parameters:
+        flatbuffer: the float model.
+        contract: the one in question.
+        dataset: images, labelled or not.
+        seed: which of them are drawn.
+        skip_bad: leave a damaged image out, which raises DataError otherwise.
+
+    Raises ContractError where the contract does not fit the model.
     """
     samples, pixels = _labelled(dataset, seed, skip_bad)
     if len(samples) < _FEWEST:
@@ -228,7 +236,7 @@ def suspect_contract(
             best = gain, variant, score
     if best is None or best[0] <= 0:
         return None
-    return _sentence(given, best[2], best[1], len(samples))
+    return _finding(given, best[2], best[1], len(samples))
 
 
 def _labelled(dataset: Dataset, seed: int, skip_bad: bool) -> tuple[list[Sample], list[Pixels]]:
@@ -256,7 +264,7 @@ def _score(side: Side, contract: Contract, samples: Sequence[Sample], pixels: Se
 
 
 def _gain(score: _Score, given: _Score) -> float:
-    """By how much `score` is better on average; 0 where that is little, or could be luck."""
+    """By how much `score` is better on average; 0 where that is little, or within noise."""
     difference = score.total - given.total
     mean = float(difference.mean())
     error = float(difference.std(ddof=1)) / len(difference) ** 0.5
@@ -278,6 +286,29 @@ def _variants(contract: Contract, pixels: Sequence[Pixels]) -> Iterator[_Variant
         for form in (form for form in _FORMS if form != contract.box.form):
             box = dataclasses.replace(contract.box, form=form)
             yield _Variant(dataclasses.replace(contract, box=box), f"with its box read as {form}", "box.form")
+    yield from _slot_orders(contract)
+
+
+def _slot_orders(contract: Contract) -> Iterator[_Variant]:
+    """The other orders of a box's four numbers among the slots of a vector."""
+    vector = contract.output("vector")
+    if vector is None:
+        return
+    places = [index for index, slot in enumerate(vector.slots) if slot in _BOX_SLOTS]
+    given = tuple(vector.slots[index] for index in places)
+    swapped = tuple(_SWAPPED_SIDES.get(slot, slot) for slot in given)
+    for order in dict.fromkeys((swapped, *_SLOT_ORDERS)):
+        if order == given or len(order) != len(places):
+            continue
+        slots = list(vector.slots)
+        for index, slot in zip(places, order, strict=True):
+            slots[index] = slot
+        outputs = tuple(
+            dataclasses.replace(output, slots=tuple(slots)) if output is vector else output
+            for output in contract.outputs
+        )
+        change = f"with its box's slots read as {', '.join(order)}"
+        yield _Variant(dataclasses.replace(contract, outputs=outputs), change, f"outputs[{vector.tensor}].slots")
 
 
 def _colors(spec: InputSpec) -> Iterator[tuple[InputSpec, str, str]]:
@@ -296,13 +327,12 @@ def _normalizations(spec: InputSpec) -> Iterator[tuple[InputSpec, str, str]]:
         yield imagenet, "with ImageNet's mean and deviation", fields
 
 
-def _sentence(given: _Score, better: _Score, variant: _Variant, count: int) -> str:
+def _finding(given: _Score, better: _Score, variant: _Variant, count: int) -> Finding:
     classes = ""
     if better.right.sum() > given.right.sum():
         classes = f" and the class right on {better.right.mean():.0%} instead of {given.right.mean():.0%}"
-    plural = " and " in variant.field
-    return (
-        f"warning: {variant.change} the float model is clearly better on {count} labelled images (mean IoU "
-        f"{better.iou.mean():.2f} instead of {given.iou.mean():.2f}{classes}): "
-        f"{'are' if plural else 'is'} {variant.field} of the contract right?"
+    message = (
+        f"{variant.change} the float model is clearly better on {count} labelled images (mean IoU "
+        f"{better.iou.mean():.2f} instead of {given.iou.mean():.2f}{classes})"
     )
+    return Finding("contract-suspect", "warning", message, f"check {variant.field} of the contract")

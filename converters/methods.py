@@ -3,8 +3,8 @@
     python -m edgeloc.converters.methods --data DATA --backbone-weights WEIGHTS --out FOLDER
 
 Each head is trained into FOLDER unless FOLDER/HEAD.keras is there already, fine-tuned with fake
-quantization into FOLDER/HEAD-qat.keras likewise, quantized by every method from the same calibration images, and held
-against its float network on the validation split. The table goes to FOLDER/methods.md, its figures
+quantization into FOLDER/HEAD-qat.keras likewise, quantized by every method from the same calibration images, and
+compared with its float network on the validation split. The table goes to FOLDER/methods.md, its figures
 to FOLDER/methods.json. Latencies are those of this machine: read their ratio alone.
 """
 
@@ -32,7 +32,7 @@ from edgeloc.converters.sources.tensorflow import KerasSource
 from edgeloc.data import open_dataset
 from edgeloc.data.sample import spread
 from edgeloc.engines import open_engine
-from edgeloc.errors import EdgelocError, UsageError
+from edgeloc.errors import ContractError, EdgelocError, UsageError
 from edgeloc.evaluation.figures import Regression, format_drop, format_interval, format_share, regression_figures
 from edgeloc.evaluation.pairing import RegressionRecorder, side_in_memory
 from edgeloc.model.contract import Contract, OutputSpec
@@ -89,7 +89,7 @@ class Measured:
 def measure_network(
     name: str, flatbuffer: bytes, contract: Contract, methods: Sequence[Method], samples: Sequence[Any]
 ) -> Iterator[Measured]:
-    """Hold each method's model against the float one, on the same samples, and time all of them in turns."""
+    """Compare each method's model with the float one on the same samples, and time all of them in turns."""
     ratios = _latency_ratios(flatbuffer, [method.flatbuffer for method in methods])
     before = side_in_memory(name, flatbuffer, contract, remember=True)
     for method, ratio in zip(methods, ratios, strict=True):
@@ -156,7 +156,7 @@ def _joined(path: Path, contract: Contract, images: Any) -> tuple[bytes, Contrac
     fixed, apart, _ = repair_head(flatbuffer, joined, images)
     methods = [
         Method("int8", quantize(flatbuffer, int8, contract.input, images), joined),
-        Method("int8 --fix-head", quantize(fixed, int8, contract.input, images), apart),
+        Method("int8, head repaired", quantize(fixed, int8, contract.input, images), apart),
     ]
     return flatbuffer, joined, methods
 
@@ -184,13 +184,15 @@ def _measure_all(args: argparse.Namespace) -> Iterator[Measured]:
     for head in args.heads:
         path, tuned = _trained(head, args)
         source = KerasSource(path)
+        if source.contract is None:
+            raise ContractError(f"{path} carries no contract: train it with edgeloc train")
         contract, flatbuffer = source.contract, source.to_tflite(source.contract.input)
         images = calibrate(calibration, contract.input, args.calibration_images, 0).images
         yield from measure_network(head, flatbuffer, contract, _methods(flatbuffer, contract, images), samples)
         if tuned is not None:
-            bare = KerasSource(tuned).to_tflite(contract.input)
+            further = KerasSource(tuned).to_tflite(contract.input)
             yield from measure_network(
-                f"{head} after QAT", bare, contract, _plain_int8(bare, contract, images), samples
+                f"{head} after QAT", further, contract, _plain_int8(further, contract, images), samples
             )
         if head == "vector":
             one, joined, methods = _joined(path, contract, images)

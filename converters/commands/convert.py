@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeloc._support.numbers import at_least_one, at_least_zero
 
 if TYPE_CHECKING:
+    from edgeloc.converters.conversion import Conversion, ConvertOptions
+    from edgeloc.converters.gate import GateLimits, GateReport, Trial
     from edgeloc.data import Dataset
 
 HELP = "turn a trained CNN into one .tflite that carries its contract"
@@ -15,6 +19,16 @@ EXTRA = "convert"
 NEEDS = ("tensorflow", "keras")
 
 _SUFFIXES = {"tflite": ".tflite", "edgetpu": ".tflite", "tensorrt": ".onnx"}
+_LIMITS = {
+    "max_iou_drop": "how much mean IoU may be lost (default: 0.005)",
+    "max_iou_drop_by_size": "the same over objects of each size (default: 0.01 more than --max-iou-drop)",
+    "min_box_iou": "least mean IoU between the float model's box and the quantized one's (default: 0.85)",
+    "min_box_iou_by_size": "the same over objects of each size (default: 0.8)",
+    "max_recall_drop": "how much of the share of objects found may be lost (default: 0.02)",
+    "max_false_alarm_rise": "how much the share of false alarms may grow (default: 0.02)",
+    "max_accuracy_drop": "how much of the share of right classes may be lost (default: 0.02)",
+    "min_class_agreement": "least share of images on which both models give the same class (default: 0.9)",
+}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="FILE", help="where the result goes: .tflite, or .onnx for TensorRT")
     add("--contract", metavar="FILE.json", help="what input and outputs mean, for a model that carries no contract")
     add("--skip-bad", action="store_true", help="leave bad rows and images out and count them")
+    add("--json", action="store_true", help="print the result as one JSON object")
     _configure_quantization(parser.add_argument_group("quantization"))
-    _configure_gate(parser.add_argument_group("gate"))
+    _configure_gate(parser.add_argument_group("gate, all limits 0 to 1"))
     add = parser.add_argument_group("target").add_argument
     add("--target", metavar="NAME", default="tflite", help="tflite, edgetpu or tensorrt (default: tflite)")
     add(
@@ -51,16 +66,8 @@ def _configure_quantization(group: argparse._ArgumentGroup) -> None:
         "the gate (default: int8)",
     )
     add("--calibration", metavar="DATA", help="a data set or folder of images; integer recipes need it")
-    add(
-        "--calibration-split", metavar="NAME", help="the data set's split to calibrate on, such as train (default: all)"
-    )
-    add(
-        "--calibration-images",
-        metavar="N",
-        type=at_least_one,
-        default=200,
-        help="how many of them (default: 200)",
-    )
+    add("--calibration-split", metavar="NAME", help="its split, such as train (default: all of it)")
+    add("--calibration-images", metavar="N", type=at_least_one, default=200, help="how many of them (default: 200)")
     add("--seed", metavar="N", type=at_least_zero, default=0, help="which of them are drawn (default: 0)")
     add(
         "--keep-float",
@@ -70,11 +77,11 @@ def _configure_quantization(group: argparse._ArgumentGroup) -> None:
         help="operators that stay in float: a regular expression for their output's name, or an operator such as "
         "SOFTMAX; repeat for more",
     )
-    add("--fix-head", action="store_true", help="split and bare the outputs that lose to int8 as they are")
+    add("--fix-head", action="store_true", help="split outputs and drop final activations that lose to int8")
     add(
         "--repair-batch-norm",
         action="store_true",
-        help="take batch-norm statistics that lag anew from the calibration images (Keras)",
+        help="re-estimate batch-norm statistics that lag, from the calibration images (Keras)",
     )
 
 
@@ -82,19 +89,48 @@ def _configure_gate(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--validation", metavar="DATA", help="labelled images, other than for calibration, to compare with float on")
     add("--validation-split", metavar="NAME", help="their split, such as val (default: all of it)")
-    add("--max-iou-drop", metavar="X", type=float, help="how much mean IoU may be lost, 0 to 1 (default: 0.005)")
     add("--max-images", metavar="N", type=at_least_one, help="compare on N images, spread evenly over the groups")
+    for name, text in _LIMITS.items():
+        add(f"--{name.replace('_', '-')}", metavar="X", type=float, help=text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert and say what came out; 0 when the file is written."""
-    from pathlib import Path
-
-    from edgeloc.converters.convert import ConvertOptions, convert
+    """Convert and print what came out; 0 when the file is written."""
+    from edgeloc.converters.conversion import convert
+    from edgeloc.converters.gate import GateRefused
     from edgeloc.errors import UsageError
     from edgeloc.model.contract import read_contract
 
-    options = ConvertOptions(
+    options = _options(args)
+    suffix = _SUFFIXES[options.target]
+    if Path(args.out).suffix != suffix:
+        message = f"{args.out}: a model for the target {options.target} ends in {suffix}"
+        raise UsageError(message, field="out", hint=f"give {{out}} a name that ends in {suffix}")
+    _require_model(args.model)
+    try:
+        made = convert(
+            args.model,
+            args.out,
+            options,
+            calibration=_open(args, "calibration"),
+            validation=_open(args, "validation"),
+            contract=read_contract(args.contract) if args.contract else None,
+        )
+    except GateRefused as refused:
+        _print_refusal(refused.report, refused.trials, args.json)
+        raise
+    if args.json:
+        print(json.dumps(made.to_dict(), indent=2))
+    else:
+        _print_gate(made.gate, made.trials)
+        print(_summary(made))
+    return 0
+
+
+def _options(args: argparse.Namespace) -> ConvertOptions:
+    from edgeloc.converters.conversion import ConvertOptions
+
+    return ConvertOptions(
         recipe=args.recipe,
         target=args.target,
         calibration_images=args.calibration_images,
@@ -103,23 +139,26 @@ def run(args: argparse.Namespace) -> int:
         fix_head=args.fix_head,
         repair_batch_norm=args.repair_batch_norm,
         weights=args.weights,
-        max_iou_drop=args.max_iou_drop,
+        limits=_limits(args),
         max_images=args.max_images,
         min_mapped=args.min_mapped,
         skip_bad=args.skip_bad,
     )
-    if Path(args.out).suffix != _SUFFIXES[options.target]:
-        raise UsageError(f"--out {args.out}: for the target {options.target} it ends in {_SUFFIXES[options.target]}")
-    convert(
-        args.model,
-        args.out,
-        options,
-        calibration=_open(args, "calibration"),
-        validation=_open(args, "validation"),
-        contract=read_contract(args.contract) if args.contract else None,
-        tell=print,
-    )
-    return 0
+
+
+def _limits(args: argparse.Namespace) -> GateLimits | None:
+    """The limits that were given; None where none was."""
+    from edgeloc.converters.gate import GateLimits
+
+    given = {name: getattr(args, name) for name in _LIMITS if getattr(args, name) is not None}
+    return GateLimits(**given) if given else None
+
+
+def _require_model(model: str) -> None:
+    """A file that is not there is the first thing to know, before data sets are read."""
+    from edgeloc.converters.sources import require_source
+
+    require_source(model)
 
 
 def _open(args: argparse.Namespace, name: str) -> Dataset | None:
@@ -129,12 +168,29 @@ def _open(args: argparse.Namespace, name: str) -> Dataset | None:
 
     uri, split = getattr(args, name), getattr(args, f"{name}_split")
     if uri is None and split is not None:
-        raise UsageError(
-            f"the split {split} is of no data", field=f"{name}_split", value=split, hint=f"give {{{name}}}"
-        )
+        raise UsageError(f"the split {split} is of no data", field=f"{name}_split", hint=f"give {{{name}}}")
     if uri is None:
         return None
-    dataset = open_dataset(uri, split=split, skip_bad=args.skip_bad)
-    for finding in dataset.findings:
-        print(finding)
-    return dataset
+    return open_dataset(uri, split=split, skip_bad=args.skip_bad)
+
+
+def _summary(made: Conversion) -> str:
+    macs = "" if made.inspection is None else f", {made.inspection.macs / 1e6:.0f} million MACs"
+    return f"wrote {made.path}: {made.precision}, {made.size / 1e6:.2f} MB{macs}"
+
+
+def _print_gate(report: GateReport | None, trials: tuple[Trial, ...]) -> None:
+    from edgeloc.converters.gate.report import report_lines, trial_lines
+
+    lines = [*(trial_lines(trials) if trials else ()), *(report_lines(report) if report is not None else ())]
+    if lines:
+        print("\n".join(lines))
+
+
+def _print_refusal(report: GateReport | None, trials: tuple[Trial, ...], as_json: bool) -> None:
+    if not as_json:
+        _print_gate(report, trials)
+        return
+    findings = [] if report is None else [finding.to_dict() for finding in report.findings]
+    gate = None if report is None else report.to_dict()
+    print(json.dumps({"path": None, "gate": gate, "findings": findings}, indent=2))

@@ -2,29 +2,83 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
 
-from edgeloc.converters.gate import GateReport
-from edgeloc.converters.gate.checks import MEAN_IOU, Check
+import cv2
+
+from edgeloc.converters.gate import GateRefused, GateReport, Trial
+from edgeloc.converters.gate.limits import MEAN_IOU, Check
+from edgeloc.data import Sample
+from edgeloc.errors import DataError, OutputError
 from edgeloc.evaluation.figures import Worst, format_drop, format_interval, format_share
+from edgeloc.loop.draw import FLOAT_COLOR, QUANTIZED_COLOR, TRUTH_COLOR, draw_boxes
+from edgeloc.types import Box, Pixels
 
-__all__ = ["aligned", "report_lines"]
-
+__all__ = ["remove_worst", "report_lines", "require_passed", "trial_lines", "write_worst"]
 
 _WORST = 3
+_NAMED = 3  # failures in the error; the table has all
+_SIDE = 640  # pixels of the longer side, so that titles stay beside a small object
+_QUALITY = 90
+_OURS = re.compile(r"\d\d-.*\.jpg")
+_TRIALS = ("recipe", "MB", "mean IoU drop", "95 % interval", "precision", "verdict")
 _HEAD = ("", "images", "float", "quantized", "change", "must be", "")
 
 
 def report_lines(report: GateReport) -> list[str]:
-    """Data, one table, threshold, worst images, warnings and verdict, a line each."""
-    warnings = [f"warning: {text}" for text in report.warnings]
+    """Data, one table, threshold, worst images and verdict, a line each; the findings are reported apart."""
     return [
         _title(report), *_table(report.checks), _interval(report), *_threshold(report),
-        *_worst(report.regression.worst), *_skipped(report.skipped), *warnings, _verdict(report),
+        *_worst(report.regression.worst), *_skipped(report.skipped), _verdict(report),
     ]  # fmt: skip
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def trial_lines(trials: Sequence[Trial]) -> list[str]:
+    """The table of the recipes that were tried, and of those that were not, a line each."""
+    return _aligned([_TRIALS, *(_trial_row(trial) for trial in trials)])
+
+
+def _trial_row(trial: Trial) -> tuple[str, ...]:
+    if trial.flatbuffer is None or trial.report is None:
+        return trial.recipe.name, "", "", "", "", trial.reason or "not tried: it costs the device more"
+    regression, report = trial.report.regression, trial.report
+    drop = format_drop(regression.mean_iou_float, regression.mean_iou_quantized)
+    verdict = "kept" if report.passed else "failed: " + ", ".join(check.name for check in report.failures)
+    size = f"{len(trial.flatbuffer) / 1e6:.2f}"
+    return trial.recipe.name, size, drop, format_interval(regression), trial.precision, verdict
+
+
+def require_passed(report: GateReport, samples: Sequence[Sample], out: str | Path, *, head_repaired: bool) -> None:
+    """Write the worst images of a report that has not passed beside `out` and raise GateRefused.
+
+    Parameters:
+        report: the gate's.
+        samples: the images that it is made of.
+        out: where the model would go; the pictures go into the folder `<out without suffix>-worst`. One of an earlier
+            failure is replaced, or removed where the report has passed.
+        head_repaired: whether the outputs were repaired, so that this is no advice any more.
+    """
+    if report.passed:
+        remove_worst(out)
+        return
+    folder = write_worst(report.regression.worst, samples, out)
+    first = "; ".join(str(check) for check in report.failures[:_NAMED])
+    more = f" and {len(report.failures) - _NAMED} more figures" if len(report.failures) > _NAMED else ""
+    options = " and ".join(f"{{{name}}}" for name in dict.fromkeys(check.option for check in report.failures))
+    repair = "" if head_repaired else ", try {fix_head}"
+    raise GateRefused(
+        f"{out} is not written, since the gate failed: {first}{more}; the worst images are in {folder}",
+        report,
+        hint=f"calibrate on images like those of the camera{repair}, or move the limit with {options}",
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows of cells as lines: the first column to the left, the others to the right, the last as it is."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
@@ -42,7 +96,7 @@ def _title(report: GateReport) -> str:
 
 
 def _table(checks: Sequence[Check]) -> list[str]:
-    return aligned([_HEAD, *(_row(check) for check in checks)])
+    return _aligned([_HEAD, *(_row(check) for check in checks)])
 
 
 def _row(check: Check) -> tuple[str, ...]:
@@ -50,7 +104,7 @@ def _row(check: Check) -> tuple[str, ...]:
     before = "" if check.before is None else format_share(check.before)
     change = "" if check.before is None else f"{round(check.after - check.before, 4) + 0.0:+.4f}"
     bound = f"{'<=' if check.lower_is_better else '>='} {check.bound:.4f}"
-    verdict = "ok" if check.met else "FAILED" if check.failed else "too few images to tell"
+    verdict = "ok" if check.met else "FAILED" if check.failed else "too few images to count"
     return name, str(check.images), before, format_share(check.after), change, bound, verdict
 
 
@@ -90,5 +144,78 @@ def _skipped(names: Sequence[str]) -> list[str]:
 
 def _verdict(report: GateReport) -> str:
     if report.passed:
-        return f"the gate is passed: {MEAN_IOU} may drop by {report.max_iou_drop:g}"
+        return f"the gate is passed: {MEAN_IOU} may drop by {report.limits.max_iou_drop:g}"
     return f"the gate failed: {len(report.failures)} of {len(report.checks)} figures are worse than allowed"
+
+
+def remove_worst(out: str | Path) -> None:
+    """Remove the pictures of an earlier failure beside `out`, which would speak of another model than the one there."""
+    folder = _folder(out)
+    if folder.is_dir() and _only_ours(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_worst(worst: Sequence[Worst], samples: Sequence[Sample], out: str | Path) -> Path:
+    """Write one JPEG for each worst image that can still be read: truth, float and quantized box; give their folder.
+
+    They are named by rank and image. A folder of an earlier failure is replaced, all of it or nothing. Raises
+    OutputError where it cannot be written, or where the folder holds something else.
+    """
+    folder = _folder(out)
+    try:
+        if folder.exists() and not (folder.is_dir() and _only_ours(folder)):
+            raise OutputError(f"cannot write {folder}: it holds other things than pictures; remove or rename it")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
+            pictures = Path(made) / folder.name
+            pictures.mkdir()
+            _write_all(pictures, worst, samples)
+            if folder.exists():
+                shutil.rmtree(folder)
+            pictures.rename(folder)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def _folder(out: str | Path) -> Path:
+    out = Path(out)
+    return out.with_name(f"{out.stem}-worst")
+
+
+def _only_ours(folder: Path) -> bool:
+    return all(_OURS.fullmatch(path.name) for path in folder.iterdir())
+
+
+def _write_all(folder: Path, worst: Sequence[Worst], samples: Sequence[Sample]) -> None:
+    by_name = {sample.name: sample for sample in samples}
+    for rank, image in enumerate(worst, start=1):
+        try:
+            pixels = by_name[image.name].load()
+        except DataError:
+            continue
+        written, data = cv2.imencode(".jpg", _drawn(image, pixels), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        if written:
+            (folder / f"{rank:02}-{_plain(image.name)}.jpg").write_bytes(data.tobytes())
+
+
+def _drawn(image: Worst, pixels: Pixels) -> Pixels:
+    scale = _SIDE / max(pixels.shape[:2])
+    large = cast(Pixels, cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR))
+    boxes = (
+        (image.truth, "truth", TRUTH_COLOR),
+        (image.box_float, f"float {image.iou_float:.2f}", FLOAT_COLOR),
+        (image.box_quantized, f"quantized {image.iou_quantized:.2f}", QUANTIZED_COLOR),
+    )
+    return draw_boxes(large, [(_scaled(box, scale), title, color) for box, title, color in boxes if box is not None])
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    return Box(*(edge * scale for edge in box))
+
+
+def _plain(name: str) -> str:
+    """The image's name without folders, suffix and anything that a file name cannot hold."""
+    return re.sub(r"[^\w.-]+", "_", Path(name).stem)[-60:]

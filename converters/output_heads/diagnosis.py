@@ -1,11 +1,10 @@
-"""Names what a model's outputs will lose to int8 before anything is quantized."""
+"""What a model's outputs will lose to int8, predicted from float answers before anything is quantized."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,26 +14,36 @@ from edgeloc.converters.output_heads.repair import Answers, Split, answers, spli
 from edgeloc.decode.heads import Reading, activate, head_reader
 from edgeloc.errors import ModelError
 from edgeloc.evaluation.figures import SIZES
+from edgeloc.findings import Finding
 from edgeloc.model.contract import Contract
 
 __all__ = [
     "Cost",
-    "Finding",
-    "Grid",
-    "Kind",
+    "Diagnosis",
+    "Levels",
     "Readings",
-    "apart",
     "as_outputs",
     "box_iou",
     "cost",
     "diagnose",
-    "exact",
-    "step_alone",
-    "today",
+    "float_readings",
+    "round_activations",
+    "round_outputs",
+    "round_parts",
 ]
 
 Array = NDArray[np.float32]
 _STEPS = 255
+# Less than this is small beside what the weights lose, and no reason to change a model.
+_IOU, _SHARE = 0.005, 0.01
+# A box of half the frame's side loses 0.008 to steps of 1/256, which is not visible.
+_COARSE = 0.01
+# A coordinate within half a step of an end on as many images carries nothing there.
+_STUCK = 0.5
+_HALF_STEP = 1 / 512
+_ALIKE = 1e-6
+_MOST_IMAGES = 100
+_BOXES = {"box", "box-bins", "grid-weights", "grid-distances"}
 
 
 @dataclass(frozen=True)
@@ -51,33 +60,33 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Levels:
     """The 256 numbers that an int8 tensor can hold: `low` and the `step` to the next one."""
 
     low: float
     step: float
 
     @classmethod
-    def over(cls, arrays: Iterable[Array]) -> Grid:
-        """The grid of a tensor with these values: from the lowest to the highest, 0 among them."""
+    def over(cls, arrays: Iterable[Array]) -> Levels:
+        """The levels of a tensor with these values: from the lowest to the highest, 0 among them."""
         ends = [(float(values.min()), float(values.max())) for values in arrays]
         low, high = min(0.0, *(end for end, _ in ends)), max(0.0, *(end for _, end in ends))
         step = (high - low) / _STEPS or 1.0
         return cls(np.round(low / step) * step, step)
 
     def round(self, values: Array) -> Array:
-        """Each value as the nearest one on the grid."""
+        """Each value as the nearest level."""
         steps = np.clip(np.rint((values - self.low) / self.step), 0, _STEPS)
         return np.asarray(steps * self.step + self.low, np.float32)
 
 
 # A TFLite sigmoid or softmax always leaves with this one, whatever its values are.
-_PROBABILITIES = Grid(0.0, 1 / 256)
+_PROBABILITIES = Levels(0.0, 1 / 256)
 
 
 @dataclass(frozen=True)
 class Readings:
-    """What the answers to n images say: presence (n, objects), scores (n, objects, K), corners (n, objects, 4)."""
+    """The answers to n images by role: presence (n, objects), scores (n, objects, K), corners (n, objects, 4)."""
 
     presence: Array
     scores: Array
@@ -89,18 +98,18 @@ class Readings:
         return here if here.any() else np.ones_like(here)
 
 
-def exact(split: Split, values: Answers) -> Readings:
-    """What the float model says; `values` are the answers of the split head."""
+def float_readings(split: Split, values: Answers) -> Readings:
+    """The float model's readings; `values` are the answers of the split head."""
     return _read(split.contract, values)
 
 
-def apart(split: Split, values: Answers) -> Readings:
-    """What it says when each part is rounded on the grid of its own tensor."""
-    return _read(split.contract, {name: Grid.over([rows]).round(rows) for name, rows in values.items()})
+def round_parts(split: Split, values: Answers) -> Readings:
+    """The readings when each part is rounded to the levels of its own tensor."""
+    return _read(split.contract, {name: Levels.over([rows]).round(rows) for name, rows in values.items()})
 
 
-def today(split: Split, values: Answers) -> Readings:
-    """What it says when each output is rounded as the graph gives it today.
+def round_outputs(split: Split, values: Answers) -> Readings:
+    """The readings when each output is rounded as the graph gives it.
 
     An output's parts are rounded together. Where the graph applies an activation, what goes into
     it is rounded, with all that the same layer computes, and what comes out of it again.
@@ -108,33 +117,33 @@ def today(split: Split, values: Answers) -> Readings:
     rounded = {}
     for name, part in split.named.items():
         mates = (values[other] for other, mate in split.named.items() if part.scales & mate.scales)
-        rows = Grid.over(mates).round(values[name])
+        rows = Levels.over(mates).round(values[name])
         rounded[name] = _leave(split, values, part, _in_graph(split, part, rows))
-    return _read(_left_as_it_is(split), rounded)
+    return _read(_activated_contract(split), rounded)
 
 
-def step_alone(split: Split, values: Answers) -> Readings:
-    """What it says when only what leaves through an activation in the graph is rounded, to 1/256."""
+def round_activations(split: Split, values: Answers) -> Readings:
+    """The readings when only what leaves through an activation in the graph is rounded, to 1/256."""
     rounded = {}
     for name, part in split.named.items():
         rows = _in_graph(split, part, values[name])
         rounded[name] = rows if part.in_graph == "none" else _PROBABILITIES.round(rows)
-    return _read(_left_as_it_is(split), rounded)
+    return _read(_activated_contract(split), rounded)
 
 
 def as_outputs(contract: Contract, values: Answers) -> tuple[Readings, Readings]:
-    """What a model says whose outputs are not taken apart: exact, and with each of them on a grid of its own."""
-    return _read(contract, values), _read(contract, {n: Grid.over([rows]).round(rows) for n, rows in values.items()})
+    """The readings of a model whose outputs stay whole: exact, and with each rounded to levels of its own."""
+    return _read(contract, values), _read(contract, {n: Levels.over([rows]).round(rows) for n, rows in values.items()})
 
 
 def _leave(split: Split, values: Answers, part: Part, rows: Array) -> Array:
-    """What an output of today makes of the numbers of one of its parts."""
+    """What an output makes of the numbers of one of its parts."""
     mates = {name: mate for name, mate in split.named.items() if mate.tensor == part.tensor}
     if all(mate.in_graph != "none" for mate in mates.values()):
         return _PROBABILITIES.round(rows)
     if all(mate.in_graph == "none" for mate in mates.values()):
         return rows
-    return Grid.over(_in_graph(split, mate, values[name]) for name, mate in mates.items()).round(rows)
+    return Levels.over(_in_graph(split, mate, values[name]) for name, mate in mates.items()).round(rows)
 
 
 def _in_graph(split: Split, part: Part, rows: Array) -> Array:
@@ -142,7 +151,7 @@ def _in_graph(split: Split, part: Part, rows: Array) -> Array:
     return rows if part.in_graph == "none" else activate(by_object, part.in_graph).reshape(rows.shape)
 
 
-def _left_as_it_is(split: Split) -> Contract:
+def _activated_contract(split: Split) -> Contract:
     """The contract for values whose activation in the graph has been applied."""
     outputs = tuple(
         dataclasses.replace(output, activation="none") if split.named[output.tensor].in_graph != "none" else output
@@ -185,44 +194,31 @@ def box_iou(first: Array, second: Array) -> Array:
     return np.asarray(np.where(union > 0, overlap / np.where(union > 0, union, 1), 1.0), np.float32)
 
 
-Kind = Literal["shared-scale", "coarse-box", "saturated", "constant", "dead-presence"]
-
-# Less than this is lost among what the weights lose, and no reason to touch a model.
-_IOU, _SHARE = 0.005, 0.01
-# A box of half the frame's side loses 0.008 to steps of 1/256, which nobody sees.
-_COARSE = 0.01
-# A coordinate within half a step of an end on as many images says nothing there.
-_STUCK = 0.5
-_HALF_STEP = 1 / 512
-_ALIKE = 1e-6
-_MOST_IMAGES = 100
-_BOXES = {"box", "box-bins", "grid-weights", "grid-distances"}
-
-
 @dataclass(frozen=True)
-class Finding:
-    """One fault of an output.
+class Diagnosis:
+    """One fault of an output, with its figures.
 
-    `output` is its name, `parts` the roles, slots or positions concerned. `cost` is what rounding
-    the outputs to int8 does as they are, `mended` what it does after `repair_head`, both predicted
-    from float answers; None where rounding is not the fault, or nothing mends it. `sentence` says
-    it to a user.
+    `finding` is what a user should know; `output` the output's name, `parts` the roles, slots or positions concerned.
+    `cost` is what rounding the outputs to int8 does as they are, `repaired` what it does after `repair_head`; None
+    where rounding is not the fault, or no repair helps.
     """
 
-    kind: Kind
+    finding: Finding
     output: str
     parts: tuple[str, ...]
-    sentence: str
     cost: Cost | None = None
-    mended: Cost | None = None
+    repaired: Cost | None = None
 
 
-def diagnose(flatbuffer: bytes, contract: Contract, images: NDArray[np.float32]) -> tuple[Finding, ...]:
+def diagnose(flatbuffer: bytes, contract: Contract, images: NDArray[np.float32]) -> tuple[Diagnosis, ...]:
     """What is wrong with the outputs of a float model.
 
-    `flatbuffer` is float32 with a signature that has the contract's names; `images` are normalized
-    (n, height, width, channels), of which up to 100 are used. The predicted cost is that of
-    rounding the outputs alone: what the weights lose comes on top.
+    The predicted cost is that of rounding the outputs alone: what the weights lose comes on top.
+
+    Parameters:
+        flatbuffer: float32, with a signature that has the contract's names.
+        contract: the model's.
+        images: normalized, float32 (n, height, width, channels), of which up to 100 are used.
 
     Raises ModelError when the flatbuffer has no signature, ContractError when the contract's
     outputs contradict each other.
@@ -234,49 +230,50 @@ def diagnose(flatbuffer: bytes, contract: Contract, images: NDArray[np.float32])
     if contract.output("yolo") is not None:
         values = answers(flatbuffer, images)
         why = "export the model with boxes in fractions of its input, and say so in box.units"
-        return (*_as_it_is(contract, values, why), *_constants(values))
+        return (*_unsplit(contract, values, why), *_constants(values))
     try:
         split = split_head(flatbuffer, contract)
     except ModelError as error:
         values = answers(flatbuffer, images)
-        return (*_as_it_is(contract, values, str(error)), *_constants(values))
+        return (*_unsplit(contract, values, str(error)), *_constants(values))
     values = answers(split.flatbuffer, images)
-    readings = exact(split, values)
+    readings = float_readings(split, values)
     return (
         *_rounded(split, values, readings),
         *_saturated(split, values),
         *_constants(values),
-        *_dead_presence(split, readings),
+        *_unreached_presence(split, readings),
     )
 
 
-def _as_it_is(contract: Contract, values: Answers, why: str) -> Iterator[Finding]:
+def _unsplit(contract: Contract, values: Answers, why: str) -> Iterator[Diagnosis]:
     """The outputs of a model that cannot be taken apart."""
     before = cost(*as_outputs(contract, values), contract.thresholds.presence)
     output = next((output for output in contract.outputs if output.role in ("vector", "yolo")), None)
-    if output is None or not _pays(before, Cost(0, 0, 0)):
+    if output is None or not _worth_repair(before, Cost(0, 0, 0)):
         return
     rows = values[output.tensor]
-    sentence = (
-        f"the output {output.tensor} holds all its parts on one scale, {rows.min():.3g} to {rows.max():.3g}: "
-        f"rounding it to int8 {_words(before)}; --fix-head cannot mend it: {why}"
+    message = (
+        f"the output {output.tensor} holds all its parts on one scale, {rows.min():.3g} to {rows.max():.3g}: rounding "
+        f"it to int8 {_describe(before)}"
     )
-    yield Finding("shared-scale", output.tensor, output.slots or (output.role,), sentence, before)
+    finding = Finding("head-shares-scale", "warning", message, f"{{fix_head}} cannot repair it: {why}")
+    yield Diagnosis(finding, output.tensor, output.slots or (output.role,), before)
 
 
-def _rounded(split: Split, values: Answers, readings: Readings) -> Iterator[Finding]:
+def _rounded(split: Split, values: Answers, readings: Readings) -> Iterator[Diagnosis]:
     threshold = split.contract.thresholds.presence
-    now, mended = (cost(readings, made(split, values), threshold) for made in (today, apart))
-    said: set[str] = set()
+    now, repaired = (cost(readings, rounded(split, values), threshold) for rounded in (round_outputs, round_parts))
+    named: set[str] = set()
     for names in _sharing(split):
         parts = [split.named[name] for name in names]
-        before, after = _concerning(now, parts), _concerning(mended, parts)
-        if _pays(before, after):
-            said.update(part.role for part in parts)
+        before, after = _concerning(now, parts), _concerning(repaired, parts)
+        if _worth_repair(before, after):
+            named.update(part.role for part in parts)
             yield _shared_scale(split, values, names, before, after)
     box = next((part for part in split.parts if part.role == "box" and part.in_graph != "none"), None)
-    if box is not None and "box" not in said:
-        yield from _coarse_box(box, readings, step_alone(split, values), threshold, now.iou, mended.iou)
+    if box is not None and "box" not in named:
+        yield from _coarse_box(box, readings, round_activations(split, values), threshold, now.iou, repaired.iou)
 
 
 def _sharing(split: Split) -> list[tuple[str, ...]]:
@@ -300,7 +297,7 @@ def _concerning(whole: Cost, parts: list[Part]) -> Cost:
     )
 
 
-def _pays(before: Cost, after: Cost) -> bool:
+def _worth_repair(before: Cost, after: Cost) -> bool:
     return (
         before.iou - after.iou >= _IOU
         or before.presence - after.presence >= _SHARE
@@ -308,41 +305,43 @@ def _pays(before: Cost, after: Cost) -> bool:
     )
 
 
-def _shared_scale(split: Split, values: Answers, names: tuple[str, ...], before: Cost, after: Cost) -> Finding:
+def _shared_scale(split: Split, values: Answers, names: tuple[str, ...], before: Cost, after: Cost) -> Diagnosis:
     parts = [split.named[name] for name in names]
     output = ", ".join(dict.fromkeys(part.tensor for part in parts))
     ranges = ", ".join(
         f"{part.role} ({values[name].min():.3g} to {values[name].max():.3g})"
         for name, part in zip(names, parts, strict=True)
     )
-    sentence = (
-        f"the output {output} has parts of unlike ranges on one scale, {ranges}: rounding it to int8 {_words(before)}; "
-        f"split, it {_words(after)}; --fix-head splits it"
+    message = (
+        f"the output {output} has parts of unlike ranges on one scale, {ranges}: rounding it to int8 "
+        f"{_describe(before)}; split, it {_describe(after)}"
     )
-    return Finding("shared-scale", output, tuple(part.role for part in parts), sentence, before, after)
+    finding = Finding("head-shares-scale", "warning", message, "split it with {fix_head}")
+    return Diagnosis(finding, output, tuple(part.role for part in parts), before, after)
 
 
-def _words(price: Cost) -> str:
-    said = [f"costs {price.iou:.3f} IoU against the unrounded boxes"]
+def _describe(price: Cost) -> str:
+    parts = [f"costs {price.iou:.3f} IoU against the unrounded boxes"]
     if price.presence:
-        said.append(f"turns presence on {price.presence:.1%} of the images")
+        parts.append(f"changes presence on {price.presence:.1%} of the images")
     if price.label:
-        said.append(f"turns the class on {price.label:.1%}")
-    return " and ".join(said)
+        parts.append(f"changes the class on {price.label:.1%}")
+    return " and ".join(parts)
 
 
 def _coarse_box(
     box: Part, readings: Readings, only: Readings, threshold: float, before: float, after: float
-) -> Iterator[Finding]:
+) -> Iterator[Diagnosis]:
     alone = cost(readings, only, threshold).iou
     if alone < _COARSE:
         return
-    sentence = (
+    message = (
         f"the box leaves the output {box.tensor} through a {box.in_graph}, in steps of 1/256: they alone cost "
         f"{alone:.3f} IoU against the unrounded boxes ({_by_size(readings, only, threshold)}), with the rounding "
-        f"before the {box.in_graph} {before:.3f}; as logits it is {after:.3f}; --fix-head makes them logits"
+        f"before the {box.in_graph} {before:.3f}; as logits it is {after:.3f}"
     )
-    yield Finding("coarse-box", box.tensor, box.slots or ("box",), sentence, Cost(before, 0, 0), Cost(after, 0, 0))
+    finding = Finding("head-coarse-box", "warning", message, "drop the final activation with {fix_head}")
+    yield Diagnosis(finding, box.tensor, box.slots or ("box",), Cost(before, 0, 0), Cost(after, 0, 0))
 
 
 def _by_size(readings: Readings, only: Readings, threshold: float) -> str:
@@ -356,7 +355,7 @@ def _by_size(readings: Readings, only: Readings, threshold: float) -> str:
     return ", ".join(f"{name} ones {lost.mean():.3f}" for name, lost in means.items() if lost.size)
 
 
-def _saturated(split: Split, values: Answers) -> Iterator[Finding]:
+def _saturated(split: Split, values: Answers) -> Iterator[Diagnosis]:
     for name, part in split.named.items():
         if part.role != "box" or part.activation != "sigmoid":
             continue
@@ -365,31 +364,34 @@ def _saturated(split: Split, values: Answers) -> Iterator[Finding]:
         names = part.slots or tuple(f"number {i}" for i in range(4))
         slots = tuple(slot for slot, often in zip(names, stuck, strict=True) if often >= _STUCK)
         if slots:
-            sentence = (
+            message = (
                 f"{', '.join(slots)} of the output {part.tensor} stick at 0 or 1 on {stuck.max():.0%} of the images, "
-                "where a sigmoid hardly moves: train with targets in fractions of the input, and for longer"
+                "where a sigmoid hardly moves"
             )
-            yield Finding("saturated", part.tensor, slots, sentence)
+            fix = "train with targets in fractions of the input, and for longer"
+            yield Diagnosis(Finding("head-saturated", "warning", message, fix), part.tensor, slots)
 
 
-def _constants(values: Answers) -> Iterator[Finding]:
+def _constants(values: Answers) -> Iterator[Diagnosis]:
     for name, rows in values.items():
         flat = rows.reshape(len(rows), -1)
         still = np.ptp(flat, axis=0) <= _ALIKE * np.maximum(np.abs(flat).max(axis=0), 1)
         if len(rows) < 2 or not still.any():
             continue
         which = f"the output {name} is" if still.all() else f"{still.sum()} of {still.size} numbers of {name} are"
-        sentence = f"{which} the same on all {len(rows)} images: a dead unit says nothing, train the head anew"
-        yield Finding("constant", name, tuple(map(str, np.flatnonzero(still))), sentence)
+        message = f"{which} the same on all {len(rows)} images"
+        finding = Finding("head-constant", "warning", message, "train the head again: a dead unit carries nothing")
+        yield Diagnosis(finding, name, tuple(map(str, np.flatnonzero(still))))
 
 
-def _dead_presence(split: Split, readings: Readings) -> Iterator[Finding]:
+def _unreached_presence(split: Split, readings: Readings) -> Iterator[Diagnosis]:
     part = next((part for part in split.parts if part.role == "presence"), None)
     threshold = split.contract.thresholds.presence
     if part is None or (readings.presence >= threshold).any():
         return
-    sentence = (
+    message = (
         f"presence never reaches its threshold {threshold:g} on {len(readings.presence)} images (at most "
-        f"{readings.presence.max():.3g}): check these images, and the normalization and activation in the contract"
+        f"{readings.presence.max():.3g})"
     )
-    yield Finding("dead-presence", part.tensor, ("presence",), sentence)
+    fix = "check these images, and the normalization and activation in the contract"
+    yield Diagnosis(Finding("presence-never-reached", "warning", message, fix), part.tensor, ("presence",))

@@ -179,7 +179,7 @@ class Part:
     """One quantity of an output: what it is, and where its numbers are computed.
 
     `slots` names the numbers of one object. `activation` is what the host applies to `places`;
-    `in_graph` what the graph applies to them today, which is then part of `activation` ("none"
+    `in_graph` what the graph applies to them itself, which is then part of `activation` ("none"
     where the graph applies nothing that the host could). `tensor` is the output that holds the
     part, by its name, and `alone` whether it holds nothing else. `scales` are the tensors that its
     numbers go through before the activation in the graph: in int8 all of them have one scale, and

@@ -1,4 +1,4 @@
-"""Repairs a model's outputs on its float flatbuffer: each quantity leaves alone, as logits."""
+"""Repairing a model's outputs on its float flatbuffer: each quantity leaves alone, as logits."""
 
 from __future__ import annotations
 
@@ -27,11 +27,15 @@ from edgeloc.model.flatbuffer import constant, operator_name, pack, tensor_name
 
 __all__ = ["Answers", "Split", "Surgeon", "answers", "repair_head", "split_head"]
 
+Answers = dict[str, NDArray[np.float32]]
+
 _SLICED = ("FULLY_CONNECTED", "CONV_2D")
 _UNARY = (
     "ABS", "ELU", "EXP", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "NEG", "RELU", "RELU6", "RELU_N1_TO_1",
     "RSQRT", "SQRT", "SQUARE", "TANH",
 )  # fmt: skip
+_MOST_DIFFERENT = 1e-5
+_IMAGES = 8
 _BINARY = ("ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "SUB")
 
 
@@ -45,7 +49,7 @@ class Surgeon:
         """The index of a tensor called `name` that holds just these numbers, in this order; exact.
 
         The places are roots. A tensor that holds nothing else is given as it is. Raises ModelError
-        saying which operator cannot be split.
+        that names the operator which cannot be split.
         """
         roots = tensors_of(places)
         cuts = np.flatnonzero(np.diff(roots)) + 1
@@ -81,7 +85,7 @@ class Surgeon:
             return self._binary(operator, tensor, indices, name)
         raise ModelError(
             f"the numbers of the output {name} come out of {kind or 'no operator'}, which cannot be split: "
-            "give each quantity a layer of its own, and train anew"
+            "give each quantity a layer of its own, and train again"
         )
 
     def _pick(self, tensor: int, indices: NDArray[np.int64], name: str) -> int:
@@ -95,7 +99,7 @@ class Surgeon:
         if not np.array_equal(indices, (np.arange(positions)[:, None] * channels + chosen).reshape(-1)):
             raise ModelError(
                 f"the parts of the tensor {self._name(tensor)} lie at different positions of a feature map, "
-                "which cannot be split: give each quantity a layer of its own, and train anew"
+                "which cannot be split: give each quantity a layer of its own, and train again"
             )
         return chosen
 
@@ -195,9 +199,6 @@ class Surgeon:
             entry.tensorIndex = places[int(entry.tensorIndex)]
 
 
-Answers = dict[str, NDArray[np.float32]]
-
-
 class Split(NamedTuple):
     """A model taken apart: its flatbuffer, its contract, and the parts, which are its outputs in order."""
 
@@ -235,12 +236,8 @@ def _names(parts: tuple[Part, ...], taken: set[str]) -> dict[Role, str]:
 
 
 def answers(flatbuffer: bytes, images: NDArray[np.float32]) -> Answers:
-    """What a float model says of normalized images (n, height, width, channels): outputs (n, ...) by name."""
+    """The outputs of a float model on normalized images (n, height, width, channels), (n, ...) by name."""
     return answer_each(images, open_engine("auto", flatbuffer).invoke)
-
-
-_MOST_DIFFERENT = 1e-5
-_IMAGES = 8
 
 
 def repair_head(
@@ -248,10 +245,14 @@ def repair_head(
 ) -> tuple[bytes, Contract, tuple[str, ...]]:
     """Give each quantity an output and a scale of its own, and leave the last activation to the host.
 
-    Weights are sliced, never changed: on `images` (normalized, float32 (n, height, width, channels);
-    up to 8 are used) presence, class scores and box corners are those of the original within 1e-5
-    (corners as fractions of the input). Returns the flatbuffer, the contract that describes it, and
-    a sentence for each output that was changed; a head without fault comes back as it is.
+    Weights are sliced, never changed: presence, class scores and box corners are those of the original within 1e-5
+    (corners as fractions of the input). Returns the flatbuffer, the contract that describes it, and a sentence for
+    each output that was changed; a head without fault comes back as it is.
+
+    Parameters:
+        flatbuffer: the float model, with a signature.
+        contract: what its outputs mean.
+        images: normalized, float32 (n, height, width, channels), of which up to 8 are compared.
 
     Raises ModelError when an operator cannot be split, ContractError when the contract's outputs
     contradict each other.
@@ -278,14 +279,15 @@ def _sentence(name: str, part: Part) -> str:
 
 
 def _check(flatbuffer: bytes, contract: Contract, split: Split, images: NDArray[np.float32]) -> None:
-    """Raise ModelError when the split model does not say what the original said."""
+    """Raise ModelError when the split model does not answer as the original does."""
     unit = max(contract.input.width, contract.input.height) if contract.box.units == "pixels" else 1
     pairs = ((flatbuffer, contract), (split.flatbuffer, split.contract))
     before, after = (_decoded(model, meaning, images, unit) for model, meaning in pairs)
     off = float(np.abs(before - after).max())
     if not off <= _MOST_DIFFERENT:
         raise ModelError(
-            f"splitting the outputs changed the answers by {off:.2g}: convert without --fix-head, and report the model"
+            f"splitting the outputs changed the answers by {off:.2g}",
+            hint="convert without {fix_head}, and report the model",
         )
 
 

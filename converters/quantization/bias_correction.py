@@ -18,6 +18,15 @@ __all__ = ["WEIGHTED", "Step", "activate", "correct_biases", "weight_steps"]
 
 Array = NDArray[Any]
 
+# By operator: which of its inputs are weights and bias, and along which axis the weights have a scale each.
+WEIGHTED = {
+    "CONV_2D": (1, 2, 0),
+    "DEPTHWISE_CONV_2D": (1, 2, 3),
+    "FULLY_CONNECTED": (1, 2, 0),
+    "TRANSPOSE_CONV": (1, 3, 0),
+}
+_LEVELS = 127
+
 # The schema's ActivationFunctionType.
 _ACTIVATIONS: dict[int, Callable[[Array], Array]] = {
     0: lambda x: x,
@@ -31,7 +40,7 @@ _ACTIVATIONS: dict[int, Callable[[Array], Array]] = {
 def activate(kind: int, values: Array) -> Array:
     """A fused activation, by its number in the schema, on float values."""
     if kind not in _ACTIVATIONS:
-        raise ModelError(f"the model has an operator with the fused activation {kind}, which cannot be computed apart")
+        raise ModelError(f"an operator has the fused activation {kind}, which cannot be computed by itself")
     return _ACTIVATIONS[kind](values)
 
 
@@ -99,16 +108,6 @@ def _one_operator(model: Any, operator: Any, reads: list[int]) -> bytes:
     return pack(alone)
 
 
-# By operator: which of its inputs are weights and bias, and along which axis the weights have a scale each.
-WEIGHTED = {
-    "CONV_2D": (1, 2, 0),
-    "DEPTHWISE_CONV_2D": (1, 2, 3),
-    "FULLY_CONNECTED": (1, 2, 0),
-    "TRANSPOSE_CONV": (1, 3, 0),
-}
-_LEVELS = 127
-
-
 def correct_biases(
     flatbuffer: bytes, images: NDArray[np.float32], keep: Callable[[str], bool] = lambda name: False
 ) -> bytes:
@@ -165,7 +164,7 @@ def _same(reads: list[int], wanted: dict[int, list[Array]], got: dict[int, list[
 
 
 def _round_weights(model: Any, operator: Any) -> bool:
-    """Put constant weights on the grid that they will have in int8; whether there were any."""
+    """Round constant weights to their int8 levels; whether there were any."""
     name = operator_name(model, operator)
     if name not in WEIGHTED:
         return False

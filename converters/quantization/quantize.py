@@ -31,6 +31,15 @@ from edgeloc.model.flatbuffer import (
 
 __all__ = ["AUTO", "RECIPES", "Recipe", "float16_weights", "int8_weights", "quantize", "recipe", "to_integers"]
 
+_BIAS_IMAGES = 64
+_TINY = 1e-4
+_FLOAT32, _FLOAT16, _INT8 = 0, 1, 9
+_DEQUANTIZE = 6
+# Operators whose kernels take float activations with int8 weights, and along which axis those may have a scale each.
+_HYBRID = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": None}
+# Below this many numbers a tensor is not worth it.
+_SMALLEST = 1024
+
 # Not a recipe but a choice among them: the cheapest that passes the gate.
 AUTO = "auto"
 
@@ -40,7 +49,7 @@ class Recipe:
     """A named way to quantize: what becomes integer, and how `edgeloc inspect` must describe the result.
 
     `activation_bits` is 8 or 16 where activations become integers, which asks for images to
-    calibrate on, else 32. `weights` tells how they are stored. `float_head` leaves the last layer
+    calibrate on, else 32. `weights` is how they are stored. `float_head` leaves the last layer
     of each output in float.
     """
 
@@ -83,16 +92,8 @@ RECIPES = {
 def recipe(name: str) -> Recipe:
     """The recipe of this name; UsageError lists those there are."""
     if name not in RECIPES:
-        raise UsageError(f"--recipe is {name!r}: choose one of {', '.join(RECIPES)}, {AUTO}")
+        raise UsageError(field="recipe", value=name, allowed=f"one of {', '.join(RECIPES)}, {AUTO}")
     return RECIPES[name]
-
-
-_FLOAT32, _FLOAT16, _INT8 = 0, 1, 9
-_DEQUANTIZE = 6
-# Operators whose kernels take float activations with int8 weights, and along which axis those may have a scale each.
-_HYBRID = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": None}
-# Below this many numbers a tensor is not worth it.
-_SMALLEST = 1024
 
 
 def float16_weights(flatbuffer: bytes) -> bytes:
@@ -149,11 +150,6 @@ def _store(model: Any, index: int, values: NDArray[np.int8], steps: NDArray[np.f
     set_constant(model, index, values)
 
 
-_BIAS_IMAGES = 64
-_STORED: dict[str, Callable[[bytes], bytes]] = {"int8": int8_weights, "float16": float16_weights, "float32": bytes}
-_TINY = 1e-4
-
-
 def quantize(
     flatbuffer: bytes,
     recipe: Recipe,
@@ -163,16 +159,21 @@ def quantize(
 ) -> bytes:
     """Quantize a float32 flatbuffer by `recipe`.
 
-    `images`, normalized as `spec` says, float32 (n, height, width, channels), calibrate a recipe
-    that wants it. Operators whose output tensor's name, or whose own name (such as SOFTMAX), is
-    matched by a regular expression of `keep_float` compute in float.
+    Parameters:
+        flatbuffer: the float model.
+        recipe: one of RECIPES.
+        spec: the contract's input.
+        images: normalized as `spec` says, float32 (n, height, width, channels); they calibrate a recipe that wants it.
+        keep_float: regular expressions; operators whose output tensor's name, or whose own name (such as SOFTMAX), one
+            of them matches compute in float.
 
     Raises UsageError for a pattern that matches nothing, ModelError with the quantizer's reason.
     """
     graph = parse_flatbuffer(flatbuffer, "the float model").graphs[0]
     kept = _matched(graph, keep_float) | (_head(graph) if recipe.float_head else set())
     if kept and not recipe.keeps_float:
-        raise UsageError(f"the recipe {recipe.name} cannot keep single operators in float: leave --keep-float out")
+        message = f"the recipe {recipe.name} cannot keep single operators in float"
+        raise UsageError(message, field="keep_float", value=tuple(keep_float), hint="leave {keep_float} out")
     if not recipe.calibrated:
         return _STORED[recipe.weights](flatbuffer)
     assert images is not None  # calibrated recipes are never called without images
@@ -187,7 +188,8 @@ def _matched(graph: Graph, patterns: Sequence[str]) -> set[str]:
         try:
             found = re.compile(pattern)
         except re.error as error:
-            raise UsageError(f"--keep-float {pattern!r} is no regular expression: {error}") from error
+            message = f"{pattern!r} is no regular expression: {error}"
+            raise UsageError(message, field="keep_float", value=pattern) from error
         matched = {
             graph.tensors[index].name
             for op in graph.operators
@@ -197,7 +199,10 @@ def _matched(graph: Graph, patterns: Sequence[str]) -> set[str]:
         if not matched:
             some = ", ".join(sorted({op.name for op in graph.operators}))
             raise UsageError(
-                f"--keep-float {pattern!r} matches no operator: match its output tensor's name, or one of {some}"
+                f"the pattern {pattern!r} matches no operator",
+                field="keep_float",
+                value=pattern,
+                hint=f"match its output tensor's name, or one of {some}",
             )
         kept |= matched
     return kept
@@ -270,5 +275,8 @@ def to_integers(
             return quantized
         except Exception as error:  # bare Exceptions of several modules
             refusal = error
-    # Outside, because what the quantizer wrote on the terminal is shown when an error leaves the silence.
+    # Outside, because what the quantizer wrote on the terminal is shown when an error is raised inside.
     raise ModelError(f"TensorFlow's quantizer refused the model: {first_line(refusal)}") from refusal
+
+
+_STORED: dict[str, Callable[[bytes], bytes]] = {"int8": int8_weights, "float16": float16_weights, "float32": bytes}

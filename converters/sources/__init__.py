@@ -1,4 +1,4 @@
-"""What a user trained, from each framework, on its way to a float `.tflite`: finds the kind that reads a model."""
+"""Trained networks by their kind: which framework reads a model, found by its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgeloc._support.lookup import Registry
 from edgeloc.converters.sources.base import Source
 from edgeloc.errors import ModelError, UsageError
 
-__all__ = ["ACCEPTED", "SOURCES", "Source", "open_source"]
+__all__ = ["ACCEPTED", "SOURCES", "Source", "open_source", "require_source"]
 
 ACCEPTED = (
     "a Keras file (.keras, .h5), a SavedModel folder, a float .tflite, an .onnx file, "
@@ -37,13 +37,18 @@ _WEIGHTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
 
 
 def open_source(model: str, *, weights: str | None = None) -> Source:
-    """Read the trained network `model` with its own framework; its kind is told by its name alone.
+    """Read the trained network `model` with its own framework; its kind is read from its name alone.
 
     `weights` is the file of a PyTorch factory's weights; every other kind holds its own. Raises
     UsageError when the name is of no kind that is accepted, ModelError when the file is missing or
     bad, and MissingExtra when the framework is not installed.
     """
     return SOURCES.find(_name(model), model, ACCEPTED).open(model, weights)
+
+
+def require_source(model: str) -> None:
+    """Raise UsageError when the name is of no kind that is accepted, ModelError when the file is missing."""
+    _name(model)
 
 
 def _name(model: str) -> str:
@@ -57,6 +62,8 @@ def _name(model: str) -> str:
     if suffix in _WEIGHTS:
         raise UsageError(
             f"{model} holds weights without their network",
+            field="model",
+            value=model,
             hint="name what builds it, package.module:factory, and give this file as {weights}",
         )
     if suffix.startswith(".") and suffix in SOURCES:

@@ -48,13 +48,13 @@ class Source(ABC):
 
     @abstractmethod
     def answer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """What the original says of `images`, float32 (n, height, width, channels), normalized; outputs by name."""
+        """The original's outputs on `images`, float32 (n, height, width, channels), normalized; by name."""
 
 
 def refuse_weights(path: str, weights: str | None) -> None:
     """Raise UsageError when a file that holds its own weights was given others."""
     if weights is not None:
-        raise UsageError(f"{path} holds its own weights", hint="leave {weights} out")
+        raise UsageError(f"{path} holds its own weights", field="weights", value=weights, hint="leave {weights} out")
 
 
 def answer_each(
@@ -88,7 +88,7 @@ def channels_first(shape: Sequence[int | None], image: Sequence[int], name: str)
         )
     if fits_first and fits_last:
         raise ModelError(
-            f"{name} takes {shown}, which does not tell channels from height and width: "
+            f"{name} takes {shown}, in which channels cannot be told from height and width: "
             "export it with these sizes fixed"
         )
     return fits_first

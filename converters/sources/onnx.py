@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.converters.sources.base import Source, answer_each, channels_first, image_shape, refuse_weights
-from edgeloc.converters.sources.tflite import drop_metadata, mend_pooling, put_channels_last, set_signature
+from edgeloc.converters.sources.tflite import drop_metadata, put_channels_last, replace_padded_pooling, set_signature
 from edgeloc.errors import MissingExtra, ModelError, UsageError, first_line
 from edgeloc.model.contract import InputSpec
 from edgeloc.model.flatbuffer import pack, unpack
@@ -33,7 +33,7 @@ _ERRORS_ONLY = 3  # ONNX Runtime's level of what it writes on the terminal
 class OnnxSource(Source):
     """An `.onnx` file; outputs go by the graph's names, one with four dimensions leaves with its channels last.
 
-    Where the channels stand is told by the input's shape; a size that the file leaves open becomes
+    Where the channels stand is read from the input's shape; a size that the file leaves open becomes
     the contract's.
     """
 
@@ -70,7 +70,7 @@ class OnnxSource(Source):
         outputs = self.answer(np.zeros(image_shape(spec), np.float32))
         put_channels_last(model, [values.shape for values in outputs.values()])
         set_signature(model, spec.tensor, list(outputs))
-        mend_pooling(model)
+        replace_padded_pooling(model)
         drop_metadata(model)
         return pack(model)
 
@@ -103,7 +103,7 @@ def find_onnx2tf() -> tuple[str, str]:
     asked = subprocess.run([tool, "-V"], capture_output=True, text=True, errors="replace", check=False)
     version = (asked.stdout.split() or ["unknown"])[-1]
     if asked.returncode or not version.partition(".")[0].isdecimal():
-        raise UsageError(f"{tool} does not run ({_last_line(asked)}): install it anew with {_INSTALL}")
+        raise UsageError(f"{tool} does not run ({_last_line(asked)}): install it again with {_INSTALL}")
     if int(version.partition(".")[0]) < _OLDEST:
         raise UsageError(f"{tool} is version {version}, and {_OLDEST} or newer is needed: {_INSTALL}")
     return tool, version

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgeloc._support.terminal import quiet_stderr
 from edgeloc.converters.sources.base import Source, answer_each, channels_first, image_shape, refuse_weights
-from edgeloc.converters.sources.tflite import drop_metadata, mend_pooling, numbered, set_signature
+from edgeloc.converters.sources.tflite import drop_metadata, numbered, replace_padded_pooling, set_signature
 from edgeloc.errors import MissingExtra, ModelError, UsageError, first_line
 from edgeloc.model.contract import InputSpec
 from edgeloc.model.flatbuffer import pack, tensor_name, unpack
@@ -67,7 +67,7 @@ def lower(network: Any, spec: InputSpec, name: str, *, first: bool) -> bytes:
         raise ModelError(f"litert-torch cannot convert {name}: {first_line(refusal)}") from refusal
     model = unpack(flatbuffer)
     set_signature(model, spec.tensor, names)
-    mend_pooling(model)
+    replace_padded_pooling(model)
     drop_metadata(model)
     _shorten_names(model)
     return pack(model)
@@ -76,7 +76,7 @@ def lower(network: Any, spec: InputSpec, name: str, *, first: bool) -> bytes:
 def torch_answer(
     network: Any, images: NDArray[np.float32], name: str, *, first: bool
 ) -> dict[str, NDArray[np.float32]]:
-    """What the module says of images with the channels last, as the converted network would."""
+    """The module's outputs on images with the channels last, as the converted network would give them."""
     import torch
 
     def call(image: NDArray[np.float32]) -> Mapping[str, Any]:
@@ -151,7 +151,7 @@ def _shorten_names(model: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """litert-torch tells each of its steps on standard output; torch warns of what litert-torch does."""
+    """litert-torch prints each of its steps on standard output; torch warns of what litert-torch does."""
     with quiet_stderr(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -287,7 +287,7 @@ def _digest(name: str, network: Any) -> str:
 
 
 class ExportSource(Source):
-    """A `.pt2` file; where the channels stand is told by the shape it was exported with, outputs as in PytorchSource.
+    """A `.pt2` file; where the channels stand is read from the shape it was exported with, outputs as in PytorchSource.
 
     Export the network in evaluation mode, for one image or an open batch.
     """

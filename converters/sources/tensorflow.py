@@ -41,11 +41,11 @@ def load_network(path: str | Path) -> keras.Model:
 
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"{path} is no file that is there; give a .keras model")
+        raise ModelError(f"{path}: no such file; give a .keras model")
     if path.suffix not in (".keras", ".h5"):
         raise ModelError(f"{path} is no trained network: give a .keras or .h5 file, as Keras saves them")
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
-        raise ModelError(f"{path} is no .keras file, or was cut off: save or copy it anew")
+        raise ModelError(f"{path} is no .keras file, or was cut off: save or copy it again")
     try:
         network = keras.saving.load_model(path, compile=False)
     except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
@@ -136,7 +136,7 @@ def convert_saved_model(folder: str, signature: str) -> bytes:
             return flatbuffer
         except Exception as error:  # the converter raises bare Exceptions of several modules
             refusal = error
-    # Outside, because what the converter wrote on the terminal is shown when an error leaves the silence.
+    # Outside, because what the converter wrote on the terminal is shown when an error is raised inside.
     raise ModelError(f"TensorFlow's converter refused the model: {_reason(refusal)}") from refusal
 
 

@@ -31,9 +31,9 @@ __all__ = [
     "SERVING",
     "FloatTfliteSource",
     "drop_metadata",
-    "mend_pooling",
     "numbered",
     "put_channels_last",
+    "replace_padded_pooling",
     "set_signature",
 ]
 
@@ -127,11 +127,11 @@ _NOT_NEGATIVE = frozenset({"RELU", "RELU6", "RELU_0_TO_1", "LOGISTIC", "SOFTMAX"
 _SAME_SIGN = frozenset({"MAX_POOL_2D", "RESHAPE", "TRANSPOSE", "PAD", "MEAN", "AVERAGE_POOL_2D"})
 
 
-def mend_pooling(model: Any) -> int:
+def replace_padded_pooling(model: Any) -> int:
     """Change each border of minus infinity before a max pooling of the unpacked model; how many there were."""
     graph = model.subgraphs[0]
     writers = {int(index): operator for operator in graph.operators for index in operator.outputs}
-    mended = 0
+    replaced = 0
     for operator in graph.operators:
         if operator_name(model, operator) != "PADV2":
             continue
@@ -147,8 +147,8 @@ def mend_pooling(model: Any) -> int:
             _become_mirror(model, operator)
         else:
             continue
-        mended += 1
-    return mended
+        replaced += 1
+    return replaced
 
 
 def _never_negative(model: Any, writers: dict[int, Any], tensor: int) -> bool:
@@ -220,7 +220,7 @@ class FloatTfliteSource(Source):
             raise ModelError(f"{self.name} takes {shape}, the contract's image is {wanted}: correct the contract")
         model = unpack(self._file.payload)
         set_signature(model, spec.tensor, _names(self._model, graph.outputs))
-        mend_pooling(model)
+        replace_padded_pooling(model)
         drop_metadata(model)
         return pack(model)
 

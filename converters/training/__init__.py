@@ -1,1 +1,205 @@
-"""Trains the reference localizer with Keras."""
+"""Training a reference localizer, or a trained network further: options, result and the run from data to file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeloc.errors import UsageError
+from edgeloc.findings import Finding, report
+
+if TYPE_CHECKING:
+    from edgeloc.converters.training.network import Start
+
+__all__ = ["TrainOptions", "Training", "train"]
+
+logger = logging.getLogger(__name__)
+
+EPOCHS, QAT_EPOCHS = 40, 3
+LEARNING_RATE, FINE_LEARNING_RATE = 2e-3, 2e-4
+_NETWORK = ("backbone", "alpha", "backbone_weights", "input_size", "head")
+_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """How to train; None is the default of a fresh network.
+
+    Parameters:
+        training_split: the split to learn from, where the data has splits.
+        validation_split: the split to validate on; without splits a fifth is held out.
+        backbone: a keras.applications name; MobileNetV2.
+        alpha: the width multiplier of a MobileNet; 0.35 for MobileNetV2.
+        backbone_weights: imagenet, none, or a file .npz or .weights.h5; imagenet.
+        input_size: the side of the square input in pixels; 224.
+        head: the box head: grid, distribution or vector; grid.
+        box_loss: l1, l2, huber, giou, ciou, joined with +.
+        epochs: passes over the images at most; 40, or 3 with `qat`.
+        batch_size: images a step.
+        learning_rate: the peak of the cosine; 2e-3, or 2e-4 for a trained network.
+        patience: stop after so many epochs without a better IoU.
+        seed: of weights, crops and draws.
+        resume: a trained network to start from, `.keras`; True continues an interrupted run of the same file.
+        qat: train with fake quantization, so that int8 costs less; needs a trained network.
+        skip_bad: leave bad rows and images out and count them.
+    """
+
+    training_split: str = "train"
+    validation_split: str = "val"
+    backbone: str | None = None
+    alpha: float | None = None
+    backbone_weights: str | None = None
+    input_size: int | None = None
+    head: str | None = None
+    box_loss: str = "huber+giou"
+    epochs: int | None = None
+    batch_size: int = 32
+    learning_rate: float | None = None
+    patience: int = 12
+    seed: int = 0
+    resume: str | bool | None = None
+    qat: bool = False
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        if self.qat and self.model is None:
+            message = "fake quantization starts from a trained network"
+            raise UsageError(message, field="qat", hint="name it with {resume} MODEL.keras")
+        given = [name for name in _NETWORK if getattr(self, name) is not None]
+        if self.model is not None and given:
+            raise UsageError(
+                f"{given[0]} is for a new network, {self.model} is what it is",
+                field=given[0],
+                value=getattr(self, given[0]),
+                hint=f"leave {{{given[0]}}} out",
+            )
+
+    @property
+    def model(self) -> str | None:
+        """The trained network that is named; `resume` alone names none."""
+        return self.resume if isinstance(self.resume, str) else None
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `train` wrote.
+
+    Parameters:
+        path: the trained network with its contract, `.keras`.
+        folder: history and curves of the run.
+        metrics: on the validation images: `box_iou` and the others by name; `box_iou_at_start` where the network had
+            been trained before.
+        images: how many images were learned from.
+        validation_images: how many were validated on.
+        labels: the classes of the data.
+        findings: what a user should know.
+    """
+
+    path: Path
+    folder: Path
+    metrics: dict[str, float]
+    images: int
+    validation_images: int
+    labels: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON-ready values."""
+        return {
+            "path": str(self.path),
+            "folder": str(self.folder),
+            "bytes": self.path.stat().st_size,
+            "metrics": self.metrics,
+            "images": self.images,
+            "validation_images": self.validation_images,
+            "labels": list(self.labels),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def train(
+    training: Sequence[str],
+    out: str | Path,
+    options: TrainOptions | None = None,
+    *,
+    validation: str | None = None,
+) -> Training:
+    """Train a localizer on labelled data and write it with its contract; progress is logged, a line an epoch.
+
+    Parameters:
+        training: labelled data sets, as `edgeloc.open_dataset` reads them.
+        out: the file, `.keras`; history and curves go into the folder `<stem>.training` beside it.
+        options: how to train.
+        validation: the data set to validate on; None is the first of `training`.
+
+    Raises UsageError for options that contradict each other, DataError for bad data, OutputError where `out` cannot be
+    written, ModelError where the training diverges. An interrupted run can be continued, see `TrainOptions.resume`.
+    """
+    from edgeloc.converters.training.batches import gather_samples
+    from edgeloc.converters.training.fit import TrainingConfig, fit_network
+
+    options, out = options or TrainOptions(), Path(out)
+    _require_out(out, options)
+    config = TrainingConfig(
+        epochs=options.epochs or (QAT_EPOCHS if options.qat else EPOCHS),
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate or (FINE_LEARNING_RATE if options.model else LEARNING_RATE),
+        box_loss=options.box_loss,
+        patience=options.patience,
+        seed=options.seed,
+        qat=options.qat,
+    )
+    start_for = _start(options)
+    samples = gather_samples(
+        training,
+        options.training_split,
+        validation,
+        options.validation_split,
+        seed=options.seed,
+        skip_bad=options.skip_bad,
+    )
+    count = len(samples.training), len(samples.validation)
+    logger.info("%d images to learn from, %d to validate on, %d classes", *count, len(samples.labels))
+    start = start_for(samples.labels)
+    findings = [report(logger, finding) for finding in (*samples.findings, *_unknown_labels(start, samples.labels))]
+    metrics, found = fit_network(
+        out, samples.training, samples.validation, start, config, resume=options.resume is not None
+    )
+    everything = (*findings, *found)
+    return Training(out, out.with_suffix(".training"), metrics, *count, samples.labels, everything)
+
+
+def _require_out(out: Path, options: TrainOptions) -> None:
+    if out.suffix != ".keras":
+        raise UsageError(f"{out}: the name must end in .keras", field="out", value=str(out))
+    if options.model is not None and Path(options.model).resolve() == out.resolve():
+        message = f"{out} is the network to start from"
+        raise UsageError(message, field="out", value=str(out), hint="give another name with {out}")
+
+
+def _start(options: TrainOptions) -> Callable[[tuple[str, ...]], Start]:
+    """What the training starts from once the data's labels are known; bad names are refused before the data is read."""
+    from edgeloc.converters.training.network import NetworkConfig, reference_start, trained_start
+
+    if options.model is not None:
+        trained = trained_start(options.model)
+        return lambda labels: trained
+    given = {name: getattr(options, name) for name in _NETWORK if getattr(options, name) is not None}
+    if "alpha" not in given and given.get("backbone", "MobileNetV2") != "MobileNetV2":
+        given["alpha"] = None
+    config = NetworkConfig(**given)
+    return lambda labels: reference_start(config, labels)
+
+
+def _unknown_labels(start: Start, labels: tuple[str, ...]) -> list[Finding]:
+    """The data's labels that a trained network does not have: nothing is learned from them."""
+    known = start.contract.labels
+    unknown = [label for label in labels if label not in known]
+    if not known or not unknown:
+        return []
+    more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+    message = f"the network has no class {', '.join(unknown[:_NAMED])}{more}: their images teach presence and box only"
+    return [Finding("labels-unknown", "warning", message)]

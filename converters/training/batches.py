@@ -1,9 +1,10 @@
-"""Labelled samples for Keras: which are learned from and which are validated on, and as batches."""
+"""Labelled samples for Keras: the training and the validation side, and both as batches."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -15,21 +16,29 @@ from edgeloc.converters.training.augment import Augmentation, augment
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.data.background import cut_background
 from edgeloc.errors import DataError
+from edgeloc.findings import Finding
 from edgeloc.model.contract import InputSpec
 from edgeloc.preprocess import Preprocessor
 from edgeloc.types import Box, Pixels
 
 __all__ = ["TrainingBatches", "TrainingSamples", "ValidationBatches", "gather_samples"]
 
+logger = logging.getLogger(__name__)
+
+Batch = tuple[NDArray[np.float32], dict[str, NDArray[Any]]]
+
 _HELD_OUT = 0.2
+# Every so many validation images, one also gives a crop without its object.
+_NEGATIVE_EVERY = 4
 
 
 class TrainingSamples(NamedTuple):
-    """Both sides, and the labels of all data sets in the order of their first appearance."""
+    """Both sides, the labels of all data sets in the order of their first appearance, and what reading them changed."""
 
     training: list[Sample]
     validation: list[Sample]
     labels: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
 
 def gather_samples(
@@ -40,13 +49,17 @@ def gather_samples(
     *,
     seed: int = 0,
     skip_bad: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
 ) -> TrainingSamples:
-    """Open the data sets `uris` and take their `split` to learn from.
+    """Open data sets to train and validate on.
 
-    Validated on is `validation_split` of `validation`, or of the first data set. Where that has no
-    splits at all, a fifth of its groups is held out of it, or of its images where it has no
-    groups. `tell` is called with what a user should know of the data.
+    Parameters:
+        uris: the data sets to learn from.
+        split: their split.
+        validation: the data set to validate on; None is the first of `uris`. Where that has no splits at all, a fifth
+            of its groups is held out of it, or of its images where it has no groups.
+        validation_split: its split.
+        seed: which groups are held out.
+        skip_bad: leave bad rows and images out.
 
     Raises DataError where a group is on both sides, where a side has no object to learn from or
     to measure on, for images without labels, and for a damaged image unless `skip_bad`.
@@ -54,41 +67,43 @@ def gather_samples(
     training: list[Sample] = []
     held_out: list[Sample] = []
     labels: dict[str, None] = {}
+    findings: list[Finding] = []
     for number, uri in enumerate(uris):
-        dataset = _open(uri, split, skip_bad, tell)
+        dataset = _open(uri, split, skip_bad, findings)
         labels |= dict.fromkeys(dataset.labels)
         samples = list(dataset)
         if number == 0 and validation is None:
-            samples, held_out = _validation_of(uri, dataset, validation_split, seed, skip_bad, tell)
+            samples, held_out = _validation_of(uri, dataset, validation_split, seed, skip_bad, findings)
         training += samples
     if validation is not None:
-        dataset = _open(validation, validation_split, skip_bad, tell)
+        dataset = _open(validation, validation_split, skip_bad, findings)
         labels |= dict.fromkeys(dataset.labels)
         held_out = list(dataset)
-    training, held_out = _read_once(training, skip_bad, tell), _read_once(held_out, skip_bad, tell)
+    training, held_out = (_read_once(side, skip_bad, findings) for side in (training, held_out))
     _check_sides(training, held_out)
-    return TrainingSamples(training, held_out, tuple(labels))
+    return TrainingSamples(training, held_out, tuple(labels), tuple(findings))
 
 
-def _open(uri: str, split: str, skip_bad: bool, tell: Callable[[str], None]) -> Dataset:
+def _open(uri: str, split: str, skip_bad: bool, findings: list[Finding]) -> Dataset:
     """A data set's split; all of one that has no splits."""
     dataset = open_dataset(uri, skip_bad=skip_bad)
     if dataset.splits:
         dataset = open_dataset(uri, split=split, skip_bad=skip_bad)
-    for finding in dataset.findings:
-        tell(str(finding))
+    findings += dataset.findings
     if any(not sample.labelled for sample in dataset):
         raise DataError(f"{uri} has images without labels: training needs for each a box, or that there is none")
     return dataset
 
 
 def _validation_of(
-    uri: str, dataset: Dataset, split: str, seed: int, skip_bad: bool, tell: Callable[[str], None]
+    uri: str, dataset: Dataset, split: str, seed: int, skip_bad: bool, findings: list[Finding]
 ) -> tuple[list[Sample], list[Sample]]:
     if dataset.splits:
-        return list(dataset), list(_open(uri, split, skip_bad, tell))
+        return list(dataset), list(_open(uri, split, skip_bad, findings))
     training, held_out = _hold_out(dataset, seed)
-    tell(f"{dataset.name}: no splits, so {len(held_out)} of {len(dataset)} images are held out to validate on")
+    logger.info(
+        "%s: no splits, so %d of %d images are held out to validate on", dataset.name, len(held_out), len(dataset)
+    )
     return training, held_out
 
 
@@ -97,7 +112,8 @@ def _hold_out(dataset: Dataset, seed: int) -> tuple[list[Sample], list[Sample]]:
     units = [sample.group if sample.group is not None else sample.name for sample in dataset]
     names = sorted(set(units))
     if len(names) < 2:
-        raise DataError(f"{dataset.name} cannot be split: all images are of one group; give --validation DATA")
+        message = f"{dataset.name} cannot be split: all images are of one group"
+        raise DataError(message, field="validation", hint="give {validation}")
     count = max(1, round(_HELD_OUT * len(names)))
     aside = {names[i] for i in np.random.default_rng(seed).permutation(len(names))[:count]}
     sides: tuple[list[Sample], list[Sample]] = ([], [])
@@ -106,7 +122,7 @@ def _hold_out(dataset: Dataset, seed: int) -> tuple[list[Sample], list[Sample]]:
     return sides
 
 
-def _read_once(samples: list[Sample], skip_bad: bool, tell: Callable[[str], None]) -> list[Sample]:
+def _read_once(samples: list[Sample], skip_bad: bool, findings: list[Finding]) -> list[Sample]:
     """The samples whose image can be read: a damaged file ends a training now, or is left out, not after hours."""
     kept: list[Sample] = []
     for sample in progress(samples, label="looking at the images"):
@@ -117,7 +133,7 @@ def _read_once(samples: list[Sample], skip_bad: bool, tell: Callable[[str], None
         except DataError as error:
             if not skip_bad:
                 raise
-            tell(f"left out: {error}")
+            findings.append(Finding("image-damaged", "warning", f"left out: {error}"))
     return kept
 
 
@@ -132,12 +148,6 @@ def _check_sides(training: Sequence[Sample], validation: Sequence[Sample]) -> No
             f"training and validation share the group {min(map(str, shared))!r} ({len(shared)} in all): "
             "split the data so that every clip is on one side only"
         )
-
-
-Batch = tuple[NDArray[np.float32], dict[str, NDArray[Any]]]
-
-# Every so many validation images, one also gives a crop without its object.
-_NEGATIVE_EVERY = 4
 
 
 class _View(NamedTuple):

@@ -1,4 +1,4 @@
-"""A float network trained with the rounding of its int8 file: where it rounds, and the network that does."""
+"""Fake quantization: a float network that computes with the rounding of its int8 file while it is trained."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["Graph", "QuantizedTwin", "Step", "read_graph"]
+__all__ = ["FakeQuantizedNetwork", "Graph", "Step", "read_graph"]
 
+Visit = Callable[[int, Any], Any]
+
+_LEVELS = 127
+_SMALLEST_RANGE = 1e-6
 _LINEAR = {"Conv2D", "DepthwiseConv2D", "Dense"}
 _FUSED_ACTIVATIONS = {"linear", "relu", "relu6"}
 # What a ReLU behind it is fused into, beside the linear ones.
 _ARITHMETIC = {"Add", "Subtract", "Multiply", "BatchNormalization"}
-# The values that come out went in: they stay on the grid they are on.
+# The values that come out went in: they keep the quantizer that they have.
 _MOVES = {
     "ActivityRegularization", "Cropping2D", "Dropout", "ExpandDims", "Flatten", "GaussianDropout", "GaussianNoise",
     "GetItem", "GlobalMaxPooling2D", "Identity", "MaxPooling2D", "Permute", "Reshape", "SpatialDropout2D", "Squeeze",
     "Transpose", "ZeroPadding2D",
 }  # fmt: skip
-# New values, rounded to the grid of those that went in.
+# New values, rounded by the quantizer of those that went in.
 _INTERPOLATES = {"AveragePooling2D", "UpSampling2D"}
 _COMPUTES = {
     "Activation", "Average", "Concatenate", "ELU", "GlobalAveragePooling2D", "HardSigmoid", "HardSilu", "LeakyReLU",
@@ -35,7 +39,7 @@ _COMPUTES = {
     "Sigmoid", "Silu", "Softmax", "Tanh",
 }  # fmt: skip
 _SIGMOID_RANGE = (0.0, 255 / 256)
-# Outputs whose grid is the operator's own, whatever was seen in calibration.
+# Outputs whose range is the operator's own, whatever was seen in calibration.
 _FIXED = {"sigmoid": _SIGMOID_RANGE, "softmax": _SIGMOID_RANGE, "tanh": (-1.0, 127 / 128)}
 
 
@@ -43,7 +47,7 @@ _FIXED = {"sigmoid": _SIGMOID_RANGE, "softmax": _SIGMOID_RANGE, "tanh": (-1.0, 1
 class Step:
     """One call of a layer.
 
-    `grid` is the index of the grid that its output is rounded to, None where it is not rounded;
+    `quantizer` is the index of the quantizer that rounds its output, None where it is not rounded;
     `inner` that of the values between the two operators of a layer that becomes two: a linear one
     whose activation is not fused, a batch norm of its own. `linear` layers have their kernel
     rounded, as it is once `batch_norm` is folded into it; `folded` is a batch norm that has gone
@@ -54,7 +58,7 @@ class Step:
     linear: bool = False
     batch_norm: Any = None
     folded: bool = False
-    grid: int | None = None
+    quantizer: int | None = None
     inner: int | None = None
     graph: Graph | None = None
 
@@ -67,8 +71,8 @@ class Step:
 class Graph:
     """The steps of a network in the order of their computation.
 
-    `ranges` holds for each grid the range that is its operator's own, None where it is measured;
-    it is shared with the networks inside. `inputs` are the grids of the network's inputs.
+    `ranges` holds for each quantizer the range that is its operator's own, None where it is measured;
+    it is shared with the networks inside. `inputs` are the quantizers of the network's inputs.
     `unquantized` names the layers whose rounding is not known here.
     """
 
@@ -87,20 +91,20 @@ class Graph:
 
 
 def read_graph(network: keras.Model) -> Graph:
-    """Follow a functional network's graph and place the grids."""
+    """Follow a functional network's graph and place the quantizers."""
     graph = Graph(network, [], [])
-    graph.inputs = [_new_grid(graph.ranges) for _ in network.inputs]
+    graph.inputs = [_new_quantizer(graph.ranges) for _ in network.inputs]
     _place(graph, dict(zip(map(id, network.inputs), graph.inputs, strict=True)))
     return graph
 
 
-def _new_grid(ranges: list[tuple[float, float] | None], fixed: tuple[float, float] | None = None) -> int:
+def _new_quantizer(ranges: list[tuple[float, float] | None], fixed: tuple[float, float] | None = None) -> int:
     ranges.append(fixed)
     return len(ranges) - 1
 
 
-def _place(graph: Graph, grids: dict[int, int | None]) -> None:
-    """Fill `graph` with its steps; `grids` tells for each tensor, by id, the grid that it is on."""
+def _place(graph: Graph, quantizers: dict[int, int | None]) -> None:
+    """Fill `graph` with its steps; `quantizers` holds the quantizer of each tensor, by id."""
     nodes = _ordered_nodes(graph.network)
     uses = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
     uses.update(id(tensor) for tensor in graph.network.outputs)
@@ -109,11 +113,11 @@ def _place(graph: Graph, grids: dict[int, int | None]) -> None:
         step = Step(node)
         sources = [id(tensor) for tensor in node.input_tensors]
         own = [makers.get(source) if uses[source] == 1 else None for source in sources]
-        _take_in(graph, step, own, [grids.get(source) for source in sources])
+        _place_step(graph, step, own, [quantizers.get(source) for source in sources])
         graph.steps.append(step)
         for tensor in node.outputs:
             makers[id(tensor)] = step
-            grids[id(tensor)] = step.grid
+            quantizers[id(tensor)] = step.quantizer
 
 
 def _ordered_nodes(network: keras.Model) -> list[Any]:
@@ -122,40 +126,40 @@ def _ordered_nodes(network: keras.Model) -> list[Any]:
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
 
 
-def _take_in(graph: Graph, step: Step, own: list[Step | None], sources: list[int | None]) -> None:
-    """Say of one step where it rounds; `own` are the steps that work for it alone, whose rounding may move here."""
+def _place_step(graph: Graph, step: Step, own: list[Step | None], sources: list[int | None]) -> None:
+    """Place the rounding of one step; `own` are the steps that work for it alone, whose rounding may move here."""
     kind, before = _kind(step.layer), own[0]
     if hasattr(step.layer, "_nodes_by_depth") or kind == "Sequential":
         _enter(graph, step, sources)
     elif kind in _LINEAR:
         step.linear = True
         fused = _activation(step.layer) in _FUSED_ACTIVATIONS
-        step.inner = None if fused else _new_grid(graph.ranges)
-        step.grid = _new_grid(graph.ranges, _FIXED.get(_activation(step.layer)))
+        step.inner = None if fused else _new_quantizer(graph.ranges)
+        step.quantizer = _new_quantizer(graph.ranges, _FIXED.get(_activation(step.layer)))
     elif kind == "BatchNormalization" and _takes(before, step.layer):
         assert before is not None
         before.batch_norm, step.folded = step.layer, True
-        step.grid, before.grid = before.grid, None
+        step.quantizer, before.quantizer = before.quantizer, None
     elif _is_relu(step.layer) and before is not None and _fuses(before):
-        step.grid, before.grid = before.grid, None
+        step.quantizer, before.quantizer = before.quantizer, None
     elif kind in _MOVES or kind in _INTERPOLATES or _activation(step.layer) == "linear":
-        step.grid = sources[0]
+        step.quantizer = sources[0]
     elif kind in _COMPUTES or kind in _ARITHMETIC:
         # A batch norm becomes a product and a sum.
-        step.inner = _new_grid(graph.ranges) if kind == "BatchNormalization" else None
-        step.grid = grid = _new_grid(graph.ranges, _FIXED.get(_activation(step.layer)))
+        step.inner = _new_quantizer(graph.ranges) if kind == "BatchNormalization" else None
+        step.quantizer = quantizer = _new_quantizer(graph.ranges, _FIXED.get(_activation(step.layer)))
         if kind == "Concatenate":
-            _share_grid(graph, grid, own)
+            _share_quantizer(graph, quantizer, own)
     else:
         graph.unquantized.append(step.layer.name)
 
 
-def _share_grid(graph: Graph, grid: int, parts: list[Step | None]) -> None:
-    """What is put side by side is on one grid from where it was computed."""
-    merged = {part.grid for part in parts if part is not None and part.grid is not None}
+def _share_quantizer(graph: Graph, quantizer: int, parts: list[Step | None]) -> None:
+    """What is concatenated has one quantizer from where it was computed."""
+    merged = {part.quantizer for part in parts if part is not None and part.quantizer is not None}
     for step in graph.steps:
-        if step.grid in merged:
-            step.grid = grid
+        if step.quantizer in merged:
+            step.quantizer = quantizer
 
 
 def _enter(graph: Graph, step: Step, sources: list[int | None]) -> None:
@@ -164,7 +168,7 @@ def _enter(graph: Graph, step: Step, sources: list[int | None]) -> None:
     step.graph = Graph(inside, graph.ranges, graph.unquantized)
     known: dict[int, int | None] = dict(zip(map(id, inside.inputs), sources, strict=True))
     _place(step.graph, known)
-    step.grid = known[id(inside.outputs[0])] if len(inside.outputs) == 1 else None
+    step.quantizer = known[id(inside.outputs[0])] if len(inside.outputs) == 1 else None
 
 
 def _kind(layer: Any) -> str:
@@ -206,17 +210,11 @@ def _fuses(before: Step) -> bool:
     return _kind(before.layer) in _ARITHMETIC or (before.linear and _activation(before.layer) == "linear")
 
 
-_LEVELS = 127
-_SMALLEST_RANGE = 1e-6
-
-Visit = Callable[[int, Any], Any]
-
-
-class QuantizedTwin(keras.Model):  # type: ignore[misc]
+class FakeQuantizedNetwork(keras.Model):  # type: ignore[misc]
     """Wraps a functional network and shares its weights; answers in the same structure, with fake quantization.
 
     Batch norm works with its moving statistics in training too: they are part of the folded
-    kernels, whose grids would move with every batch. `unquantized` names the layers that compute
+    kernels, whose levels would move with every batch. `unquantized` names the layers that compute
     in float because it is not known here how the quantizer treats them. Until `measure_ranges` has
     seen images, the answers mean nothing.
     """
@@ -224,7 +222,7 @@ class QuantizedTwin(keras.Model):  # type: ignore[misc]
     def __init__(self, network: keras.Model) -> None:
         import tensorflow as tf
 
-        super().__init__(name="quantized_twin")
+        super().__init__(name="fake_quantized_network")
         self.network = network
         self._graph = _Kept(read_graph(network))
         fixed = [given or (0.0, 0.0) for given in self._graph.value.ranges]
@@ -243,20 +241,22 @@ class QuantizedTwin(keras.Model):  # type: ignore[misc]
         del training  # only dropout cares, and asks Keras for it
         return _walk(self._graph.value, [image], self._round)
 
-    def _round(self, grid: int, values: Any) -> Any:
+    def _round(self, quantizer: int, values: Any) -> Any:
         import tensorflow as tf
 
-        return tf.quantization.fake_quant_with_min_max_vars(values, self.ranges[grid, 0], self.ranges[grid, 1])
+        return tf.quantization.fake_quant_with_min_max_vars(
+            values, self.ranges[quantizer, 0], self.ranges[quantizer, 1]
+        )
 
     def measure_ranges(self, batches: Iterable[NDArray[np.float32]]) -> None:
-        """Set every activation's grid to what `batches` of normalized images reach, as the calibration does.
+        """Set every activation's range to what `batches` of normalized images reach, as the calibration does.
 
         The kernels are rounded, as they will be in the network that is converted; activations are not.
         """
         import tensorflow as tf
 
         graph = self._graph.value
-        ranges = np.zeros((len(graph.ranges), 2), np.float32)  # 0 is on every grid
+        ranges = np.zeros((len(graph.ranges), 2), np.float32)  # 0 is in every range
         for images in batches:
             seen = self._traced_spans(tf.convert_to_tensor(images)).numpy()
             ranges[:, 0] = np.minimum(ranges[:, 0], seen[:, 0])
@@ -267,23 +267,23 @@ class QuantizedTwin(keras.Model):  # type: ignore[misc]
         self.ranges.assign(ranges)
 
     def _spans(self, images: Any) -> Any:
-        """Lowest and highest value on every grid, (grids, 2)."""
+        """Lowest and highest value at every quantizer, (quantizers, 2)."""
         seen: dict[int, list[Any]] = {}
 
-        def note(grid: int, values: Any) -> Any:
-            seen.setdefault(grid, []).append(ops.stack([ops.min(values), ops.max(values)]))
+        def record(quantizer: int, values: Any) -> Any:
+            seen.setdefault(quantizer, []).append(ops.stack([ops.min(values), ops.max(values)]))
             return values
 
-        _walk(self._graph.value, [images], note)
-        spans = [ops.stack(seen.get(grid, [ops.zeros(2)])) for grid in range(len(self._graph.value.ranges))]
+        _walk(self._graph.value, [images], record)
+        spans = [ops.stack(seen.get(quantizer, [ops.zeros(2)])) for quantizer in range(len(self._graph.value.ranges))]
         return ops.stack([ops.stack([ops.min(span[:, 0]), ops.max(span[:, 1])]) for span in spans])
 
     def round_kernels(self) -> None:
-        """Put the network's own kernels, and batch norms that are folded into none, on the grids that they learnt on.
+        """Round the network's kernels, and batch norms that are folded into none, to the levels they learnt with.
 
         From then on the float network differs from its int8 file by the rounding of activations
-        only, and the converter finds the very same grids. A layer that is called more than once,
-        into different batch norms, has no one grid and stays as it is.
+        only, and the converter finds the very same levels. A layer that is called more than once,
+        into different batch norms, has no one set of levels and stays as it is.
         """
         steps = list(self._graph.value.all_steps())
         calls = Counter(id(step.layer) for step in steps)
@@ -296,7 +296,7 @@ class QuantizedTwin(keras.Model):  # type: ignore[misc]
                 safe = np.where(factor == 0, 1, factor)
                 step.layer.kernel.assign(np.where(factor == 0, np.asarray(step.layer.kernel), rounded / safe))
             elif _is_batch_norm(step) and not step.folded:
-                _put_on_grid(step.layer)
+                _round_batch_norm(step.layer)
 
 
 class _Kept:
@@ -307,10 +307,10 @@ class _Kept:
 
 
 def _walk(graph: Graph, inputs: list[Any], visit: Visit) -> Any:
-    """Compute the network step by step; `visit` is given each tensor that has a grid, and gives it back rounded."""
+    """Compute the network step by step; `visit` rounds each tensor that has a quantizer."""
     values = {
-        id(tensor): visit(grid, value)
-        for tensor, grid, value in zip(graph.network.inputs, graph.inputs, inputs, strict=True)
+        id(tensor): visit(quantizer, value)
+        for tensor, quantizer, value in zip(graph.network.inputs, graph.inputs, inputs, strict=True)
     }
     return _steps(graph, values, visit)
 
@@ -319,8 +319,8 @@ def _steps(graph: Graph, values: dict[int, Any], visit: Visit) -> Any:
     for step in graph.steps:
         args, kwargs = step.node.arguments.fill_in(values)
         outputs = keras.tree.flatten(_compute(step, args, kwargs, visit))
-        if step.grid is not None and step.graph is None:
-            outputs = [visit(step.grid, output) for output in outputs]
+        if step.quantizer is not None and step.graph is None:
+            outputs = [visit(step.quantizer, output) for output in outputs]
         values.update(zip(map(id, step.node.outputs), outputs, strict=True))
     return keras.tree.map_structure(lambda tensor: values[id(tensor)], graph.network.output)
 
@@ -384,7 +384,7 @@ def _offset(batch_norm: Any, scale: Any, bias: Any = 0.0) -> Any:
 
 
 def _constants(batch_norm: Any) -> tuple[Any, Any]:
-    """A batch norm of its own as a factor and a summand: each a tensor on one grid, as activations are."""
+    """A batch norm of its own as a factor and a summand: each a tensor of one range, as activations are."""
     scale = _rounded_constant(_scale(batch_norm))
     return scale, _rounded_constant(_offset(batch_norm, scale))
 
@@ -397,7 +397,7 @@ def _rounded_constant(values: Any) -> Any:
     return tf.quantization.fake_quant_with_min_max_vars(values, ops.stop_gradient(low), ops.stop_gradient(high))
 
 
-def _put_on_grid(batch_norm: Any) -> None:
+def _round_batch_norm(batch_norm: Any) -> None:
     scale, offset = _constants(batch_norm)
     if batch_norm.gamma is not None:
         batch_norm.gamma.assign(scale * ops.sqrt(batch_norm.moving_variance + batch_norm.epsilon))
@@ -406,7 +406,7 @@ def _put_on_grid(batch_norm: Any) -> None:
 
 
 def _rounded_kernel(layer: Any, factor: Any) -> Any:
-    """The folded kernel on its int8 grid, symmetric, one scale for each output channel; gradients pass."""
+    """The folded kernel at its int8 levels, symmetric, one scale for each output channel; gradients pass."""
     folded = layer.kernel * factor
     over = tuple(range(len(folded.shape) - len(factor.shape)))
     largest = ops.max(ops.abs(folded), axis=over, keepdims=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
+import logging
 import math
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,83 +24,22 @@ from edgeloc.converters.batch_norm import REESTIMATION_BATCHES, reestimate_batch
 from edgeloc.converters.sources.tensorflow import save_network
 from edgeloc.converters.training.augment import CLOSING, Augmentation
 from edgeloc.converters.training.batches import TrainingBatches, ValidationBatches
-from edgeloc.converters.training.fake_quantization import QuantizedTwin
+from edgeloc.converters.training.fake_quantization import FakeQuantizedNetwork
 from edgeloc.converters.training.losses import TrainableLocalizer, parse_box_loss
 from edgeloc.converters.training.network import Start
 from edgeloc.data import Sample
 from edgeloc.errors import MissingExtra, ModelError, OutputError, UsageError
+from edgeloc.findings import Finding, report
 from edgeloc.model.contract import InputSpec
 
-__all__ = ["BatchNormSettling", "GridSettling", "Settling", "TrainingConfig", "plot_curves", "train"]
+__all__ = ["BatchNormUpdate", "RangeUpdate", "StatisticsUpdate", "TrainingConfig", "fit_network", "plot_curves"]
 
-_PANELS = ("loss", "box_iou", "presence_accuracy", "label_accuracy")
-
-
-def plot_curves(history: Path, out: Path) -> None:
-    """Draw loss, IoU and both accuracies by epoch, training and validation, into the PNG `out`."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra("matplotlib", "convert", "drawing training curves") from error
-
-    with history.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, name in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
-        epochs = [int(row["epoch"]) + 1 for row in rows]
-        for key, title in ((name, "training"), (f"val_{name}", "validation")):
-            axes.plot(epochs, [float(row[key]) for row in rows], label=title)
-        axes.set(title=name.replace("_", " "), xlabel="epoch")
-        axes.grid(alpha=0.3)
-        axes.legend()
-    with atomic_path(out) as temporary:
-        figure.savefig(temporary, dpi=100)
-
+logger = logging.getLogger(__name__)
 
 # As many as the converter calibrates on.
 _IMAGES, _BATCH = 200, 16
-
-
-class Settling(Protocol):
-    """Brings a network up to date with its weights when called, and by `at_epoch` before each epoch."""
-
-    def __call__(self, network: Any) -> None: ...
-
-    def at_epoch(self, network: Any) -> None: ...
-
-
-class BatchNormSettling:
-    """Re-estimates the moving statistics at the end; within an epoch every batch moves them."""
-
-    def __init__(self, batches: TrainingBatches) -> None:
-        self._batches = batches
-
-    def __call__(self, network: Any) -> None:
-        numbers = itertools.islice(itertools.cycle(range(len(self._batches))), REESTIMATION_BATCHES)
-        reestimate_batch_norm(network, (self._batches[i][0] for i in numbers))
-
-    def at_epoch(self, network: Any) -> None:
-        pass
-
-
-class GridSettling:
-    """Measures a twin's grids on unchanged images, as the converter's calibration does; they stand within an epoch."""
-
-    def __init__(self, samples: Sequence[Sample], labels: tuple[str, ...], spec: InputSpec) -> None:
-        batches = ValidationBatches(samples, labels, spec, _BATCH, _IMAGES)
-        self._images = [batches[i][0] for i in range(len(batches))]
-
-    def __call__(self, network: Any) -> None:
-        network.measure_ranges(self._images)
-
-    def at_epoch(self, network: Any) -> None:
-        self(network)
-
-
 _MONITOR = "val_box_iou"
-# Names the network that a run started from, so that it is only gone on with from the same.
+# Names the network that a run started from, so that it is only continued from the same.
 _ORIGIN = "origin.txt"
 # The first epoch warms up, in a short training the first tenth of it.
 _WARMUP_EPOCHS, _WARMUP_SHARE = 1.0, 0.1
@@ -108,15 +49,22 @@ _CLOSING_SHARE = 0.2
 _AVERAGE, _AVERAGE_SHARE = 0.999, 0.2
 # The network, its best epoch, and the checkpoint with the optimizer's three numbers a weight, each while it is renewed.
 _FILES_PER_NETWORK = 12
+_PANELS = ("loss", "box_iou", "presence_accuracy", "label_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingConfig:
-    """How to train: epochs, batch size, peak learning rate of Adam's cosine, box loss by name, patience, seed.
+    """How to train.
 
-    `validation_images` bounds how many images are looked at after each epoch; `patience` is after
-    how many epochs without a better mean IoU on them training stops. With `qat` the network
-    computes with fake quantization, in training and in validation.
+    Parameters:
+        epochs: passes over the images at most.
+        batch_size: images a step.
+        learning_rate: the peak of Adam's cosine.
+        box_loss: names of losses, joined with +.
+        patience: after how many epochs without a better validation IoU training stops.
+        validation_images: how many images are measured after each epoch at most.
+        seed: of crops and draws.
+        qat: compute with fake quantization, in training and in validation.
     """
 
     epochs: int = 40
@@ -131,73 +79,121 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience", "validation_images"):
             if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1")
+                raise UsageError(field=name, value=getattr(self, name), allowed="at least 1")
         if not self.learning_rate > 0:
-            raise UsageError(f"--learning-rate is {self.learning_rate:g}: it must be above 0")
+            raise UsageError(field="learning_rate", value=self.learning_rate, allowed="above 0")
         parse_box_loss(self.box_loss)
 
 
-def train(
+class StatisticsUpdate(Protocol):
+    """Updates a network's statistics for its weights when called, and by `at_epoch` before each epoch."""
+
+    def __call__(self, network: Any) -> None: ...
+
+    def at_epoch(self, network: Any) -> None: ...
+
+
+class BatchNormUpdate:
+    """Re-estimates the moving statistics at the end; within an epoch every batch moves them."""
+
+    def __init__(self, batches: TrainingBatches) -> None:
+        self._batches = batches
+
+    def __call__(self, network: Any) -> None:
+        numbers = itertools.islice(itertools.cycle(range(len(self._batches))), REESTIMATION_BATCHES)
+        reestimate_batch_norm(network, (self._batches[i][0] for i in numbers))
+
+    def at_epoch(self, network: Any) -> None:
+        pass
+
+
+class RangeUpdate:
+    """Measures activation ranges on unchanged images, as the converter's calibration does; fixed within an epoch."""
+
+    def __init__(self, samples: Sequence[Sample], labels: tuple[str, ...], spec: InputSpec) -> None:
+        batches = ValidationBatches(samples, labels, spec, _BATCH, _IMAGES)
+        self._images = [batches[i][0] for i in range(len(batches))]
+
+    def __call__(self, network: Any) -> None:
+        network.measure_ranges(self._images)
+
+    def at_epoch(self, network: Any) -> None:
+        self(network)
+
+
+def fit_network(
     out: Path,
     training: list[Sample],
     validation: list[Sample],
     start: Start,
     config: TrainingConfig,
     resume: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], tuple[Finding, ...]]:
     """Train and write `out` (.keras), with history and curves in the folder `<out's stem>.training` beside it.
 
-    The epoch with the best validation IoU is kept, its batch-norm statistics re-estimated, or with
-    `qat` its kernels rounded to their int8 grids: then the file is a float network that int8
-    changes little, and the metrics are those under fake quantization. Returns the final validation
-    metrics, and as `box_iou_at_start` that of a network that was trained before. An interrupted
-    run goes on from its last epoch with `resume`, if it started from the same network with the
-    same `qat`; one of a fresh network that had come to its end raises UsageError, one that
-    diverges ModelError. `tell` is called
-    with what a user should know.
+    The epoch with the best validation IoU is kept, its batch-norm statistics re-estimated, or with `qat` its kernels
+    rounded to their int8 levels: then the file is a float network that int8 changes little, and the metrics are those
+    under fake quantization. Returns the final validation metrics, with `box_iou_at_start` for a network that was
+    trained before, and what a user should know.
+
+    Parameters:
+        out: the file.
+        training: samples to learn from.
+        validation: samples to choose the epoch by.
+        start: the network and its contract.
+        config: the schedule.
+        resume: continue an interrupted run from its last epoch, if it started from the same network with the same
+            `qat`.
+
+    Raises UsageError for a run of a fresh network that had come to its end, ModelError where the training diverges.
     """
     keras.utils.set_random_seed(config.seed)
+    findings: list[Finding] = []
     folder = out.with_suffix(".training")
-    goes_on = _goes_on(out, folder, start, config, resume)
+    resumes = _can_resume(out, folder, start, config, resume)
     require_writable(out)
     _require_room(out, start.network)
     # Only now, when all that can be refused has been: an earlier run's epochs lie there.
-    if not goes_on:
+    if not resumes:
         if resume and (folder / "resume").is_dir():
-            tell(f"the interrupted run in {folder} had another start: this one begins anew in its place")
+            message = f"the interrupted run in {folder} had another start: a new one takes its place"
+            findings.append(Finding("training-restarts", "note", message))
         elif resume and not start.digest:
-            tell(f"there is no interrupted run of {out}: it begins anew")
+            message = f"there is no interrupted run of {out}: a new one begins"
+            findings.append(Finding("training-restarts", "note", message))
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _ORIGIN).write_text(_origin(start, config))
     spec, labels = start.contract.input, start.contract.labels
     batches = TrainingBatches(training, labels, spec, config.batch_size, config.seed)
     checks = ValidationBatches(validation, labels, spec, config.batch_size, config.validation_images)
-    settle = GridSettling(training, labels, spec) if config.qat else BatchNormSettling(batches)
+    update = RangeUpdate(training, labels, spec) if config.qat else BatchNormUpdate(batches)
     model = _model(start, config, len(batches))
     if config.qat and model.network.unquantized:
-        tell(f"left in float, since it is not known how int8 treats them: {', '.join(model.network.unquantized)}")
+        message = f"left in float, since it is not known how int8 treats them: {', '.join(model.network.unquantized)}"
+        findings.append(Finding("layers-left-in-float", "warning", message))
+    for finding in findings:
+        report(logger, finding)
     at_start = {}
     if start.digest:
-        settle.at_epoch(model.network)
+        update.at_epoch(model.network)
         at_start["box_iou_at_start"] = _measure(model, checks)["box_iou"]
-    _fit(model, batches, checks, settle, config, folder)
-    return _finish(out, model, checks, settle, start, config, folder) | at_start
+    _fit(model, batches, checks, update, config, folder)
+    return _finish(out, model, checks, update, start, config, folder) | at_start, tuple(findings)
 
 
-def _goes_on(out: Path, folder: Path, start: Start, config: TrainingConfig, resume: bool) -> bool:
+def _can_resume(out: Path, folder: Path, start: Start, config: TrainingConfig, resume: bool) -> bool:
     """Whether an interrupted run lies there that is to be finished; UsageError where it cannot be."""
     saved, origin = folder / "resume", folder / _ORIGIN
     if not resume:
         return False
     if not start.digest and not saved.is_dir() and _rows(folder / "history.csv") and out.is_file():
-        raise UsageError(f"{out}: its training ran to the end, there is nothing to resume; leave --resume out")
+        message = f"{out}: its training ran to the end, there is nothing to resume"
+        raise UsageError(message, field="resume", hint="leave {resume} out")
     same = origin.is_file() and origin.read_text() == _origin(start, config)
     if saved.is_dir() and not same and not start.digest:
-        raise UsageError(
-            f"{out}: its interrupted run began with a trained network: name it again, --resume MODEL.keras"
-        )
+        message = f"{out}: its interrupted run began with a trained network"
+        raise UsageError(message, field="resume", hint="name that MODEL.keras again with {resume}")
     return saved.is_dir() and same
 
 
@@ -206,7 +202,7 @@ def _origin(start: Start, config: TrainingConfig) -> str:
 
 
 def _model(start: Start, config: TrainingConfig, steps: int) -> TrainableLocalizer:
-    network = QuantizedTwin(start.network) if config.qat else start.network
+    network = FakeQuantizedNetwork(start.network) if config.qat else start.network
     model = TrainableLocalizer(network, start.names, start.contract, parse_box_loss(config.box_loss))
     model.compile(optimizer=_optimizer(config, steps), jit_compile=False)
     model.build((None, *start.network.inputs[0].shape[1:]))
@@ -243,7 +239,7 @@ def _fit(
     model: Any,
     batches: TrainingBatches,
     checks: ValidationBatches,
-    settle: Settling,
+    update: StatisticsUpdate,
     config: TrainingConfig,
     folder: Path,
 ) -> None:
@@ -257,7 +253,7 @@ def _fit(
         keras.callbacks.LambdaCallback(
             on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch, _augmentation(epoch, config))
         ),
-        keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: settle.at_epoch(model.network)),
+        keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: update.at_epoch(model.network)),
         keras.callbacks.CSVLogger(history, append=True),
         keras.callbacks.ModelCheckpoint(
             folder / "best.weights.h5", _MONITOR, mode="max", save_best_only=True, save_weights_only=True,
@@ -269,8 +265,27 @@ def _fit(
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: plot_curves(history, folder / "curves.png")),
     ]  # fmt: skip
     verbose = 1 if sys.stdout.isatty() else 0
+    if not verbose:
+        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=partial(_log_epoch, config.epochs)))
     with waiting:
         model.fit(batches, validation_data=checks, epochs=config.epochs, callbacks=callbacks, verbose=verbose)
+
+
+def _log_epoch(epochs: int, epoch: int, logs: dict[str, float]) -> None:
+    """One line an epoch, where no progress bar can be drawn."""
+    figures = {
+        "loss": logs["loss"],
+        "validation loss": logs["val_loss"],
+        "mean IoU": logs["val_box_iou"],
+        **{
+            name.removesuffix("_accuracy") + " accuracy": logs[f"val_{name}"]
+            for name in ("presence_accuracy", "label_accuracy")
+            if f"val_{name}" in logs
+        },
+    }
+    logger.info(
+        "epoch %d/%d: %s", epoch + 1, epochs, ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+    )
 
 
 def _augmentation(epoch: int, config: TrainingConfig) -> Augmentation:
@@ -288,20 +303,20 @@ def _finish(
     out: Path,
     model: Any,
     checks: ValidationBatches,
-    settle: Settling,
+    update: StatisticsUpdate,
     start: Start,
     config: TrainingConfig,
     folder: Path,
 ) -> dict[str, float]:
-    """Settle the averaged weights and those of the best epoch, and save whichever localizes better.
+    """Update the statistics of the averaged weights and those of the best epoch, and save whichever localizes better.
 
     ModelError where neither answers with numbers: the training has diverged.
     """
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    settle(model.network)
+    update(model.network)
     averaged, kept = _measure(model, checks), model.network.get_weights()
     model.load_weights(folder / "best.weights.h5")
-    settle(model.network)
+    update(model.network)
     metrics = _measure(model, checks)
     if not metrics["box_iou"] > averaged["box_iou"] and math.isfinite(averaged["box_iou"]):
         model.network.set_weights(kept)
@@ -309,10 +324,12 @@ def _finish(
     if not math.isfinite(metrics["box_iou"]):
         shutil.rmtree(folder / "resume", ignore_errors=True)
         raise ModelError(
-            f"the training diverged, its answers are no numbers, and {out} is not written: "
-            f"train with a smaller --learning-rate (it was {config.learning_rate:g})"
+            f"the training diverged, its answers are no numbers, and {out} is not written",
+            field="learning_rate",
+            value=config.learning_rate,
+            hint=f"train with a smaller {{learning_rate}} than {config.learning_rate:g}",
         )
-    if isinstance(model.network, QuantizedTwin):
+    if isinstance(model.network, FakeQuantizedNetwork):
         model.network.round_kernels()
     measured = {"training": {"settings": dataclasses.asdict(config), "validation": metrics}}
     save_network(out, start.network, dataclasses.replace(start.contract, measured=measured))
@@ -322,3 +339,26 @@ def _finish(
 
 def _measure(model: Any, checks: ValidationBatches) -> dict[str, float]:
     return {name: float(value) for name, value in model.evaluate(checks, verbose=0, return_dict=True).items()}
+
+
+def plot_curves(history: Path, out: Path) -> None:
+    """Draw loss, IoU and both accuracies by epoch, training and validation, into the PNG `out`."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "convert", "drawing training curves") from error
+
+    with history.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, name in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+        epochs = [int(row["epoch"]) + 1 for row in rows]
+        for key, title in ((name, "training"), (f"val_{name}", "validation")):
+            axes.plot(epochs, [float(row[key]) for row in rows], label=title)
+        axes.set(title=name.replace("_", " "), xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, dpi=100)

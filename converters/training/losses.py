@@ -123,7 +123,7 @@ def parse_box_loss(text: str) -> tuple[str, ...]:
     parts = tuple(text.split("+"))
     unknown = [part for part in parts if part not in BOX_LOSSES]
     if unknown:
-        raise UsageError(f"--box-loss has {unknown[0]!r}: join some of {', '.join(BOX_LOSSES)} with +")
+        raise UsageError(field="box_loss", value=text, allowed=f"some of {', '.join(BOX_LOSSES)}, joined with +")
     return parts
 
 

@@ -1,4 +1,4 @@
-"""A contract that is not what the model was made for is told by labelled images; a right one is left in peace."""
+"""A contract that is not what the model was made for shows on labelled images; a right one raises no finding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.converters.checks import suspect_contract
+from edgeloc.converters.checks import check_contract
 from edgeloc.data import Dataset, Sample
 from edgeloc.errors import ContractError, DataError
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
@@ -67,41 +67,47 @@ def with_input(**changes: Any) -> Contract:
 
 
 def test_a_right_contract_is_left_in_peace(red_finder: bytes) -> None:
-    assert suspect_contract(red_finder, CONTRACT, pictures()) is None
+    assert check_contract(red_finder, CONTRACT, pictures()) is None
 
 
 @pytest.mark.parametrize(
     ("contract", "change", "field"),
     [
-        (with_input(color="bgr"), "with red and blue swapped", "is input.color"),
-        (with_input(mean=(0.0,), std=(1.0,)), "with pixels normalized to -1..1", "are input.mean and input.std"),
-        (dataclasses.replace(CONTRACT, box=BoxEncoding("cxcyhw")), "with its box read as cxcywh", "is box.form"),
+        (with_input(color="bgr"), "with red and blue swapped", "input.color"),
+        (with_input(mean=(0.0,), std=(1.0,)), "with pixels normalized to -1..1", "input.mean and input.std"),
+        (dataclasses.replace(CONTRACT, box=BoxEncoding("cxcyhw")), "with its box read as cxcywh", "box.form"),
+        (
+            dataclasses.replace(CONTRACT, outputs=(OutputSpec("box", "vector", slots=("cx", "cy", "h", "w")),)),
+            "with its box's slots read as cx, cy, w, h",
+            "outputs[box].slots",
+        ),
     ],
-    ids=["BGR for RGB", "0..255 for -1..1", "height before width"],
+    ids=["BGR for RGB", "0..255 for -1..1", "height before width", "height before width in a vector"],
 )
 def test_a_wrong_one_is_named_in_a_sentence(red_finder: bytes, contract: Contract, change: str, field: str) -> None:
-    warning = suspect_contract(red_finder, contract, pictures())
+    warning = check_contract(red_finder, contract, pictures())
     assert warning is not None
-    assert warning.startswith(f"warning: {change} the float model is clearly better on 24 labelled images (mean IoU ")
-    assert warning.endswith(f"{field} of the contract right?")
-    better, given = (float(part[:4]) for part in warning.split("mean IoU ")[1].split(" instead of "))
+    assert (warning.code, warning.severity) == ("contract-suspect", "warning")
+    assert warning.message.startswith(f"{change} the float model is clearly better on 24 labelled images (mean IoU ")
+    assert warning.fix == f"check {field} of the contract"
+    better, given = (float(part[:4]) for part in warning.message.split("mean IoU ")[1].split(" instead of "))
     assert better > 0.7 > given + 0.1
 
 
 def test_the_wrong_resize_is_named(red_finder: bytes) -> None:
     wide = pictures(size=(128, 64))
-    assert suspect_contract(red_finder, with_input(resize="stretch"), wide) is None
-    warning = suspect_contract(red_finder, with_input(resize="letterbox"), wide)
+    assert check_contract(red_finder, with_input(resize="stretch"), wide) is None
+    warning = check_contract(red_finder, with_input(resize="letterbox"), wide)
     assert warning is not None
-    assert "resized by stretch" in warning
+    assert "resized by stretch" in warning.message
 
 
-def test_few_or_no_objects_tell_nothing(red_finder: bytes) -> None:
+def test_few_or_no_objects_show_nothing(red_finder: bytes) -> None:
     wrong = with_input(color="bgr")
-    assert suspect_contract(red_finder, wrong, pictures(10)) is None
+    assert check_contract(red_finder, wrong, pictures(10)) is None
     data = pictures()
     empty = tuple(dataclasses.replace(sample, box=None) for sample in data)
-    assert suspect_contract(red_finder, wrong, dataclasses.replace(data, samples=empty)) is None
+    assert check_contract(red_finder, wrong, dataclasses.replace(data, samples=empty)) is None
 
 
 def test_a_damaged_image_stops_or_is_left_out(red_finder: bytes) -> None:
@@ -111,11 +117,11 @@ def test_a_damaged_image_stops_or_is_left_out(red_finder: bytes) -> None:
     data = pictures()
     damaged = dataclasses.replace(data, samples=(*data.samples, dataclasses.replace(data[0], read=broken)))
     with pytest.raises(DataError, match=r"photo\.jpg is damaged"):
-        suspect_contract(red_finder, CONTRACT, damaged)
-    assert suspect_contract(red_finder, CONTRACT, damaged, skip_bad=True) is None
+        check_contract(red_finder, CONTRACT, damaged)
+    assert check_contract(red_finder, CONTRACT, damaged, skip_bad=True) is None
 
 
 def test_a_contract_that_does_not_fit_is_refused(red_finder: bytes) -> None:
     wrong = dataclasses.replace(CONTRACT, outputs=(OutputSpec("boxes", "box"),))
     with pytest.raises(ContractError, match="boxes"):
-        suspect_contract(red_finder, wrong, pictures())
+        check_contract(red_finder, wrong, pictures())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.converters.convert import ConvertOptions, convert
+from edgeloc.converters import ConvertOptions, convert
 from edgeloc.converters.training.network import NetworkConfig, build_network, network_contract
 from edgeloc.data import Dataset
 from edgeloc.localizer import Localizer
@@ -52,7 +52,7 @@ def test_float32_computes_exactly_what_the_network_computes(
     make_network: Network, save_keras: Save, contract: Contract, frames: list[np.ndarray], tmp_path: Path
 ) -> None:
     network = make_network()
-    report = inspect_model(convert(save_keras(network), tmp_path / "m.tflite", ConvertOptions(recipe="float32")))
+    report = inspect_model(convert(save_keras(network), tmp_path / "m.tflite", ConvertOptions(recipe="float32")).path)
     assert report.precision == "float32"
     for frame in frames:
         expected, found = keras_answers(network, contract, frame), answers(tmp_path / "m.tflite", frame)
@@ -119,7 +119,7 @@ def test_the_self_test_passes(int8: Path) -> None:
     assert check_golden(int8).status == "passed"
 
 
-def test_a_bare_interpreter_loads_the_file(int8: Path) -> None:
+def test_a_plain_interpreter_loads_the_file(int8: Path) -> None:
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     interpreter = litert.Interpreter(model_path=str(int8))
     interpreter.allocate_tensors()
@@ -143,8 +143,8 @@ def test_other_recipes_give_what_they_promise(
 
     # The converter leaves small weights in float; this one is large enough for a dynamic range.
     network = make_network(layers.Conv2D(96, 1))
-    path = convert(save_keras(network), tmp_path / "m.tflite", ConvertOptions(recipe=recipe))
-    assert inspect_model(path).precision == precision
+    made = convert(save_keras(network), tmp_path / "m.tflite", ConvertOptions(recipe=recipe))
+    assert inspect_model(made.path).precision == precision
     model = read_model(tmp_path / "m.tflite")
     assert model.contract is not None
     assert (model.contract.recipe, model.calibration) == (recipe, None)
@@ -156,7 +156,7 @@ def test_the_contract_names_the_input(
 ) -> None:
     renamed = dataclasses.replace(contract, input=InputSpec("pixels", 32, 32))
     path = save_keras(make_network(), changed=renamed)
-    report = inspect_model(convert(path, tmp_path / "m.tflite", ConvertOptions(recipe="float32")))
+    report = inspect_model(convert(path, tmp_path / "m.tflite", ConvertOptions(recipe="float32")).path)
     assert [port.name for port in report.inputs] == ["pixels"]
 
 
@@ -167,7 +167,7 @@ def test_outputs_without_a_dict_are_named_after_their_layers(
     make_network(form=form).save(tmp_path / "foreign.keras")
     given = contract if form == "list" else box_contract
     report = inspect_model(
-        convert(tmp_path / "foreign.keras", tmp_path / "m.tflite", calibration=dataset, contract=given)
+        convert(tmp_path / "foreign.keras", tmp_path / "m.tflite", calibration=dataset, contract=given).path
     )
     assert {port.name for port in report.outputs} == {output.tensor for output in given.outputs}
     assert report.is_full_integer
@@ -187,39 +187,45 @@ def test_a_sequential_network_from_elsewhere(
     )  # fmt: skip
     path = tmp_path / f"foreign{suffix}"
     network.save(path)
-    report = inspect_model(convert(path, tmp_path / "m.tflite", calibration=dataset, contract=box_contract))
+    report = inspect_model(convert(path, tmp_path / "m.tflite", calibration=dataset, contract=box_contract).path)
     assert [port.name for port in report.outputs] == ["box"]
 
 
 def test_images_for_a_recipe_that_needs_none_are_not_claimed(
     make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
 ) -> None:
-    told: list[str] = []
     path = save_keras(make_network())
-    report = inspect_model(
-        convert(path, tmp_path / "m.tflite", ConvertOptions(recipe="float32"), calibration=dataset, tell=told.append)
-    )
-    assert report.calibration is None
-    assert told[0] == "the recipe float32 needs no calibration: drawn is not used"
+    made = convert(path, tmp_path / "m.tflite", ConvertOptions(recipe="float32"), calibration=dataset)
+    assert made.inspection is not None and made.inspection.calibration is None
+    assert [(note.code, note.message) for note in made.findings] == [
+        ("calibration-unused", "the recipe float32 needs no calibration: drawn is not used")
+    ]
 
 
-def test_lagging_statistics_are_told(make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path) -> None:
+def test_lagging_statistics_are_found(
+    make_network: Network,
+    save_keras: Save,
+    dataset: Dataset,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     network = make_network()
     network.get_layer("stem_bn").moving_variance.assign(np.full(16, 50.0))
-    told: list[str] = []
-    convert(save_keras(network), tmp_path / "m.tflite", calibration=dataset, tell=told.append)
-    assert told[0] == "calibrating on 16 images of drawn (seed 0)"
-    assert any("batch-norm statistics lag" in line for line in told)
+    with caplog.at_level("INFO", "edgeloc"):
+        made = convert(save_keras(network), tmp_path / "m.tflite", calibration=dataset)
+    assert caplog.messages[0] == "calibrating on 16 images of drawn (seed 0)"
+    assert "batch-norm-lags" in {finding.code for finding in made.findings}
+    assert any("batch-norm statistics lag" in line for line in caplog.messages)
 
 
-def test_a_presence_that_was_never_absent_is_told(
+def test_a_presence_that_was_never_absent_is_found(
     make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
 ) -> None:
     network = make_network()
     network.get_layer("presence").bias.assign([40.0])
-    told: list[str] = []
-    convert(save_keras(network), tmp_path / "m.tflite", calibration=dataset, tell=told.append)
-    assert any("the presence output can only say 'present'" in line for line in told)
+    made = convert(save_keras(network), tmp_path / "m.tflite", calibration=dataset)
+    (finding,) = (finding for finding in made.findings if finding.code == "presence-saturated")
+    assert "the presence output can only be 'present'" in finding.message
 
 
 @pytest.mark.slow
@@ -229,7 +235,7 @@ def test_the_reference_network_with_its_grid(dataset: Dataset, save_keras: Save,
     network = build_network(config, len(dataset.labels))
     path = save_keras(network, changed=contract)
     convert(path, tmp_path / "f.tflite", ConvertOptions(recipe="float32"))
-    report = inspect_model(convert(path, tmp_path / "q.tflite", calibration=dataset))
+    report = inspect_model(convert(path, tmp_path / "q.tflite", calibration=dataset).path)
     assert report.is_full_integer
     assert {port.name for port in report.outputs} == {"presence", "class", "weights", "distances"}
     frame = dataset[0].load()

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from edgeloc.cli import main
-from edgeloc.converters.convert import ConvertOptions, convert
+from edgeloc.converters import ConvertOptions, convert
 from edgeloc.data import Dataset
-from edgeloc.errors import ContractError, OutputError, UsageError
+from edgeloc.errors import ContractError, ModelError, OutputError, UsageError
 from edgeloc.model.contract import Contract, InputSpec
 from edgeloc.model.file import read_model
 
@@ -21,18 +21,27 @@ Save = Callable[..., Path]
 
 
 @pytest.mark.parametrize("options", [ConvertOptions("float32", fix_head=True), ConvertOptions(repair_batch_norm=True)])
-def test_what_needs_images_asks_for_them_at_once(options: ConvertOptions, tmp_path: Path) -> None:
+def test_what_needs_images_asks_for_them_at_once(
+    options: ConvertOptions, make_network: Network, save_keras: Save, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="give calibration"):
-        convert(tmp_path / "is-not-looked-at.keras", tmp_path / "m.tflite", options)
+        convert(save_keras(make_network()), tmp_path / "m.tflite", options)
+
+
+def test_a_model_that_is_missing_is_the_first_thing_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(tmp_path / "nofile.keras"), "--out", str(tmp_path / "m.tflite")]) == 2
+    error = capsys.readouterr().err
+    assert "nofile.keras: no such file" in error and "calibrat" not in error
+    with pytest.raises(ModelError, match="no such file"):
+        convert(tmp_path / "nofile.keras", tmp_path / "m.tflite")
 
 
 def test_a_float_recipe_has_its_head_repaired_as_well(
     make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
 ) -> None:
-    told: list[str] = []
     options = ConvertOptions("float32", fix_head=True)
-    convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset, tell=told.append)
-    assert any("--fix-head found nothing" in line for line in told)
+    made = convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset)
+    assert "head-sound" in {finding.code for finding in made.findings}
     assert read_model(tmp_path / "m.tflite").calibration is None
 
 
@@ -47,15 +56,15 @@ def test_nothing_can_stay_in_float_among_16_bit_activations(
 def test_statistics_are_repaired_in_keras_networks_alone(
     make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
 ) -> None:
-    path = convert(save_keras(make_network()), tmp_path / "float.tflite", ConvertOptions("float32"))
-    with pytest.raises(UsageError, match="--repair-batch-norm is for Keras networks: leave it out"):
+    path = convert(save_keras(make_network()), tmp_path / "float.tflite", ConvertOptions("float32")).path
+    with pytest.raises(UsageError, match="in Keras networks alone: .* leave repair_batch_norm out"):
         convert(path, tmp_path / "m.tflite", ConvertOptions(repair_batch_norm=True), calibration=dataset)
 
 
 def test_the_model_that_is_read_is_not_written_over(
     make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
 ) -> None:
-    path = convert(save_keras(make_network()), tmp_path / "float.tflite", ConvertOptions("float32"))
+    path = convert(save_keras(make_network()), tmp_path / "float.tflite", ConvertOptions("float32")).path
     before = path.read_bytes()
     with pytest.raises(OutputError, match="one of the files that are read"):
         convert(path, path, calibration=dataset)

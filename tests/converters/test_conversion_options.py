@@ -1,7 +1,8 @@
-"""What can be asked of a conversion beside a recipe: parts in float, statistics anew, a gate, other targets."""
+"""What can be asked of a conversion beside a recipe: parts in float, new statistics, a gate, other targets."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgeloc.cli import main
-from edgeloc.converters.convert import ConvertOptions, convert
+from edgeloc.converters import ConvertOptions, GateLimits, convert
 from edgeloc.data import Dataset
 from edgeloc.errors import DataError, GateFailed, ModelError, UsageError
 from edgeloc.localizer import Localizer
@@ -45,7 +46,7 @@ def test_calibrated_recipes_beside_int8(
     recipe: str, precision: str, make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
 ) -> None:
     options = ConvertOptions(recipe=recipe)
-    path = convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset)
+    path = convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset).path
     assert inspect_model(path).precision == precision
     assert read_model(path).calibration is not None
     Localizer(path).self_test()
@@ -55,7 +56,7 @@ def test_the_float_head_is_the_last_layer_of_each_output(
     make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
 ) -> None:
     options = ConvertOptions(recipe="int8-float-head")
-    path = convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset)
+    path = convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset).path
     reasons = inspect_model(path).reasons
     assert len(reasons) == 3
     assert all(reason.startswith("FULLY_CONNECTED") for reason in reasons)
@@ -65,7 +66,7 @@ def test_an_operator_stays_in_float_by_its_name(
     make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
 ) -> None:
     options = ConvertOptions(keep_float=("DEPTHWISE_CONV_2D",))
-    path = convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset)
+    path = convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset).path
     assert [reason.split()[0] for reason in inspect_model(path).reasons] == ["DEPTHWISE_CONV_2D"]
 
 
@@ -82,21 +83,21 @@ def test_patterns_that_cannot_be_meant(
     assert not (tmp_path / "m.tflite").exists()
 
 
-def test_statistics_that_lag_are_taken_anew(
+def test_statistics_that_lag_are_re_estimated(
     lagging: Any, save_keras: Save, dataset: Dataset, others: Dataset, tmp_path: Path
 ) -> None:
-    told: list[str] = []
     path = save_keras(lagging)
-    convert(path, tmp_path / "lags.tflite", calibration=dataset, tell=told.append)
-    assert any("statistics lag" in line and "--repair-batch-norm" in line for line in told)
-    told.clear()
+    lags = convert(path, tmp_path / "lags.tflite", calibration=dataset)
+    (finding,) = (finding for finding in lags.findings if finding.code == "batch-norm-lags")
+    assert finding.severity == "warning" and "repair_batch_norm" in str(finding)
     options = ConvertOptions(repair_batch_norm=True)
-    convert(path, tmp_path / "mended.tflite", options, calibration=dataset, validation=None, tell=told.append)
-    assert any("mean IoU of the float network on 14 labelled images:" in line and "after" in line for line in told)
+    repaired = convert(path, tmp_path / "repaired.tflite", options, calibration=dataset)
+    (finding,) = (finding for finding in repaired.findings if finding.code == "batch-norm-repaired")
+    assert "mean IoU of the float network on 14 labelled images:" in finding.message and "after" in finding.message
     variance = lagging.get_layer("stem_bn").moving_variance.numpy()
     assert np.all(variance == 50)  # the user's file is left alone
     frame = others[0].load()
-    assert Localizer(tmp_path / "lags.tflite")(frame).box != Localizer(tmp_path / "mended.tflite")(frame).box
+    assert Localizer(tmp_path / "lags.tflite")(frame).box != Localizer(tmp_path / "repaired.tflite")(frame).box
 
 
 def test_statistics_that_are_up_to_date_are_left(
@@ -104,31 +105,30 @@ def test_statistics_that_are_up_to_date_are_left(
 ) -> None:
     from edgeloc.converters.batch_norm import reestimate_batch_norm
 
-    network, told = make_network(), []
+    network = make_network()
     images = np.stack([sample.load()[:32, :32] for sample in dataset]).astype(np.float32) / 127.5 - 1
     reestimate_batch_norm(network, [images] * 90)
     options = ConvertOptions(repair_batch_norm=True)
-    convert(save_keras(network), tmp_path / "m.tflite", options, calibration=dataset, tell=told.append)
-    assert any("--repair-batch-norm left them" in line or "taken anew" in line for line in told)
+    made = convert(save_keras(network), tmp_path / "m.tflite", options, calibration=dataset)
+    assert "batch-norm-lags" not in {finding.code for finding in made.findings}
 
 
 def test_the_gate_writes_its_figures_and_lets_pass(
     make_network: Network, save_keras: Save, dataset: Dataset, others: Dataset, tmp_path: Path
 ) -> None:
-    told: list[str] = []
-    options = ConvertOptions(max_iou_drop=0.5)
-    convert(
+    options = ConvertOptions(limits=GateLimits(max_iou_drop=0.5))
+    made = convert(
         save_keras(make_network()),
         tmp_path / "m.tflite",
         options,
         calibration=dataset,
         validation=others,
-        tell=told.append,
     )
     contract = read_model(tmp_path / "m.tflite").contract
     assert contract is not None
     assert contract.measured["quantization"]["passed"] is True
-    assert any(line.startswith("mean IoU") for line in told)
+    assert made.gate is not None and made.gate.passed
+    assert made.to_dict()["gate"] == contract.measured["quantization"]
 
 
 def test_validation_images_in_calibration_are_refused(
@@ -141,18 +141,16 @@ def test_validation_images_in_calibration_are_refused(
 def test_auto_keeps_a_recipe_and_shows_its_table(
     make_network: Network, save_keras: Save, dataset: Dataset, others: Dataset, tmp_path: Path
 ) -> None:
-    told: list[str] = []
-    options = ConvertOptions(recipe="auto", max_iou_drop=0.2)
-    path = convert(
+    options = ConvertOptions(recipe="auto", limits=GateLimits(max_iou_drop=0.2))
+    made = convert(
         save_keras(make_network()),
         tmp_path / "m.tflite",
         options,
         calibration=dataset,
         validation=others,
-        tell=told.append,
     )
-    kept = [line.split()[0] for line in told if line.endswith("kept")]
-    contract = read_model(path).contract
+    kept = [trial.recipe.name for trial in made.trials if trial.passed]
+    contract = read_model(made.path).contract
     assert contract is not None
     assert [contract.recipe] == kept
 
@@ -161,8 +159,8 @@ def test_auto_keeps_a_recipe_and_shows_its_table(
     ("options", "sentence"),
     [
         (ConvertOptions(recipe="auto"), "the recipe auto needs labelled images to choose by: give validation"),
-        (ConvertOptions(max_iou_drop=0.1), "max_iou_drop is for the gate on labelled images: give validation"),
-        (ConvertOptions(max_images=5), "max_images is for the gate on labelled images: give validation"),
+        (ConvertOptions(limits=GateLimits()), "limits of the gate are for labelled images: give validation"),
+        (ConvertOptions(max_images=5), "limits of the gate are for labelled images: give validation"),
     ],
 )
 def test_what_needs_labelled_images_asks_for_them(
@@ -180,7 +178,6 @@ def test_what_needs_labelled_images_asks_for_them(
         ({"target": "tensorrt", "keep_float": ("ADD",)}, "leave keep_float out"),
         ({"min_mapped": 0.5}, "only the target edgetpu maps operators: leave min_mapped out"),
         ({"min_mapped": 7.0, "target": "edgetpu"}, "min_mapped is 7: it must be 0 to 1"),
-        ({"max_iou_drop": float("nan")}, "max_iou_drop is nan: it must be 0 to 1"),
         ({"calibration_images": 0}, "calibration_images is 0: it must be at least 1"),
     ],
 )
@@ -241,8 +238,8 @@ def test_a_float_model_is_a_source_too(
     make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
 ) -> None:
     convert(save_keras(make_network()), tmp_path / "f.tflite", ConvertOptions(recipe="float32"))
-    direct = convert(save_keras(make_network()), tmp_path / "a.tflite", calibration=dataset)
-    again = convert(tmp_path / "f.tflite", tmp_path / "b.tflite", calibration=dataset)
+    direct = convert(save_keras(make_network()), tmp_path / "a.tflite", calibration=dataset).path
+    again = convert(tmp_path / "f.tflite", tmp_path / "b.tflite", calibration=dataset).path
     frame = dataset[0].load()
     assert Localizer(direct)(frame).box == Localizer(again)(frame).box
     with pytest.raises(ModelError, match="int8"):
@@ -261,7 +258,7 @@ def test_a_gate_that_fails_leaves_pictures_and_no_model(
     head.kernel.assign(head.kernel * 200)  # so that the box follows the image
     empty = tuple(make_sample(index, empty=True) for index in range(16))
     dark = Dataset("dark", "dark", others.labels, empty, (), (), None)
-    options = ConvertOptions(max_iou_drop=0.0)
+    options = ConvertOptions(limits=GateLimits(max_iou_drop=0.0))
     with pytest.raises(GateFailed, match="the gate failed"):
         convert(save_keras(network), tmp_path / "m.tflite", options, calibration=dark, validation=others)
     assert not (tmp_path / "m.tflite").exists()
@@ -274,8 +271,30 @@ def test_the_gate_holds_a_model_for_tensorrt_too(
     pytest.importorskip("tf2onnx", reason="tf2onnx is not installed: pip install 'edgeloc[tensorrt]'")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'edgeloc[tensorrt]'")
     out, path = tmp_path / "m.onnx", save_keras(make_network())
-    options = ConvertOptions(target="tensorrt", max_iou_drop=0.5)
+    options = ConvertOptions(target="tensorrt", limits=GateLimits(max_iou_drop=0.5))
     convert(path, out, options, calibration=dataset, validation=others)
     contract = read_model(out).contract
     assert contract is not None
     assert contract.measured["quantization"]["passed"] is True
+
+
+def test_a_model_for_tensorrt_whose_boxes_move_is_reported_without_labels(
+    make_network: Network,
+    save_keras: Save,
+    make_sample: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("tf2onnx", reason="tf2onnx is not installed: pip install 'edgeloc[tensorrt]'")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'edgeloc[tensorrt]'")
+    from edgeloc.converters.targets.tensorrt import convert as tensorrt
+
+    measure = tensorrt.check_onnx
+    monkeypatch.setattr(tensorrt, "check_onnx", lambda *args: dataclasses.replace(measure(*args), boxes=9, iou=0.62))
+    samples = tuple(make_sample(index, labelled=False, empty=True) for index in range(8))
+    images = Dataset("images", "images", (), samples)
+    made = convert(
+        save_keras(make_network()), tmp_path / "m.onnx", ConvertOptions(target="tensorrt"), calibration=images
+    )
+    assert "quantized-boxes-move" in {finding.code for finding in made.findings}
+    assert made.to_dict()["onnx_to_float"]["iou"] == 0.62

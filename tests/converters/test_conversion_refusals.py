@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,7 @@ import numpy as np
 import pytest
 
 from edgeloc.cli import main
-from edgeloc.converters import convert as conversion
-from edgeloc.converters.convert import ConvertOptions, convert
+from edgeloc.converters import ConvertOptions, conversion, convert
 from edgeloc.data import Dataset
 from edgeloc.errors import ContractError, ModelError, OutputError, UsageError
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
@@ -39,13 +39,13 @@ def test_int8_without_images(make_network: Network, save_keras: Save, out: Path)
 
 
 def test_a_recipe_that_is_none(make_network: Network, save_keras: Save, out: Path) -> None:
-    with pytest.raises(UsageError, match="--recipe is 'int4': choose one of int8, int8-float-head, .*auto"):
+    with pytest.raises(UsageError, match="recipe is 'int4': it must be one of int8, int8-float-head, .*auto"):
         convert(save_keras(make_network()), out, ConvertOptions(recipe="int4"))
 
 
 def test_a_network_without_a_contract(make_network: Network, out: Path, tmp_path: Path) -> None:
     make_network().save(tmp_path / "bare.keras")
-    with pytest.raises(ContractError, match=r"carries no contract: .* --contract FILE\.json"):
+    with pytest.raises(ContractError, match=r"carries no contract: .* contract FILE\.json"):
         convert(tmp_path / "bare.keras", out, ConvertOptions(recipe="float32"))
 
 
@@ -103,7 +103,7 @@ def test_a_float_island(
 
     islands: dict[str, Callable[[Any], Any]] = {"sin": ops.sin, "cumsum": lambda x: ops.cumsum(x, axis=1)}
     path = save_keras(make_network(islands[name]))
-    with pytest.raises(ModelError, match=f"is mixed: float island .*{operator} .*in float.*--keep-float {operator}$"):
+    with pytest.raises(ModelError, match=f"is mixed: float island .*{operator} .*in float.*keep_float {operator}$"):
         convert(path, out, calibration=dataset)
 
 
@@ -179,15 +179,22 @@ def test_the_command_converts(
         str(target),
     ]
     assert main(line) == 0
-    printed = capsys.readouterr().out
-    assert "calibrating on 8 images of synthetic (seed 0)" in printed
-    assert f"wrote {target}: int8 (full integer), 0." in printed
+    shown = capsys.readouterr()
+    assert "calibrating on 8 images of synthetic (seed 0)" in shown.err
+    assert "warning: 8 calibration images are few" in shown.err
+    assert shown.out.startswith(f"wrote {target}: int8 (full integer), 0.")
+    assert main([*line, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["path"], result["precision"]) == (str(target), "int8 (full integer)")
+    assert result["bytes"] == target.stat().st_size
+    assert result["gate"] is None
+    assert "calibration-few-images" in {finding["code"] for finding in result["findings"]}
 
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--out", "m.bin"], "for the target tflite it ends in .tflite"),
+        (["--out", "m.bin"], "a model for the target tflite ends in .tflite; give --out"),
         (["--out", "m.tflite"], "needs images to calibrate on"),
         (["--out", "m.tflite", "--calibration", "nowhere"], "nowhere does not exist"),
         (["--out", "m.tflite", "--recipe", "float32", "--contract", "none.json"], "none.json: no such file"),

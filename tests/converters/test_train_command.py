@@ -9,7 +9,6 @@ import pytest
 from edgeloc.cli import main
 from edgeloc.converters.sources.tensorflow import save_network
 from edgeloc.converters.training import fit
-from edgeloc.converters.training import fit as settling
 from edgeloc.converters.training.network import NetworkConfig, network_contract
 from edgeloc.model.file import read_keras_contract
 
@@ -21,16 +20,18 @@ DATA = ["--training", "synthetic?count=8&size=96x64", "--validation", "synthetic
 def test_train_writes_a_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settling, "REESTIMATION_BATCHES", 2)
+    monkeypatch.setattr(fit, "REESTIMATION_BATCHES", 2)
     out = tmp_path / "m.keras"
     assert main(["train", *DATA, *SMALL, "--head", "vector", "--out", str(out)]) == 0
-    printed = capsys.readouterr().out
-    assert "8 images to learn from, 4 to validate on" in printed
+    shown = capsys.readouterr()
+    printed = shown.out
+    assert "8 images to learn from, 4 to validate on" in shown.err
+    assert "epoch 1/1: loss " in shown.err
     assert f"wrote {out}: validation mean IoU 0." in printed
     assert out.is_file()
 
 
-def test_ctrl_c_tells_how_to_go_on(
+def test_ctrl_c_shows_how_to_continue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*given: object) -> None:
@@ -45,9 +46,9 @@ def test_ctrl_c_tells_how_to_go_on(
     monkeypatch.setattr(fit.shutil, "rmtree", lambda folder, **_: None)
     line = ["train", *DATA, *SMALL, "--head", "vector", "--out", str(tmp_path / "m.keras")]
     assert main(line) == 130
-    assert "nothing was learned yet" in capsys.readouterr().out
+    assert "nothing was learned yet" in capsys.readouterr().err
     assert main(line) == 130
-    assert "run again with --resume" in capsys.readouterr().out
+    assert "run again with --resume" in capsys.readouterr().err
     assert not (tmp_path / "m.keras").exists()
 
 
@@ -69,26 +70,30 @@ def test_qat_of_a_trained_network(tmp_path: Path, capsys: pytest.CaptureFixture[
     small_keras(start)
     line = ["train", *DATA, "--epochs", "1", "--batch-size", "4", "--resume", str(start), "--qat", "--out", str(out)]
     assert main(line) == 0
-    printed = capsys.readouterr().out
-    assert "the network has no class " in printed
+    shown = capsys.readouterr()
+    printed = shown.out
+    assert "warning: the network has no class " in shown.err
     assert f"wrote {out}: validation mean IoU 0." in printed
     assert " with fake quantization (0." in printed
     assert read_keras_contract(out) is not None
     assert main([*line, "--head", "grid"]) == 2
-    assert "--head is for a new network: leave it out" in capsys.readouterr().err
+    assert "head is for a new network" in capsys.readouterr().err
     assert main([*line[:-1], str(start)]) == 2
-    assert "is the network to start from: give another name" in capsys.readouterr().err
+    assert "is the network to start from: give another name with --out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (["--out", "m.keras", "--qat"], "--qat starts from a trained network: name it with --resume MODEL.keras"),
-        (["--out", "m.keras", "--qat", "--resume"], "--qat starts from a trained network"),
+        (
+            ["--out", "m.keras", "--qat"],
+            "starts from a trained network: name it with --resume MODEL.keras",
+        ),
+        (["--out", "m.keras", "--qat", "--resume"], "fake quantization starts from a trained network"),
         (["--out", "m.h5"], "the name must end in .keras"),
         (["--out", "m.keras", "--head", "boxes"], "--head is 'boxes'"),
         (["--out", "m.keras", "--epochs", "0"], "--epochs: '0' must be a whole number from 1"),
-        (["--out", "m.keras", "--box-loss", "iou"], "--box-loss has 'iou'"),
+        (["--out", "m.keras", "--box-loss", "iou"], "--box-loss is 'iou'"),
         (["--out", "m.keras", "--training", "nowhere"], "nowhere does not exist"),
     ],
 )

@@ -1,9 +1,10 @@
-"""Runs `edgetpu_compiler`, reads its log as data, verifies what it wrote, and restores what the file carried."""
+"""Running `edgetpu_compiler`: its log read as data, its output verified, and what the file carried put back."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -11,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,15 @@ __all__ = [
     "to_edgetpu",
 ]
 
+logger = logging.getLogger(__name__)
+
+COMPILER = "edgetpu_compiler"
+MIN_MAPPED = 0.9
+_TIMEOUT_S = 600.0
+_GRACE_S = 3.0
+_INSTALL = (
+    "add Coral's package source as coral.ai/docs/edgetpu/compiler says, then sudo apt-get install edgetpu-compiler"
+)
 MAPPED = "Mapped to Edge TPU"
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _SIZES = {
@@ -59,14 +68,14 @@ _SIZES = {
 }
 _ROW = re.compile(r"^(\S+)[ \t]+(\d+)[ \t]+(\S.*?)\s*$", re.MULTILINE)
 _HEADER = re.compile(r"^Operator[ \t]+Count[ \t]+Status\s*$", re.MULTILINE)
-# What the compiler prints, in the order in which it tells more, and what it means for whoever converts a model.
+# What the compiler prints, the most specific first, and what it means for whoever converts a model.
 _FAILURES = (
     (
         r"Didn't find op for builtin opcode '(\w+)' version '(\d+)'",
         "the compiler does not know {0} in version {1}: replace that operator, or convert with an older TensorFlow",
     ),
     (r"unresolved custom op: (\S+?)\.?\s", "the compiler does not know the custom operator {0}: leave it out"),
-    (r"Model not quantized", "the model is not quantized throughout: convert it with --recipe int8"),
+    (r"Model not quantized", "the model is not quantized throughout: convert it with the recipe int8"),
     (r"dynamic-sized tensors", "a size is open until the model runs: export it for a batch of one and a fixed size"),
     (r"large activation tensors", "what is computed does not fit the chip's memory: take a smaller input"),
     (
@@ -77,7 +86,7 @@ _FAILURES = (
     (r"Internal compiler error", "an internal error of the compiler, which sometimes passes: try again"),
     (r"Invalid model", "the compiler cannot read the model"),
     (r"Compilation failed: ([^\n]+)", "{0}"),
-    (r"Compilation failed", "the compiler does not say why"),
+    (r"Compilation failed", "the compiler gives no reason"),
 )
 
 
@@ -154,7 +163,7 @@ class Compilation:
 
 
 def failure_of(text: str) -> str:
-    """Why the compiler failed, as one sentence with the mend; "" where its words tell of no failure."""
+    """Why the compiler failed, as one sentence with the fix; "" where it reports no failure."""
     for pattern, sentence in _FAILURES:
         match = re.search(pattern, text)
         if match:
@@ -165,11 +174,11 @@ def failure_of(text: str) -> str:
 def parse_log(text: str, name: str) -> Compilation:
     """Read the compiler's output of one model, with its table of operators (option -s, or the `.log` it writes).
 
-    Raises ModelError with the reason when it tells of a failure, or is no such log.
+    Raises ModelError with the reason when it reports a failure, or is no such log.
     """
     version = re.search(r"Edge TPU Compiler version (\S+)", text)
     if version is None:
-        raise ModelError(f"what compiled {name} does not speak like edgetpu_compiler: {_last_line(text)}")
+        raise ModelError(f"what compiled {name} does not print what edgetpu_compiler does: {_last_line(text)}")
     done = re.search(r"Models? compiled successfully in (\d+) ?ms", text)
     if done is None or "Compilation failed" in text:
         raise ModelError(
@@ -202,16 +211,7 @@ def _mib(size: int) -> str:
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "it says nothing"
-
-
-COMPILER = "edgetpu_compiler"
-MIN_MAPPED = 0.9
-_TIMEOUT_S = 600.0
-_GRACE_S = 3.0
-_INSTALL = (
-    "add Coral's package source as coral.ai/docs/edgetpu/compiler says, then sudo apt-get install edgetpu-compiler"
-)
+    return lines[-1].strip() if lines else "it printed nothing"
 
 
 def to_edgetpu(
@@ -220,21 +220,20 @@ def to_edgetpu(
     min_mapped: float = MIN_MAPPED,
     compiler: str = COMPILER,
     timeout_s: float = _TIMEOUT_S,
-    tell: Callable[[str], None] = lambda line: None,
-) -> Path:
-    """Compile an int8 model file for the Edge TPU, beside it and under its name with `_edgetpu`; gives that path.
+) -> tuple[Path, Compilation]:
+    """Compile an int8 model file for the Edge TPU, beside it and under its name with `_edgetpu`; that path and figures.
 
-    `tell` hears what should map before the compiler runs, and what did after. Where the compiler is
-    not installed the prediction is told and UsageError raised; the int8 file stays as it is, and one
-    compiled earlier under that name goes. Other arguments and errors are those of `compile_edgetpu`.
+    What should map is logged before the compiler runs, and what did after. Where the compiler is not installed,
+    UsageError is raised after the prediction; the int8 file stays as it is, and one compiled earlier under that name
+    goes. Parameters and errors are those of `compile_edgetpu`.
     """
     model = Path(model)
     out = model.with_name(f"{model.stem}{SUFFIX}.tflite")
-    tell(f"prediction: {predict_mapping(read_model(model).payload, str(model)).summary()}")
+    logger.info("prediction: %s", predict_mapping(read_model(model).payload, str(model)).summary())
     out.unlink(missing_ok=True)  # of an earlier model: it must not pass for this one's
     compilation = compile_edgetpu(model, out, min_mapped=min_mapped, compiler=compiler, timeout_s=timeout_s)
-    tell(compilation.summary())
-    return out
+    logger.info("%s", compilation.summary())
+    return out, compilation
 
 
 def compile_edgetpu(
@@ -247,17 +246,24 @@ def compile_edgetpu(
 ) -> Compilation:
     """Compile the model file `model` and write `out`, with all that lay behind the model behind it again.
 
-    `min_mapped`, 0 to 1, is the least share of operators that must run on the Edge TPU, `compiler`
-    the program's name or path, `timeout_s` the longest it may take. The contract gains the
-    compiler's version (`tools`), the figures of the log (`measured["edgetpu"]`) and the hash of the
-    model before (`hashes["uncompiled"]`); the self-test stays, since its answers must not change.
+    The contract gains the compiler's version (`tools`), the figures of the log (`measured["edgetpu"]`) and the hash of
+    the model before (`hashes["uncompiled"]`); the self-test stays, since its answers must not change.
+
+    Parameters:
+        model: the int8 model file.
+        out: where the compiled one goes.
+        min_mapped: the least share of operators that must run on the Edge TPU, 0 to 1.
+        compiler: the program's name or path.
+        timeout_s: the longest it may take, in seconds.
 
     Raises UsageError when the compiler is not installed or a number is out of range, GateFailed
     when too few operators map, ContractError when the model carries no contract, ModelError when
     it cannot be compiled or what came out is not it. Then nothing is written.
     """
-    if not 0 <= min_mapped <= 1 or not 0 < timeout_s < float("inf"):
-        raise UsageError(f"min_mapped is {min_mapped} and timeout_s {timeout_s}: 0 to 1, and seconds above 0")
+    if not 0 <= min_mapped <= 1:
+        raise UsageError(field="min_mapped", value=min_mapped, allowed="0 to 1")
+    if not 0 < timeout_s < float("inf"):
+        raise UsageError(field="timeout_s", value=timeout_s, allowed="seconds above 0")
     program = _find(compiler)
     require_writable(out, model)
     file = read_model(model)
@@ -295,16 +301,16 @@ def _compile(program: str, file: ModelFile, timeout_s: float, min_mapped: float)
             reason = failure_of(text) or _ending(status, text)
             raise ModelError(f"edgetpu_compiler did not compile {name}: {reason}")
         compilation = parse_log(text, name)
-        _hold(compilation, min_mapped, name)
+        _require_mapped(compilation, min_mapped, name)
         if not result.is_file():
-            raise ModelError(f"edgetpu_compiler says that it compiled {name}, but wrote no model")
+            raise ModelError(f"edgetpu_compiler reports that it compiled {name}, but wrote no model")
         compiled = result.read_bytes()
     check_compiled(compiled, source, name)
     return with_signature(compiled, source), compilation
 
 
 def _run(command: list[str], folder: str, timeout_s: float, name: str) -> tuple[int, str]:
-    """Exit status and everything said; the compiler works in a child of its own, so the whole group is ended."""
+    """Exit status and everything printed; the compiler works in a child of its own, so the whole group is ended."""
     try:
         process = subprocess.Popen(
             command,
@@ -335,16 +341,17 @@ def _run(command: list[str], folder: str, timeout_s: float, name: str) -> tuple[
 def _ending(status: int, text: str) -> str:
     if status < 0:
         return f"it was ended by {signal.Signals(-status).name}"
-    said = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"exit status {status}" + (f" after saying {said[-1]!r}" if said else "")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"exit status {status}" + (f" after printing {lines[-1]!r}" if lines else "")
 
 
-def _hold(compilation: Compilation, min_mapped: float, name: str) -> None:
+def _require_mapped(compilation: Compilation, min_mapped: float, name: str) -> None:
     if compilation.mapped_share < min_mapped:
         left = ", ".join(map(str, compilation.on_cpu))
         raise GateFailed(
             f"{name}: {compilation.mapped} of {compilation.total} operators would run on the Edge TPU "
-            f"({compilation.mapped_share:.0%}), fewer than {min_mapped:.0%}; on the CPU: {left}"
+            f"({compilation.mapped_share:.0%}), fewer than {min_mapped:.0%}; on the CPU: {left}",
+            hint="replace those operators, or allow it with {min_mapped}",
         )
 
 

@@ -1,4 +1,4 @@
-"""What the Edge TPU compiler 16.0 accepts, as data: operators, versions, limits; and one operator held against it."""
+"""What the Edge TPU compiler 16.0 accepts: operators, versions and limits as data, and a check of one operator."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Limits:
     """What one operator must keep to, beyond what all must: 8-bit tensors of fixed size, three inner dimensions.
 
     `axis_input` is the operator's input that names axes, of which the batch must not be one;
-    `channel_multiple` what the channels must be a multiple of where they are reduced; `doubt` is why
+    `channel_multiple` what the channels must be a multiple of where they are reduced; `uncertainty` is why
     only the compiler can tell.
     """
 
@@ -46,7 +46,7 @@ class Limits:
     vector_output: bool = False
     axis_input: int | None = None
     channel_multiple: int = 1
-    doubt: str = ""
+    uncertainty: str = ""
 
 
 _ANY = Limits()
@@ -91,7 +91,7 @@ OPERATORS = {
     "SUB": _ANY,
     "SUM": _REDUCTION,
     "TANH": _ANY,
-    "TRANSPOSE": Limits(doubt="the compiler leaves out some transpositions without saying why"),
+    "TRANSPOSE": Limits(uncertainty="the compiler leaves out some transpositions without saying why"),
     "TRANSPOSE_CONV": Limits(constant_inputs=(1,)),
     "UNIDIRECTIONAL_SEQUENCE_LSTM": _ANY,
 }
@@ -110,15 +110,13 @@ NEWEST_VERSION = {
     "SQRT": 1, "SQUARED_DIFFERENCE": 2, "SQUEEZE": 2, "STRIDED_SLICE": 6, "SUB": 5, "SUM": 2, "TANH": 3, "TILE": 2,
     "TOPK_V2": 2, "TRANSPOSE": 5, "TRANSPOSE_CONV": 3, "UNIDIRECTIONAL_SEQUENCE_LSTM": 3, "UNPACK": 4,
 }  # fmt: skip
-
-
 _NUMBERS = {"int32": np.int32, "int64": np.int64}
 _EIGHT_BITS = ("int8", "uint8")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the graph alone does not say of an operator: the version it needs, and its options (None without)."""
+    """What the graph alone does not hold of an operator: the version it needs, and its options (None without)."""
 
     version: int
     options: Any
@@ -133,7 +131,7 @@ class Judged:
     """Why the operator does not map ("" where it does), or why only the compiler can tell."""
 
     fault: str = ""
-    doubt: str = ""
+    uncertainty: str = ""
 
 
 def read_settings(flatbuffer: bytes) -> tuple[Settings, ...]:
@@ -158,7 +156,9 @@ def judge_operator(graph: Graph, operator: Operator, settings: Settings) -> Judg
         or _limit_fault(limits, inputs, outputs, settings)
         or _own_fault(operator.name, inputs, outputs, settings)
     )
-    return Judged(fault) if fault else Judged(doubt=limits.doubt or _size_doubt(operator.name, computed))
+    return (
+        Judged(fault) if fault else Judged(uncertainty=limits.uncertainty or _size_uncertainty(operator.name, computed))
+    )
 
 
 def _tensor_fault(tensor: Tensor) -> str:
@@ -238,7 +238,7 @@ def _concatenation_fault(inputs: list[Tensor]) -> str:
     return "" if len(inputs) == 2 and zeros else "joins a constant that is more than padding by zeros"
 
 
-def _size_doubt(name: str, computed: list[Tensor]) -> str:
+def _size_uncertainty(name: str, computed: list[Tensor]) -> str:
     open_batch = next((tensor for tensor in computed if -1 in tensor.shape), None)
     if open_batch is not None:
         return f"the batch of {_sizes(open_batch)} is open: export the model for a batch of one"

@@ -1,4 +1,4 @@
-"""Foretells, before any compiler runs, which operators of a model the Edge TPU will take and where it breaks off."""
+"""Predicting which operators of a model the Edge TPU compiler maps, and checking what it compiled."""
 
 from __future__ import annotations
 
@@ -31,8 +31,13 @@ __all__ = [
     "with_signature",
 ]
 
-Status = Literal["mapped", "doubtful", "unsupported", "behind"]
-ON_TPU = ("mapped", "doubtful")
+SUFFIX = "_edgetpu"
+CUSTOM_OPERATOR = "edgetpu-custom-op"
+# A failed compilation was seen to leave 1 KB; the program of a single convolution is several times that.
+_SMALLEST_PROGRAM = 1024
+
+Status = Literal["mapped", "uncertain", "unsupported", "behind"]
+ON_TPU = ("mapped", "uncertain")
 _MOST_NAMED = 5
 
 
@@ -40,7 +45,7 @@ _MOST_NAMED = 5
 class PredictedOperator:
     """One operator of the main graph: where it should run, and why.
 
-    `mapped`: on the Edge TPU; `doubtful`: so too, unless its size forbids it; `unsupported`: on the
+    `mapped`: on the Edge TPU; `uncertain`: so too, unless its size forbids it; `unsupported`: on the
     CPU for its own reason; `behind`: on the CPU because of an operator before it. `output` names
     the tensor it writes, `macs` are its multiply-accumulates.
     """
@@ -72,7 +77,7 @@ class MappingPrediction:
 
     @property
     def mapped(self) -> int:
-        """How many operators should run on the Edge TPU, doubtful ones among them."""
+        """How many operators should run on the Edge TPU, uncertain ones among them."""
         return sum(operator.status in ON_TPU for operator in self.operators)
 
     @property
@@ -99,9 +104,9 @@ class MappingPrediction:
         return tuple(operator for operator in self.operators if operator.status not in ON_TPU)
 
     @property
-    def doubtful(self) -> tuple[PredictedOperator, ...]:
+    def uncertain(self) -> tuple[PredictedOperator, ...]:
         """The operators that only the compiler can decide on."""
-        return tuple(operator for operator in self.operators if operator.status == "doubtful")
+        return tuple(operator for operator in self.operators if operator.status == "uncertain")
 
     def summary(self) -> str:
         """The prediction in one sentence."""
@@ -115,8 +120,8 @@ class MappingPrediction:
         behind = sum(operator.status == "behind" for operator in self.operators)
         if behind and self.first_break is not None:
             parts.append(f"{behind} more on the CPU behind operator {self.first_break.index}")
-        if self.doubtful:
-            parts.append(f"{len(self.doubtful)} of them in doubt ({self.doubtful[0]})")
+        if self.uncertain:
+            parts.append(f"{len(self.uncertain)} of them uncertain ({self.uncertain[0]})")
         return "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,7 +142,7 @@ class MappingPrediction:
 
 
 def predict_mapping(flatbuffer: bytes, name: str) -> MappingPrediction:
-    """Foretell what the Edge TPU compiler will map; `name` says in errors which model it is.
+    """Predict what the Edge TPU compiler will map; `name` is the model's in errors.
 
     The compiler makes one part for the Edge TPU: from the first operator that it takes, everything
     that does not need the output of one left to the CPU (without its option -a). Raises ModelError
@@ -211,8 +216,8 @@ def _predicted(graph: Graph, index: int, verdict: Judged, placed: bool, refusal:
         status, reason = "unsupported", verdict.fault
     elif not placed:
         status, reason = "behind", "the file is refused" if refusal else "needs the output of one left to the CPU"
-    elif verdict.doubt:
-        status, reason = "doubtful", verdict.doubt
+    elif verdict.uncertainty:
+        status, reason = "uncertain", verdict.uncertainty
     written = next((graph.tensors[i].name for i in operator.outputs if i >= 0), "")
     return PredictedOperator(index, operator.name, written, status, reason, operator_macs(graph, operator))
 
@@ -221,13 +226,6 @@ def _parameter_bytes(graph: Graph, placed: set[int]) -> int:
     tensors = {i for index in placed for i in graph.operators[index].inputs if i >= 0}
     sizes = {graph.tensors[i].buffer: graph.tensors[i].data for i in tensors if graph.tensors[i].is_constant}
     return sum(data.size for data in sizes.values() if data is not None)
-
-
-CUSTOM_OPERATOR = "edgetpu-custom-op"
-
-
-# A failed compilation was seen to leave 1 KB; the program of a single convolution is several times that.
-_SMALLEST_PROGRAM = 1024
 
 
 def is_compiled(flatbuffer: bytes) -> bool:
@@ -278,7 +276,7 @@ def with_signature(flatbuffer: bytes, source: bytes) -> bytes:
 
 
 def _ports(ports: tuple[PortReport, ...]) -> list[PortReport]:
-    """Inputs or outputs by their tensors' names: the compiler may lose the signature's, and order them anew."""
+    """Inputs or outputs by their tensors' names: the compiler may lose the signature's, and order them otherwise."""
     return sorted((dataclasses.replace(port, name="") for port in ports), key=lambda port: port.tensor)
 
 
@@ -301,6 +299,3 @@ def _entry(entry: Any, tensors: Any, indices: dict[bytes, int]) -> Any:
 
 def _names(ports: list[PortReport]) -> str:
     return ", ".join(f"{port.tensor} {port.dtype} {port.shape}" for port in ports) or "none"
-
-
-SUFFIX = "_edgetpu"

@@ -1,4 +1,4 @@
-"""From a float flatbuffer to the `.onnx` that a Jetson builds its engine from, checked box by box."""
+"""A float flatbuffer as the `.onnx` that a Jetson builds its engine from, compared box by box."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from edgeloc.decode import Decoder
 from edgeloc.engines import Engine, open_engine
 from edgeloc.engines.onnxruntime import OnnxRuntimeEngine
 from edgeloc.errors import ModelError, UsageError
+from edgeloc.findings import Finding
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
 from edgeloc.model.file import ModelFile, write_model
@@ -29,6 +30,10 @@ from edgeloc.types import Box, Result
 
 __all__ = ["RECIPE", "Agreement", "TensorRtReport", "check_onnx", "convert_tensorrt", "to_qdq_onnx"]
 
+RECIPE = "int8-qdq"
+_BIAS_IMAGES = 64
+_TRANSLATION_IMAGES = 2
+_CHECK_IMAGES = 50
 # A quantized box that shares less than half with the float one is another box: such a file is broken, not rounded.
 _LEAST_IOU = 0.5
 _IN_INPUT = Placement(1, 1, 0, 0)
@@ -55,6 +60,17 @@ class Agreement:
     def to_dict(self) -> dict[str, Any]:
         """The figures by name."""
         return dataclasses.asdict(self)
+
+    def finding(self, min_box_iou: float) -> Finding | None:
+        """Whether the boxes share less than `min_box_iou`, 0 to 1; None where they do not."""
+        if self.iou is None or self.iou >= min_box_iou:
+            return None
+        message = (
+            f"the quantized model's boxes share only {self.iou:.2f} with the float model's (mean IoU on {self.boxes} "
+            f"calibration images, less than {min_box_iou:g})"
+        )
+        fix = "calibrate on more and typical images, try {fix_head}, and measure what it costs with {validation}"
+        return Finding("quantized-boxes-move", "warning", message, fix)
 
     def __str__(self) -> str:
         if self.iou is None:
@@ -84,7 +100,8 @@ def check_onnx(model: bytes, flatbuffer: bytes, contract: Contract, images: NDAr
     if agreement.iou is not None and agreement.iou < _LEAST_IOU:
         raise ModelError(
             f"the quantized ONNX model finds other boxes than the original (mean IoU {agreement.iou:.2f} on the "
-            "calibration images): calibrate on more and typical images, or see `edgeloc inspect --compare`"
+            "calibration images)",
+            hint="calibrate on more and typical images",
         )
     return agreement
 
@@ -119,12 +136,6 @@ def _agreement(pairs: list[tuple[Result, Result]]) -> Agreement:
 
 def _worst_edge(before: Box, after: Box) -> float:
     return max(abs(a - b) for a, b in zip(before, after, strict=True))
-
-
-RECIPE = "int8-qdq"
-_BIAS_IMAGES = 64
-_TRANSLATION_IMAGES = 2
-_CHECK_IMAGES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +185,20 @@ def convert_tensorrt(
 ) -> TensorRtReport:
     """Write `out`, an `.onnx` with Q/DQ pairs and everything that the runtime needs, checked against the float model.
 
-    `contract.hashes` and `contract.tools` are kept and added to. `judge` sees the ONNX model, its
-    contract and an engine that runs it here before anything is written; it gives the contract to
-    write, or raises. Raises what `to_qdq_onnx` and
-    `check_onnx` do, UsageError for a name without `.onnx`, and OutputError when `out` cannot be
-    written; then nothing is written.
+    Parameters:
+        float_flatbuffer: the float model.
+        contract: its contract, whose hashes and tools are kept and added to.
+        calibration: the images that give the ranges.
+        out: the file, `.onnx`.
+        judge: sees the ONNX model, its contract and an engine that runs it here before anything is written; it gives
+            the contract to write, or raises.
+
+    Raises what `to_qdq_onnx` and `check_onnx` do, UsageError for a name without `.onnx`, and OutputError when `out`
+    cannot be written; then nothing is written.
     """
     out = Path(out)
     if out.suffix != ".onnx":
-        raise UsageError(f"{out}: a model for TensorRT is an ONNX file; give it the suffix .onnx")
+        raise UsageError(f"{out}: a model for TensorRT is an ONNX file", field="out", hint="give it the suffix .onnx")
     versions = require_extra()
     require_writable(out)
     model = to_qdq_onnx(float_flatbuffer, contract, calibration.images)

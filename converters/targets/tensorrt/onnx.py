@@ -30,6 +30,8 @@ _OPSET = 13
 _IR_VERSION = 8
 # Summation orders differ, so large outputs differ more; a lost bias or a wrong axis is far above.
 _TOLERANCE = 1e-3
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_SUM = "Add"
 
 
 def require_extra() -> dict[str, str]:
@@ -135,7 +137,7 @@ def _translate(flatbuffer: bytes, inputs: list[str], outputs: list[str]) -> Any:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Inside, the libraries' lines and warnings stay off the terminal; what failed is told by an error."""
+    """Inside, the libraries' lines and warnings stay off the terminal; what failed is in the error."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -172,10 +174,6 @@ def _compare(flatbuffer: bytes, model: bytes, contract: Contract, images: NDArra
                     f"tf2onnx translates the model wrongly: the output {output.tensor!r} is off by {worst:.3g}; "
                     "another version of tf2onnx may do better"
                 )
-
-
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_SUM = "Add"
 
 
 def quantize_onnx(model: Any, spec: InputSpec, images: NDArray[np.float32]) -> Any:

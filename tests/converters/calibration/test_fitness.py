@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeloc.converters.calibration import calibrate, judge_halves, judge_images
+from edgeloc.converters.calibration import calibrate, check_images, check_range_stability
 from edgeloc.data import Dataset, Sample, open_dataset
+from edgeloc.findings import Finding
 from edgeloc.model.contract import InputSpec
 from edgeloc.types import Pixels
 
@@ -34,9 +35,9 @@ def still(index: int) -> Pixels:
     return np.clip(view + np.random.default_rng(index).integers(-2, 3, view.shape), 0, 255).astype(np.uint8)
 
 
-def judged(read: Callable[[int], Pixels], count: int = COUNT, spec: InputSpec = SPEC) -> tuple[str, ...]:
+def judged(read: Callable[[int], Pixels], count: int = COUNT, spec: InputSpec = SPEC) -> tuple[Finding, ...]:
     samples = tuple(Sample(f"image-{i}", None, None, labelled=False, read=partial(read, i)) for i in range(count))
-    return judge_images(calibrate(Dataset("some", "some", (), samples), spec, count, 0), spec)
+    return check_images(calibrate(Dataset("some", "some", (), samples), spec, count, 0), spec)
 
 
 def scenes(count: int = COUNT) -> Dataset:
@@ -55,63 +56,71 @@ def scenes(count: int = COUNT) -> Dataset:
 )
 class TestWhateverTheNormalization:
     def test_scenes_are_fine(self, spec: InputSpec) -> None:
-        assert judge_images(calibrate(scenes(), spec, COUNT, 0), spec) == ()
+        assert check_images(calibrate(scenes(), spec, COUNT, 0), spec) == ()
 
     def test_noise_is_named(self, spec: InputSpec) -> None:
         (warning,) = judged(noise, spec=spec)
-        assert f"{COUNT} of the {COUNT} calibration images look like noise" in warning
-        assert "calibrate on about 200 images" in warning
+        assert f"{COUNT} of the {COUNT} calibration images look like noise" in warning.message
+        assert warning.code == "calibration-noise"
+        assert warning.fix is not None and "calibrate on about 200 images" in warning.fix
 
     def test_plain_colours_are_named(self, spec: InputSpec) -> None:
         (warning,) = judged(plain, spec=spec)
-        assert "show nothing (a plain colour)" in warning
+        assert (warning.code, "are blank (a plain colour)" in warning.message) == ("calibration-blank", True)
 
 
 def test_a_broken_frame_or_two_are_no_matter() -> None:
     some = [sample.load() for sample in scenes()]
     assert judged(lambda i: noise(i) if i == 7 else plain(i) if i == 9 else some[i]) == ()
-    assert "20 of the 60 calibration images look like noise" in judged(lambda i: noise(i) if i < 20 else some[i])[0]
+    assert "20 of the 60 calibration images look like noise" in str(
+        judged(lambda i: noise(i) if i < 20 else some[i])[0]
+    )
 
 
 def test_one_view_again_and_again_is_named() -> None:
     (warning,) = judged(still)
-    assert "the calibration images all look the same" in warning
+    assert (warning.code, "all look the same" in warning.message) == ("calibration-one-view", True)
 
 
 def test_one_clip_is_named() -> None:
     data = scenes()
     one = tuple(dataclasses.replace(sample, group="flight 7") for sample in data)
     drawn = calibrate(dataclasses.replace(data, samples=one), SPEC, COUNT, 0)
-    (warning,) = judge_images(drawn, SPEC)
-    assert f"all {COUNT} calibration images are of one group (flight 7)" in warning
+    (warning,) = check_images(drawn, SPEC)
+    assert f"all {COUNT} calibration images are of one group (flight 7)" in warning.message
+    assert warning.code == "calibration-one-group"
 
 
 def test_few_images_are_named() -> None:
-    (warning,) = judge_images(calibrate(scenes(), SPEC, 10, 0), SPEC)
-    assert "10 calibration images are few" in warning
+    (warning,) = check_images(calibrate(scenes(), SPEC, 10, 0), SPEC)
+    assert (warning.code, "10 calibration images are few" in warning.message) == ("calibration-few-images", True)
 
 
 def test_halves_that_agree_are_not_spoken_of(tiny_models: Path) -> None:
     images = np.random.default_rng(1).uniform(-1, 1, (60, 32, 32, 3)).astype(np.float32)
-    assert judge_halves((tiny_models / "float32.tflite").read_bytes(), images) is None
+    assert check_range_stability((tiny_models / "float32.tflite").read_bytes(), images) is None
 
 
 def test_a_tensor_whose_range_is_luck_is_named_with_its_factor(tiny_models: Path) -> None:
     # One picture in four is bright: whichever half it falls into has the range.
     images = np.random.default_rng(1).uniform(-0.05, 0.05, (4, 32, 32, 3)).astype(np.float32)
     images[2] *= 20
-    warning = judge_halves((tiny_models / "float32.tflite").read_bytes(), images)
+    warning = check_range_stability((tiny_models / "float32.tflite").read_bytes(), images)
     assert warning is not None
-    assert "two halves of the 4 calibration images give the tensor " in warning
-    factor = float(warning.split("a factor of ")[1].split(",")[0])
+    assert "two halves of the 4 calibration images give the tensor " in warning.message
+    assert warning.code == "calibration-range-unstable"
+    factor = float(warning.message.split("a factor of ")[1].split(",")[0])
     assert 3 < factor < 40
 
 
 def test_one_image_has_no_halves(tiny_models: Path) -> None:
-    assert judge_halves((tiny_models / "float32.tflite").read_bytes(), np.zeros((1, 32, 32, 3), np.float32)) is None
+    assert (
+        check_range_stability((tiny_models / "float32.tflite").read_bytes(), np.zeros((1, 32, 32, 3), np.float32))
+        is None
+    )
 
 
 def test_photos_are_fine(fod_a: Path) -> None:
     spec = InputSpec("image", 160, 160)
     for split in ("train", "val"):
-        assert judge_images(calibrate(open_dataset(fod_a, split=split), spec, 100, 0), spec) == ()
+        assert check_images(calibrate(open_dataset(fod_a, split=split), spec, 100, 0), spec) == ()

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.converters.calibration import calibrate, refuse_leak
+from edgeloc.converters.calibration import calibrate, check_leaks
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.errors import DataError
 from edgeloc.model.contract import InputSpec
@@ -45,7 +45,7 @@ def test_images_of_both_sides_are_refused_by_name() -> None:
     with pytest.raises(
         DataError, match="5 of the 12 calibration images are also in the validation data of val"
     ) as info:
-        refuse_leak(drawn, mixed)
+        check_leaks(drawn, mixed)
     assert sum(sample.name in str(info.value) for sample in train.samples[4:9]) == 3
     assert "calibrate on other images" in str(info.value)
 
@@ -54,7 +54,7 @@ def test_another_name_does_not_hide_an_image() -> None:
     train = scenes("train")
     renamed = changed(train[2], lambda pixels: pixels, "renamed.png")
     with pytest.raises(DataError, match=rf"1 of the 12 .*\({train[2].name} as renamed\.png\)"):
-        refuse_leak(calibrate(train, SPEC, 12, 0), as_dataset([renamed]))
+        check_leaks(calibrate(train, SPEC, 12, 0), as_dataset([renamed]))
 
 
 def test_an_image_of_which_only_a_crop_was_used_is_found(make_sample: Callable[..., Sample]) -> None:
@@ -62,21 +62,21 @@ def test_an_image_of_which_only_a_crop_was_used_is_found(make_sample: Callable[.
     drawn = calibrate(as_dataset(samples), SPEC, 4, 0)
     cropped = next(entry["name"] for entry in drawn.manifest["images"] if "crop" in entry)
     with pytest.raises(DataError, match=cropped):
-        refuse_leak(drawn, as_dataset([sample for sample in samples if sample.name == cropped]))
+        check_leaks(drawn, as_dataset([sample for sample in samples if sample.name == cropped]))
 
 
 def test_a_copy_saved_anew_and_smaller_is_warned_of() -> None:
     train = scenes("train")
-    (warning,) = refuse_leak(
+    (warning,) = check_leaks(
         calibrate(train, SPEC, 12, 0), as_dataset([changed(train[5], saved_anew, "copy.jpg"), *scenes("val")])
     )
     assert f"1 of the 12 calibration images look just like validation images of val ({train[5].name} as copy.jpg)" in (
-        warning
+        warning.message
     )
 
 
 def test_other_images_pass() -> None:
-    assert refuse_leak(calibrate(scenes("train"), SPEC, 12, 0), scenes("val")) == ()
+    assert check_leaks(calibrate(scenes("train"), SPEC, 12, 0), scenes("val")) == ()
 
 
 def test_pictures_of_nothing_are_not_taken_for_copies() -> None:
@@ -84,16 +84,17 @@ def test_pictures_of_nothing_are_not_taken_for_copies() -> None:
         return np.full((40, 40, 3), grey, np.uint8)
 
     walls = [Sample(f"wall-{grey}", None, None, read=partial(wall, grey)) for grey in (100, 101, 102, 103)]
-    assert refuse_leak(calibrate(as_dataset(walls[::2]), SPEC, 2, 0), as_dataset(walls[1::2])) == ()
+    assert check_leaks(calibrate(as_dataset(walls[::2]), SPEC, 2, 0), as_dataset(walls[1::2])) == ()
 
 
 def test_a_clip_on_both_sides_is_warned_of(make_sample: Callable[..., Sample]) -> None:
     train = as_dataset([make_sample(i, group=f"clip{i % 2}") for i in range(6)], "mine")
     val = [make_sample(10 + i, group=f"clip{1 + i % 2}") for i in range(6)]
     drawn = calibrate(train, SPEC, 6, 0)
-    (warning,) = refuse_leak(drawn, as_dataset(val, "mine"))
-    assert "1 group of mine (clip1) gives images to calibration and validation" in warning
-    assert refuse_leak(drawn, as_dataset(val, "of somebody else")) == ()
+    (warning,) = check_leaks(drawn, as_dataset(val, "mine"))
+    assert "1 group of mine (clip1) gives images to calibration and validation" in warning.message
+    assert warning.code == "validation-shares-group"
+    assert check_leaks(drawn, as_dataset(val, "of somebody else")) == ()
 
 
 def test_a_damaged_image_stops_or_is_passed_over(make_sample: Callable[..., Sample]) -> None:
@@ -103,12 +104,12 @@ def test_a_damaged_image_stops_or_is_passed_over(make_sample: Callable[..., Samp
     drawn = calibrate(as_dataset([make_sample(0)], "mine"), SPEC, 1, 0)
     val = as_dataset([make_sample(1, read=broken), make_sample(2)])
     with pytest.raises(DataError, match=r"photo\.jpg is damaged"):
-        refuse_leak(drawn, val)
-    assert refuse_leak(drawn, val, skip_bad=True) == ()
+        check_leaks(drawn, val)
+    assert check_leaks(drawn, val, skip_bad=True) == ()
 
 
 def test_clips_apart_raise_no_alarm_on_photos(fod_a: Path) -> None:
     # Several clips of either split show the same floor under the same lamp.
     drawn = calibrate(open_dataset(fod_a, split="train"), SPEC, 200, 0)
     val = open_dataset(fod_a, split="val")
-    assert refuse_leak(drawn, dataclasses.replace(val, samples=val.samples[::10])) == ()
+    assert check_leaks(drawn, dataclasses.replace(val, samples=val.samples[::10])) == ()

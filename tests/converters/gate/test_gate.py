@@ -12,12 +12,22 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.converters.gate import Gate, GateReport
-from edgeloc.converters.gate.report import report_lines
+from edgeloc.converters.gate import Gate, GateLimits, GateRefused, GateReport
+from edgeloc.converters.gate.limits import check_figures
+from edgeloc.converters.gate.report import report_lines, require_passed
 from edgeloc.converters.quantization.quantize import quantize, recipe
 from edgeloc.converters.sources.tensorflow import KerasSource
 from edgeloc.data import Dataset, Sample
-from edgeloc.errors import DataError, GateFailed, OutputError, UsageError
+from edgeloc.errors import DataError, OutputError, UsageError
+from edgeloc.evaluation.figures import (
+    SIZES,
+    ClassFigures,
+    PresenceFigures,
+    Regression,
+    Row,
+    SizeFigures,
+    regression_figures,
+)
 from edgeloc.evaluation.pairing import Side
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.preprocess import Preprocessor
@@ -119,7 +129,16 @@ def photos() -> Dataset:
 
 
 def judged(models: Models, flatbuffer: bytes, photos: Dataset, **options: Any) -> GateReport:
-    return Gate(models.float, CONTRACT, photos, **options).judge(flatbuffer, CONTRACT)
+    limits = {name: options.pop(name) for name in list(options) if name in GateLimits.__slots__}
+    return Gate(models.float, CONTRACT, photos, limits=GateLimits(**limits), **options).judge(flatbuffer, CONTRACT)
+
+
+def codes(report: GateReport) -> set[str]:
+    return {finding.code for finding in report.findings}
+
+
+def require(gate: Gate, report: GateReport, out: Path, *, head_repaired: bool = False) -> None:
+    require_passed(report, gate.samples, out, head_repaired=head_repaired)
 
 
 def test_a_faithful_model_passes(models: Models, photos: Dataset) -> None:
@@ -131,17 +150,17 @@ def test_a_faithful_model_passes(models: Models, photos: Dataset) -> None:
 
 def test_a_model_against_itself_loses_nothing(models: Models, photos: Dataset) -> None:
     report = judged(models, models.float, photos, max_iou_drop=0.0)
-    assert report.passed and report.warnings == ()
+    assert report.passed and report.findings == ()
     assert report.regression.mean_iou_drop == 0
     assert not report.fit.moved
 
 
 def test_calibration_on_raw_pixels_fails_and_says_why(models: Models, photos: Dataset, tmp_path: Path) -> None:
-    gate = Gate(models.float, CONTRACT, photos, max_iou_drop=0.005)
+    gate = Gate(models.float, CONTRACT, photos, limits=GateLimits(max_iou_drop=0.005))
     report = gate.judge(models.raw, CONTRACT)
     assert not report.passed
-    with pytest.raises(GateFailed, match="m.tflite is not written, since the gate failed: mean IoU is 0") as failed:
-        gate.require(report, tmp_path / "m.tflite")
+    with pytest.raises(GateRefused, match="m.tflite is not written, since the gate failed: mean IoU is 0") as failed:
+        require(gate, report, tmp_path / "m.tflite")
     assert failed.value.exit_status == 1
     assert str(tmp_path / "m-worst") in str(failed.value)
     assert any("FAILED" in line for line in report_lines(report))
@@ -150,8 +169,8 @@ def test_calibration_on_raw_pixels_fails_and_says_why(models: Models, photos: Da
 def test_the_worst_images_are_pictures_beside_the_output(models: Models, photos: Dataset, tmp_path: Path) -> None:
     gate = Gate(models.float, CONTRACT, photos)
     report = gate.judge(models.raw, CONTRACT)
-    with pytest.raises(GateFailed):
-        gate.require(report, tmp_path / "m.tflite")
+    with pytest.raises(GateRefused):
+        require(gate, report, tmp_path / "m.tflite")
     assert [path.name for path in tmp_path.iterdir()] == ["m-worst"]
     pictures = sorted((tmp_path / "m-worst").iterdir())
     assert len(pictures) == len(report.regression.worst)
@@ -168,10 +187,10 @@ def test_pictures_of_an_earlier_failure_are_replaced(models: Models, photos: Dat
     old = tmp_path / "m-worst" / "77-old.jpg"
     old.parent.mkdir()
     old.write_bytes(b"")
-    with pytest.raises(GateFailed):
-        gate.require(report, tmp_path / "m.tflite")
+    with pytest.raises(GateRefused):
+        require(gate, report, tmp_path / "m.tflite")
     assert not old.exists() and any(old.parent.iterdir())
-    gate.require(gate.judge(models.float, CONTRACT), tmp_path / "m.tflite")
+    require(gate, gate.judge(models.float, CONTRACT), tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -182,13 +201,13 @@ def test_a_folder_with_other_things_in_it_is_left_alone(models: Models, photos: 
     mine.parent.mkdir()
     mine.write_text("mine")
     with pytest.raises(OutputError, match="m-worst"):
-        gate.require(report, tmp_path / "m.tflite")
+        require(gate, report, tmp_path / "m.tflite")
     assert [path.name for path in tmp_path.rglob("*")] == ["m-worst", "notes.txt"]
 
 
 def test_nothing_is_written_for_a_model_that_passes(models: Models, photos: Dataset, tmp_path: Path) -> None:
     gate = Gate(models.float, CONTRACT, photos)
-    gate.require(gate.judge(models.float, CONTRACT), tmp_path / "m.tflite")
+    require(gate, gate.judge(models.float, CONTRACT), tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -203,7 +222,7 @@ def test_interrupted_pictures_leave_nothing(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match="No space left"):
-        gate.require(report, tmp_path / "m.tflite")
+        require(gate, report, tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -215,14 +234,14 @@ def test_the_interval_says_what_was_resampled(models: Models, photos: Dataset) -
     assert (by_image.regression.ci_by, by_image.regression.ci_groups) == ("image", COUNT)
     assert any("4 groups resampled" in line for line in report_lines(by_clip))
     assert any(f"{COUNT} images resampled" in line for line in report_lines(by_image))
-    assert any("frames of one clip" in warning for warning in by_image.warnings)
+    assert "gate-no-groups" in codes(by_image)
 
 
 def test_data_that_cannot_tell_is_warned_of(models: Models, photos: Dataset) -> None:
     drop = judged(models, models.int8, photos).regression.mean_iou_drop
     assert drop is not None
     report = judged(models, models.int8, photos, max_iou_drop=max(drop, 0.0) + 1e-6)
-    assert any("cannot tell on which side" in warning for warning in report.warnings)
+    assert "gate-inconclusive" in codes(report)
 
 
 def test_the_threshold_of_presence_follows_scores_that_moved(models: Models) -> None:
@@ -264,7 +283,7 @@ def test_the_float_model_is_asked_once_for_each_image(
     asked = []
     answer = Side.answer
     monkeypatch.setattr(Side, "answer", lambda side, pixels: asked.append(side) or answer(side, pixels))
-    gate = Gate(models.float, CONTRACT, photos, limit=8)
+    gate = Gate(models.float, CONTRACT, photos, max_images=8)
     first, second = gate.judge(models.int8, CONTRACT), gate.judge(models.int8, CONTRACT)
     assert first.regression == second.regression
     images = len(first.regression.rows)
@@ -272,21 +291,21 @@ def test_the_float_model_is_asked_once_for_each_image(
 
 
 def test_limit_takes_as_many_of_each_clip(models: Models, photos: Dataset) -> None:
-    report = judged(models, models.float, photos, limit=8)
+    report = judged(models, models.float, photos, max_images=8)
     assert report.regression.images == 8
     assert report.regression.ci_groups == 4
 
 
 def test_too_few_images_fail_nothing_but_the_mean(models: Models, photos: Dataset) -> None:
-    report = judged(models, models.raw, photos, limit=8)
+    report = judged(models, models.raw, photos, max_images=8)
     assert [check.name for check in report.failures] == ["mean IoU"]
-    assert any("fewer than 50 images" in warning for warning in report.warnings)
+    assert "gate-few-images" in codes(report)
 
 
 def test_a_float_model_that_never_localized_is_named(models: Models, photos: Dataset) -> None:
     wrong = dataclasses.replace(CONTRACT, box=dataclasses.replace(CONTRACT.box, form="yxyx"))
     report = Gate(models.float, wrong, photos).judge(models.int8, wrong)
-    assert any("the float model itself" in warning for warning in report.warnings)
+    assert "float-model-poor" in codes(report)
 
 
 def test_a_damaged_image_stops_or_is_counted(models: Models, photos: Dataset) -> None:
@@ -306,7 +325,7 @@ def test_a_model_without_presence_is_judged_by_its_boxes(models: Models, photos:
     report = Gate(models.float, contract, photos).judge(models.float, contract)
     assert {row.kind for row in report.regression.rows} == {"object"}
     assert not [check for check in report.checks if check.name in ("objects found", "false alarms")]
-    assert report.warnings == ()
+    assert report.findings == ()
 
 
 def test_data_without_a_box_is_refused(models: Models) -> None:
@@ -316,7 +335,64 @@ def test_data_without_a_box_is_refused(models: Models) -> None:
         Gate(models.float, CONTRACT, dataset([photo(i, labelled=False) for i in range(4)]))
 
 
-@pytest.mark.parametrize("drop", [-0.1, 1.5, float("nan")])
-def test_a_limit_out_of_range_is_refused(models: Models, photos: Dataset, drop: float) -> None:
-    with pytest.raises(UsageError, match="--max-iou-drop"):
-        Gate(models.float, CONTRACT, photos, max_iou_drop=drop)
+@pytest.mark.parametrize("name", GateLimits.__slots__)
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_a_limit_out_of_range_is_refused(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"{name} is {value:g}: it must be 0 to 1"):
+        GateLimits(**{name: value})
+
+
+def figures_of(**changes: Any) -> Regression:
+    """A regression over enough images that keeps to every default limit, or is changed in one figure."""
+    size = SizeFigures(100, 0.8, 0.8, 0.0, 0.95)
+    presence = PresenceFigures(0.5, 0.5, 300, 300, 0, 0.95, 0.95, 0.05, 0.05, 1.0)
+    classes = ClassFigures(300, 0, 0.9, 0.9, 0.99)
+    rows = [Row("a", "object", 9, 9, "g", None, "small", None, None, None, 0.8, 0.8, 0.95, 0.9, 0.9, None, None)]
+    values: dict[str, Any] = {
+        "images": 300, "mean_iou_float": 0.8, "mean_iou_quantized": 0.8, "mean_iou_drop": 0.0,
+        "mean_iou_float_to_quantized": 0.95, "by_size": dict.fromkeys(SIZES, size), "presence": presence,
+        "classes": classes, "rows": rows,
+    }  # fmt: skip
+    base = regression_figures(rows, threshold_float=0.5, threshold_quantized=0.5)
+    for name, change in changes.items():
+        kept = values[name]
+        if name == "by_size":
+            values[name] = {**kept, "small": dataclasses.replace(size, **change)}
+        else:
+            values[name] = dataclasses.replace(kept, **change) if isinstance(change, dict) else change
+    return dataclasses.replace(base, **values)
+
+
+@pytest.mark.parametrize(
+    ("change", "option", "name", "loose"),
+    [
+        ({"mean_iou_quantized": 0.78}, "max_iou_drop", "mean IoU", 0.03),
+        ({"by_size": {"mean_iou_quantized": 0.78}}, "max_iou_drop_by_size", "mean IoU, small", 0.03),
+        ({"mean_iou_float_to_quantized": 0.8}, "min_box_iou", "IoU between the two boxes", 0.7),
+        (
+            {"by_size": {"mean_iou_float_to_quantized": 0.7}},
+            "min_box_iou_by_size",
+            "IoU between the two boxes, small",
+            0.6,
+        ),
+        ({"presence": {"recall_quantized": 0.9}}, "max_recall_drop", "objects found", 0.1),
+        ({"presence": {"false_alarms_quantized": 0.1}}, "max_false_alarm_rise", "false alarms", 0.1),
+        ({"classes": {"top1_quantized": 0.85}}, "max_accuracy_drop", "class right", 0.1),
+        ({"classes": {"agreement": 0.8}}, "min_class_agreement", "class agreement", 0.7),
+    ],
+)
+def test_each_limit_has_an_option_that_moves_it(
+    change: dict[str, Any], option: str, name: str, loose: float, models: Models, photos: Dataset, tmp_path: Path
+) -> None:
+    assert not [check for check in check_figures(figures_of(), GateLimits()) if check.failed]
+    regression = figures_of(**change)
+    (failed,) = (check for check in check_figures(regression, GateLimits()) if check.failed)
+    assert (failed.name, failed.option) == (name, option)
+    assert not [check for check in check_figures(regression, GateLimits(**{option: loose})) if check.failed]
+    report = dataclasses.replace(judged(models, models.float, photos), regression=regression, checks=(failed,))
+    with pytest.raises(GateRefused) as refused:
+        require_passed(report, [], tmp_path / "m.tflite", head_repaired=False)
+    assert str(refused.value).endswith(f"try fix_head, or move the limit with {option}")
+    with pytest.raises(GateRefused) as refused:
+        require_passed(report, [], tmp_path / "m.tflite", head_repaired=True)
+    assert "fix_head" not in str(refused.value)

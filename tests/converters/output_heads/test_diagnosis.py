@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.converters.output_heads.diagnosis import Finding, diagnose
+from edgeloc.converters.output_heads.diagnosis import Diagnosis, diagnose
 from edgeloc.converters.output_heads.repair import repair_head
 from edgeloc.errors import ContractError
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
@@ -18,8 +18,8 @@ Head = Callable[[str], tuple[bytes, Contract]]
 Made = tuple[bytes, Contract]
 
 
-def kinds(findings: tuple[Finding, ...]) -> list[str]:
-    return [finding.kind for finding in findings]
+def kinds(findings: tuple[Diagnosis, ...]) -> list[str]:
+    return [diagnosis.finding.code for diagnosis in findings]
 
 
 @pytest.fixture
@@ -50,19 +50,23 @@ def make_outputs(
 
 def test_parts_that_share_a_scale_are_named_with_ranges_and_cost(make_head: Head, images: np.ndarray) -> None:
     finding = diagnose(*make_head("of_three_layers"), images)[0]
-    assert (finding.kind, finding.output, finding.parts) == ("shared-scale", "vector", ("presence", "class", "box"))
-    assert finding.cost is not None and finding.mended is not None
-    assert finding.cost.iou > 3 * finding.mended.iou > 0
-    assert f"costs {finding.cost.iou:.3f} IoU" in finding.sentence
-    assert "--fix-head" in finding.sentence and "\n" not in finding.sentence
+    assert (finding.finding.code, finding.output, finding.parts) == (
+        "head-shares-scale",
+        "vector",
+        ("presence", "class", "box"),
+    )
+    assert finding.cost is not None and finding.repaired is not None
+    assert finding.cost.iou > 3 * finding.repaired.iou > 0
+    assert f"costs {finding.cost.iou:.3f} IoU" in str(finding.finding)
+    assert "fix_head" in str(finding.finding) and "\n" not in str(finding.finding)
 
 
 @pytest.mark.parametrize("head", ["of_three_layers", "activated_layers"])
 def test_a_repaired_head_shares_no_scale(make_head: Head, images: np.ndarray, head: str) -> None:
     flatbuffer, contract = make_head(head)
-    assert "shared-scale" in kinds(diagnose(flatbuffer, contract, images))
+    assert "head-shares-scale" in kinds(diagnose(flatbuffer, contract, images))
     repaired, described, _ = repair_head(flatbuffer, contract, images)
-    assert "shared-scale" not in kinds(diagnose(repaired, described, images))
+    assert "head-shares-scale" not in kinds(diagnose(repaired, described, images))
 
 
 def test_parts_of_like_ranges_are_no_finding(make_head: Head, images: np.ndarray) -> None:
@@ -91,29 +95,31 @@ def test_the_predicted_cost_is_that_of_the_rounding(make_head: Head, images: np.
 def test_a_small_box_through_a_sigmoid_is_coarse(make_outputs: Callable[..., Made], images: np.ndarray) -> None:
     small, large = ((0.0, 0.0, bias, bias) for bias in (-2.5, 0.0))
     (finding,) = diagnose(*make_outputs(small), images)
-    assert (finding.kind, finding.output) == ("coarse-box", "box")
-    assert "1/256" in finding.sentence and "small ones" in finding.sentence
-    assert finding.cost is not None and finding.mended is not None and finding.mended.iou < finding.cost.iou
+    assert (finding.finding.code, finding.output) == ("head-coarse-box", "box")
+    assert "1/256" in str(finding.finding) and "small ones" in str(finding.finding)
+    assert finding.cost is not None and finding.repaired is not None and finding.repaired.iou < finding.cost.iou
     assert kinds(diagnose(*make_outputs(large), images)) == []
     assert kinds(diagnose(*make_outputs(small, sigmoid=False), images)) == []
 
 
 def test_coordinates_that_stick_at_an_end_are_named(make_outputs: Callable[..., Made], images: np.ndarray) -> None:
     findings = diagnose(*make_outputs((0.0, 12.0, 0.0, -12.0), sigmoid=False), images)
-    assert [(finding.kind, finding.parts) for finding in findings] == [("saturated", ("number 1", "number 3"))]
-    assert "100%" in findings[0].sentence
+    assert [(finding.finding.code, finding.parts) for finding in findings] == [
+        ("head-saturated", ("number 1", "number 3"))
+    ]
+    assert "100%" in str(findings[0].finding)
 
 
 def test_dead_units_are_counted(make_outputs: Callable[..., Made], images: np.ndarray) -> None:
     (finding,) = diagnose(*make_outputs(size=0.0, sigmoid=False), images)
-    assert (finding.kind, finding.output, finding.parts) == ("constant", "box", ("0", "1", "2", "3"))
-    assert finding.cost is None and "the output box is the same on all 16 images" in finding.sentence
+    assert (finding.finding.code, finding.output, finding.parts) == ("head-constant", "box", ("0", "1", "2", "3"))
+    assert finding.cost is None and "the output box is the same on all 16 images" in str(finding.finding)
 
 
 def test_presence_that_never_reaches_its_threshold(make_outputs: Callable[..., Made], images: np.ndarray) -> None:
     flatbuffer, contract = make_outputs(presence=-8.0, sigmoid=False)
     (finding,) = diagnose(flatbuffer, contract, images)
-    assert finding.kind == "dead-presence" and "threshold 0.5 on 16 images" in finding.sentence
+    assert finding.finding.code == "presence-never-reached" and "threshold 0.5 on 16 images" in str(finding.finding)
     low = dataclasses.replace(contract, thresholds=Thresholds(presence=0.0))
     assert diagnose(flatbuffer, low, images) == ()
 
@@ -132,9 +138,9 @@ def test_a_head_that_cannot_be_split_is_priced_all_the_same(
     given = make_contract("none", "none", ("cx", "cy", "w", "h", "class:0", "class:1", "class:2", "unused"))
     given = dataclasses.replace(given, box=BoxEncoding(units="pixels"))
     (finding,) = diagnose(to_float(network), given, images)
-    assert finding.kind == "shared-scale" and finding.mended is None
+    assert finding.finding.code == "head-shares-scale" and finding.repaired is None
     assert finding.cost is not None and finding.cost.label > 0.1
-    assert "turns the class on" in finding.sentence and "SOFTMAX, which cannot be split" in finding.sentence
+    assert "changes the class on" in str(finding.finding) and "SOFTMAX, which cannot be split" in str(finding.finding)
 
 
 def test_yolo_boxes_in_pixels_drown_the_scores(to_float: Callable[..., bytes], images: np.ndarray) -> None:
@@ -152,9 +158,9 @@ def test_yolo_boxes_in_pixels_drown_the_scores(to_float: Callable[..., bytes], i
         Thresholds(0.4),
     )  # fmt: skip
     (finding,) = diagnose(to_float(network), contract, images)
-    assert finding.kind == "shared-scale" and finding.parts == ("yolo",)
+    assert finding.finding.code == "head-shares-scale" and finding.parts == ("yolo",)
     assert finding.cost is not None and finding.cost.presence + finding.cost.label > 0.3
-    assert "box.units" in finding.sentence
+    assert "box.units" in str(finding.finding)
 
 
 def test_a_contract_of_another_model_is_refused(make_head: Head, contract: Contract, images: np.ndarray) -> None:

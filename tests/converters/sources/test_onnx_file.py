@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.converters.checks import check_same, flatbuffer_answer
+from edgeloc.converters.checks import check_parity, run_flatbuffer
 from edgeloc.converters.sources import open_source
 from edgeloc.data import Dataset
 from edgeloc.errors import ModelError, UsageError
@@ -40,7 +40,7 @@ def test_a_file_finds_the_same_boxes_after_conversion(
     apart = edges_apart(source, flatbuffer, book.contract, validation)
     assert len(apart) >= 30
     assert np.mean(apart <= 1) >= 0.95
-    check_same(source, flatbuffer, book.spec, images)
+    check_parity(source, flatbuffer, book.spec, images)
     assert source.tools.keys() == {"onnxruntime", "onnx2tf"}
 
 
@@ -133,9 +133,9 @@ def test_maps_leave_with_their_channels_last_and_open_sizes_become_the_contracts
     source, spec = open_source(str(path)), InputSpec("image", 80, 64)
     flatbuffer = source.to_tflite(spec)
     pictures = np.ascontiguousarray(images[:4, :64, :80])
-    answer = flatbuffer_answer(flatbuffer, "maps", spec, pictures)
+    answer = run_flatbuffer(flatbuffer, "maps", spec, pictures)
     assert {name: values.shape for name, values in answer.items()} == {"map/out": (4, 32, 40, 5), "mean:0": (4, 5)}
-    check_same(source, flatbuffer, spec, pictures)
+    check_parity(source, flatbuffer, spec, pictures)
 
 
 @pytest.mark.usefixtures("onnx2tf")
@@ -156,4 +156,4 @@ def test_a_file_that_takes_its_channels_last_keeps_them_there(
     export_onnx(ChannelsLast(), torch.zeros(1, 64, 80, 3), path)
     source, spec = open_source(str(path)), InputSpec("image", 80, 64)
     pictures = np.ascontiguousarray(images[:4, :64, :80])
-    check_same(source, source.to_tflite(spec), spec, pictures)
+    check_parity(source, source.to_tflite(spec), spec, pictures)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.converters.checks import check_same
+from edgeloc.converters.checks import check_parity
 from edgeloc.converters.sources import open_source
 from edgeloc.data import Dataset
 from edgeloc.errors import ModelError, UsageError
@@ -34,7 +34,7 @@ def test_a_factory_finds_the_same_boxes_after_conversion(
     apart = edges_apart(source, flatbuffer, book.contract, validation)
     assert len(apart) >= 30
     assert np.mean(apart <= 1) >= 0.95
-    check_same(source, flatbuffer, book.spec, images)
+    check_parity(source, flatbuffer, book.spec, images)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,7 +51,7 @@ def test_a_torch_export_file_finds_the_same_boxes_after_conversion(
     flatbuffer = source.to_tflite(book.spec)
     apart = edges_apart(source, flatbuffer, book.contract, validation)
     assert np.mean(apart <= 1) >= 0.95
-    check_same(source, flatbuffer, book.spec, images)
+    check_parity(source, flatbuffer, book.spec, images)
 
 
 def test_the_converted_input_has_its_channels_last_and_no_transpose(beside: dict[str, Any]) -> None:
@@ -198,7 +198,7 @@ def test_maps_leave_with_their_channels_last_and_pooling_after_any_activation_ca
     names = {operator.name for operator in parse_flatbuffer(flatbuffer, "maps").graphs[0].operators}
     assert "PADV2" not in names
     assert "MIRROR_PAD" in names
-    check_same(source, flatbuffer, spec, images)
+    check_parity(source, flatbuffer, spec, images)
     assert {name: values.shape for name, values in source.answer(images).items()} == {
         "output_0": (8, 24, 24, 5),
         "output_1": (8, 5),

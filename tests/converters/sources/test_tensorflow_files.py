@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.converters.checks import check_same, flatbuffer_answer
+from edgeloc.converters.checks import check_parity, run_flatbuffer
 from edgeloc.converters.sources import open_source
 from edgeloc.errors import ModelError, UsageError
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
@@ -29,8 +29,8 @@ def test_a_saved_model_keeps_its_outputs_and_its_open_sizes_become_the_contracts
 ) -> None:
     source = open_source(tiny_saved_model)
     flatbuffer = source.to_tflite(SPEC)
-    check_same(source, flatbuffer, SPEC, pictures)
-    answer = flatbuffer_answer(flatbuffer, "model", SPEC, pictures)
+    check_parity(source, flatbuffer, SPEC, pictures)
+    answer = run_flatbuffer(flatbuffer, "model", SPEC, pictures)
     assert {name: values.shape for name, values in answer.items()} == {"presence": (4, 1), "box": (4, 4)}
     assert source.contract is None
 
@@ -57,8 +57,8 @@ def test_a_damaged_saved_model_is_refused(tmp_path: Path) -> None:
 def test_a_float_tflite_answers_as_before_under_the_contracts_input_name(tiny_models: Path, pictures: Any) -> None:
     source = open_source(str(tiny_models / "float32.tflite"))
     flatbuffer = source.to_tflite(SPEC)
-    assert check_same(source, flatbuffer, SPEC, pictures) == 0
-    assert sorted(flatbuffer_answer(flatbuffer, "model", SPEC, pictures)) == ["box", "presence"]
+    assert check_parity(source, flatbuffer, SPEC, pictures) == 0
+    assert sorted(run_flatbuffer(flatbuffer, "model", SPEC, pictures)) == ["box", "presence"]
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,8 @@ import pytest
 
 from edgeloc.converters.sources.tensorflow import load_network
 from edgeloc.converters.training import fit
-from edgeloc.converters.training import fit as settling
-from edgeloc.converters.training.fake_quantization import QuantizedTwin
-from edgeloc.converters.training.fit import TrainingConfig, train
+from edgeloc.converters.training.fake_quantization import FakeQuantizedNetwork
+from edgeloc.converters.training.fit import TrainingConfig, fit_network
 from edgeloc.converters.training.network import NetworkConfig, Start, network_contract, trained_start
 from edgeloc.data import Sample
 from edgeloc.errors import ModelError, UsageError
@@ -27,11 +26,12 @@ from edgeloc.model.file import read_keras_contract
 
 LABELS = ("bolt", "nut", "washer")
 TWO_EPOCHS = TrainingConfig(epochs=2, batch_size=4)
+found: list[str] = []
 
 
 @pytest.fixture(autouse=True)
 def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settling, "REESTIMATION_BATCHES", 3)
+    monkeypatch.setattr(fit, "REESTIMATION_BATCHES", 3)
 
 
 def small_grid(classes: int) -> Any:
@@ -60,11 +60,15 @@ def fresh() -> Start:
 @pytest.fixture
 def go(tmp_path: Path, make_sample: Callable[..., Sample]) -> Callable[..., dict[str, float]]:
     """Train on eight drawn images, validate on four of another clip, into `m.keras`."""
+    found.clear()
     training = [make_sample(i, group="a", empty=i == 7) for i in range(8)]
     validation = [make_sample(i, group="b") for i in range(20, 24)]
 
     def run(config: TrainingConfig = TWO_EPOCHS, **more: Any) -> dict[str, float]:
-        return train(tmp_path / "m.keras", training, validation, more.pop("start", None) or fresh(), config, **more)
+        start = more.pop("start", None) or fresh()
+        metrics, findings = fit_network(tmp_path / "m.keras", training, validation, start, config, **more)
+        found[:] = [finding.message for finding in findings]
+        return metrics
 
     return run
 
@@ -125,6 +129,16 @@ def test_an_interrupted_training_goes_on(
     assert (tmp_path / "m.keras").is_file()
 
 
+def test_each_epoch_is_a_line_where_no_bar_can_be_drawn(
+    go: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "edgeloc"):
+        go()
+    lines = [line for line in caplog.messages if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert all("loss" in line and "mean IoU" in line for line in lines)
+
+
 def test_an_interruption_at_the_very_end_loses_no_epoch(
     go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +146,7 @@ def test_an_interruption_at_the_very_end_loses_no_epoch(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(settling, "reestimate_batch_norm", interrupted)
+        patch.setattr(fit, "reestimate_batch_norm", interrupted)
         with pytest.raises(KeyboardInterrupt):
             go()
     go(resume=True)
@@ -161,10 +175,10 @@ def test_training_stops_when_nothing_gets_better(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"epochs": 0}, "--epochs is 0: it must be at least 1"),
-        ({"batch_size": -3}, "--batch-size is -3"),
-        ({"learning_rate": 0.0}, "--learning-rate is 0: it must be above 0"),
-        ({"box_loss": "iou"}, "--box-loss has 'iou'"),
+        ({"epochs": 0}, "epochs is 0: it must be at least 1"),
+        ({"batch_size": -3}, "batch_size is -3"),
+        ({"learning_rate": 0.0}, "learning_rate is 0: it must be above 0"),
+        ({"box_loss": "iou"}, r"box_loss is 'iou': it must be some of .*, joined with \+"),
     ],
 )
 def test_a_setting_that_cannot_be(changes: dict[str, Any], sentence: str) -> None:
@@ -186,7 +200,7 @@ def kernels(path: Path) -> list[np.ndarray]:
     return [np.asarray(layer.kernel) for layer in load_network(path).layers if hasattr(layer, "kernel")]
 
 
-def test_qat_gives_a_float_network_that_lives_on_its_grids(
+def test_qat_gives_a_float_network_that_lives_at_its_levels(
     go: Callable[..., Any], trained: Path, tmp_path: Path
 ) -> None:
     metrics = go(QAT, start=trained_start(trained))
@@ -194,7 +208,7 @@ def test_qat_gives_a_float_network_that_lives_on_its_grids(
     network, before = load_network(tmp_path / "m.keras"), load_network(trained)
     assert [type(layer) for layer in network.layers] == [type(layer) for layer in before.layers]
     assert any(not np.allclose(a, b) for a, b in zip(kernels(trained), kernels(tmp_path / "m.keras"), strict=True))
-    QuantizedTwin(network).round_kernels()
+    FakeQuantizedNetwork(network).round_kernels()
     learnt = [np.asarray(layer.kernel) for layer in network.layers if hasattr(layer, "kernel")]
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(learnt, kernels(tmp_path / "m.keras"), strict=True))
     assert np.array_equal(network.get_layer("norm").moving_mean, before.get_layer("norm").moving_mean)
@@ -229,7 +243,7 @@ def test_an_interrupted_qat_goes_on_from_the_same_network_only(
         with pytest.raises(KeyboardInterrupt):
             go(QAT, start=trained_start(trained))
     gc.collect()
-    with pytest.raises(UsageError, match="began with a trained network: name it again, --resume MODEL.keras"):
+    with pytest.raises(UsageError, match=r"began with a trained network; name that MODEL\.keras again with resume"):
         go(resume=True)
     assert epochs(tmp_path) == [0]
     go(QAT, start=trained_start(trained), resume=True)
@@ -238,26 +252,24 @@ def test_an_interrupted_qat_goes_on_from_the_same_network_only(
     assert epochs(tmp_path) == [0]
 
 
-def test_what_qat_leaves_in_float_is_told(go: Callable[..., Any], trained: Path) -> None:
+def test_what_qat_leaves_in_float_is_named(go: Callable[..., Any], trained: Path) -> None:
     import keras
 
     start = trained_start(trained)
     outputs = dict(start.network.output)
     outputs["presence"] = keras.layers.UnitNormalization(name="unit")(outputs["presence"])
-    told: list[str] = []
     odd = dataclasses.replace(start, network=keras.Model(start.network.inputs[0], outputs))
-    go(dataclasses.replace(QAT, epochs=1), start=odd, tell=told.append)
-    assert told == ["left in float, since it is not known how int8 treats them: unit"]
+    go(dataclasses.replace(QAT, epochs=1), start=odd)
+    assert found == ["left in float, since it is not known how int8 treats them: unit"]
 
 
 def test_a_training_that_diverges_writes_no_network(go: Callable[..., Any], tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="diverged.* smaller --learning-rate"):
+    with pytest.raises(ModelError, match="diverged.* smaller learning_rate"):
         go(dataclasses.replace(TWO_EPOCHS, learning_rate=1e30))
     assert not (tmp_path / "m.keras").exists()
     assert not (tmp_path / "m.training" / "resume").exists()  # there is nothing to go on with
 
 
-def test_a_run_that_cannot_be_gone_on_with_is_told(go: Callable[..., Any], tmp_path: Path) -> None:
-    told: list[str] = []
-    go(dataclasses.replace(TWO_EPOCHS, epochs=1), resume=True, tell=told.append)
-    assert told == [f"there is no interrupted run of {tmp_path / 'm.keras'}: it begins anew"]
+def test_a_run_that_cannot_be_continued_is_named(go: Callable[..., Any], tmp_path: Path) -> None:
+    go(dataclasses.replace(TWO_EPOCHS, epochs=1), resume=True)
+    assert found == [f"there is no interrupted run of {tmp_path / 'm.keras'}: a new one begins"]

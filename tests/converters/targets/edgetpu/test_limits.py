@@ -116,7 +116,7 @@ def test_beyond_a_limit_the_reason_is_told(
         ("ADD", [image(-1, 8, 8, 4)], image(-1, 8, 8, 4), "batch of ?x8x8x4 is open"),
     ],
 )
-def test_what_only_the_compiler_can_tell_is_a_doubt(name: str, inputs: list[Tensor], output: Tensor, told: str) -> None:
+def test_what_only_the_compiler_knows_is_uncertain(name: str, inputs: list[Tensor], output: Tensor, told: str) -> None:
     judged = judge(name, inputs, output)
     assert judged.fault == ""
-    assert told in judged.doubt
+    assert told in judged.uncertainty

@@ -77,7 +77,7 @@ def test_the_log_file_beside_the_output_has_the_same_table() -> None:
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("Invalid model: m.tflite\nModel not quantized\n", "--recipe int8"),
+        ("Invalid model: m.tflite\nModel not quantized\n", "with the recipe int8"),
         (
             "ERROR: Didn't find op for builtin opcode 'CONV_2D' version '6'. An older version of this builtin might "
             "be supported.\nERROR: Registration failed.\n\nInvalid model: m.tflite\nModel could not be parsed\n",
@@ -97,10 +97,10 @@ def test_the_log_file_beside_the_output_has_the_same_table() -> None:
         ("Compilation child process timed out.\nCompilation failed! \n", "in its time"),
         ("libc++abi: terminating with uncaught exception of type std::out_of_range: vector\n" + END, "out_of_range"),
         ("\nInternal compiler error. Aborting! \n", "try again"),
-        (END, "does not say why"),
+        (END, "gives no reason"),
     ],
 )
-def test_a_failure_is_one_sentence_with_the_mend(said: str, told: str) -> None:
+def test_a_failure_is_one_sentence_with_the_fix(said: str, told: str) -> None:
     with pytest.raises(ModelError) as error:
         parse_log(START + said, "shed.tflite")
     assert told in str(error.value)
@@ -115,7 +115,7 @@ def test_a_success_that_ends_in_failure_is_a_failure() -> None:
 
 @pytest.mark.parametrize("text", ["", "bash: edgetpu_compiler: Permission denied\n"])
 def test_what_is_no_log_is_refused(text: str) -> None:
-    with pytest.raises(ModelError, match="does not speak like edgetpu_compiler"):
+    with pytest.raises(ModelError, match="does not print what edgetpu_compiler does"):
         parse_log(text, "m")
 
 

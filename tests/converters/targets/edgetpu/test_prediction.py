@@ -1,4 +1,4 @@
-"""What is foretold of models whose fate on the Edge TPU is known, and of models made to break off."""
+"""What is predicted of models whose fate on the Edge TPU is known, and of models made to break off."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def edited(folder: Path, change: Callable[[Any], None]) -> bytes:
         "tf2_mobilenet_v2_1.0_224_ptq",
     ],
 )
-def test_models_known_to_compile_wholly_are_foretold_so(conformance: Path, name: str) -> None:
+def test_models_known_to_compile_wholly_are_predicted_so(conformance: Path, name: str) -> None:
     prediction = predicted(conformance / "coral", name)
     assert prediction.mapped_share == prediction.mac_share == 1
     assert prediction.first_break is None
-    assert prediction.doubtful == prediction.on_cpu == ()
+    assert prediction.uncertain == prediction.on_cpu == ()
     assert "should run on the Edge TPU" in prediction.summary()
 
 
@@ -67,10 +67,10 @@ def test_a_compiled_model_is_told_from_one_to_compile(conformance: Path) -> None
         predicted(conformance / "coral", "mobilenet_v1_0.25_128_quant_edgetpu")
 
 
-def test_an_open_batch_is_a_doubt(conformance: Path) -> None:
+def test_an_open_batch_is_uncertain(conformance: Path) -> None:
     prediction = predicted(conformance / "mlperf_tiny", "vww_96_int8")
     assert prediction.mapped_share == 1
-    assert len(prediction.doubtful) == len(prediction.operators)
+    assert len(prediction.uncertain) == len(prediction.operators)
     assert "batch of one" in prediction.summary()
 
 

@@ -158,3 +158,13 @@ def test_figures_of_an_agreement_read_as_a_sentence() -> None:
         "boxes share 0.947 (mean IoU), their edges differ by 0.6 pixels (median; 95 %: 1.4, most: 1.8)"
     )
     assert text.endswith("38 of 50 images")
+
+
+def test_boxes_that_move_are_a_finding() -> None:
+    """Without labelled data nothing else shows it."""
+    moved = Agreement(50, 38, 0.62, 4.0, 9.0, 14.0, 0.2).finding(0.85)
+    assert moved is not None
+    assert (moved.code, moved.severity) == ("quantized-boxes-move", "warning")
+    assert "share only 0.62 with the float model's" in moved.message
+    assert Agreement(50, 38, 0.9, 4.0, 9.0, 14.0, 0.2).finding(0.85) is None
+    assert Agreement(50, 0, None, None, None, None, 0.2).finding(0.85) is None

@@ -11,7 +11,7 @@ import pytest
 
 from edgeloc.converters.sources.tensorflow import KerasSource
 from edgeloc.converters.training import fake_quantization as twins
-from edgeloc.converters.training.fake_quantization import QuantizedTwin
+from edgeloc.converters.training.fake_quantization import FakeQuantizedNetwork
 from edgeloc.model.contract import InputSpec
 from edgeloc.model.flatbuffer import pack, unpack
 
@@ -146,7 +146,7 @@ def flat(outputs: Any) -> list[np.ndarray]:
 def test_the_twin_answers_as_int8_does(build: Callable[[], Any], share: float, tmp_path: Path) -> None:
     network = shaken(build())
     seen, asked = images(), images(24, seed=1)
-    twin = QuantizedTwin(network)
+    twin = FakeQuantizedNetwork(network)
     assert twin.unquantized == ()
     twin.round_kernels()
     twin.measure_ranges([seen[:20], seen[20:]])
@@ -158,7 +158,7 @@ def test_the_twin_answers_as_int8_does(build: Callable[[], Any], share: float, t
 
 def test_rounded_kernels_stay_on_their_grids() -> None:
     network = shaken(inverted_residuals())
-    twin, asked = QuantizedTwin(network), images(8)
+    twin, asked = FakeQuantizedNetwork(network), images(8)
     twin.measure_ranges([asked])
     before = flat(twin(asked))[0]
 
@@ -176,7 +176,7 @@ def test_statistics_stand_still_and_everything_else_learns() -> None:
     import tensorflow as tf
 
     network = shaken(inverted_residuals())
-    twin, asked = QuantizedTwin(network), images(8)
+    twin, asked = FakeQuantizedNetwork(network), images(8)
     twin.measure_ranges([asked])
     fixed = [np.asarray(variable) for variable in twin.non_trainable_variables if "seed" not in variable.path]
     with tf.GradientTape() as tape:
@@ -218,7 +218,7 @@ def test_a_network_learns_to_live_with_few_levels(monkeypatch: pytest.MonkeyPatc
         return float(np.square(np.asarray(model(pixels)) - truth).mean())
 
     train(network, 3e-3, 30)
-    twin = QuantizedTwin(network)
+    twin = FakeQuantizedNetwork(network)
     twin.measure_ranges([pixels])
     trained, rounded = error(network), error(twin)
     train(twin, 1e-3, 15)
@@ -233,7 +233,7 @@ def test_a_layer_that_is_not_known_is_left_in_float_and_named() -> None:
 
     image = keras.Input((8, 8, 3))
     x = layers.Conv2DTranspose(4, 3, name="up")(layers.Conv2D(4, 3)(image))
-    twin = QuantizedTwin(keras.Model(image, layers.Lambda(lambda values: values * 2, name="twice")(x)))
+    twin = FakeQuantizedNetwork(keras.Model(image, layers.Lambda(lambda values: values * 2, name="twice")(x)))
     assert twin.unquantized == ("up", "twice")
     pixels = np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32)
     twin.measure_ranges([pixels])
