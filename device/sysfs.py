@@ -1,4 +1,8 @@
-"""Reading the kernel's small text files and the output of a board's own tools."""
+"""The kernel's small text files, and the output of a board's own tools.
+
+`read_...` returns None for what cannot be read: on many boards a file is absent. `require_...` raises DeviceError: the
+file is a sensor that is in use.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,6 @@ __all__ = [
     "Run",
     "natural",
     "no_tool",
-    "optional_number",
     "read_int",
     "read_text",
     "read_words",
@@ -24,20 +27,17 @@ __all__ = [
 ]
 
 Run = Callable[[Sequence[str]], "str | None"]
-"""Runs a command and gives what it printed, or None where it is missing, fails or does not end."""
+"""Runs a command and returns what it printed, or None where it is missing, fails or does not end."""
 _TOOL_TIMEOUT_S = 5.0
 # Tools that are not on every user's PATH.
 _TOOL_FOLDERS = ("/opt/vc/bin", "/usr/sbin", "/sbin")
 
 
 def read_text(path: Path) -> str | None:
-    """The file's text without the blanks around it or the NUL that ends a device tree's string; None for nothing.
-
-    Reading a sensor that is switched off is an OSError of its own, so no error leaves here.
-    """
+    """The file's text without blanks around it; None where there is none or it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \t\n") or None
-    except OSError:
+        return _text(path) or None
+    except OSError:  # also of a sensor that is switched off
         return None
 
 
@@ -47,7 +47,7 @@ def read_words(path: Path) -> tuple[str, ...]:
 
 
 def read_int(path: Path) -> int | None:
-    """A file's one whole number; None where there is none."""
+    """The file's one whole number; None where there is none."""
     text = read_text(path)
     try:
         return int(text) if text is not None else None
@@ -61,7 +61,7 @@ def natural(path: Path) -> list[tuple[bool, int | str]]:
 
 
 def run_tool(command: Sequence[str]) -> str | None:
-    """What a command prints, or None where it is missing, fails or does not end within a few seconds."""
+    """What a command prints; None where it is missing, fails or does not end within a few seconds."""
     found = shutil.which(command[0]) or next(
         (found for folder in _TOOL_FOLDERS if (found := shutil.which(command[0], path=folder))), None
     )
@@ -82,24 +82,26 @@ def run_tool(command: Sequence[str]) -> str | None:
 
 
 def no_tool(command: Sequence[str]) -> str | None:
-    """A board without tools: what belongs to a folder that only looks like one."""
+    """A board without tools, for a folder that only looks like a board."""
     return None
 
 
 def require_text(path: Path) -> str:
-    """The file's text without spaces around it; DeviceError names the file and the mend."""
+    """The file's text without blanks around it; DeviceError where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
+        return _text(path)
     except PermissionError as error:
-        raise DeviceError(
-            f"{path} may be read by root only: run as root, or let your group read it with "
-            f"`sudo chgrp $(id -gn) {path} && sudo chmod g+r {path}` (until the next boot)"
-        ) from error
+        hint = (
+            f"run as root, or let your group read it with `sudo chgrp $(id -gn) {path} && sudo chmod g+r {path}` "
+            "(until the next boot)"
+        )
+        raise DeviceError(f"{path} may be read by root only", hint=hint) from error
     except FileNotFoundError as error:
-        raise DeviceError(f"{path} is not there: the sensor or its driver is gone (`dmesg` may say why)") from error
+        gone = f"{path} is not there: the sensor or its driver is gone"
+        raise DeviceError(gone, hint="see `dmesg` for the reason") from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise DeviceError(f"{path} cannot be read ({reason}): the sensor does not answer; check its wiring") from error
+        failed = f"{path} cannot be read ({error.strerror or error}): the sensor does not answer"
+        raise DeviceError(failed, hint="check its wiring") from error
 
 
 def require_number(path: Path) -> float:
@@ -108,9 +110,10 @@ def require_number(path: Path) -> float:
     try:
         return float(text)
     except ValueError:
-        raise DeviceError(f"{path} holds {text[:40]!r}, which is no number: its driver failed (see `dmesg`)") from None
+        failed = f"{path} holds {text[:40]!r}, which is no number: its driver failed"
+        raise DeviceError(failed, hint="see `dmesg` for the reason") from None
 
 
-def optional_number(path: Path) -> float | None:
-    """The file's number, None where there is no such file."""
-    return require_number(path) if path.exists() else None
+def _text(path: Path) -> str:
+    """The text without blanks, and without the NUL that ends a device tree's string."""
+    return path.read_text(encoding="utf-8", errors="replace").strip("\0 \t\n")

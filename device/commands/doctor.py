@@ -1,4 +1,4 @@
-"""`edgeloc doctor`: prints what edgeloc.device.doctor found; it looks at nothing itself."""
+"""`edgeloc doctor`: examines this device and prints what was found."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run"]
 
-HELP = "tell what this device has and lacks for localizing, and how to mend it"
+HELP = "show what this device has and lacks for localizing, and how to fix it"
 EXTRA: str | None = None
-# None: it is there for the device on which NumPy or OpenCV is what is broken.
+# Nothing: it is for devices on which NumPy or OpenCV may be what is broken.
 NEEDS: tuple[str, ...] = ()
 
 _UNABLE = 3
-_STATUS_WIDTH, _CHECK_WIDTH = 9, 14
+_SEVERITY_WIDTH, _CHECK_WIDTH = 9, 14
 _NARROWEST, _WIDEST = 60, 110
 
 
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look, and print; exit status 3 when the shipped model cannot run here as it should."""
+    """Examine and print; exit status 3 when the shipped model cannot run here as it should."""
     from edgeloc.device.doctor import examine
 
     report = examine()
@@ -44,16 +44,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(report: DoctorReport) -> Iterator[str]:
     width = min(max(shutil.get_terminal_size().columns, _NARROWEST), _WIDEST)
-    indent = " " * (_STATUS_WIDTH + _CHECK_WIDTH)
-    previous = ""
-    for finding in report.findings:
-        shown = "" if finding.check == previous else finding.check
-        previous = finding.check
-        head = f"{finding.status:<{_STATUS_WIDTH}}{shown:<{_CHECK_WIDTH}}"
-        yield textwrap.fill(finding.what, width, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False)
-        if finding.mend:
-            # Not filled: a command that is broken over lines cannot be copied.
-            yield f"{indent}mend: {finding.mend}"
+    indent = " " * (_SEVERITY_WIDTH + _CHECK_WIDTH)
+    for check, findings in report.checks.items():
+        for number, finding in enumerate(findings):
+            head = f"{finding.severity:<{_SEVERITY_WIDTH}}{'' if number else check:<{_CHECK_WIDTH}}"
+            yield textwrap.fill(
+                finding.message, width, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False
+            )
+            if finding.fix:
+                # Not filled: a command that is broken over lines cannot be copied.
+                yield f"{indent}fix: {finding.fix}"
     yield ""
     yield _verdict(report)
 
@@ -62,9 +62,9 @@ def _verdict(report: DoctorReport) -> str:
     counts = [
         f"{count} {word}{'s' if count > 1 else ''}"
         for word in ("problem", "warning")
-        if (count := sum(finding.status == word for finding in report.findings))
+        if (count := sum(finding.severity == word for finding in report.findings))
     ]
-    found = " and ".join(counts) or "nothing to mend"
+    found = " and ".join(counts) or "nothing to fix"
     if report.able:
         return f"This device can localize: the shipped model passes its self-test ({found})."
-    return f"This device cannot localize as it is ({found}): mend the problems, from the top."
+    return f"This device cannot localize as it is ({found}): fix the problems, from the top."

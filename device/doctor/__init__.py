@@ -1,4 +1,4 @@
-"""What this device has, lacks and how to mend it, as findings; every check is fenced, and lives in a module beside."""
+"""What this device has, what it lacks, and how to fix it; a check that fails is itself a finding."""
 
 from __future__ import annotations
 
@@ -9,71 +9,84 @@ from typing import Any
 
 from edgeloc._version import __version__
 from edgeloc.device.board import Board, read_board
-from edgeloc.device.doctor import hardware as doctor_hardware
-from edgeloc.device.doctor import software as doctor_software
-from edgeloc.device.doctor.findings import Case, Finding
-from edgeloc.device.doctor.selftest import SelfTest, able, run_self_tests
+from edgeloc.device.doctor import hardware, software
+from edgeloc.device.doctor.facts import Facts, able, run_self_tests
 from edgeloc.device.sysfs import Run
 from edgeloc.device.thermal import ThermalReader, ThermalSnapshot
 from edgeloc.errors import first_line
+from edgeloc.findings import Finding
+from edgeloc.model.selftest import SelfTest
 
-__all__ = ["CHECKS", "SCHEMA_VERSION", "DoctorReport", "Finding", "examine"]
+__all__ = ["CHECKS", "SCHEMA_VERSION", "DoctorReport", "examine"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-Check = Callable[[Case], Iterable[Finding]]
-# In the order in which a reader wants them: what it is, what it runs, what hangs on it.
+Check = Callable[[Facts], Iterable[Finding]]
+# In the order in which a reader wants them: the machine, its software, what is connected to it.
 CHECKS: dict[str, Check] = {
-    "board": doctor_hardware.board,
-    "memory": doctor_hardware.memory,
-    "disk": doctor_hardware.disk,
-    "clocks": doctor_hardware.clocks,
-    "heat": doctor_hardware.heat,
-    "python": doctor_software.python,
-    "opencv": doctor_software.opencv,
-    "runtimes": doctor_software.runtimes,
-    "self-test": doctor_software.self_tests,
-    "cameras": doctor_hardware.cameras,
-    "accelerators": doctor_hardware.accelerators,
-    "power": doctor_hardware.power,
-    "permissions": doctor_hardware.permissions,
+    "board": hardware.board,
+    "memory": hardware.memory,
+    "disk": hardware.disk,
+    "clocks": hardware.clocks,
+    "thermal": hardware.thermal,
+    "python": software.python,
+    "opencv": software.opencv,
+    "runtimes": software.runtimes,
+    "self-test": software.self_tests,
+    "cameras": hardware.cameras,
+    "accelerators": hardware.accelerators,
+    "power": hardware.power,
+    "permissions": hardware.permissions,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class DoctorReport:
-    """All that was found; `able` is whether the main job can run: the shipped model on the engine "auto" takes."""
+    """What an examination found.
+
+    `able`: whether the main job can run: the shipped model on the engine that "auto" takes.
+    `board`, `thermal`: the board, its temperatures and its clocks.
+    `self_tests`: the shipped model's self-test on each engine that is installed.
+    `checks`: the findings of each check, by its name.
+    """
 
     able: bool
     board: Board
-    heat: ThermalSnapshot
+    thermal: ThermalSnapshot
     self_tests: tuple[SelfTest, ...]
-    findings: tuple[Finding, ...]
+    checks: dict[str, tuple[Finding, ...]]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """The findings of all checks, in their order."""
+        return tuple(finding for found in self.checks.values() for finding in found)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values for JSON; these keys stay."""
-        return {"schema_version": SCHEMA_VERSION, "edgeloc": __version__, **asdict(self)}
+        """The report as plain values for JSON; each finding names its check."""
+        plain = asdict(self)
+        checks = plain.pop("checks")
+        findings = [{"check": name, **finding} for name, found in checks.items() for finding in found]
+        return {"schema_version": SCHEMA_VERSION, "edgeloc": __version__, **plain, "findings": findings}
 
 
 def examine(root: Path = Path("/"), run: Run | None = None) -> DoctorReport:
-    """Look at everything, and change nothing.
+    """Look at everything and change nothing; a check that fails is itself a finding.
 
-    `root` is where proc, sys, etc and dev are; `run` gives what a board's own tool prints. Engines
-    and packages are always those of the running Python. Whatever it finds, it does not raise: a
-    check that fails is a finding itself.
+    `root`: where proc, sys, etc and dev are; engines and packages are always those of the running Python.
+    `run`: returns what a board's own tool prints, None for the tools of this machine.
     """
     board = read_board(root)
-    case = Case(root, board, ThermalReader(root, run).read(), run_self_tests(board.packages))
-    findings = [finding for name, check in CHECKS.items() for finding in _fenced(name, check, case)]
-    return DoctorReport(able(case.self_tests), board, case.heat, case.self_tests, tuple(findings))
+    facts = Facts(root, board, ThermalReader(root, run).read(), run_self_tests(board.packages))
+    checks = {name: _fenced(name, check, facts) for name, check in CHECKS.items()}
+    return DoctorReport(able(facts.self_tests), board, facts.thermal, facts.self_tests, checks)
 
 
-def _fenced(name: str, check: Check, case: Case) -> list[Finding]:
+def _fenced(name: str, check: Check, facts: Facts) -> tuple[Finding, ...]:
     """The check's findings, and its own failure as one of them."""
     found: list[Finding] = []
     try:
-        found.extend(check(case))
+        found.extend(check(facts))
     except Exception as error:
-        what = f"this check itself failed: {type(error).__name__}: {first_line(error)}"
-        found.append(Finding(name, "warning", what, "please report it: it is a fault of edgeloc"))
-    return found
+        message = f"the check {name} itself failed: {type(error).__name__}: {first_line(error)}"
+        found.append(Finding("check-failed", "warning", message, "please report it: this is a bug in edgeloc"))
+    return tuple(found)

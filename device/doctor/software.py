@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.device.board import Board
-from edgeloc.device.doctor.findings import Case, Finding
-from edgeloc.device.doctor.selftest import RUNTIMES, SelfTest
+from edgeloc.device.doctor.facts import RUNTIMES, Facts
+from edgeloc.findings import Finding, Severity
+from edgeloc.model.selftest import SelfTest
 
 __all__ = ["opencv", "python", "runtimes", "self_tests"]
 
@@ -24,62 +25,58 @@ except Exception as error:
 """
 
 
-def python(case: Case) -> Iterator[Finding]:
+def python(facts: Facts) -> Iterator[Finding]:
     """Whether there are packages made for this Python."""
-    board = case.board
+    board = facts.board
     libc, version = platform.libc_ver()
     about = (
         f"Python {board.python}, {board.python_bits}-bit, on {board.machine}, {libc or 'no glibc'} {version}".rstrip()
     )
     if board.python_bits == 32 and board.machine in ("aarch64", "arm64"):
-        yield Finding(
-            "python",
-            "warning",
-            f"{about}: a 32-bit system on a 64-bit kernel, for which ai-edge-litert has no package",
-            f"install the 64-bit image of the system, or: {_runtime_line(board)}",
-        )
+        message = f"{about}: a 32-bit system on a 64-bit kernel, for which ai-edge-litert has no package"
+        fix = f"install the 64-bit image of the system, or: {_runtime_line(board)}"
+        yield Finding("python-32-bit", "warning", message, fix)
     else:
         yield Finding("python", "ok", about)
 
 
-def opencv(case: Case) -> Iterator[Finding]:
+def opencv(facts: Facts) -> Iterator[Finding]:
     """Whether OpenCV loads, and whether it has GStreamer."""
     try:
-        version, told = run_child(_OPENCV)
+        version, detail = run_child(_OPENCV)
     except ChildFailed as failure:
-        version, told = "", f"it {failure}"
+        version, detail = "", f"it {failure}"
     if not version:
-        yield Finding("opencv", "problem", f"OpenCV does not load: {told}", _opencv_mend(told))
+        yield Finding("opencv-not-loaded", "problem", f"OpenCV does not load: {detail}", _opencv_fix(detail))
         return
-    what = f"OpenCV {version} {'with' if told == 'YES' else 'without'} GStreamer"
-    if told == "YES":
-        yield Finding("opencv", "ok", what)
+    message = f"OpenCV {version} {'with' if detail == 'YES' else 'without'} GStreamer"
+    if detail == "YES":
+        yield Finding("opencv", "ok", message)
     elif importlib.util.find_spec("gi") is not None:
-        yield Finding("opencv", "ok", f"{what}: csi:// and gst:// go through PyGObject")
-    elif case.board.family == "jetson":
-        mend = "sudo apt install python3-gi gstreamer1.0-plugins-base, in a venv made with --system-site-packages"
-        yield Finding("opencv", "warning", f"{what}: csi:// and gst:// cameras cannot be opened", mend)
+        yield Finding("opencv", "ok", f"{message}: csi:// and gst:// use PyGObject")
+    elif facts.board.family == "jetson":
+        fix = "sudo apt install python3-gi gstreamer1.0-plugins-base, in a venv made with --system-site-packages"
+        yield Finding("gstreamer-missing", "warning", f"{message}: csi:// and gst:// cameras cannot be opened", fix)
     else:
-        yield Finding("opencv", "ok", f"{what}: every camera but csi:// and gst://")
+        yield Finding("opencv", "ok", f"{message}: every camera but csi:// and gst://")
 
 
-def runtimes(case: Case) -> Iterator[Finding]:
-    """Which inference runtimes are installed, and a clash with NumPy foretold before it strikes."""
-    packages = case.board.packages
+def runtimes(facts: Facts) -> Iterator[Finding]:
+    """Which inference runtimes are installed, and a clash with NumPy predicted before it happens."""
+    packages = facts.board.packages
     installed = [f"{name} {packages[name]}" for name in RUNTIMES if name in packages]
-    if not installed:
-        yield Finding("runtimes", "problem", "no inference runtime is installed", _runtime_line(case.board))
-        return
     numpy = packages.get("numpy")
-    if numpy is None:
-        yield Finding("runtimes", "problem", "NumPy is not installed", f"pip install {_numpy_for(packages)}")
-        return
-    if "tflite-runtime" in packages and _major(numpy) >= 2:
+    if not installed:
+        message = "no inference runtime is installed"
+        yield Finding("runtime-missing", "problem", message, _runtime_line(facts.board))
+    elif numpy is None:
+        yield Finding("numpy-missing", "problem", "NumPy is not installed", f"pip install {_numpy_for(packages)}")
+    elif "tflite-runtime" in packages and _major(numpy) >= 2:
         alone = len(installed) == 1
         yield Finding(
-            "runtimes",
+            "runtime-needs-numpy-1",
             "problem" if alone else "warning",
-            f"tflite-runtime {packages['tflite-runtime']} is made for NumPy 1, and here is NumPy {numpy}: "
+            f"tflite-runtime {packages['tflite-runtime']} is made for NumPy 1, and this is NumPy {numpy}: "
             "it can be imported, and fails with the first model",
             "pip install 'numpy<2', or pip install ai-edge-litert instead" if alone else "pip uninstall tflite-runtime",
         )
@@ -87,13 +84,13 @@ def runtimes(case: Case) -> Iterator[Finding]:
         yield Finding("runtimes", "ok", f"{', '.join(installed)}; NumPy {numpy}")
 
 
-def self_tests(case: Case) -> Iterator[Finding]:
-    """What became of the shipped model on each engine."""
-    if not case.self_tests:
-        what = "no engine is there to run the shipped model with"
-        yield Finding("self-test", "problem", what, _runtime_line(case.board))
-    works = any(test.outcome == "passed" for test in case.self_tests)
-    for test in case.self_tests:
+def self_tests(facts: Facts) -> Iterator[Finding]:
+    """How the shipped model's self-test ended on each engine."""
+    if not facts.self_tests:
+        message = "there is no engine to run the shipped model with"
+        yield Finding("self-test-impossible", "problem", message, _runtime_line(facts.board))
+    works = any(test.outcome == "passed" for test in facts.self_tests)
+    for test in facts.self_tests:
         yield _self_test(test, works)
 
 
@@ -103,11 +100,13 @@ def _self_test(test: SelfTest, works: bool) -> Finding:
     if test.outcome == "passed":
         return Finding("self-test", "ok", f"{about} passes its self-test")
     if test.outcome == "not loaded":
-        mend = f"pip uninstall {package}" if works else f"see above; else pip install --force-reinstall {package}"
-        return Finding("self-test", "warning" if works else "problem", f"{about} does not load: {test.detail}", mend)
-    mend = f"pip install --upgrade --force-reinstall {package}, or another of {', '.join(RUNTIMES)}"
-    said = test.detail if test.outcome == "crashed" else f"fails: {test.detail}"
-    return Finding("self-test", "problem", f"{about} {said}", mend)
+        fix = f"pip uninstall {package}" if works else f"see above; else pip install --force-reinstall {package}"
+        severity: Severity = "warning" if works else "problem"
+        return Finding("engine-not-loaded", severity, f"{about} does not load: {test.detail}", fix)
+    fix = f"pip install --upgrade --force-reinstall {package}, or another of {', '.join(RUNTIMES)}"
+    if test.outcome == "crashed":
+        return Finding("self-test-crashed", "problem", f"{about} {test.detail}", fix)
+    return Finding("self-test-failed", "problem", f"{about} fails: {test.detail}", fix)
 
 
 def _major(version: str) -> int:
@@ -126,9 +125,9 @@ def _runtime_line(board: Board) -> str:
     return "pip install ai-edge-litert"
 
 
-def _opencv_mend(said: str) -> str:
-    if "libGL" in said or "libgthread" in said:
+def _opencv_fix(detail: str) -> str:
+    if "libGL" in detail or "libgthread" in detail:
         return "sudo apt install libgl1 libglib2.0-0, or pip install opencv-python-headless in its place"
-    if "numpy" in said.lower() or "ARRAY_API" in said:
+    if "numpy" in detail.lower() or "ARRAY_API" in detail:
         return "pip install --upgrade --force-reinstall opencv-python, which fits this NumPy"
     return "pip install opencv-python, or sudo apt install python3-opencv and a venv made with --system-site-packages"

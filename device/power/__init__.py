@@ -1,21 +1,20 @@
-"""What a board draws: power meters by URI behind one contract, and energy from their samples."""
+"""Power meters by URI."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgeloc._support.lookup import Registry
-from edgeloc.device.power.base import PowerMeter, PowerSample, parse_uri
+from edgeloc.device.power.base import AbsentMeterError, PowerMeter, PowerSample, parse_uri
 from edgeloc.device.power.hwmon import DRIVERS
 from edgeloc.device.power.trace import EnergyEstimate, PowerSampler, PowerTrace, net_energy
 from edgeloc.errors import DeviceError, EdgelocError
+from edgeloc.findings import Finding
 
 __all__ = [
     "METERS",
     "EnergyEstimate",
-    "MeterFinding",
     "PowerMeter",
     "PowerSample",
     "PowerSampler",
@@ -45,25 +44,16 @@ _EXAMPLES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class MeterFinding:
-    """One meter that was looked for: whether it reads, and what it sees, or why it does not."""
-
-    uri: str
-    found: bool
-    detail: str
-
-
 def open_meter(uri: str, *, root: str | Path = "/") -> PowerMeter:
-    """Open the power meter that `uri` names; the caller closes it, best by a `with`.
+    """Open a power meter; the caller closes it, best by a `with`.
 
-    `auto` takes the first that reads: the board's own sensors (jetson://, pmic://), a sensor with a
-    kernel driver (hwmon://), the processor's counters (rapl://). Meters on an I2C bus or a serial
-    port are never searched for, since asking may disturb what else is there. `root` is where sys
-    is found.
+    `uri`: the meter, such as `ina219://1/0x40?shunt=0.1`. `auto` takes the first that can be read: the board's own
+    sensors (jetson://, pmic://), a sensor with a kernel driver (hwmon://), the processor's counters (rapl://). Meters
+    on an I2C bus or a serial port are never searched for, since probing may disturb other devices there.
+    `root`: where sys is found.
 
-    Raises UsageError for an unknown scheme or option, DeviceError where the meter is not there or
-    may not be read, MissingExtra without the package it needs.
+    Raises UsageError for an unknown scheme or option, DeviceError where the meter is not there or cannot be read,
+    MissingExtra without the package it needs.
     """
     if uri == "auto":
         return _first_found(Path(root))
@@ -72,16 +62,22 @@ def open_meter(uri: str, *, root: str | Path = "/") -> PowerMeter:
     return meter
 
 
-def find_meters(root: str | Path = "/") -> tuple[MeterFinding, ...]:
-    """Every meter that `auto` tries, in its order, opened once and closed again."""
-    findings = []
-    for uri in _candidates(Path(root)):
-        try:
-            with _meter(uri, Path(root)) as meter:
-                findings.append(MeterFinding(uri, True, meter.source))
-        except EdgelocError as error:
-            findings.append(MeterFinding(uri, False, str(error)))
-    return tuple(findings)
+def find_meters(root: str | Path = "/") -> dict[str, Finding]:
+    """What became of each meter that `auto` tries, by its URI and in its order; each is opened and closed again.
+
+    `meter-found` is ok, `meter-absent` a note, `meter-unreadable` a warning. `root` is where sys is found.
+    """
+    return {uri: _looked_at(uri, Path(root)) for uri in _candidates(Path(root))}
+
+
+def _looked_at(uri: str, root: Path) -> Finding:
+    try:
+        with _meter(uri, root) as meter:
+            return Finding("meter-found", "ok", meter.source)
+    except AbsentMeterError as error:
+        return Finding("meter-absent", "note", error.message, error.hint or None)
+    except EdgelocError as error:
+        return Finding("meter-unreadable", "warning", error.message, error.hint or None)
 
 
 def _meter(uri: str, root: Path) -> PowerMeter:
@@ -104,6 +100,5 @@ def _first_found(root: Path) -> PowerMeter:
             return open_meter(uri, root=root)
     raise DeviceError(
         "no power meter was found (tried jetson, pmic, hwmon and rapl)",
-        hint="name one, such as {power} ina219://1/0x40?shunt=0.1; `edgeloc doctor` reports why one that is there "
-        "cannot be read",
+        hint="name one as {power}, such as ina219://1/0x40?shunt=0.1; `edgeloc doctor` shows why one cannot be read",
     )

@@ -1,4 +1,4 @@
-"""Meters that a board brings itself: a Raspberry Pi 5's power chip, the energy counters of x86 processors."""
+"""Meters that are built in: a Raspberry Pi 5's power chip, the energy counters of x86 processors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeloc._support.backend import Uri
-from edgeloc.device.power.base import CommandRunner, PowerMeter, PowerSample
+from edgeloc.device.power.base import CONNECT, AbsentMeterError, CommandRunner, PowerMeter, PowerSample
 from edgeloc.device.sysfs import require_number, require_text
 from edgeloc.errors import DeviceError, first_line
 
@@ -22,10 +22,11 @@ _DUST = 1e-6
 
 
 class PmicMeter(PowerMeter):
-    """`pmic://`: the sum of volts times amps over the rails of which the chip tells both.
+    """`pmic://`: the sum of volts times amps over the rails of which the chip reports both.
 
-    The chip's steps are documented nowhere: `resolution_w` adds up the smallest change that each
-    rail has shown. `run` replaces the call of vcgencmd, for tests and other ways to reach it.
+    The chip's steps are not documented: `resolution_w` adds up the smallest change that each rail has shown.
+
+    `run`: replaces the call of vcgencmd, for tests and other ways to reach it.
     """
 
     # A reading takes about 23 ms.
@@ -62,7 +63,7 @@ class PmicMeter(PowerMeter):
         rails = parse_adc(self._run(_COMMAND))
         t = (before + time.monotonic()) / 2
         if tuple(rails) != self.rails:
-            raise DeviceError(f"power meter pmic:// now tells other rails than when opened: {', '.join(rails)}")
+            raise DeviceError(f"power meter pmic:// now has other rails than when it was opened: {', '.join(rails)}")
         for rail, reading in rails.items():
             self._learn_step(rail, reading)
         self.resolution_w = sum(
@@ -81,40 +82,40 @@ class PmicMeter(PowerMeter):
 
 
 def parse_adc(text: str) -> dict[str, tuple[float, float]]:
-    """(volts, amps) by rail from the command's output; rails of which only the voltage is told are left out."""
+    """(volts, amps) by rail from the command's output; rails with only a voltage are left out."""
     found: dict[str, dict[str, float]] = {}
     for rail, kind, value in _LINE.findall(text):
         found.setdefault(rail, {})[kind] = float(value)
     rails = {rail: (values["V"], values["A"]) for rail, values in found.items() if len(values) == 2}
     if not rails:
-        raise DeviceError(_no_rails(text))
+        raise _no_rails(text)
     return rails
 
 
 def run_command(command: Sequence[str]) -> str:
-    """What the program wrote, on either output; DeviceError where it is not installed or hangs."""
+    """What the program printed, on either output; DeviceError where it is not installed or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=3, check=False)
     except FileNotFoundError as error:
-        raise DeviceError(
-            f"{command[0]} is not installed: on Raspberry Pi OS, `sudo apt install raspi-utils` brings it "
-            "(`libraspberrypi-bin` on older systems); other boards have none"
+        raise AbsentMeterError(
+            f"{command[0]} is not installed",
+            hint="on Raspberry Pi OS, `sudo apt install raspi-utils` (`libraspberrypi-bin` on older systems); "
+            "other boards have none",
         ) from error
     except (OSError, subprocess.SubprocessError) as error:
-        raise DeviceError(
-            f"{' '.join(command)} failed ({first_line(error)}): reboot the board and try again"
-        ) from error
+        failed = f"{' '.join(command)} failed ({first_line(error)})"
+        raise DeviceError(failed, hint="reboot the board and try again") from error
     return done.stdout + done.stderr
 
 
 class RaplMeter(PowerMeter):
     """`rapl://`: counters of all processor packages; other zones (psys, dram) are read, but not added.
 
-    `root` is where sys is found.
+    `root`: where sys is found.
     """
 
     rate_hz = 50.0
-    # The unit is 2^-14 J on most processors (Intel SDM volume 3, 16.10.1), told nowhere in sysfs.
+    # The unit is 2^-14 J on most processors (Intel SDM volume 3, 16.10.1); sysfs does not show it.
     resolution_j = 61e-6
     source = "RAPL, energy counters of the processor packages"
     blind_to = "everything but the processor: memory, disks, graphics cards, screen and the power supply's losses"
@@ -142,9 +143,9 @@ class RaplMeter(PowerMeter):
         self.rails = tuple(self._files)
         self.total = tuple(name for name in self.rails if name.startswith("package"))
         if not self.total:
-            raise DeviceError(
-                "power meter rapl://: /sys/class/powercap shows no processor package: "
-                "`sudo modprobe intel_rapl_msr`; virtual machines and ARM boards have no RAPL"
+            raise AbsentMeterError(
+                "power meter rapl://: /sys/class/powercap shows no processor package",
+                hint="`sudo modprobe intel_rapl_msr`; virtual machines and ARM boards have no RAPL",
             )
         self.counter_range_j = {
             name: require_number(file.parent / "max_energy_range_uj") * 1e-6 for name, file in self._files.items()
@@ -157,13 +158,13 @@ class RaplMeter(PowerMeter):
         return PowerSample((before + time.monotonic()) / 2, joules=joules)
 
 
-def _no_rails(text: str) -> str:
+def _no_rails(text: str) -> DeviceError:
     if "VCHI" in text or "/dev/vc" in text:
-        return "vcgencmd may not ask the firmware: `sudo usermod -aG video $USER`, then log in again"
+        hint = "`sudo usermod -aG video $USER`, then log in again"
+        return DeviceError("vcgencmd may not ask the firmware", hint=hint)
     if "not registered" in text:
-        return (
-            "this board has no power chip that vcgencmd reads (only the Raspberry Pi 5 has): "
-            "connect an INA219, INA226 or INA260 (ina219://1/0x40?shunt=0.1) or a USB meter (csv://, serial://)"
-        )
-    said = f"it said {text.strip().splitlines()[0][:80]!r}" if text.strip() else "it said nothing"
-    return f"vcgencmd pmic_read_adc told no rail ({said}): update the firmware with `sudo rpi-eeprom-update -a`"
+        absent = "this board has no power chip that vcgencmd reads (only the Raspberry Pi 5 has)"
+        return AbsentMeterError(absent, hint=CONNECT)
+    output = f"it printed {text.strip().splitlines()[0][:80]!r}" if text.strip() else "it printed nothing"
+    hint = "update the firmware with `sudo rpi-eeprom-update -a`"
+    return DeviceError(f"vcgencmd pmic_read_adc reported no rail ({output})", hint=hint)

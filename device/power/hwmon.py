@@ -1,4 +1,4 @@
-"""INA sensors through the kernel's drivers (ina2xx, ina3221), a Jetson's own among them."""
+"""INA power sensors through the kernel's drivers (ina2xx, ina3221), a Jetson's own among them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeloc._support.backend import Uri
-from edgeloc.device.power.base import PowerMeter, PowerSample, percent
-from edgeloc.device.sysfs import optional_number, require_number, require_text
+from edgeloc.device.power.base import CONNECT, AbsentMeterError, PowerMeter, PowerSample, percent
+from edgeloc.device.sysfs import require_number, require_text
 from edgeloc.errors import DeviceError, UsageError
 
 __all__ = [
@@ -29,7 +29,7 @@ _INA2XX = {"ina219": (10e-6, 20), "ina220": (10e-6, 20), "ina226": (2.5e-6, 25),
 _INA260_STEP_W = 10e-3
 DRIVERS = (*_INA2XX, "ina260", "ina3221")
 _INA3221_BUS_V, _INA3221_SHUNT_V = 8e-3, 40e-6
-# Where no file tells the shunt: the value on NVIDIA's boards.
+# Where no file holds the shunt: the value on NVIDIA's boards.
 _SHUNT_OHM = 5e-3
 # Rails at the module's input: where there is one, all the others are behind it.
 MODULE_INPUTS = ("VDD_IN", "POM_5V_IN")
@@ -39,7 +39,12 @@ _MODULE_RAILS = re.compile(r"(VDD|POM|VIN_SYS)_?\w+|GPU|CPU|SOC|CV|SYS5V")
 
 @dataclass(frozen=True, slots=True)
 class SysfsRail:
-    """One rail as sysfs shows it: how to read its volts and amps, or its watts at once, and their steps."""
+    """One rail as sysfs shows it.
+
+    `name`: its label.
+    `watts`: reads its power, W.
+    `step_w`: the step of a reading, W, from its power.
+    """
 
     name: str
     watts: Callable[[], float]
@@ -49,7 +54,9 @@ class SysfsRail:
 class HwmonMeter(PowerMeter):
     """`hwmon://ina219`, by the driver's name, or `hwmon:///sys/class/hwmon/hwmon3`; `tolerance=` of the shunt in %.
 
-    `root` is where sys is found: a folder that looks like it stands in for the machine's.
+    `which`: the driver's name, or the folder's path.
+    `root`: where sys is found.
+    `tolerance`: the shunt's, as a fraction; None: not stated.
     """
 
     rate_hz = 25.0
@@ -74,7 +81,7 @@ class HwmonMeter(PowerMeter):
         folder = self._folder()
         driver = require_text(folder / "name")
         if driver not in DRIVERS:
-            raise DeviceError(f"power meter {self.name}: {driver} is no power sensor known here ({', '.join(DRIVERS)})")
+            raise DeviceError(f"power meter {self.name}: {driver} is no known power sensor ({', '.join(DRIVERS)})")
         self._rails = ina3221_rails(folder) if driver == "ina3221" else (_ina2xx_rail(folder, driver),)
         self.rails = self.total = tuple(rail.name for rail in self._rails)
         self.resolution_w = 0.0
@@ -85,19 +92,22 @@ class HwmonMeter(PowerMeter):
         if self._which.startswith("/"):
             folder = self._root / self._which.lstrip("/")
             if not (folder / "name").exists():
-                raise UsageError(f"power meter {self.name}: {folder} is no folder of hwmon; see /sys/class/hwmon")
+                raise UsageError(
+                    f"power meter {self.name}: {folder} is no folder of hwmon", hint="see /sys/class/hwmon"
+                )
             return folder
         folders = sorted((self._root / "sys/class/hwmon").glob("hwmon*"))
         named = [folder for folder in folders if (folder / "name").exists() and _driver(folder) == self._which]
         if not named:
             there = ", ".join(sorted({_driver(folder) for folder in folders if (folder / "name").exists()})) or "none"
+            overlay = f"dtoverlay=i2c-sensor,{self._which or 'ina219'}"
             raise DeviceError(
-                f"power meter {self.name}: no such sensor in /sys/class/hwmon (there: {there}); a device-tree overlay "
-                f"brings it, such as dtoverlay=i2c-sensor,{self._which or 'ina219'} in config.txt"
+                f"power meter {self.name}: no such sensor in /sys/class/hwmon (there: {there})",
+                hint=f"add its device-tree overlay to config.txt, such as {overlay}",
             )
         if len(named) > 1:
             paths = ", ".join(f"hwmon://{Path('/') / folder.relative_to(self._root)}" for folder in named)
-            raise UsageError(f"power meter {self.name} could be any of {paths}: name one of them")
+            raise UsageError(f"power meter {self.name} could be any of {paths}", hint="name one of them")
         return named[0]
 
     def _read(self) -> PowerSample:
@@ -115,7 +125,7 @@ def read_rails(rails: tuple[SysfsRail, ...], total: tuple[str, ...]) -> tuple[Po
 
 
 def ina3221_rails(folder: Path, prefix: str = "") -> tuple[SysfsRail, ...]:
-    """The connected rails of one INA3221; the sum that the driver adds (in7) is left out."""
+    """The connected rails of one INA3221, without the sum that the driver adds (in7)."""
     rails = []
     for channel in (1, 2, 3):
         if not (folder / f"curr{channel}_input").exists():
@@ -125,12 +135,12 @@ def ina3221_rails(folder: Path, prefix: str = "") -> tuple[SysfsRail, ...]:
         if not not_connected(name):
             rails.append(_ina3221_rail(folder, channel, prefix + name))
     if not rails:
-        raise DeviceError(f"{folder} shows no connected rail: enable its channels in the device tree")
+        raise DeviceError(f"{folder} shows no connected rail", hint="enable its channels in the device tree")
     return tuple(rails)
 
 
 def not_connected(label: str) -> bool:
-    """Whether a rail's label says that nothing is wired to it."""
+    """Whether a rail's label marks it as not wired."""
     return "NC" in label.replace("_", " ").split()
 
 
@@ -141,9 +151,9 @@ def ina3221_step(power: float, volts: float, ohm: float) -> float:
 
 
 class JetsonMeter(PowerMeter):
-    """`jetson://`: the module's input where a sensor is there (VDD_IN, POM_5V_IN), else the sum of all rails.
+    """`jetson://`: the module's input where it has a sensor (VDD_IN, POM_5V_IN), else the sum of all rails.
 
-    `root` is where sys is found.
+    `root`: where sys is found.
     """
 
     rate_hz = 25.0
@@ -167,9 +177,9 @@ class JetsonMeter(PowerMeter):
     def _open(self) -> None:
         self._rails = _jetpack4_rails(self._root) or _hwmon_rails(self._root)
         if not self._rails:
-            raise DeviceError(
-                "power meter jetson://: no INA3221 with a Jetson's rails under /sys/bus/i2c (the Nano 2GB has none): "
-                "connect an INA219, INA226 or INA260 (ina219://1/0x40?shunt=0.1) or a USB meter (csv://, serial://)"
+            raise AbsentMeterError(
+                "power meter jetson://: no INA3221 with a Jetson's rails under /sys/bus/i2c (the Nano 2GB has none)",
+                hint=CONNECT,
             )
         self.rails = tuple(rail.name for rail in self._rails)
         self.total = next(((name,) for name in MODULE_INPUTS if name in self.rails), self.rails)
@@ -203,7 +213,8 @@ def _ina2xx_rail(folder: Path, driver: str) -> SysfsRail:
 
 def _ina3221_rail(folder: Path, channel: int, name: str) -> SysfsRail:
     volts, amps = folder / f"in{channel}_input", folder / f"curr{channel}_input"
-    ohm = (optional_number(folder / f"shunt{channel}_resistor") or _SHUNT_OHM * 1e6) * 1e-6
+    shunt = folder / f"shunt{channel}_resistor"
+    ohm = (require_number(shunt) if shunt.exists() else 0.0) * 1e-6 or _SHUNT_OHM
 
     def watts() -> float:
         return require_number(volts) * require_number(amps) * 1e-6

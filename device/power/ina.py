@@ -1,8 +1,8 @@
-"""INA219, INA226 and INA260 current sensors on an I2C bus, without a kernel driver; through one, see `hwmon`.
+"""INA219, INA226 and INA260 current sensors on an I2C bus, without a kernel driver (with one: `hwmon`).
 
 Registers and their steps are from Texas Instruments' data sheets (SBOS448, SBOS547, SBOS656). Power
-is computed here from the shunt's and the bus's voltage: the chips' own power register is those two
-multiplied, in coarser steps and through a calibration that another program may have changed.
+is computed here from the shunt's and the bus's voltage: the chips' own power register holds their
+product in coarser steps, through a calibration that another program may have changed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from edgeloc.errors import DeviceError, MissingExtra, UsageError, first_line
 __all__ = ["CHIPS", "I2cBus", "InaChip", "InaMeter"]
 
 _CONFIG, _SHUNT, _BUS, _DIE_ID = 0x00, 0x01, 0x02, 0xFF
-# A resistor of 1 % is what breakout boards carry when nothing else is said.
+# Breakout boards carry a resistor of 1 % unless they state otherwise.
 _TOLERANCE = 0.01
 
 
 class I2cBus(Protocol):
-    """What is needed of a bus, as smbus2.SMBus has it; words come with their bytes swapped."""
+    """The part of smbus2.SMBus that is needed; words come with their bytes swapped."""
 
     def read_word_data(self, address: int, register: int) -> int: ...
 
@@ -67,8 +67,13 @@ CHIPS = {
 class InaMeter(PowerMeter):
     """`ina219://1/0x40?shunt=0.1&tolerance=1`: bus 1, address 0x40, the shunt in ohms and its tolerance in %.
 
-    An INA260 has its shunt inside and takes neither. The chip is set to average and back to how it
-    was on `close()`. `bus` stands in for smbus2, see `edgeloc.testing.power.FakeI2cBus`.
+    An INA260 has its shunt inside and takes neither. The chip is set to average, and back on `close()`.
+
+    `chip`: a name in CHIPS.
+    `bus_number`, `address`: where it is.
+    `shunt_ohm`: the shunt's resistance.
+    `tolerance`: the shunt's, as a fraction.
+    `bus`: used instead of smbus2, such as `edgeloc.testing.power.FakeI2cBus`.
     """
 
     rails = total = ("supply",)
@@ -87,8 +92,8 @@ class InaMeter(PowerMeter):
         self._kind, self._number, self._address = chip, bus_number, address
         if self._chip.amps == 0 and shunt_ohm is None:
             raise UsageError(
-                f"power meter {self.name} needs its shunt in ohms, as printed on the resistor "
-                f"(R100 is 0.1): {self.name}?shunt=0.1"
+                f"power meter {self.name} needs its shunt in ohms, as printed on the resistor (R100 is 0.1)",
+                hint=f"write {self.name}?shunt=0.1",
             )
         self._amps = self._chip.amps or self._chip.shunt_v / (shunt_ohm or 1)
         self._given, self._bus = bus, bus
@@ -111,8 +116,8 @@ class InaMeter(PowerMeter):
             numbers = -1, -1
         if numbers[0] < 0 or not 0x03 <= numbers[1] <= 0x77:
             raise UsageError(
-                f"power meter {uri.text}: give the bus and the address, such as {uri.scheme}://1/0x40 "
-                "(`i2cdetect -y 1` shows the addresses)"
+                f"power meter {uri.text} names no bus and address",
+                hint=f"write them as {uri.scheme}://1/0x40 (`i2cdetect -y 1` shows the addresses)",
             )
         tolerance = options.get("tolerance", _TOLERANCE)
         return cls(uri.scheme, *numbers, shunt_ohm=options.get("shunt"), tolerance=tolerance)
@@ -127,8 +132,8 @@ class InaMeter(PowerMeter):
         self._bus = self._given or self._smbus()
         if self._chip.die_id is not None and (found := self._word(_DIE_ID)) & 0xFFF0 != self._chip.die_id:
             raise DeviceError(
-                f"power meter {self.name} is no {self._chip.title} (its die is {found:#06x}): is it an INA219 or "
-                "another chip? `i2cdetect -y 1` shows what is on the bus"
+                f"power meter {self.name} is no {self._chip.title} (its die is {found:#06x})",
+                hint="it may be an INA219 or another chip (`i2cdetect -y 1` shows what is on the bus)",
             )
         self._config_before = self._word(_CONFIG)
         self._write(_CONFIG, self._chip.config)
@@ -144,8 +149,8 @@ class InaMeter(PowerMeter):
         if abs(raw) >= self._chip.full_scale:
             most = self._chip.full_scale * self._amps
             raise DeviceError(
-                f"power meter {self.name}: more than the {most:.2f} A that it can measure flows through its shunt; "
-                "take a smaller shunt (and tell it as shunt=)"
+                f"power meter {self.name}: more than the {most:.2f} A that it can measure flows through its shunt",
+                hint="take a smaller shunt (and give it as shunt=)",
             )
         amps = raw * self._amps
         self.resolution_w = max(self.resolution_w, abs(amps) * self._chip.bus_v + volts * self._amps)
@@ -158,7 +163,7 @@ class InaMeter(PowerMeter):
             if bus is not None and self._config_before is not None:
                 bus.write_word_data(self._address, _CONFIG, _swapped(self._config_before))
         except OSError:
-            pass  # it is gone, and so is what it was set to
+            pass  # it is gone, and its settings with it
         finally:
             self._config_before = None
             if bus is not None and self._given is None:
@@ -172,7 +177,7 @@ class InaMeter(PowerMeter):
         try:
             bus: I2cBus = smbus2.SMBus(self._number)
         except OSError as error:
-            raise DeviceError(f"power meter {self.name}: {_bus_trouble(error, self._number)}") from error
+            raise _bus_trouble(self.name, self._number, error) from error
         return bus
 
     def _word(self, register: int) -> int:
@@ -180,14 +185,14 @@ class InaMeter(PowerMeter):
         try:
             return _swapped(self._bus.read_word_data(self._address, register))
         except OSError as error:
-            raise DeviceError(f"power meter {self.name}: {_chip_trouble(error, self._kind)}") from error
+            raise _chip_trouble(self.name, self._kind, error) from error
 
     def _write(self, register: int, value: int) -> None:
         assert self._bus is not None
         try:
             self._bus.write_word_data(self._address, register, _swapped(value))
         except OSError as error:
-            raise DeviceError(f"power meter {self.name}: {_chip_trouble(error, self._kind)}") from error
+            raise _chip_trouble(self.name, self._kind, error) from error
 
 
 def _swapped(word: int) -> int:
@@ -199,20 +204,22 @@ def _signed(word: int) -> int:
     return word - 0x10000 if word & 0x8000 else word
 
 
-def _bus_trouble(error: OSError, number: int) -> str:
+def _bus_trouble(name: str, number: int, error: OSError) -> DeviceError:
+    bus = f"/dev/i2c-{number}"
+    reason, hint = f"{bus} cannot be opened ({first_line(error)})", "`ls /dev/i2c-*` shows the buses"
     if error.errno == errno.ENOENT:
-        return (
-            f"there is no /dev/i2c-{number}: switch I2C on (`sudo raspi-config nonint do_i2c 0`, "
-            "`sudo modprobe i2c-dev`), or name another bus"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return f"/dev/i2c-{number} may not be opened: `sudo usermod -aG i2c $USER`, then log in again"
-    return f"/dev/i2c-{number} does not open ({first_line(error)}): `ls /dev/i2c-*` shows the buses"
+        reason = f"there is no {bus}"
+        hint = "switch I2C on (`sudo raspi-config nonint do_i2c 0`, `sudo modprobe i2c-dev`), or name another bus"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        reason, hint = f"no permission for {bus}", "`sudo usermod -aG i2c $USER`, then log in again"
+    return DeviceError(f"power meter {name}: {reason}", hint=hint)
 
 
-def _chip_trouble(error: OSError, kind: str) -> str:
+def _chip_trouble(name: str, kind: str, error: OSError) -> DeviceError:
+    reason, hint = f"the bus failed ({first_line(error)})", "check wiring and address (`i2cdetect -y 1`)"
     if error.errno == errno.EBUSY:
-        return f"a kernel driver holds the chip: read it through that driver, with hwmon://{kind}"
-    if error.errno in (errno.EREMOTEIO, errno.ENXIO, errno.EIO):
-        return "no chip answers at this address: check wiring and address (`i2cdetect -y 1` shows those that answer)"
-    return f"the bus failed ({first_line(error)}): check wiring and address (`i2cdetect -y 1`)"
+        reason, hint = "a kernel driver holds the chip", f"read it through that driver, with hwmon://{kind}"
+    elif error.errno in (errno.EREMOTEIO, errno.ENXIO, errno.EIO):
+        reason = "no chip answers at this address"
+        hint = "check wiring and address (`i2cdetect -y 1` shows those that answer)"
+    return DeviceError(f"power meter {name}: {reason}", hint=hint)

@@ -1,4 +1,4 @@
-"""Power out of rows of numbers: a recorded CSV file, and meters that send lines over a serial port."""
+"""Power from rows of numbers: a recorded CSV file, and meters that send lines over a serial port."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["Columns", "RecordedMeter", "SerialMeter", "SerialPort", "column_name
 
 KNOWN = ("time_s", "watts", "volts", "amps")
 _ANSWER_S = 2.0
-# The first line is often cut, and meters send a head or an empty line now and then.
+# The first line is often cut, and meters send a header or an empty line now and then.
 _BAD_LINES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The order of the columns of each row; names other than time_s, watts, volts and amps are passed over."""
+    """The columns of each row in order; names other than time_s, watts, volts and amps are ignored."""
 
     names: tuple[str, ...]
 
@@ -70,19 +70,23 @@ def number(text: str) -> float:
 
 
 def columns(names: Sequence[str], where: str) -> Columns:
-    """The columns of a header; UsageError names `where` they stand."""
+    """The columns of the header at `where`; UsageError where they do not suffice."""
     try:
         return Columns(tuple(name.strip().lower() for name in names))
     except ValueError as error:
-        there = f"has the columns {', '.join(names)}" if names else "has no head in its first line"
-        raise UsageError(f"{where} {there}: it needs time_s and {error}") from None
+        found = f"has the columns {', '.join(names)}" if names else "has no header in its first line"
+        raise UsageError(f"{where} {found}: it needs time_s and {error}") from None
 
 
 def read_recording(path: str | Path, gain_error: float | None = None) -> PowerTrace:
-    """The trace of a CSV file with a head: `time_s` and `watts`, or `time_s`, `volts` and `amps`.
+    """The trace of a CSV file with a header: `time_s` and `watts`, or `time_s`, `volts` and `amps`.
 
-    Times stay the file's own, in s. UsageError where there is no such file or column, DataError
-    names the line that does not fit. The resolution is that of the last printed digit.
+    Times stay the file's own, in s. The resolution is that of the last printed digit.
+
+    `path`: the file.
+    `gain_error`: of the meter that was recorded, as a fraction; None: not stated.
+
+    Raises UsageError where there is no such file or column, DataError naming the line that does not fit.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -93,7 +97,7 @@ def read_recording(path: str | Path, gain_error: float | None = None) -> PowerTr
         raise DataError(f"recorded power {path} is no CSV file: {error}") from error
     head = columns(rows[0] if rows else [], f"recorded power {path}")
     if "time_s" not in head.names:
-        raise UsageError(f"recorded power {path} has no column time_s: times in seconds are needed")
+        raise UsageError(f"recorded power {path} has no column time_s", hint="add one, with times in seconds")
     t, watts, steps = [], [], []
     for line, cells in enumerate(rows[1:], start=2):
         if not cells:
@@ -108,16 +112,18 @@ def read_recording(path: str | Path, gain_error: float | None = None) -> PowerTr
         watts.append(power)
         steps.append(step)
     if len(t) < 2:
-        raise DataError(f"recorded power {path} holds {len(t)} readings: two at least are needed")
+        raise DataError(f"recorded power {path} holds {len(t)} readings: it needs at least two")
     return PowerTrace(np.array(t), watts=np.array(watts), resolution_w=max(steps), gain_error=gain_error)
 
 
 class RecordedMeter(PowerMeter):
     """`csv:///path/power.csv?tolerance=1`: replays a recording; `tolerance` is its meter's gain error in %.
 
-    The recording's clock is put on ours at the first `read()`: its first row is that moment, and
-    each other row follows after as long as it did when it was recorded. `read()` waits for the next row;
-    after the last one it raises DeviceError.
+    The first row is at the moment of the first `read()`, and the others follow at the pace at which they were
+    recorded: `read()` waits for the next row. After the last one it raises DeviceError.
+
+    `path`: the file, as for `read_recording`.
+    `tolerance`: the gain error, as a fraction; None: not stated.
     """
 
     rails = total = ("recorded",)
@@ -131,13 +137,14 @@ class RecordedMeter(PowerMeter):
         self._next = 0
         self._began = 0.0
         self.source = f"the recording {self._path}"
-        self.blind_to = "anything of this run: it was recorded at another time, and tells what its meter saw then"
+        self.blind_to = "anything of this run: it was recorded at another time"
 
     @classmethod
     def from_uri(cls, uri: Uri, root: Path) -> RecordedMeter:
         """The meter of a csv:// URI; its path is the user's own, whatever `root` is."""
         if not uri.path:
-            raise UsageError(f"power meter {uri.text}: name the file, such as csv://power.csv or csv:///path/power.csv")
+            hint = "name the file, such as csv://power.csv or csv:///path/power.csv"
+            raise UsageError(f"power meter {uri.text} names no file", hint=hint)
         return cls(uri.path, **uri.options({"tolerance": percent}))
 
     @property
@@ -156,8 +163,8 @@ class RecordedMeter(PowerMeter):
         if self._next == len(self._trace.t):
             length = self._trace.t[-1] - self._trace.t[0]
             raise DeviceError(
-                f"power meter {self.name}: the recording ended after {length:.1f} s, before the run did; "
-                "time fewer frames, or replay a longer one"
+                f"power meter {self.name}: the recording ended after {length:.1f} s, before the run did",
+                hint="time fewer frames, or replay a longer one",
             )
         if self._next == 0:
             self._began = time.monotonic()
@@ -168,7 +175,7 @@ class RecordedMeter(PowerMeter):
 
 
 class SerialPort(Protocol):
-    """What is needed of a port, as serial.Serial has it."""
+    """The part of serial.Serial that is needed."""
 
     def readline(self) -> bytes: ...
 
@@ -178,8 +185,12 @@ class SerialPort(Protocol):
 class SerialMeter(PowerMeter):
     """`serial:///dev/ttyACM0?columns=volts,amps&baud=115200&tolerance=1`: one line of numbers for each reading.
 
-    `columns` names what a line holds, with commas, semicolons or spaces between them: `watts`, or
-    `volts` and `amps`; any other name is passed over. `port` stands in for pyserial.
+    `device`: the port.
+    `columns`: what a line holds, separated by commas, semicolons or spaces: `watts`, or `volts` and `amps`; other
+    names are ignored.
+    `baud`: the port's speed.
+    `tolerance`: the meter's gain error, as a fraction; None: not stated.
+    `port`: used instead of pyserial's.
     """
 
     rails = total = ("supply",)
@@ -206,7 +217,7 @@ class SerialMeter(PowerMeter):
         """The meter of a serial:// URI; its device is the user's own, whatever `root` is."""
         options = uri.options({"columns": column_names, "baud": baud, "tolerance": percent})
         if not uri.path:
-            raise UsageError(f"power meter {uri.text}: name the device, such as serial:///dev/ttyACM0")
+            raise UsageError(f"power meter {uri.text} names no device", hint="write serial:///dev/ttyACM0")
         return cls(uri.path, **options)
 
     @property
@@ -228,7 +239,7 @@ class SerialMeter(PowerMeter):
         try:
             port: SerialPort = serial.Serial(self._device, self._baud, timeout=_ANSWER_S)
         except (OSError, ValueError) as error:
-            raise DeviceError(f"power meter {self.name}: {_port_trouble(error, self._device)}") from error
+            raise _port_trouble(self.name, self._device, error) from error
         return port
 
     def _read(self) -> PowerSample:
@@ -242,9 +253,10 @@ class SerialMeter(PowerMeter):
             self.resolution_w = max(self.resolution_w, step)
             self._last_t = max(t, self._last_t + 1e-6)  # lines that waited in a buffer come at once
             return PowerSample(self._last_t, {"supply": watts})
+        expected = ", ".join(self._columns.names)
         raise DeviceError(
-            f"power meter {self.name} sends lines such as {line[:60]!r}, which do not hold "
-            f"{', '.join(self._columns.names)}: say what they hold with columns=, and the speed with baud="
+            f"power meter {self.name} sends lines such as {line[:60]!r}, which do not hold {expected}",
+            hint="name their columns with columns=, and the speed with baud=",
         )
 
     def _line(self) -> str:
@@ -253,11 +265,10 @@ class SerialMeter(PowerMeter):
             line = self._port.readline()
         # pyserial raises its own errors (OSError) and, unplugged while reading, a TypeError.
         except (OSError, TypeError) as error:
-            raise DeviceError(f"power meter {self.name} is gone: it was unplugged ({first_line(error)})") from error
+            raise DeviceError(f"power meter {self.name} was unplugged ({first_line(error)})") from error
         if not line:
-            raise DeviceError(
-                f"power meter {self.name} sent nothing for {_ANSWER_S:g} s: start its output, check the cable and baud="
-            )
+            hint = "start its output, check the cable and baud="
+            raise DeviceError(f"power meter {self.name} sent nothing for {_ANSWER_S:g} s", hint=hint)
         return line.decode("ascii", "replace").strip()
 
     def _close(self) -> None:
@@ -271,12 +282,13 @@ def _last_digit(text: str) -> float:
     return float(10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2])))
 
 
-def _port_trouble(error: Exception, device: str) -> str:
+def _port_trouble(name: str, device: str, error: Exception) -> DeviceError:
     number = getattr(error, "errno", None)
+    reason, hint = f"{device} cannot be opened ({first_line(error)})", "look with `ls /dev/ttyACM* /dev/ttyUSB*`"
     if number == errno.ENOENT:
-        return f"there is no {device}: plug the meter in, and look with `ls /dev/ttyACM* /dev/ttyUSB*`"
-    if number in (errno.EACCES, errno.EPERM):
-        return f"{device} may not be opened: `sudo usermod -aG dialout $USER`, then log in again"
-    if number == errno.EBUSY:
-        return f"{device} is held by another program: `fuser -v {device}` names it"
-    return f"{device} does not open ({first_line(error)})"
+        reason, hint = f"there is no {device}", "plug the meter in, and look with `ls /dev/ttyACM* /dev/ttyUSB*`"
+    elif number in (errno.EACCES, errno.EPERM):
+        reason, hint = f"no permission for {device}", "`sudo usermod -aG dialout $USER`, then log in again"
+    elif number == errno.EBUSY:
+        reason, hint = f"another program holds {device}", f"`fuser -v {device}` names it"
+    return DeviceError(f"power meter {name}: {reason}", hint=hint)

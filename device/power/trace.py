@@ -1,16 +1,16 @@
-"""Energy from power readings: a trace, its integral over a span of time and how far that may be off; it reads nothing.
+"""Energy from power readings: sampling a meter, its trace, the energy of a span of time and its uncertainty.
 
-Between two readings the power is taken as a straight line (trapezoid rule on the real times). A
-counter is differenced instead. What may be wrong is bounded by what the trace itself shows:
+Between two readings the power is taken as a straight line (trapezoid rule on the real times); a
+counter is differenced. The error is bounded by what the trace itself shows:
 
-- *between readings*: three standard deviations of the integral as if the power at one reading told
-  nothing of the next, each reading's variance taken from successive differences (von Neumann 1941).
+- *between readings*: three standard deviations of the integral as if readings were independent, with
+  the variance of each from successive differences (von Neumann 1941).
   A power that changes slowly or in few steps is then well inside.
 - *gaps*, intervals of more than three times the median: the power in them may have been any that
   the trace shows elsewhere.
 - *the meter*: one step of its resolution, its offset and its gain error, where these are known.
 
-What no reading ever met (a peak between all of them) is in no bound.
+A peak between all readings is in no bound.
 """
 
 from __future__ import annotations
@@ -46,7 +46,16 @@ _ANSWER_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class EnergyEstimate:
-    """Energy in J over `seconds`, and the parts of what it may be off; `samples` readings fell into the span."""
+    """Energy over a span of time, and the parts of its uncertainty.
+
+    `joules`: the energy, J.
+    `seconds`: the span.
+    `samples`: how many readings fell into it.
+    `longest_gap_s`: the longest time between two of them.
+    `between_j`: how far off it may be by the power between readings.
+    `resolution_j`, `offset_j`: by the meter's steps and its offset.
+    `gain_error`: the meter's, as a fraction; None: not stated.
+    """
 
     joules: float
     seconds: float
@@ -70,9 +79,13 @@ class EnergyEstimate:
 
 @dataclass(frozen=True)
 class PowerTrace:
-    """Readings in order of time: `t` in s, float64 (n,), and `watts` or, of a counter, `joules` without its wraps.
+    """Readings in order of time.
 
-    `counter_range_j` is the smallest range of the counters that were added up, 0 without one.
+    `t`: s, float64 (n,), growing.
+    `watts`: W, float64 (n,); None of a counter.
+    `joules`: of a counter, J, float64 (n,), without its wraps; else None.
+    `resolution_w`, `resolution_j`, `offset_w`, `gain_error`: the meter's, see `PowerMeter`.
+    `counter_range_j`: the smallest range of the counters that were added up, J; 0 without one.
     """
 
     t: Series
@@ -87,9 +100,9 @@ class PowerTrace:
     def __post_init__(self) -> None:
         values = self.watts if self.watts is not None else self.joules
         if values is None or len(values) != len(self.t) or (self.watts is None) == (self.joules is None):
-            raise DataError("a power trace needs watts or joules, one for each time")
+            raise DataError("a power trace needs either watts or joules, one for each time")
         if len(self.t) < 2 or not (np.diff(self.t) > 0).all():
-            raise DataError("a power trace needs two readings at least, and times that grow")
+            raise DataError("a power trace needs at least two readings, and times that grow")
 
     @classmethod
     def from_samples(cls, samples: Sequence[PowerSample], meter: PowerMeter) -> PowerTrace:
@@ -106,7 +119,7 @@ class PowerTrace:
         return cls(t, joules=np.asarray(joules), counter_range_j=min(ranges[rail] for rail in meter.total), **known)
 
     def energy(self, start: float, end: float) -> EnergyEstimate:
-        """Energy from `start` to `end`, s of the trace's clock; DataError where the trace does not reach so far."""
+        """Energy from `start` to `end`, s of the trace's clock; DataError outside of the trace."""
         if not self.t[0] <= start < end <= self.t[-1]:
             covered = f"{self.t[0]:.3f} to {self.t[-1]:.3f} s"
             raise DataError(f"the power trace covers {covered}, not {start:.3f} to {end:.3f} s")
@@ -145,7 +158,7 @@ class PowerTrace:
         return float(pieces.sum()), random + float(hidden[gap].sum())
 
     def _of_counter(self, start: float, end: float, first: int, last: int) -> tuple[float, float]:
-        """Difference, and what is uncertain at its two ends and where the counter may have wrapped unseen."""
+        """Difference, and the uncertainty at its two ends and where the counter may have wrapped unseen."""
         assert self.joules is not None
         at = np.interp([start, end], self.t, self.joules)
         steps = np.diff(self.t)
@@ -167,9 +180,12 @@ def unwrap(readings: Sequence[float], counter_range: float) -> Series:
 
 
 def net_energy(run: EnergyEstimate, idle: Mapping[str, EnergyEstimate]) -> tuple[float, float]:
-    """What `run` took beyond being idle, J, and how far that may be off; idle power is the mean over `idle`.
+    """Energy above idle, J, and its uncertainty, J.
 
-    A constant offset of the meter drops out; how much the idle measurements differ counts in full.
+    A constant offset of the meter drops out; the difference between the idle measurements counts in full.
+
+    `run`: the work.
+    `idle`: idle measurements by name; idle power is their mean.
     """
     seconds = run.seconds
     powers = [part.mean_w for part in idle.values()]
@@ -182,11 +198,14 @@ def net_energy(run: EnergyEstimate, idle: Mapping[str, EnergyEstimate]) -> tuple
 
 
 class PowerSampler:
-    """Reads an open meter in the background: `start()`, work, `stop()`, `trace()`; or `with`.
+    """Reads an open meter in the background: `start()`, work, `stop()`, `trace()`; or use it in a `with`.
 
-    The time between readings is drawn from 1 to 2 times the meter's own interval, so that a
-    rhythm in the work (its frames) does not fall into step with the readings. A meter that fails
-    ends the sampling: `error` says why, and the readings until then stay.
+    The time between readings is drawn from 1 to 2 times the meter's own interval, so that a rhythm in the work (its
+    frames) does not fall into step with the readings. A meter that fails ends the sampling: `error` holds the reason,
+    and the readings until then stay.
+
+    `meter`: open.
+    `seed`: of the times between readings.
     """
 
     def __init__(self, meter: PowerMeter, seed: int = 0) -> None:
@@ -199,12 +218,12 @@ class PowerSampler:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin, and wait for the first reading; DeviceError when there comes none."""
+        """Begin, and wait for the first reading; DeviceError when none comes."""
         self._thread = threading.Thread(target=self._run, name="edgeloc-power", daemon=True)
         self._thread.start()
         if not self._first.wait(_ANSWER_S):
             self._stop.set()
-            raise DeviceError(_silent(self.meter))
+            raise _silent(self.meter)
         if self.error is not None:
             raise self.error
 
@@ -216,7 +235,7 @@ class PowerSampler:
                 self.samples.append(self.meter.read())
             except EdgelocError as error:
                 self.error = error
-            # Whatever a driver raises must end as a sentence in the result, not as a dead thread.
+            # Whatever a driver raises ends as a sentence in the result, not as a dead thread.
             except Exception as error:
                 self.error = DeviceError(f"power meter {self.meter.name} failed: {first_line(error)}")
             self._first.set()
@@ -226,12 +245,12 @@ class PowerSampler:
                 self._stop.wait(max(0.0, began + interval * self._random.uniform(1, 2) - time.monotonic()))
 
     def stop(self) -> None:
-        """End after one more reading; a meter that does not answer any more is left behind, with `error` set."""
+        """End after one more reading; a meter that no longer answers is left behind, with `error` set."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(_ANSWER_S)
             if self._thread.is_alive() and self.error is None:
-                self.error = DeviceError(_silent(self.meter))
+                self.error = _silent(self.meter)
             self._thread = None
 
     def trace(self) -> PowerTrace:
@@ -248,5 +267,6 @@ class PowerSampler:
         self.stop()
 
 
-def _silent(meter: PowerMeter) -> str:
-    return f"power meter {meter.name} did not answer for {_ANSWER_S:g} s: check its cable, then start again"
+def _silent(meter: PowerMeter) -> DeviceError:
+    hint = "check its cable, then start again"
+    return DeviceError(f"power meter {meter.name} did not answer for {_ANSWER_S:g} s", hint=hint)

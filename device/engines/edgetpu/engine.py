@@ -1,11 +1,11 @@
-"""Coral's Edge TPU: a compiled model in a watched process of its own, reopened after a failure."""
+"""Coral's Edge TPU: a compiled model in a process of its own, opened again after a failure."""
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import weakref
@@ -22,34 +22,40 @@ from edgeloc.device.engines.edgetpu.library import (
     INSTALL,
     LIBRARY,
     EdgeTpuPlace,
-    foretell_crash,
     installed_build,
+    predict_crash,
 )
 from edgeloc.device.engines.edgetpu.worker import Opened, Request
 from edgeloc.engines import AUTO, engine_class, is_for_edge_tpu, open_engine
 from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.engines.tflite import TfliteEngine
 from edgeloc.errors import EngineError, ModelError
+from edgeloc.findings import Finding, report
 from edgeloc.model.file import ModelFile, read_model
 
 __all__ = ["EdgeTpuEngine", "RecoveringEngine", "open_recovering"]
+
+logger = logging.getLogger(__name__)
 
 # Python, the runtime and the device's firmware have to be loaded, on the slowest board.
 _OPEN_S = 60.0
 _END_S = 2.0
 _LONGEST_REASON = 300
 _PROGRAM = "from edgeloc.device.engines.edgetpu.worker import serve; serve({descriptor})"
-_MEND = "plug the device in again, best by a powered hub or a shorter cable"
-# A device that has worked this long since it was opened anew may fail, and be opened, once more.
+_FIX = "plug the device in again, best by a powered hub or a shorter cable"
+# A device that has worked this long since it was opened again may be opened once more after a failure.
 _SETTLED_S = 600.0
 
 
 class EdgeTpuEngine(Engine):
     """A compiled model (`*_edgetpu.tflite`) on an Edge TPU.
 
-    The `place` says which device and library. `root` is where sys, dev and dpkg's records are
-    found (another folder in tests). After an EngineError from `invoke` the engine is done for;
-    load it anew.
+    After an EngineError from `invoke` the engine can no longer be used; load it again.
+
+    `model`: the compiled model.
+    `threads`: of the operators that stay on the CPU; None leaves their number to the runtime.
+    `place`: which device and library.
+    `root`: where sys, dev and dpkg's records are found.
 
     Raises ModelError when the model is not compiled, EngineError when the library is missing or
     does not fit the runtime, or the device does not open.
@@ -67,8 +73,9 @@ class EdgeTpuEngine(Engine):
         self._place = place or EdgeTpuPlace()
         if not is_for_edge_tpu(model.payload):
             raise ModelError(
-                f"{model.path} is not compiled for the Edge TPU: give the file ending in _edgetpu.tflite, which "
-                "`edgeloc convert --target edgetpu` writes, or run this one with --engine auto"
+                f"{model.path} is not compiled for the Edge TPU",
+                hint="give the file ending in _edgetpu.tflite, which `edgeloc convert` writes for the target edgetpu, "
+                "or run this one with {engine} auto",
             )
         build = installed_build(root) if self._place.library == LIBRARY else None
         self._runtime = _runtime(build)
@@ -106,7 +113,7 @@ class EdgeTpuEngine(Engine):
         return outputs
 
     def close(self) -> None:
-        """End the process and let go of the device; happens by itself with the last use of the engine."""
+        """End the process and release the device; also done when the engine is no longer referenced."""
         self._process.close()
 
     def _ask(self, message: Any, deadline_s: float, doing: str) -> Any:
@@ -114,14 +121,14 @@ class EdgeTpuEngine(Engine):
             reply = self._process.ask(message, deadline_s)
         except TimeoutError as error:
             raise EngineError(
-                f"{self._place} hangs: {doing} did not end within {deadline_s:g} s; {_MEND}, "
+                f"{self._place} hangs: {doing} did not end within {deadline_s:g} s; {_FIX}, "
                 "or allow more time by edgetpu://?deadline_s=..."
             ) from error
         except _DiedError as error:
             raise EngineError(self._died(error, doing)) from error
         if isinstance(reply, EngineError) and doing != "opening":
             self._process.close()
-            raise EngineError(f"{self._place} failed: {reply}; {_MEND}") from reply
+            raise EngineError(f"{self._place} failed: {reply}; {_FIX}") from reply
         if isinstance(reply, Exception):
             self._process.close()
             raise reply
@@ -130,19 +137,20 @@ class EdgeTpuEngine(Engine):
     def _died(self, death: _DiedError, doing: str) -> str:
         about = f"{self._place} failed in {doing}: {death}"
         if "USB transfer error" in str(death):
-            return f"{about}; {_MEND}"
+            return f"{about}; {_FIX}"
         if death.signal == signal.SIGSEGV:
             return f"{about}: {self._about} do not fit each other, or the model is damaged; {INSTALL}"
-        return f"{about} ({self._about}); {_MEND}"
+        return f"{about} ({self._about}); {_FIX}"
 
 
 class RecoveringEngine(Engine):
-    """What `--engine auto` is for a compiled model; `name` and `version` are those of the engine that answers.
+    """The engine "auto" for a compiled model; `name` and `version` are those of the engine that answers.
 
-    `opener` loads the Edge TPU, `cpu` is the engine to fall back on, loaded already, or None.
-    After a failure the device is opened once and the same tensor run again; a failure within ten
-    minutes of that ends it: the CPU takes over for good, or the error is raised. Each such step
-    is told on standard error.
+    After a failure the device is opened again and the same tensor is run again. After another failure within ten
+    minutes the engine falls back to the CPU for good, or the error is raised. Each step is logged as a finding.
+
+    `opener`: loads the Edge TPU.
+    `cpu`: the engine to fall back to, loaded already; None: there is none.
     """
 
     def __init__(self, opener: Callable[[], Engine], cpu: Engine | None) -> None:
@@ -172,7 +180,7 @@ class RecoveringEngine(Engine):
 
     def _again(self, tensor: NDArray[Any], failure: EngineError) -> dict[str, NDArray[Any]]:
         if time.monotonic() - self._reopened_at > _SETTLED_S:
-            _tell(f"{failure}; opening it once more")
+            report(logger, Finding("edgetpu-reopened", "warning", f"{failure}; opening it again"))
             try:
                 self._use(self._opener())
                 self._reopened_at = time.monotonic()
@@ -184,11 +192,11 @@ class RecoveringEngine(Engine):
 
     def _fall_back(self, failure: EngineError) -> None:
         if self._cpu is None:
-            raise EngineError(
-                f"{failure} (to go on on the CPU after a failure, give the model from before the compiler: "
-                "--cpu-model FILE.tflite)"
-            ) from failure
-        _tell(f"{failure}; going on on the CPU ({self._cpu.name} {self._cpu.version})")
+            fall_back = "give the model from before the compiler as {cpu_model} to fall back to the CPU"
+            hint = f"{failure.hint}; {fall_back}" if failure.hint else fall_back
+            raise EngineError(failure.message, hint=hint) from failure
+        message = f"{failure}; falling back to the CPU ({self._cpu.name} {self._cpu.version})"
+        report(logger, Finding("edgetpu-cpu-fallback", "warning", message))
         self._use(self._cpu)
 
     def _use(self, engine: Engine) -> None:
@@ -200,7 +208,12 @@ class RecoveringEngine(Engine):
 def open_recovering(
     place: str, model: ModelFile, threads: int | None, cpu_model: str | Path | ModelFile | None
 ) -> RecoveringEngine:
-    """The engine "auto" for a compiled model, at the `place` that `EdgeTpuPlace.parse` reads.
+    """The engine "auto" for a compiled model.
+
+    `place`: as for `EdgeTpuPlace.parse`.
+    `model`: the compiled model.
+    `threads`: of the operators on the CPU; None leaves their number to the runtime.
+    `cpu_model`: the model from before the compiler, to fall back to.
 
     Raises ModelError when `cpu_model` is not the model from before the compiler, and EngineError
     when the Edge TPU does not open and there is no `cpu_model`.
@@ -210,7 +223,7 @@ def open_recovering(
 
 
 class _DiedError(Exception):
-    """The process ended; its text is how, with its own last words."""
+    """The process ended; the text is how, with its own last line."""
 
     def __init__(self, status: int, words: str) -> None:
         self.signal = -status
@@ -243,7 +256,7 @@ class _Process:
     def ask(self, message: Any, deadline_s: float) -> Any:
         """The answer; TimeoutError when there is none in time, _DiedError when the process has ended."""
         if not self.close.alive:
-            raise EngineError("the Edge TPU's process has ended: load the engine anew")
+            raise EngineError("the Edge TPU's process has ended: load the engine again")
         try:
             self._connection.send(message)
             if self._connection.poll(deadline_s):
@@ -280,19 +293,20 @@ def _wait(process: subprocess.Popen[bytes]) -> None:
 
 
 def _runtime(build: str | None) -> type[TfliteEngine]:
-    """The first installed runtime of which no crash with this libedgetpu is foretold."""
-    troubles = []
+    """The first installed runtime that is not predicted to crash with this libedgetpu."""
+    crashes = []
     for name in AUTO:
         kind = engine_class(name)
         if not (issubclass(kind, TfliteEngine) and kind.available()):
             continue
-        trouble = foretell_crash(build, kind.package, kind.installed_version())
-        if not trouble:
+        crash = predict_crash(build, kind.package, kind.installed_version())
+        if crash is None:
             return kind
-        troubles.append(trouble)
-    if troubles:
-        raise EngineError(f"{troubles[0]} (to try it all the same: --engine 'edgetpu://?library=/path/to/{LIBRARY}')")
-    raise EngineError("no TFLite runtime is installed for the Edge TPU: pip install ai-edge-litert")
+        crashes.append(crash)
+    if crashes:
+        anyway = f"give {{engine}} as 'edgetpu://?library=/path/to/{LIBRARY}' to try it anyway"
+        raise EngineError(crashes[0].message, hint=f"{crashes[0].fix}; {anyway}")
+    raise EngineError("no TFLite runtime is installed for the Edge TPU", hint="pip install ai-edge-litert")
 
 
 def _open_cpu(model: str | Path | ModelFile | None, threads: int | None) -> Engine | None:
@@ -300,18 +314,21 @@ def _open_cpu(model: str | Path | ModelFile | None, threads: int | None) -> Engi
         return None
     file = model if isinstance(model, ModelFile) else read_model(model)
     if is_for_edge_tpu(file.payload):
-        raise ModelError(f"the CPU model {file.path} is compiled for the Edge TPU: give the model from before that")
+        raise ModelError(
+            f"the CPU model {file.path} is compiled for the Edge TPU", hint="give the model from before the compiler"
+        )
     return open_engine("auto", file, threads)
 
 
 def _require_same_ports(edge_tpu: Engine, cpu: Engine) -> None:
-    """The localizer has prepared for the one's inputs and outputs; the other's must be read the same way."""
+    """Both engines must have the same inputs and outputs, since the localizer prepares for one of them only."""
     for kind in ("inputs", "outputs"):
         before, after = (_ports(getattr(engine, kind).values()) for engine in (cpu, edge_tpu))
         if before != after:
             raise ModelError(
                 f"the CPU model is not the one that was compiled for the Edge TPU: its {kind} are {before}, "
-                f"the compiled model's {after}; give the file that edgetpu_compiler was given"
+                f"the compiled model's {after}",
+                hint="give the file from which edgetpu_compiler made it",
             )
 
 
@@ -321,7 +338,3 @@ def _ports(infos: Any) -> list[str]:
 
 def _port(info: TensorInfo) -> str:
     return f"{info.name} {info.dtype} {info.shape} scale {info.scale} zero point {info.zero_point}"
-
-
-def _tell(line: str) -> None:
-    print(f"edgeloc: {line}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What is known of Google's libedgetpu without loading it: name, build, devices, and what its errors mean."""
+"""Google's libedgetpu, without loading it: its name, its build, its devices, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from urllib.parse import parse_qsl
 from edgeloc.device.board import find_accelerators
 from edgeloc.device.sysfs import read_text
 from edgeloc.errors import UsageError
+from edgeloc.findings import Finding
 
 __all__ = [
     "INSTALL",
     "LIBRARY",
     "EdgeTpuPlace",
     "find_edge_tpus",
-    "foretell_crash",
     "installed_build",
+    "predict_crash",
     "why_not_opened",
 ]
 
@@ -29,21 +30,22 @@ INSTALL = (
     "by sudo apt install ./FILE.deb"
 )
 _DEVICE = re.compile(r"(usb|pci)?(:\d+)?")
-# libedgetpu hands these on only to a device that is named by its number.
+# libedgetpu applies these only to a device that is named by its number.
 _NEED_INDEX = ("Performance", "Usb.AlwaysDfu", "Usb.MaxBulkInQueueLength")
 _DPKG_STATUS = "var/lib/dpkg/status"
-# Where delegates built before stopped working, with a crash: https://github.com/google-coral/edgetpu/issues/812
+# Since then, delegates that were built before crash: https://github.com/google-coral/edgetpu/issues/812
 _BREAK = (2, 12)
 
 
 @dataclass(frozen=True)
 class EdgeTpuPlace:
-    """Which Edge TPU, by which library: what stands behind `edgetpu://`, such as `usb:1?library=/opt/libedgetpu.so.1`.
+    """Which Edge TPU, by which library, as in `edgetpu://usb:1?library=/opt/libedgetpu.so.1`.
 
-    `device` is libedgetpu's own word: "" for any, `usb` or `pci` for any of the kind, `usb:0`,
-    `pci:1`, `:1` for one by its number (from 0, in the order the library lists them). One that
-    does not answer an inference within `deadline_s` seconds counts as hung. `options` go to the
-    library as they are (`Performance=Max`).
+    `device`: "" for any, `usb` or `pci` for any of the kind, `usb:0`, `pci:1`, `:1` for one by its number (from 0, in
+    the order in which the library lists them).
+    `library`: libedgetpu's path or name.
+    `deadline_s`: a device that does not answer an inference within this many seconds counts as hung.
+    `options`: passed to the library as they are (`Performance=Max`).
     """
 
     device: str = ""
@@ -53,18 +55,17 @@ class EdgeTpuPlace:
 
     def __post_init__(self) -> None:
         if not _DEVICE.fullmatch(self.device):
-            raise UsageError(
-                f"Edge TPU device is {self.device!r}: it must be usb, pci, usb:0, pci:0 or :0 (with the number of "
-                "the device, from 0), or nothing for any"
-            )
+            allowed = "usb, pci, usb:0, pci:0 or :0 (with the number of the device, from 0), or empty for any"
+            raise UsageError(f"Edge TPU device is {self.device!r}: it must be {allowed}")
         if not self.library:
-            raise UsageError(f"library is empty: give a path, or leave it out for {LIBRARY}")
+            raise UsageError("library is empty", hint=f"give a path, or leave it out for {LIBRARY}")
         if not 0 < self.deadline_s <= 3600:
-            raise UsageError(f"deadline_s is {self.deadline_s}: it must be a number of seconds above 0, at most 3600")
+            allowed = "a number of seconds above 0, at most 3600"
+            raise UsageError(field="deadline_s", value=self.deadline_s, allowed=allowed)
         ignored = [name for name, _ in self.options if name in _NEED_INDEX and ":" not in self.device]
         if ignored:
             example = f"edgetpu://{self.device or 'usb'}:0?{ignored[0]}=..."
-            raise UsageError(f"libedgetpu ignores {ignored[0]} unless the device has a number: write {example}")
+            raise UsageError(f"libedgetpu ignores {ignored[0]} unless the device has a number", hint=f"write {example}")
 
     @classmethod
     def parse(cls, text: str) -> EdgeTpuPlace:
@@ -105,31 +106,34 @@ def installed_build(root: Path = Path("/")) -> str | None:
     return None
 
 
-def foretell_crash(build: str | None, package: str, version: str) -> str:
-    """Why this libedgetpu will crash in this runtime, as a sentence with the mend; "" where nothing speaks for it.
+def predict_crash(build: str | None, package: str, version: str) -> Finding | None:
+    """`edgetpu-library-crashes` where this libedgetpu will crash in this runtime, else None.
 
-    `build` is what `installed_build` tells, `package` and `version` the runtime's, such as
-    tflite-runtime and 2.14.0. Builds for a TensorFlow before 2.12 crash in runtimes since.
+    Builds for a TensorFlow before 2.12 crash in runtimes since.
+
+    `build`: as `installed_build` returns it.
+    `package`, `version`: the runtime's, such as tflite-runtime and 2.14.0.
     """
     if build is None:
-        return ""
+        return None
     tag = re.search(r"tf(\d+)\.(\d+)", build)
     built_for = (int(tag[1]), int(tag[2])) if tag else None
     numbers = re.match(r"(\d+)\.(\d+)", version)
-    # LiteRT counts anew from 1.0, which came after TensorFlow 2.17.
+    # LiteRT's versions started again at 1.0, after TensorFlow 2.17.
     new_runtime = package == "ai-edge-litert" or (numbers is not None and (int(numbers[1]), int(numbers[2])) >= _BREAK)
     if not new_runtime or (built_for is not None and built_for >= _BREAK):
-        return ""
-    whose = f"built for TensorFlow {tag[1]}.{tag[2]}" if tag else "built for a TensorFlow of 2021"
-    return f"libedgetpu {build} is {whose} and crashes in {package} {version}: {INSTALL}"
+        return None
+    origin = f"built for TensorFlow {tag[1]}.{tag[2]}" if tag else "built for a TensorFlow of 2021"
+    message = f"libedgetpu {build} is {origin} and crashes in {package} {version}"
+    return Finding("edgetpu-library-crashes", "warning", message, INSTALL)
 
 
 def why_not_opened(place: EdgeTpuPlace, root: Path = Path("/")) -> str:
-    """A sentence for the delegate's empty error: no device, the wrong one, no permission, or one in use."""
+    """The reason behind the delegate's empty error: no device, the wrong one, no permission, or one in use."""
     found = find_edge_tpus(root)
     if not found:
         return (
-            "no Edge TPU is there: plug the stick in (lsusb shows 1a6e:089a or 18d1:9302, and in a container or VM it "
+            "no Edge TPU is connected: plug the stick in (lsusb shows 1a6e:089a or 18d1:9302; in a container or VM it "
             "must be passed through), or for PCIe install gasket-dkms, which makes /dev/apex_0"
         )
     kind, _, number = place.device.partition(":")
@@ -138,11 +142,11 @@ def why_not_opened(place: EdgeTpuPlace, root: Path = Path("/")) -> str:
         there = ", ".join(f"{name}:{found[:i].count(name)}" for i, name in enumerate(found))
         return f"{place} is not there: found are {there}; name one of them as in edgetpu://{there.split(',')[0]}"
     return (
-        f"{place} is there but cannot be opened: end the other program that uses it, or get the right to it by "
+        f"{place} is there but cannot be opened: end the other program that uses it, or get permission by "
         "sudo usermod -aG plugdev $USER (apex for PCIe), a new login, and plugging it in again; "
-        f"options it does not know do the same ({_given(place)})"
+        f"options that it does not know have the same effect ({_given(place)})"
     )
 
 
 def _given(place: EdgeTpuPlace) -> str:
-    return ", ".join(f"{name}={value}" for name, value in place.options) or "none were given"
+    return ", ".join(f"{name}={value}" for name, value in place.options) or "none"

@@ -1,7 +1,7 @@
-"""The other side of an engine that runs in a process of its own: loads, answers, ends with its parent; starts nothing.
+"""The process in which the Edge TPU's engine runs: loads the model, answers, ends with its parent.
 
-A driver that aborts (libedgetpu does so when a USB transfer fails), crashes or hangs takes this
-process with it, and not the program that asked.
+A driver that aborts (libedgetpu does so when a USB transfer fails), crashes or hangs takes only
+this process with it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ __all__ = ["Opened", "Request", "serve"]
 
 @dataclass(frozen=True)
 class Request:
-    """What to load, and with what; `runtime` is a name of the table of engines."""
+    """What to load, and with what.
+
+    `model`: the compiled model.
+    `runtime`: the name of an engine.
+    `threads`: of the operators on the CPU; None leaves their number to the runtime.
+    `place`: which device and library.
+    `root`: where sys and dev are found.
+    """
 
     model: ModelFile
     runtime: str
@@ -33,7 +40,7 @@ class Request:
     root: Path
 
     def load(self) -> TfliteEngine:
-        """The runtime's engine with the delegate; EngineError or ModelError in words for the user."""
+        """The runtime's engine with the delegate; EngineError or ModelError where that fails."""
         kind = engine_class(self.runtime)
         assert issubclass(kind, TfliteEngine)
         delegate = _delegate(kind, self.place, self.root)
@@ -45,7 +52,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Opened:
-    """What the engine is, once it is loaded."""
+    """A loaded engine's version, inputs and outputs."""
 
     version: str
     inputs: dict[str, Any]
@@ -53,7 +60,7 @@ class Opened:
 
 
 def serve(descriptor: int) -> None:
-    """Load the `Request` that comes first, then answer each tensor with outputs or an error, until nobody asks."""
+    """Load the `Request` that comes first, then answer each tensor with outputs or an error until the end."""
     # Ctrl-C and a service's stop go to all processes; this one is needed until its parent has ended.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -82,12 +89,12 @@ def _converse(connection: Connection[Any, Any]) -> None:
 
 def _delegate(kind: type[TfliteEngine], place: EdgeTpuPlace, root: Path) -> Any:
     try:
-        # A library that does not load leaves the runtime's own loader half made.
+        # The runtime's own loader is left half made by a library that does not load.
         library = ctypes.CDLL(place.library)
     except OSError as error:
-        raise EngineError(_not_loaded(place.library, first_line(error))) from error
+        raise _not_loaded(place.library, error) from error
     if not hasattr(library, "tflite_plugin_create_delegate"):
-        raise EngineError(_no_delegate(place.library))
+        raise _no_delegate(place.library)
     try:
         return kind.load_delegate(place.library, place.delegate_options())
     except ValueError as error:
@@ -96,20 +103,21 @@ def _delegate(kind: type[TfliteEngine], place: EdgeTpuPlace, root: Path) -> Any:
         raise EngineError(f"{place} did not open: {f'{detail}; ' if detail else ''}{reason}") from error
 
 
-def _not_loaded(library: str, reason: str) -> str:
+def _not_loaded(library: str, error: OSError) -> EngineError:
+    reason = first_line(error)
     if reason.startswith(f"{library}: cannot open shared object file: No such"):
-        return f"the Edge TPU's library {library} is not installed: {INSTALL}"
-    return f"the Edge TPU's library {library} does not load ({reason}): {INSTALL}"
+        return EngineError(f"the Edge TPU's library {library} is not installed", hint=INSTALL)
+    return EngineError(f"the Edge TPU's library {library} does not load ({reason})", hint=INSTALL)
 
 
 def _refusal(error: ModelError, place: EdgeTpuPlace) -> EngineError | ModelError:
     text = str(error)
     if "runtime version" in text:
-        return EngineError(f"{text}; the model is compiled for a newer libedgetpu: {INSTALL}")
+        return EngineError(f"{text}; the model is compiled for a newer libedgetpu", hint=INSTALL)
     if "edgetpu-custom-op" in text or "compiled for the Edge TPU" in text:
-        return EngineError(_no_delegate(place.library))
+        return _no_delegate(place.library)
     return error
 
 
-def _no_delegate(library: str) -> str:
-    return f"the library {library} is no delegate for the Edge TPU: {INSTALL}"
+def _no_delegate(library: str) -> EngineError:
+    return EngineError(f"the library {library} is no delegate for the Edge TPU", hint=INSTALL)

@@ -121,7 +121,7 @@ def test_a_device_that_does_not_open_says_why(genuine: Path, delegate: Path, tmp
 def test_a_model_that_is_not_compiled_says_how_to_compile_it() -> None:
     if not SHIPPED_INT8.is_file():
         pytest.skip("the package holds no trained model yet")
-    with pytest.raises(ModelError, match="`edgeloc convert --target edgetpu`"):
+    with pytest.raises(ModelError, match="`edgeloc convert` writes for the target edgetpu"):
         open_engine("edgetpu", SHIPPED_INT8)
 
 

@@ -10,8 +10,8 @@ from edgeloc.device.engines.edgetpu.library import (
     LIBRARY,
     EdgeTpuPlace,
     find_edge_tpus,
-    foretell_crash,
     installed_build,
+    predict_crash,
     why_not_opened,
 )
 from edgeloc.errors import UsageError
@@ -97,11 +97,12 @@ def test_the_installed_build_is_dpkgs(tmp_path: Path) -> None:
         ("16.0tf2.11.1", "tflite-runtime", "2.13.0"),
     ],
 )
-def test_a_build_that_will_crash_is_foretold_with_the_mend(build: str, package: str, version: str) -> None:
-    sentence = foretell_crash(build, package, version)
-    assert f"libedgetpu {build} is built for" in sentence
-    assert f"crashes in {package} {version}" in sentence
-    assert "github.com/feranick/libedgetpu/releases" in sentence
+def test_a_build_that_will_crash_is_predicted_with_its_fix(build: str, package: str, version: str) -> None:
+    finding = predict_crash(build, package, version)
+    assert finding is not None and finding.code == "edgetpu-library-crashes"
+    assert f"libedgetpu {build} is built for" in finding.message
+    assert f"crashes in {package} {version}" in finding.message
+    assert "github.com/feranick/libedgetpu/releases" in (finding.fix or "")
 
 
 @pytest.mark.parametrize(
@@ -114,13 +115,13 @@ def test_a_build_that_will_crash_is_foretold_with_the_mend(build: str, package: 
         ("16.0tf2.17.1-1.bookworm", "tensorflow", "2.17.0"),
     ],
 )
-def test_nothing_is_foretold_where_nothing_speaks_for_it(build: str | None, package: str, version: str) -> None:
-    assert foretell_crash(build, package, version) == ""
+def test_no_crash_is_predicted_for_builds_that_fit(build: str | None, package: str, version: str) -> None:
+    assert predict_crash(build, package, version) is None
 
 
 def test_the_empty_error_is_no_stick_where_the_kernel_sees_none(tmp_path: Path) -> None:
     reason = why_not_opened(EdgeTpuPlace(), tmp_path)
-    assert "no Edge TPU is there" in reason
+    assert "no Edge TPU is connected" in reason
     assert "1a6e:089a" in reason and "gasket-dkms" in reason
 
 

@@ -53,7 +53,7 @@ def tensor(engine: Engine) -> np.ndarray[Any, Any]:
 
 
 def test_after_a_failure_the_device_is_opened_once_and_then_the_cpu_takes_over(
-    contract: Contract, capsys: pytest.CaptureFixture[str]
+    contract: Contract, caplog: pytest.LogCaptureFixture
 ) -> None:
     opener, opened = flaky(contract, after=3)
     engine = RecoveringEngine(opener, _Cpu(contract))
@@ -63,9 +63,9 @@ def test_after_a_failure_the_device_is_opened_once_and_then_the_cpu_takes_over(
         names.append(engine.name)
     assert names == ["fake"] * 6 + ["cpu"] * 4
     assert len(opened) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2
-    assert "opening it once more" in told[0] and "going on on the CPU (cpu 1)" in told[1]
+    reopened, fallback = (record.finding for record in caplog.records)  # type: ignore[attr-defined]
+    assert (reopened.code, fallback.code) == ("edgetpu-reopened", "edgetpu-cpu-fallback")
+    assert "falling back to the CPU (cpu 1)" in fallback.message
 
 
 def test_without_a_cpu_model_the_second_failure_is_the_error(contract: Contract) -> None:
@@ -73,7 +73,7 @@ def test_without_a_cpu_model_the_second_failure_is_the_error(contract: Contract)
     engine = RecoveringEngine(opener, None)
     for _ in range(2):
         engine.invoke(tensor(engine))
-    with pytest.raises(EngineError, match=r"the fake engine fails.*--cpu-model FILE\.tflite"):
+    with pytest.raises(EngineError, match=r"the fake engine fails.*as cpu_model"):
         engine.invoke(tensor(engine))
     assert len(opened) == 2
 
@@ -92,13 +92,13 @@ def test_a_device_that_worked_for_long_since_is_opened_again(
 
 
 def test_a_device_that_does_not_open_at_all_leaves_it_to_the_cpu(
-    contract: Contract, capsys: pytest.CaptureFixture[str]
+    contract: Contract, caplog: pytest.LogCaptureFixture
 ) -> None:
     def opener() -> Engine:
         raise EngineError("no Edge TPU is there")
 
     assert RecoveringEngine(opener, _Cpu(contract)).name == "cpu"
-    assert "no Edge TPU is there; going on on the CPU" in capsys.readouterr().err
+    assert "no Edge TPU is there; falling back to the CPU" in caplog.text
     with pytest.raises(EngineError, match="no Edge TPU is there"):
         RecoveringEngine(opener, None)
 

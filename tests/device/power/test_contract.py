@@ -66,10 +66,10 @@ FAKES: dict[str, Callable[[Tree, Path], PowerMeter]] = {
 
 def here(kind: str) -> PowerMeter:
     """This machine's own meter of the kind."""
-    tried = [finding for finding in find_meters() if finding.uri.startswith(f"{kind}://")]
-    found = [finding.uri for finding in tried if finding.found]
+    tried = {uri: finding for uri, finding in find_meters().items() if uri.startswith(f"{kind}://")}
+    found = [uri for uri, finding in tried.items() if finding.severity == "ok"]
     if not found:
-        reasons = "; ".join(finding.detail for finding in tried) or f"no {kind} sensor is here"
+        reasons = "; ".join(map(str, tried.values())) or f"no {kind} sensor is here"
         pytest.skip(reasons)
     meter = open_meter(found[0])
     meter.close()

@@ -263,7 +263,7 @@ def test_i2c_without_smbus2_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_no_i2c_bus() -> None:
     pytest.importorskip("smbus2")
-    with pytest.raises(DeviceError, match=r"no /dev/i2c-77: switch I2C on"):
+    with pytest.raises(DeviceError, match=r"no /dev/i2c-77; switch I2C on"):
         open_meter("ina219://77/0x40?shunt=0.1")
 
 
@@ -279,7 +279,7 @@ def test_no_i2c_bus() -> None:
         ("jetson://?x=1", "no option 'x'"),
         ("csv://", "name the file"),
         ("csv:///no/such.csv", "cannot be read"),
-        ("serial://", "name the device"),
+        ("serial://", "names no device"),
         ("serial:///dev/x?columns=ohms", "columns=ohms must be watts, or volts and amps"),
         ("serial:///dev/x?baud=0.5", "baud=0.5 must be a whole number"),
         ("pmic://1", "'1' means nothing here"),
@@ -301,15 +301,22 @@ def test_auto_takes_the_first_that_reads(tree: Tree) -> None:
 
 
 def test_auto_without_a_meter_says_what_to_connect(tree: Tree) -> None:
-    with pytest.raises(DeviceError, match="no power meter was found.*name one, such as power ina219://"):
+    with pytest.raises(DeviceError, match="no power meter was found.*name one as power, such as ina219://"):
         open_meter("auto", root=tree({}))
 
 
-def test_each_meter_that_was_looked_for_is_told_with_its_reason(tree: Tree) -> None:
-    findings = {finding.uri: finding for finding in find_meters(tree(ina219_files()))}
-    assert findings["hwmon:///sys/class/hwmon/hwmon2"].found
-    assert not findings["jetson://"].found and "Jetson's rails" in findings["jetson://"].detail
-    assert not findings["rapl://"].found and "no processor package" in findings["rapl://"].detail
+def test_each_meter_that_was_looked_for_is_listed_with_its_reason(tree: Tree) -> None:
+    findings = find_meters(tree(ina219_files()))
+    assert findings["hwmon:///sys/class/hwmon/hwmon2"].code == "meter-found"
+    assert findings["jetson://"].code == "meter-absent" and "Jetson's rails" in findings["jetson://"].message
+    assert findings["rapl://"].code == "meter-absent" and "no processor package" in findings["rapl://"].message
+
+
+def test_a_meter_that_is_there_and_cannot_be_read_is_a_warning_with_its_fix(tree: Tree) -> None:
+    root = tree(ina219_files() | {"sys/class/hwmon/hwmon2/power1_input": "N/A"})
+    finding = find_meters(root)["hwmon:///sys/class/hwmon/hwmon2"]
+    assert (finding.code, finding.severity) == ("meter-unreadable", "warning")
+    assert "no number" in finding.message and "dmesg" in (finding.fix or "")
 
 
 def test_every_failure_is_of_our_tree() -> None:

@@ -103,9 +103,11 @@ def drivers(bus: SMBus, number: int) -> None:
     steps = (0.035, 0.01, 0.015)
     good = len(rails) == 3 and all(map(near, rails.values(), wanted, steps))
     check("INA3221, 5.08 V x 1.5 A, 1 V x 0.4 A, 3.3 V x 0.25 A", good, rails)
-    for finding in find_meters():
-        print(f"     {finding.uri}: {'found' if finding.found else 'no'}: {finding.detail}")
-    check("found by themselves", sum(finding.found for finding in find_meters()) >= 2, "INA219 and INA3221")
+    found = find_meters()
+    for uri, finding in found.items():
+        print(f"     {uri}: {finding.severity}: {finding}")
+    readable = sum(finding.severity == "ok" for finding in found.values())
+    check("found by themselves", readable >= 2, "INA219 and INA3221")
     sentence(
         "ina219:// on a chip that a driver holds",
         lambda: powers(f"ina219://{number}/{INA219:#x}?shunt=0.01"),
