@@ -228,7 +228,7 @@ def side_by_side(image: Worst) -> tuple[str, str] | None:
     scale = grow * image.preview_scale
     pictures = []
     for box, color in ((image.box_float, drawing.FLOAT_COLOR), (image.box_quantized, drawing.QUANTIZED_COLOR)):
-        # No titles: their plates would cover a small object, and the page says which is which.
+        # No titles: their plates would cover a small object, and the page names them.
         boxes = [(_scaled(image.truth, scale), "", drawing.TRUTH_COLOR)]
         boxes += [(_scaled(box, scale), "", color)] if box else []
         pictures.append(jpeg_uri(drawing.draw_boxes(large, boxes), 85))

@@ -77,7 +77,7 @@ class KerasEngine(Engine):
     def load(cls, model: ModelFile, threads: int | None) -> KerasEngine:
         """The model of a file with a contract; TensorFlow decides on the threads."""
         if model.contract is None:
-            raise ModelError(f"{model.path} has no contract, so nobody knows what its input means")
+            raise ModelError(f"{model.path} has no contract, which defines what its input means")
         return cls(model.path, model.contract.input)
 
     def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:

@@ -54,6 +54,11 @@ def change(data: Any, path: str, value: Any) -> None:
         ("regression.images", "many", r"regression\.images must be a whole number, not 'many'"),
         ("regression.images", True, r"regression\.images must be a whole number"),
         ("regression.images", ..., r"regression\.images is missing"),
+        (
+            "findings.0.severity",
+            "loud",
+            r"findings\[0\]\.severity must be one of ok, note, warning, problem, not 'loud'",
+        ),
         ("regression.drop_ci95", [0.1], r"regression\.drop_ci95 must be a list of 2, not of 1"),
         ("regression.rows.3.truth", [1, 2, 3], r"regression\.rows\[3\]\.truth must be a list of 4"),
         ("regression.rows.0.kind", "thing", r"regression\.rows\[0\]: kind is 'thing'"),
@@ -85,6 +90,13 @@ def test_what_is_no_result(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(DataError, match="no result"):
         read_result(path)
+
+
+def test_an_earlier_schema_is_refused_with_the_fix(written: Path) -> None:
+    data = json.loads(written.read_text())
+    written.write_text(json.dumps({**data, "schema_version": 1}))
+    with pytest.raises(DataError, match="schema_version is 1, it must be 2; measure again"):
+        read_result(written)
 
 
 def test_a_result_that_is_not_there(tmp_path: Path) -> None:

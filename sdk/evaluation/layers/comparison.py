@@ -19,11 +19,11 @@ from edgeloc.evaluation.layers.graph import (
     Pair,
     Pairing,
     TensorRunner,
+    counterparts,
     cut_graph,
     pair_graphs,
     reached,
     reads_alike,
-    twins,
 )
 from edgeloc.model.contract import Contract, InputSpec
 from edgeloc.model.file import ModelFile
@@ -252,10 +252,10 @@ class _Comparison:
         cut, self._given = cut_graph(float_model.payload)
         self._cut = TensorRunner(cut)
         graphs = self._graph, self._quantized_graph
-        self._twins = twins(*graphs, self._pairing.pairs)
+        self._counterparts = counterparts(*graphs, self._pairing.pairs)
         # Indices and other whole numbers have no noise to speak of.
         self._pairs = [pair for pair in self._pairing.pairs if self._graph.tensors[pair.float_tensor].is_float]
-        self._fed = {pair.float_tensor for pair in self._pairs if reads_alike(pair, *graphs, self._twins)}
+        self._fed = {pair.float_tensor for pair in self._pairs if reads_alike(pair, *graphs, self._counterparts)}
         self._sums = {pair.float_tensor: self._new_sums(pair) for pair in self._pairs}
         self._input = ErrorSums()
 
@@ -267,11 +267,11 @@ class _Comparison:
             runner.set(graph.inputs[0], make(pixels)[0])
             runner.run()
         for index, given in self._given.items():
-            twin = self._twins.get(index)
+            twin = self._counterparts.get(index)
             self._cut.set(given, self._float.real(index) if twin is None else self._quantized.real(twin))
         self._cut.run()
         image = self._graph.inputs[0]
-        self._input.add(self._float.real(image), self._quantized.real(self._twins[image]))
+        self._input.add(self._float.real(image), self._quantized.real(self._counterparts[image]))
         for pair in self._pairs:
             self._sums[pair.float_tensor].add(
                 self._float.real(pair.float_tensor),

@@ -20,7 +20,7 @@ from edgeloc.model.file import ModelFile
 from edgeloc.model.flatbuffer import Graph, Operator, pack, unpack
 from edgeloc.model.precision import CONVERSIONS
 
-__all__ = ["Pair", "Pairing", "TensorRunner", "cut_graph", "pair_graphs", "reached", "reads_alike", "twins"]
+__all__ = ["Pair", "Pairing", "TensorRunner", "counterparts", "cut_graph", "pair_graphs", "reached", "reads_alike"]
 
 # Where Interpreter and OpResolverType stand side by side.
 _MODULES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter", "tensorflow.lite.python.interpreter")
@@ -118,7 +118,7 @@ def _module() -> Any:
 
 
 def _short(error: Exception, most: int = 200) -> str:
-    """The first line: a runtime strings all that it had to say together."""
+    """The first line: a runtime joins all its messages into one."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
 
 
@@ -130,7 +130,7 @@ class Pair:
     """A tensor of the float graph and the one that stands for it in the quantized graph.
 
     `position` is the place of the operator that writes it in the float graph's order of execution,
-    `by` says how the two were found to be the same: `name`, or `order` where the names differ.
+    `by` is how they were found: by `name`, or by `order` where the names differ.
     """
 
     position: int
@@ -189,7 +189,7 @@ def reached(graph: Graph) -> set[int]:
     return found
 
 
-def twins(before: Graph, after: Graph, pairs: Iterable[Pair]) -> dict[int, int]:
+def counterparts(before: Graph, after: Graph, pairs: Iterable[Pair]) -> dict[int, int]:
     """For each tensor of the float graph the one that holds its numbers in the quantized graph, inputs included.
 
     An image that a QUANTIZE takes in is the quantized tensor behind it.

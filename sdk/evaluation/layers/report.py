@@ -95,7 +95,7 @@ def _contract(before: ModelFile, after: ModelFile) -> Contract:
     contract = own or other
     if contract is None:
         raise ContractError(
-            f"neither {after.path} nor {before.path} has a contract, so nobody knows how an image becomes their input: "
+            f"neither {after.path} nor {before.path} has a contract, which defines how an image becomes their input: "
             f"write one as {after.path.with_suffix('.json').name} beside it"
         )
     if other is not None and dataclasses.replace(other.input, tensor=contract.input.tensor) != contract.input:
