@@ -6,7 +6,7 @@ import sys
 
 from edgeloc._support.lookup import lazy_face
 
-if "pytest" in sys.modules:
+if sys.modules.get("pytest"):
     # So that a failed assertion of a suite shows its values, as one in a test file does.
     sys.modules["pytest"].register_assert_rewrite(f"{__name__}.suites")
 
