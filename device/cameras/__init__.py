@@ -1,1 +1,1 @@
-"""Cameras that are hardware, each a module of its own; `edgeloc.cameras` finds them by name."""
+"""Cameras that are hardware; `edgeloc.cameras` finds them by name."""

@@ -1,4 +1,4 @@
-"""Drains an OpenCV capture in a thread, so that what is read is the newest frame; which capture is not decided here."""
+"""Drains an OpenCV capture in a thread, so that the frame that is read is the newest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _JOIN_S = 5.0
 
 
 class Grabber:
-    """The newest frame of a stream whose back end queues frames and cannot be told not to.
+    """The newest frame of a stream whose back end always queues frames.
 
     `captured_at` is when a frame came out of the decoder: no time of the sensor's reaches OpenCV
     from these back ends. Raises CameraError when the stream does not open.
@@ -32,7 +32,7 @@ class Grabber:
             capture = cv2.VideoCapture(source, backend, list(options))
         if not capture.isOpened():
             capture.release()
-            raise CameraError(f"camera {name} does not open: the stream is not there, or of a format that is not known")
+            raise CameraError(f"camera {name} does not open: there is no stream, or its format is unknown")
         self.size = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
         fps = capture.get(cv2.CAP_PROP_FPS)
         self.fps: float | None = fps if 0 < fps <= 1000 else None
@@ -41,7 +41,7 @@ class Grabber:
         self._thread.start()
 
     def _drain(self, capture: cv2.VideoCapture) -> None:
-        """What the thread does, which alone touches the capture: read until told to stop, or the stream fails."""
+        """The thread's work, which alone touches the capture: read until `close()`, or until the stream fails."""
         number = 0
         try:
             while not self._stop.is_set():
@@ -62,7 +62,9 @@ class Grabber:
         except CameraError:
             raise
         except TimeoutError:
-            raise CameraTimeout(f"camera {self._name} sent no frame for {timeout_s:g} s: check its network") from None
+            raise CameraTimeout(
+                f"camera {self._name} sent no frame for {timeout_s:g} s", hint="check its network"
+            ) from None
         if frame is None:
             raise CameraError(f"camera {self._name} is closed")
         return frame

@@ -25,7 +25,7 @@ _SINK = re.compile(r"!\s*appsink\b[^!]*$")
 _TAIL = "videoconvert ! video/x-raw,format=BGR ! appsink name=edgeloc-appsink drop=true max-buffers=1 sync=false"
 _APT = "sudo apt install python3-gi gir1.2-gstreamer-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
 MODE = (1280, 720)
-_MEND = (
+_FIX = (
     "on a Jetson: check the ribbon cable, that no other program holds the sensor, and"
     " `sudo systemctl restart nvargus-daemon`"
 )
@@ -120,7 +120,7 @@ class GstCamera(Camera):
     """`gst://PIPELINE`, such as `gst://v4l2src device=/dev/video0 ! image/jpeg ! jpegdec`; the newest frame is read.
 
     The pipeline is as for gst-launch-1.0; its end (conversion to BGR and an appsink that keeps one
-    frame) is put here, in place of an appsink of its own. With PyGObject `captured_at` is the time
+    frame) is added here, in place of an appsink of its own. With PyGObject `captured_at` is the time
     stamp of the buffer in the pipeline's clock, which is the monotonic one; through an OpenCV that
     was built with GStreamer it is the time at which the frame arrived.
     """
@@ -136,7 +136,7 @@ class GstCamera(Camera):
 
     @classmethod
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> Camera:
-        """The camera of a gst:// URI; scaling is the pipeline's own affair."""
+        """The camera of a gst:// URI; scaling is up to the pipeline."""
         return cls(uri.path)
 
     @property
@@ -206,7 +206,7 @@ class CsiCamera(GstCamera):
         try:
             return super()._start()
         except CameraError as error:
-            raise CameraError(f"{error}; {_MEND}") from error
+            raise CameraError(f"{error}; {_FIX}") from error
 
 
 def _gst() -> Any:
@@ -225,8 +225,8 @@ def _unparsed(name: str, message: str) -> str:
     """What is wrong with a pipeline: most often a plug-in that is not installed."""
     if "no element" in message:
         return (
-            f"camera {name}: {message}: install the plug-in that brings it (`gst-inspect-1.0 ELEMENT` tells when it"
-            " is there), such as gstreamer1.0-plugins-good; nvarguscamerasrc is on Jetson boards only"
+            f"camera {name}: {message}: install the plug-in that brings it (`gst-inspect-1.0 ELEMENT` shows whether"
+            " it is installed), such as gstreamer1.0-plugins-good; nvarguscamerasrc is on Jetson boards only"
         )
     return f"camera {name}: GStreamer does not understand its pipeline: {message}; try it with gst-launch-1.0"
 

@@ -53,7 +53,7 @@ def refused(name: str, error: BaseException) -> str:
     text = " / ".join(_chain(error))
     if "Camera(s) not found" in text or "No camera number" in text or isinstance(error, IndexError):
         return (
-            f"camera {name} is not there: `rpicam-hello --list-cameras` shows what is; check the ribbon cable, and that"
+            f"camera {name} is not there: `rpicam-hello --list-cameras` lists what is; check the ribbon cable, and that"
             " you are in the group video (sudo usermod -aG video $USER)"
         )
     if "busy" in text.lower() or "acquire" in text:
@@ -115,7 +115,7 @@ class PicameraCamera(Camera):
         return f"picamera://{self.number}"
 
     def _open(self) -> None:
-        # Both log on the terminal what the error here says in one sentence; levels and handlers of a user's own stay.
+        # Both log on the terminal what the error here states in one sentence; a user's own levels and handlers stay.
         os.environ.setdefault("LIBCAMERA_LOG_LEVELS", "*:FATAL")
         logging.getLogger("picamera2").addHandler(logging.NullHandler())
         try:
@@ -164,7 +164,7 @@ class PicameraCamera(Camera):
         return cover(self._covers or DEFAULT_SIZE, (int(view[0]), int(view[1])))
 
     def _read(self, timeout_s: float) -> Frame | None:
-        # A job that was waited for in vain stays, else its frame would be nobody's and its buffer lost.
+        # A job that timed out is kept, else its frame and buffer would be lost.
         self._job = self._job or self._camera.capture_request(wait=False)
         try:
             request = self._job.get_result(timeout=timeout_s)

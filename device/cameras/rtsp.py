@@ -1,4 +1,4 @@
-"""RTSP streams of network cameras through OpenCV's FFmpeg, and why one does not open; draining them is in grab."""
+"""RTSP streams of network cameras through OpenCV's FFmpeg, and why one does not open."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PORTS = {"rtsp": 554, "rtsps": 322}
 class RtspCamera(Camera):
     """`rtsp://user:password@host:554/stream?transport=tcp`: a network camera, always at its newest frame.
 
-    FFmpeg is told to keep no buffer, and a thread drains the stream. `captured_at` is when the
+    FFmpeg keeps no buffer, and a thread drains the stream. `captured_at` is when the
     frame was decoded here: how long the camera, its encoder and the network took before that is
     not known, and not in the frame's age. `transport` is tcp (whole frames) or udp (no waiting for
     lost packets); all other parameters of the query are the camera's own.
@@ -97,7 +97,9 @@ def _require_host(url: str) -> None:
     except ValueError:
         named = False
     if not named:
-        raise UsageError(f"camera {_masked(url)} names no server: write rtsp://HOST/STREAM or rtsp://HOST:PORT/STREAM")
+        raise UsageError(
+            f"camera {_masked(url)} names no server", hint="write rtsp://HOST/STREAM or rtsp://HOST:PORT/STREAM"
+        )
 
 
 def _why(url: str) -> str:

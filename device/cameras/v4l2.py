@@ -26,7 +26,7 @@ class V4l2Camera(Camera):
     """`v4l2:///dev/video0?size=640x480&fps=30&format=MJPG`, or `v4l2://0`.
 
     Without a size, 640x480; a size or format that is asked for and not granted raises CameraError,
-    a frame rate may come out lower (dim light), and `fps` says what the driver promised.
+    a frame rate may come out lower (dim light), and `fps` is what the driver promised.
     `captured_at` is the driver's time for the buffer (V4L2 drivers use the monotonic clock; UVC
     takes the start of the exposure), or, where the driver gives none, the time of the grab.
     """
@@ -43,7 +43,7 @@ class V4l2Camera(Camera):
         format: str | None = None,
     ) -> None:
         if format is not None and format not in FORMATS:
-            raise UsageError(f"camera {device}: format is {format!r}: it must be one of {', '.join(FORMATS)}")
+            raise UsageError(f"camera {device}: format is {format!r}: it must be {' or '.join(FORMATS)}")
         self.device = device
         self._asked_size, self._asked_fps, self._asked_format = size, fps, format
         self._capture: cv2.VideoCapture | None = None
@@ -113,7 +113,8 @@ class V4l2Camera(Camera):
             undecodable += 1
         if undecodable:
             raise CameraError(f"camera {self.device} sent {undecodable} frames that cannot be decoded: try format=YUYV")
-        raise CameraTimeout(f"camera {self.device} sent no frame for {timeout_s:g} s: check its cable and its USB port")
+        hint = "check its cable and its USB port"
+        raise CameraTimeout(f"camera {self.device} sent no frame for {timeout_s:g} s", hint=hint)
 
     def _grab(self, capture: cv2.VideoCapture, deadline: float) -> bool:
         """Wait for a frame until `deadline`; False when none came."""
@@ -146,4 +147,4 @@ def _busy(device: str) -> str:
 
 
 def _modes(device: str) -> str:
-    return f"`v4l2-ctl -d {device} --list-formats-ext` shows what it can do"
+    return f"`v4l2-ctl -d {device} --list-formats-ext` shows its modes"

@@ -1,4 +1,4 @@
-"""`edgeloc install-service`: a run as a systemd service; the unit is made and installed by edgeloc.device."""
+"""`edgeloc install-service`: a run as a systemd service."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ EXTRA: str | None = None
 NEEDS = run_command.NEEDS
 
 _DEFAULT_NAME = "edgeloc"
-# How the flags of `edgeloc run` name a file that is read: FILE.json, MODEL.tflite.
-_FILE = re.compile(r"\.\w+$")
 _LIBRARY = re.compile(r"[?&]library=([^&]+)")
 
 
 class _Relay:
-    """Hands the flags of `edgeloc run` to this command's parser, none of them required, and remembers them."""
+    """Adds the arguments of `edgeloc run` to this command's parser, none of them required, and records them."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self._parser = parser
@@ -70,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     _require_root()
     path = install(service)
     print(f"{service.name} runs, and will start with the board: {path}")
-    print(f"`systemctl status {service.name}` shows how it is, `journalctl -u {service.name}` what it said.")
+    print(f"`systemctl status {service.name}` shows its state, `journalctl -u {service.name}` its log.")
     return 0
 
 
@@ -103,7 +101,7 @@ def _service(args: argparse.Namespace) -> Service:
 
 def _files(args: argparse.Namespace) -> list[Path]:
     """Make every file that the run reads absolute, among the arguments too, since a service runs elsewhere."""
-    named = [action.dest for action in args.run_actions if _FILE.search(str(action.metavar))]
+    named = list(run_command.FILES)
     if "://" not in args.camera and not args.camera.startswith("/dev/"):
         named.append("camera")
     given = [name for name in named if getattr(args, name) is not None]
@@ -113,7 +111,7 @@ def _files(args: argparse.Namespace) -> list[Path]:
 
 
 def _in_uris(args: argparse.Namespace) -> Iterator[Path]:
-    """Files that stand within the camera's and the engine's URI: fake://FILE.json, ?library=FILE."""
+    """Files within the camera's and the engine's URI: fake://FILE.json, ?library=FILE."""
     from edgeloc.cameras.base import parse_uri
 
     within = parse_uri(args.camera).path if "://" in args.camera else ""
@@ -142,7 +140,7 @@ def _words(args: argparse.Namespace) -> Iterator[str]:
 
 
 def _check_names(args: argparse.Namespace) -> None:
-    """UsageError for a camera or an engine that no run knows: better here than in a journal."""
+    """UsageError for a camera or an engine that no run knows: it would fail later, in a journal."""
     from edgeloc.cameras import CAMERAS
     from edgeloc.cameras.base import parse_uri
     from edgeloc.engines import engine_class
@@ -156,7 +154,7 @@ def _check_names(args: argparse.Namespace) -> None:
 
 
 def _check_sink(sink: str, state: Path) -> None:
-    """Nobody watches a service's screen, and it writes to its own folder alone."""
+    """UsageError for a window, since a service has no screen, and for files outside of its folder."""
     from edgeloc.sinks import open_sink
 
     open_sink(sink)  # which opens nothing yet, and knows every kind

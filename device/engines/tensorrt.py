@@ -6,9 +6,9 @@ import ctypes
 import hashlib
 import importlib
 import importlib.util
+import logging
 import os
 import re
-import sys
 import time
 import weakref
 from functools import lru_cache
@@ -21,9 +21,12 @@ from numpy.typing import NDArray
 from edgeloc._support.files import atomic_path
 from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import EngineError, ModelError, OutputError, first_line
+from edgeloc.findings import Finding, report
 from edgeloc.model.file import ModelFile
 
 __all__ = ["Cuda", "TensorRtEngine", "plan_path", "read_plan", "write_plan"]
+
+logger = logging.getLogger(__name__)
 
 _OUT_OF_MEMORY = 2
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
@@ -73,7 +76,7 @@ class Cuda:
         return int(address.value)
 
     def free(self, *addresses: int) -> None:
-        """Give memory back."""
+        """Free memory."""
         for address in addresses:
             self._call("cuMemFree_v2", ctypes.c_uint64(address))
 
@@ -110,9 +113,10 @@ class Cuda:
     def _call(self, function: str, *arguments: Any) -> None:
         status = getattr(self._library, function)(*arguments)
         if status == _OUT_OF_MEMORY:
-            raise EngineError("the GPU's memory is full: end other programs that use it, or take a smaller model")
+            hint = "end other programs that use it, or take a smaller model"
+            raise EngineError("the GPU's memory is full", hint=hint)
         if status:
-            raise EngineError(f"the GPU failed: {function} gave {self._error_name(status)}")
+            raise EngineError(f"the GPU failed: {function} returned {self._error_name(status)}")
 
     def _error_name(self, status: int) -> str:
         text = ctypes.c_char_p()
@@ -149,17 +153,18 @@ def write_plan(path: Path, plan: bytes) -> None:
 
 
 class TensorRtEngine(Engine):
-    """An ONNX model with Q/DQ pairs on the first NVIDIA GPU, as `edgeloc convert --target tensorrt` writes it.
+    """An ONNX model with Q/DQ pairs on the first NVIDIA GPU, as `edgeloc convert` writes it for the target tensorrt.
 
-    The first load builds the plan, which takes minutes on a Jetson and is told on the standard
-    error; later loads take it from the cache. A plan that TensorRT no longer takes is built anew.
+    The first load builds the plan, which takes minutes on a Jetson and is logged; later loads take it from the cache.
+    A plan that TensorRT no longer accepts is built again.
     """
 
     name = "tensorrt"
 
     def __init__(self, model: ModelFile) -> None:
         if model.format != "onnx":
-            raise ModelError(f"{model.path} is no ONNX model: convert it with `edgeloc convert --target tensorrt`")
+            hint = "`edgeloc convert` writes one for the target tensorrt"
+            raise ModelError(f"{model.path} is no ONNX model", hint=hint)
         self._trt = _import_tensorrt()
         self.version = self._trt.__version__
         self._cuda = Cuda()
@@ -177,7 +182,7 @@ class TensorRtEngine(Engine):
 
     @classmethod
     def load(cls, model: ModelFile, threads: int | None) -> TensorRtEngine:
-        """Build or fetch the plan and load it; `threads` means nothing to a GPU."""
+        """Build or fetch the plan and load it; a GPU ignores `threads`."""
         return cls(model)
 
     @classmethod
@@ -214,7 +219,7 @@ class TensorRtEngine(Engine):
         }
 
     def _place_tensors(self) -> None:
-        """Give every input and output its place on the GPU, for as long as this engine lives."""
+        """Allocate every input and output on the GPU, for as long as this engine lives."""
         for name, port in {**self.inputs, **self.outputs}.items():
             address = self._cuda.allocate(int(np.prod(port.shape)) * port.dtype.itemsize)
             self._addresses[name] = address
@@ -227,8 +232,8 @@ def _open_library() -> Any:
         return ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         raise EngineError(
-            "there is no NVIDIA driver here (libcuda.so.1): TensorRT runs on a Jetson or another NVIDIA GPU; "
-            "in a container, start it with --runtime nvidia"
+            "there is no NVIDIA driver here (libcuda.so.1): TensorRT runs on a Jetson or another NVIDIA GPU",
+            hint="start a container with `docker run --runtime nvidia`",
         ) from error
 
 
@@ -237,14 +242,18 @@ def _import_tensorrt() -> Any:
         trt: Any = importlib.import_module("tensorrt")
     except ModuleNotFoundError as error:
         raise EngineError(
-            "TensorRT is not installed for this Python: on a Jetson, sudo apt install python3-libnvinfer, "
-            "and make the virtual environment with --system-site-packages"
+            "TensorRT is not installed for this Python",
+            hint="on a Jetson, sudo apt install python3-libnvinfer, and make the virtual environment with "
+            "--system-site-packages",
         ) from error
     except (ImportError, OSError, AttributeError) as error:
-        raise EngineError(f"TensorRT does not work here ({first_line(error)}): reinstall python3-libnvinfer") from error
+        raise EngineError(
+            f"TensorRT does not work here ({first_line(error)})", hint="reinstall python3-libnvinfer"
+        ) from error
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if version < _OLDEST or version[0] > _NEWEST_MAJOR:
-        raise EngineError(f"TensorRT {trt.__version__} cannot be used: 8.6 to 10.x can (JetPack 6 and 7 bring them)")
+        hint = "install 8.6 to 10.x (JetPack 6 and 7 bring them)"
+        raise EngineError(f"TensorRT {trt.__version__} cannot be used", hint=hint)
     return trt
 
 
@@ -254,7 +263,7 @@ def _started(trt: Any, kind: Any) -> Any:
     recorder.errors.clear()
     try:
         return kind(recorder)
-    except TypeError as error:  # so its bindings say that the library made none
+    except TypeError as error:  # the bindings' way to report that the library made none
         raise EngineError(f"TensorRT {trt.__version__} does not start: {_reason(trt, first_line(error))}") from error
 
 
@@ -264,10 +273,12 @@ def _engine(trt: Any, runtime: Any, model: ModelFile, cuda: Cuda) -> Any:
     plan = read_plan(path)
     engine = None if plan is None else runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        _tell(f"building {model.path.name} for {cuda.name} with TensorRT {trt.__version__}: some minutes, only once")
+        logger.info(
+            "building %s for %s with TensorRT %s: some minutes, only once", model.path.name, cuda.name, trt.__version__
+        )
         start = time.monotonic()
         plan = _build(trt, model)
-        _tell(f"built in {time.monotonic() - start:.0f} s")
+        logger.info("built in %.0f s", time.monotonic() - start)
         _keep(path, plan)
         engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
@@ -279,7 +290,9 @@ def _keep(path: Path, plan: bytes) -> None:
     try:
         write_plan(path, plan)
     except OutputError as error:
-        _tell(f"the next start will build it again: {error}")
+        report(
+            logger, Finding("tensorrt-plan-not-cached", "warning", f"the next start will build the plan again: {error}")
+        )
 
 
 def _build(trt: Any, model: ModelFile) -> bytes:
@@ -300,7 +313,7 @@ def _build(trt: Any, model: ModelFile) -> bytes:
 
 
 def _parser_error(parser: Any) -> str:
-    """The first thing that the parser has to say, and about which node."""
+    """The parser's first error, and its node."""
     if not parser.num_errors:
         return "no reason given"
     error = parser.get_error(0)
@@ -310,7 +323,7 @@ def _parser_error(parser: Any) -> str:
 
 
 def _reason(trt: Any, otherwise: str = "no reason given") -> str:
-    """What TensorRT logged as the first error since the last reason was asked for."""
+    """The first error that TensorRT logged since the last call."""
     errors = _recorder(trt).errors
     reason = first_line(ValueError(errors[0])) if errors else otherwise
     full = any("out of memory" in line.lower() or "outofmemory" in line.lower() for line in errors)
@@ -320,7 +333,7 @@ def _reason(trt: Any, otherwise: str = "no reason given") -> str:
 
 @lru_cache(maxsize=1)
 def _recorder(trt: Any) -> Any:
-    """TensorRT's one logger in this process: keeps the errors for a sentence of ours, lets the rest go."""
+    """TensorRT's one logger in this process, which keeps only errors."""
     grave = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
 
     class Recorder(trt.ILogger):  # type: ignore[misc]
@@ -339,7 +352,3 @@ def _dtype(kind: Any) -> np.dtype[Any]:
     if kind.name not in _DTYPES:
         raise ModelError(f"the model has an input or output of type {kind.name}: it must be float32 or an integer")
     return np.dtype(_DTYPES[kind.name])
-
-
-def _tell(line: str) -> None:
-    print(f"edgeloc: {line}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Tells systemd that the run is ready and goes on; progress alone feeds the watchdog, never a timer or a thread."""
+"""Notifies systemd of a run's progress; only results feed the watchdog, never a timer or a thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ProgressSink", "watchdog_s"]
 
 
 class ProgressSink(Sink):
-    """A sink that tells systemd of results: READY=1 with the first, WATCHDOG=1 with later ones, STOPPING=1 at the end.
+    """A sink that notifies systemd: READY=1 with the first result, WATCHDOG=1 with later ones, STOPPING=1 at the end.
 
     `address` is systemd's socket ($NOTIFY_SOCKET; a leading @ stands for an abstract one) and
     `interval_s` the watchdog's, None without one. At most one WATCHDOG=1 goes out in half an
@@ -47,8 +47,8 @@ class ProgressSink(Sink):
         except OSError as error:
             opened.close()
             raise OutputError(
-                f"{self.name} {self._address!r} does not answer: {error.strerror or error}; "
-                "outside of a service, run without NOTIFY_SOCKET in the environment"
+                f"{self.name} {self._address!r} does not answer: {error.strerror or error}",
+                hint="outside of a service, run without NOTIFY_SOCKET in the environment",
             ) from error
         self._socket, self._fed_at = opened, None
 
@@ -64,7 +64,7 @@ class ProgressSink(Sink):
         self._fed_at = now
 
     def close(self) -> None:
-        """Say that the run is over."""
+        """Notify systemd that the run is over."""
         if self._socket is not None:
             self._send("STOPPING=1")
             self._socket.close()
@@ -78,7 +78,7 @@ class ProgressSink(Sink):
 
 
 def watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """How many seconds systemd waits for a sign of life; None where it does not wait for this process's."""
+    """How many seconds systemd waits for a sign of life; None where it does not wait for this process."""
     interval, owner = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", str(os.getpid()))
     if not interval.isdecimal() or int(interval) == 0 or owner != str(os.getpid()):
         return None

@@ -1,4 +1,4 @@
-"""What a run has to reach, by its camera, engine and sinks: devices, groups, the network; nothing is granted here."""
+"""What a run has to reach, by its camera, engine and sinks: devices, groups, the network."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ _TPU_OPERATOR = b"edgetpu-custom-op"
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Device nodes or classes of them (`char-video4linux`), groups, sockets; units of systemd to start after.
+    """What a run has to reach.
 
-    `network` is whether anything but this machine is talked to; `makes_code` whether a library
-    writes machine code at run time, or is not known not to; `builds` whether the first start takes minutes
-    to build an engine, which is to be kept.
+    `devices`: device nodes, or classes of them such as `char-video4linux`.
+    `groups`: the system's groups that may use them.
+    `sockets`: of other programs.
+    `after`: systemd's units to start after.
+    `network`: whether it connects to other machines.
+    `makes_code`: whether a library writes machine code at run time, or may do so.
+    `builds`: whether the first start builds an engine for minutes, which is to be kept.
     """
 
     devices: tuple[str, ...] = ()
@@ -115,7 +119,7 @@ def _engine(name: str, model: Path, root: Path) -> Needs:
 
 
 def _argus(root: Path) -> Needs:
-    """NVIDIA's camera daemon is talked to through a socket in /tmp, which the unit has of its own."""
+    """NVIDIA's camera daemon has its socket in /tmp, and the unit has a /tmp of its own."""
     return _jetson(root) | Needs(sockets=(_ARGUS_SOCKET,), after=("nvargus-daemon.service",))
 
 
@@ -136,7 +140,7 @@ def _groups(root: Path) -> dict[int, str]:
 
 
 def _owners(nodes: Iterable[str], root: Path) -> tuple[str, ...]:
-    """The groups that may use these nodes; root's own is nobody's to be given."""
+    """The groups that may use these nodes, but for root's own."""
     paths = (root / node.lstrip("/") for node in nodes)
     numbers = {path.stat().st_gid for path in paths if path.exists()} - {0}
     names = _groups(root)

@@ -1,4 +1,4 @@
-"""A systemd unit with few rights: its text, installing and removing it."""
+"""A systemd unit with few permissions: its text, installing and removing it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgeloc.errors import DeviceError, UsageError
 __all__ = ["MARK", "Service", "Systemctl", "install", "systemctl", "uninstall"]
 
 MARK = "# Written by `edgeloc install-service`, which replaces and removes it."
-# Longer than a camera that went away is tried again, so that such a run ends by itself with its files whole.
+# Longer than the wait for a camera that went away, so that such a run ends by itself with its files whole.
 _WATCHDOG_S = 60
 _START_S = 90
 # TensorRT builds its plan before the first result, on a slow Jetson for many minutes.
@@ -25,7 +25,7 @@ _BUILD_S = 1800
 _STOP_S = 20
 _RESTART_S = 5
 _MOST_STARTS, _STARTS_WITHIN_S = 10, 900
-# 2 is bad input, which no restart mends; 130 and 143 are an interrupted run over a file.
+# 2 is bad input, which no restart fixes; 130 and 143 are an interrupted run over a file.
 _HOPELESS, _ENDED = "2", "130 143"
 _HARDENING = """\
 NoNewPrivileges=yes
@@ -59,11 +59,15 @@ _OTHERS = (Path("usr/lib/systemd/system"), Path("lib/systemd/system"), Path("run
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A run as a service: its name, its whole command line, what it must reach, and which paths it reads.
+    """A run as a service.
 
-    The unit's user exists while it runs and has no other rights than the groups in `needs`. Its
-    files lie in /var/lib/NAME, where it also runs. `reads` are absolute paths; those in folders
-    that the unit hides (home folders, /tmp) are shown to it, read-only.
+    The unit's user exists while it runs and has no permissions but the groups in `needs`. It runs in /var/lib/NAME and
+    writes its files there.
+
+    `name`: the service's.
+    `command`: the whole command line, the program's absolute path first.
+    `needs`: what it must reach.
+    `reads`: absolute paths; those in folders that the unit hides (home folders, /tmp) are mounted read-only.
     """
 
     name: str
@@ -74,10 +78,8 @@ class Service:
     def __post_init__(self) -> None:
         # A dynamic user takes the unit's name, and a user's name has at most 31 characters.
         if not re.fullmatch(r"[a-z][a-z0-9_-]{0,30}", self.name):
-            raise UsageError(
-                f"the service's name is {self.name!r}: it must be 1 to 31 lower-case letters, digits, - and _, "
-                "and begin with a letter"
-            )
+            allowed = "1 to 31 lower-case letters, digits, - and _, the first a letter"
+            raise UsageError(field="name", value=self.name, allowed=allowed)
         if not self.command or not Path(self.command[0]).is_absolute():
             raise UsageError(f"the service's command is {self.command}: it must begin with a program's absolute path")
 
@@ -154,7 +156,7 @@ def quoted(word: str, *, variables: bool = True) -> str:
     `variables`: whether the line is one in which $ means a variable, as command lines are and no others.
     """
     if any(not character.isprintable() for character in word):
-        raise UsageError(f"{word!r} holds a character that a systemd unit cannot: rename it")
+        raise UsageError(f"{word!r} holds a character that a systemd unit cannot hold", hint="rename it")
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     escaped = escaped.replace("$", "$$") if variables else escaped
     return f'"{escaped}"' if not word or re.search(r"[\s\"'\\;:]", word) else escaped
@@ -164,15 +166,16 @@ def systemctl(words: Sequence[str]) -> None:
     """Run systemctl; DeviceError with its first line where it fails or this machine has none."""
     found = shutil.which("systemctl")
     if found is None:
-        raise DeviceError("systemctl is not here: services need a system that runs on systemd, or use --print")
+        hint = "use {print}, and what starts services here"
+        raise DeviceError("systemctl is not installed: services need systemd", hint=hint)
     done = subprocess.run([found, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        said = next(iter(done.stderr.strip().splitlines()), f"exit status {done.returncode}").rstrip(".")
-        raise DeviceError(f"systemctl {' '.join(words)} failed: {said}")
+        reason = next(iter(done.stderr.strip().splitlines()), f"exit status {done.returncode}").rstrip(".")
+        raise DeviceError(f"systemctl {' '.join(words)} failed: {reason}")
 
 
 def install(service: Service, control: Systemctl = systemctl, root: Path = Path("/")) -> Path:
-    """Write the unit, enable it and start it anew; returns the unit's path once its first result is there.
+    """Write the unit, enable it and start it again; returns the unit's path once its first result is there.
 
     Raises UsageError when the name is another service's or a user's, DeviceError when systemd does
     not run here or the service does not come up: it stays installed then, and systemd tries again.
@@ -182,7 +185,7 @@ def install(service: Service, control: Systemctl = systemctl, root: Path = Path(
     path = root / _OURS / service.file_name
     with atomic_path(path) as temporary:
         temporary.write_text(service.unit(), encoding="utf-8")
-    # A unit that ran into its limit of starts stays refused until it is told otherwise.
+    # A unit that reached its limit of starts is refused until it is reset.
     control(["daemon-reload"])
     control(["enable", service.file_name])
     control(["reset-failed", service.file_name])
@@ -190,7 +193,8 @@ def install(service: Service, control: Systemctl = systemctl, root: Path = Path(
         control(["restart", service.file_name])
     except DeviceError as error:
         raise DeviceError(
-            f"{service.name} is installed but gave no result: {error}; `journalctl -u {service.name} -n 20` says why"
+            f"{service.name} is installed but gave no result: {error}",
+            hint=f"`journalctl -u {service.name} -n 20` shows why",
         ) from error
     return path
 
@@ -214,18 +218,19 @@ def uninstall(name: str, control: Systemctl = systemctl, root: Path = Path("/"))
 
 def _require_systemd(root: Path) -> None:
     if not (root / "run/systemd/system").is_dir():
-        raise DeviceError("this system does not run on systemd: use --print, and what starts services here")
+        hint = "use {print}, and what starts services here"
+        raise DeviceError("this system does not run on systemd", hint=hint)
 
 
 def _require_free(service: Service, root: Path) -> None:
     own = root / _OURS / service.file_name
     taken = [folder / service.file_name for folder in _OTHERS if (root / folder / service.file_name).exists()]
     if taken or (own.exists() and not _is_ours(own)):
-        raise UsageError(f"the name {service.name} is another service's: give --name")
+        raise UsageError(f"the name {service.name} is another service's", hint="give {name}")
     # A dynamic user whose name is taken would be that user, with all that is theirs.
     users = [line.partition(":")[0] for line in (read_text(root / "etc/passwd") or "").splitlines()]
     if service.name in users:
-        raise UsageError(f"the name {service.name} is a user's of this system: give --name")
+        raise UsageError(f"the name {service.name} is a user's of this system", hint="give {name}")
 
 
 def _is_ours(path: Path) -> bool:

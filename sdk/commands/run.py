@@ -21,6 +21,8 @@ EXTRA: str | None = None
 NEEDS = ("cv2", "numpy")
 
 _INTERRUPTED = 130
+# The arguments that name a file to be read.
+FILES = ("model", "cpu_model", "contract")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -145,7 +145,7 @@ def test_frames_that_cannot_be_decoded_are_not_made_up(mood: type[FakeCapture], 
 
 
 def test_an_unknown_format_is_refused_before_anything_is_opened() -> None:
-    with pytest.raises(UsageError, match="MJPG, YUYV"):
+    with pytest.raises(UsageError, match="MJPG or YUYV"):
         V4l2Camera(format="H264")
 
 

@@ -1,14 +1,18 @@
-"""An Edge TPU without an Edge TPU: the fake delegate, and models compiled for it."""
+"""Accelerators that are not here: a fake delegate with models compiled for it, a fake CUDA driver and TensorRT."""
 
 from __future__ import annotations
 
 import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from numpy.typing import NDArray
 
 from edgeloc.models import SHIPPED_INT8
-from edgeloc.testing import build_fake_delegate
+from edgeloc.testing import FakeCudaDriver, FakeTensorRt, build_fake_delegate
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +52,24 @@ def sysfs(tmp_path: Path) -> Path:
     (stick / "idVendor").write_text("18d1\n")
     (stick / "idProduct").write_text("9302\n")
     return tmp_path / "root"
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeCudaDriver:
+    """The GPU's driver, in the place of the real one."""
+    found = FakeCudaDriver()
+    monkeypatch.setattr("edgeloc.device.engines.tensorrt._open_library", lambda: found)
+    return found
+
+
+@pytest.fixture(params=["8.6.2", "10.3.0"])
+def tensorrt(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
+    """TensorRT as JetPack 6 brings it: 8.6 in its first releases, 10.3 later."""
+
+    def mean(model: bytes, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        image = inputs["image"]
+        return {"presence": image.mean(keepdims=True).reshape(1, 1), "box": image[:, 0, 0, :1] * [1, 2, 3, 4]}
+
+    fake = FakeTensorRt(request.param, compute=mean)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    return fake
