@@ -242,14 +242,16 @@ class _TerminalHandler(logging.Handler):
 def _log_on_stderr(verbose: bool) -> Iterator[None]:
     """Inside, this package's log is shown; the command line is the only one that prints it."""
     logger, handler = logging.getLogger("edgeloc"), _TerminalHandler()
-    level = logger.level
+    level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False  # libraries give the root logger handlers, which would print all of it again
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = propagate
 
 
 def _print_any_text() -> None:

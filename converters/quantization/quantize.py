@@ -273,7 +273,7 @@ def to_integers(
                     denylisted_nodes=kept or None,
                 )
             return quantized
-        except Exception as error:  # bare Exceptions of several modules
+        except Exception as error:  # Exceptions of several modules
             refusal = error
     # Outside, because what the quantizer wrote on the terminal is shown when an error is raised inside.
     raise ModelError(f"TensorFlow's quantizer refused the model: {first_line(refusal)}") from refusal

@@ -88,7 +88,7 @@ def channels_first(shape: Sequence[int | None], image: Sequence[int], name: str)
         )
     if fits_first and fits_last:
         raise ModelError(
-            f"{name} takes {shown}, in which channels cannot be told from height and width: "
+            f"{name} takes {shown}, in which channels, height and width cannot be distinguished: "
             "export it with these sizes fixed"
         )
     return fits_first

@@ -78,7 +78,7 @@ class KerasSource(Source):
         self.digest = hashlib.sha256(path.read_bytes()).hexdigest()
         self.tools = {"keras": keras.__version__, "tensorflow": tf.__version__}
         if len(self.network.inputs) != 1:
-            raise ContractError(f"{path} has {len(self.network.inputs)} inputs: a contract speaks of one image")
+            raise ContractError(f"{path} has {len(self.network.inputs)} inputs: a localizer has one, the image")
 
     @classmethod
     def open(cls, path: str, weights: str | None = None) -> KerasSource:
@@ -134,7 +134,7 @@ def convert_saved_model(folder: str, signature: str) -> bytes:
         try:
             flatbuffer: bytes = converter.convert()
             return flatbuffer
-        except Exception as error:  # the converter raises bare Exceptions of several modules
+        except Exception as error:  # the converter raises Exceptions of several modules
             refusal = error
     # Outside, because what the converter wrote on the terminal is shown when an error is raised inside.
     raise ModelError(f"TensorFlow's converter refused the model: {_reason(refusal)}") from refusal

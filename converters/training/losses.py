@@ -28,7 +28,7 @@ _READ = {"presence", "class", "box", "vector", "grid-weights", "grid-distances",
 _KEYS = {"grid-weights": "weights", "grid-distances": "distances", "box-bins": "bins"}
 # Where x comes before y and width before height, for the forms that have it otherwise.
 _ORDER = {"yxyx": (1, 0, 3, 2), "cxcyhw": (0, 1, 3, 2)}
-# A probability this near to 0 or 1 is one that a loss can still tell from it.
+# A probability this near to 0 or 1 is one that a loss can still distinguish from it.
 _LEAST = 1e-6
 
 

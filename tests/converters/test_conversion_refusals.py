@@ -85,7 +85,7 @@ def test_networks_that_take_no_single_image(box_contract: Contract, out: Path, t
     first, second = keras.Input((10,)), keras.Input((10,))
     both = layers.Dense(4, name="box")(layers.Add()([first, second]))
     keras.Model([first, second], both).save(tmp_path / "two.keras")
-    with pytest.raises(ContractError, match="has 2 inputs: a contract speaks of one image"):
+    with pytest.raises(ContractError, match="has 2 inputs: a localizer has one, the image"):
         convert(tmp_path / "two.keras", out, ConvertOptions(recipe="float32"), contract=box_contract)
 
 

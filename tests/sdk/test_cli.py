@@ -229,3 +229,41 @@ def test_standard_output_may_be_closed_or_full_or_know_few_letters() -> None:
     if os.path.exists("/dev/full"):
         assert status("> /dev/full") == (2, "edgeloc: error: No space left on device\n")
     assert status("> /dev/null", PYTHONIOENCODING="ascii") == (0, "")
+
+
+def test_what_is_logged_is_printed_once(register: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    """TensorFlow gives the root logger a handler of its own."""
+    import logging
+
+    def run(args: object) -> int:
+        logging.getLogger("edgeloc.somewhere").warning("the lens is covered")
+        return 0
+
+    register(FakeEntry("look", run))
+    root, handler = logging.getLogger(), logging.StreamHandler(sys.stderr)
+    root.addHandler(handler)
+    try:
+        assert cli.main(["look"]) == 0
+    finally:
+        root.removeHandler(handler)
+    assert capsys.readouterr().err == "warning: the lens is covered\n"
+
+
+def test_a_finding_names_the_flag_of_a_parameter(
+    register: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import logging
+
+    from edgeloc.findings import Finding, report
+
+    finding = Finding("head-shares-scale", "warning", "two parts share a scale", "split them with {fix_head}")
+
+    def run(args: object) -> int:
+        report(logging.getLogger("edgeloc.somewhere"), finding)
+        return 0
+
+    register(FakeEntry("look", run, configure=lambda parser: parser.add_argument("--fix-head")))
+    assert cli.main(["look"]) == 0
+    assert capsys.readouterr().err == "warning: two parts share a scale: split them with --fix-head\n"
+    assert str(finding).endswith("split them with fix_head")
+    assert finding.to_dict()["fix"] == "split them with fix_head"

@@ -37,7 +37,7 @@ class Limits:
 
     `axis_input` is the operator's input that names axes, of which the batch must not be one;
     `channel_multiple` what the channels must be a multiple of where they are reduced; `uncertainty` is why
-    only the compiler can tell.
+    only the compiler knows.
     """
 
     fused_activation: bool = True
@@ -128,7 +128,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Why the operator does not map ("" where it does), or why only the compiler can tell."""
+    """Why the operator does not map ("" where it does), or why only the compiler knows."""
 
     fault: str = ""
     uncertainty: str = ""
