@@ -1,4 +1,4 @@
-"""The `edgeloc` command: finds sub-commands, runs one, turns errors into sentences; it does no work of its own.
+"""The `edgeloc` command: finds sub-commands, runs one, and prints its log and its errors.
 
 A sub-command is a module named by an entry point of the group `edgeloc.commands`. It holds `HELP`
 (one line), `EXTRA` (the extra that brings what it needs, or None), `NEEDS` (import names without
@@ -8,7 +8,6 @@ which it cannot run), `configure(parser)` and `run(args) -> exit status`.
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib.metadata
 import importlib.util
 import io
@@ -23,7 +22,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from edgeloc._support.terminal import quiet_import
+from edgeloc._support.lookup import did_you_mean, entry_points
+from edgeloc._support.terminal import quiet_import, write_line
 from edgeloc._version import __version__
 from edgeloc.errors import EdgelocError, MissingExtra, UsageError, first_line
 from edgeloc.findings import Finding
@@ -121,14 +121,14 @@ def _flag(action: argparse.Action) -> str:
 def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
     """Every registered sub-command by name; this package's own win over others of the same name."""
     found: dict[str, importlib.metadata.EntryPoint] = {}
-    for entry in importlib.metadata.entry_points(group=COMMAND_GROUP):
+    for entry in entry_points(COMMAND_GROUP):
         if entry.name not in found or entry.value.startswith("edgeloc."):
             found[entry.name] = entry
     return found
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with a line in one sentence, as everything else here does."""
+    """Reports what is wrong with a line in one sentence, as everything else here does."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; `{self.prog} --help` shows what there is")
@@ -171,7 +171,7 @@ def _add_verbose(parser: argparse.ArgumentParser) -> None:
 
 
 def _one_line(name: str, entry: importlib.metadata.EntryPoint) -> str:
-    """A command's help line, and what it lacks; a command that does not even load says so and harms no other."""
+    """A command's help line, and what it lacks; one that does not even load is listed with the reason."""
     try:
         command = entry.load()
         missing = _missing(command.NEEDS)
@@ -208,9 +208,7 @@ def _requirement(command: ModuleType) -> str:
 def _unknown_command(name: str, entries: dict[str, importlib.metadata.EntryPoint]) -> str:
     if not entries:
         return "no commands are registered: install the package (pip install edgeloc) instead of running its sources"
-    close = difflib.get_close_matches(name, entries, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"commands are {', '.join(entries)}"
-    return f"'{name}' is not a command: {hint}"
+    return f"'{name}' is not a command{did_you_mean(name, entries)}; commands are {', '.join(entries)}"
 
 
 def _wants_verbose(arguments: list[str]) -> bool:
@@ -235,7 +233,7 @@ class _TerminalHandler(logging.Handler):
         severity = finding.severity if finding is not None else record.levelname.lower()
         text = finding.sentence(self.spelling) if finding is not None else record.getMessage()
         prefix = f"{severity}: " if record.levelno >= logging.WARNING else ""
-        print(f"{prefix}{text}", file=sys.stderr, flush=True)
+        write_line(f"{prefix}{text}")
 
 
 @contextmanager
@@ -246,6 +244,8 @@ def _log_on_stderr(verbose: bool) -> Iterator[None]:
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False  # libraries give the root logger handlers, which would print all of it again
     logger.addHandler(handler)
+    # A library that sets up the root logger, as TensorFlow's does, would print each line a second time.
+    logger.propagate = False
     try:
         yield
     finally:
@@ -278,7 +278,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 
 def _report(error: Exception, verbose: bool) -> int:
-    """Say in a line or two what went wrong, and return the exit status that goes with it."""
+    """Print in a line or two what went wrong, and return the exit status that goes with it."""
     if isinstance(error, EdgelocError):
         message, status = str(error), error.exit_status
     elif isinstance(error, OSError) and error.strerror:

@@ -1,4 +1,4 @@
-"""What reaches the user's terminal: progress bars, and silence around libraries that print while they load."""
+"""What reaches the user's terminal: log lines, progress bars, and silence around libraries that print."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TextIO, TypeVar
 
-__all__ = ["progress", "quiet_import", "quiet_opencv", "quiet_stderr"]
+__all__ = ["progress", "quiet_import", "quiet_opencv", "quiet_stderr", "write_line"]
 
 _SILENT = 0  # cv2's LOG_LEVEL_SILENT
+# Copies of the standard error's descriptor, the user's terminal first, while `quiet_stderr` holds it back.
+_terminals: list[int] = []
 
 
 @contextmanager
@@ -30,6 +32,7 @@ def quiet_stderr() -> Iterator[None]:
     with os.fdopen(kept, "wb") as terminal, _held_back() as held:
         sys.stderr.flush()
         os.dup2(held.fileno(), 2)
+        _terminals.append(kept)
         try:
             yield
         except Exception:
@@ -51,13 +54,39 @@ def _held_back() -> BinaryIO:
 
 
 def _restore(kept: int) -> None:
+    if kept in _terminals:
+        _terminals.remove(kept)
     sys.stderr.flush()
     os.dup2(kept, 2)
 
 
+def write_line(text: str) -> None:
+    """Print a line on the standard error: above a progress bar that is shown, and through `quiet_stderr`.
+
+    Where nobody can read it any more, work goes on without it.
+    """
+    if sys.stderr is None:
+        return
+    with suppress(OSError, ValueError):
+        tqdm: Any = sys.modules.get("tqdm")
+        if _terminals and _is_the_process_own(sys.stderr):
+            os.write(_terminals[0], f"{text}\n".encode(errors="backslashreplace"))
+        elif tqdm is not None and sys.stderr.isatty():
+            tqdm.tqdm.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _is_the_process_own(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 2
+    except OSError:  # a stream in memory, as tests have
+        return False
+
+
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Inside, OpenCV's own lines about a device or file stay off the terminal: what failed is told by an error."""
+    """Inside, OpenCV's own lines about a device or file stay off the terminal: an error reports what failed."""
     import cv2
 
     # FFmpeg beneath it has a level of its own, which is read with the first video.
@@ -119,7 +148,7 @@ T = TypeVar("T")
 def progress(iterable: Iterable[T], *, total: int | None = None, label: str = "") -> Iterable[T]:
     """The same items, counted on the standard error where that is a terminal and tqdm is installed.
 
-    `total` is the number of items, where `len(iterable)` does not tell it.
+    `total` is the number of items, where `len(iterable)` does not give it.
     """
     if not sys.stderr.isatty():
         return iterable

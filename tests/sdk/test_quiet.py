@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
+
+import pytest
 
 NOISY = "import os\nos.write(2, b'native noise\\n')\n"
 
@@ -70,5 +77,51 @@ from edgeloc._support.terminal import quiet_stderr
 os.close(2)
 with quiet_stderr():
     print("fine")
+"""
+    assert run(code, tmp_path).stdout == "fine\n"
+
+
+def test_log_lines_pass_through_the_silence(tmp_path: Path) -> None:
+    code = """
+import os
+from edgeloc._support.terminal import quiet_stderr, write_line
+with quiet_stderr():
+    os.write(2, b"native noise\\n")
+    write_line("calibrating")
+write_line("done")
+"""
+    assert run(code, tmp_path).stderr == "calibrating\ndone\n"
+
+
+def test_a_log_line_stands_above_the_bar_that_is_shown(tmp_path: Path) -> None:
+    """On a terminal the bar is cleared, the line written, and the bar drawn again."""
+    pytest.importorskip("tqdm")
+    code = """
+from edgeloc._support.terminal import progress, write_line
+for number in progress(range(2), label="images"):
+    write_line(f"image {number} is dark")
+"""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stderr=theirs, check=False)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert done.returncode == 0
+    for line in ("image 0 is dark", "image 1 is dark"):
+        before, _, after = shown.partition(line)
+        assert before.endswith("\r") and after.startswith("\r\n")
+    assert "images" in shown
+
+
+def test_a_standard_error_that_nobody_reads_stops_no_work(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from edgeloc._support.terminal import write_line
+os.close(2)
+write_line("lost")
+sys.stderr = None
+write_line("lost")
+print("fine")
 """
     assert run(code, tmp_path).stdout == "fine\n"
