@@ -1,4 +1,4 @@
-"""Scenes by number and clips: which object, where, how large, on what ground, under which light."""
+"""Scenes by number, and clips: draws an object, its place and size, the ground and the light."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ __all__ = ["Clip", "Light", "Scene", "SceneGenerator", "draw_object", "overlap",
 
 @dataclass(frozen=True)
 class Light:
-    """Where the light comes from and what the camera makes of it.
+    """Where the light comes from, and what the camera's optics and sensor do.
 
-    `angle` (radians, in the image) is where shadows fall; `shadow` and `shading` are strengths, 0 to
-    1; `gain` is the brightness, `tint` the gains of blue, green and red; `slope` the brightness's
-    change across the frame along `slope_angle`, `vignette` its loss at the corners; `blur` is a
-    sigma in pixels, `noise` a standard deviation in grey levels.
+    `angle`: the direction in which shadows fall, radians in the image.
+    `shadow`, `shading`: strengths of the cast shadow and of lit edges, 0 to 1.
+    `gain`: the brightness, 1 for unchanged.
+    `tint`: the gains of blue, green and red.
+    `slope`, `slope_angle`: how much the brightness changes across the frame, and in which direction (radians).
+    `vignette`: the brightness lost at the corners, 0 to 1.
+    `blur`: sigma of the blur in pixels.
+    `noise`: standard deviation of the noise in grey levels.
     """
 
     angle: float
@@ -84,7 +88,7 @@ class Light:
         np.copyto(part, cv2.multiply(part, cv2.merge([kept] * 3), scale=1 / 255))
 
     def finish(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
-        """The picture as the camera sees it: fall-off, colour, blur, noise."""
+        """The picture as the camera sees it: with fall-off, tint, blur and noise."""
         height, width = pixels.shape[:2]
         lit = cv2.multiply(pixels, self._fall_off(width, height), scale=1 / 128)
         if self.blur:
@@ -94,7 +98,7 @@ class Light:
         return np.asarray(cv2.addWeighted(lit, 1, grain, strength, -128 * strength), np.uint8)
 
     def _fall_off(self, width: int, height: int) -> Pixels:
-        """Gains, 128 for one, of a frame's pixels."""
+        """The gain of each pixel; 128 is a gain of 1."""
         x, y = np.meshgrid(np.linspace(-1, 1, 24), np.linspace(-1, 1, 24))
         slope = self.slope * (x * np.cos(self.slope_angle) + y * np.sin(self.slope_angle))
         gains = self.gain * (1 + slope) * (1 - self.vignette * (x * x + y * y) / 2)
@@ -114,11 +118,12 @@ _PATCH = (192, 192)
 
 @dataclass(frozen=True)
 class Scene:
-    """A made image and its truth.
+    """A generated image and its truth.
 
-    `pixels` is BGR uint8 (height, width, 3); `box` the tight box around what can be seen of the
-    object, in pixels, taken before blur and noise; `label` one of SCENE_LABELS. Both are None
-    where the scene is empty.
+    `pixels`: BGR uint8 (height, width, 3).
+    `box`: the tight box around the visible part of the object, in pixels, taken before blur and noise; None where the
+    scene is empty.
+    `label`: one of SCENE_LABELS; None where the scene is empty.
     """
 
     pixels: Pixels
@@ -149,7 +154,7 @@ def put(ground: Pixels, sprite: Sprite, light: Light, rng: np.random.Generator, 
 
 
 def _worn(colour: Pixels, alpha: Pixels, rng: np.random.Generator) -> Pixels:
-    """A surface that is not quite even; nothing is added where the object is not."""
+    """The surface made slightly uneven, within the object."""
     # Always the same patch for the same object, so that it does not flicker when it grows in a clip.
     gloss, grain = cloud_patch(rng, _PATCH, (2.0, 2.0)), grain_patch(rng, _PATCH, (3.0, 1.5))
     roughness = rng.uniform(0.02, 0.16)
@@ -184,11 +189,14 @@ class _Visit:
 
 
 class Clip:
-    """Frames with exact truth, any of them at any time: `frame(n)`; endless where `frames` is None.
+    """A video with exact truth: iterate over it from frame 0, or ask for any `frame(n)`.
 
-    The same seed, index and size give the same frames, whatever was asked for before. Iterating
-    starts at frame 0. At 30 frames a second an object takes 4 s to pass, then the ground is empty
-    for one. An object of which less than 15 % is inside the frame is left out of the picture.
+    The same seed, index and size give the same frames, in any order. At 30 frames a second an object takes 4 s to
+    pass, then the ground is empty for 1 s. An object of which less than 15 % is inside the frame is not drawn.
+
+    `seed`, `index`: whole numbers of 0 or more that choose the clip.
+    `size`: (width, height) in pixels.
+    `frames`: the number of frames; None for an endless clip.
     """
 
     def __init__(self, seed: int, index: int, size: tuple[int, int], frames: int | None = None) -> None:
@@ -237,7 +245,7 @@ class Clip:
     def _visit(self, number: int) -> _Visit:
         rng = np.random.default_rng((*self._key, 1, number))
         turn = rng.uniform(0, 2 * np.pi)
-        # Out on about the other side, through a point near the middle.
+        # It leaves on about the opposite side, through a point near the middle.
         turns = np.array([turn, turn + np.pi + rng.uniform(-0.9, 0.9)])
         lengths = rng.uniform(0.2, 0.6, 2)
         outside = 0.55 + lengths / 2
@@ -265,15 +273,19 @@ _SMALLEST = 32  # pixels a frame's side must have
 class SceneGenerator:
     """Endless scenes with exact truth: the same seed, size and index give the same scene, in any order.
 
-    `seed` is a whole number of 0 or more, `size` the (width, height) in pixels, 32 at least; else
-    UsageError. About 12 % of the scenes are empty.
+    About 12 % of the scenes are empty.
+
+    `seed`: a whole number of 0 or more.
+    `size`: (width, height) in pixels, at least 32 each.
+
+    Raises UsageError for another seed or size.
     """
 
     def __init__(self, seed: int = 0, size: tuple[int, int] = (300, 300)) -> None:
         if seed < 0:
-            raise UsageError(f"the scenes' seed is {seed}: give a whole number of 0 or more")
+            raise UsageError(field="seed", value=seed, allowed="a whole number of 0 or more")
         if min(size) < _SMALLEST:
-            raise UsageError(f"the scenes' size is {size[0]}x{size[1]}: give at least {_SMALLEST} pixels a side")
+            raise UsageError(field="size", value=size, allowed=f"at least {_SMALLEST} pixels a side")
         self.seed = seed
         self.size = size
 
@@ -295,7 +307,7 @@ class SceneGenerator:
         return (found[1].visible(self.size)[0], found[0]) if found else (None, None)
 
     def clip(self, index: int = 0, frames: int | None = None) -> Clip:
-        """A video of objects that pass over a panning ground; endless where `frames` is None."""
+        """Video number `index` of objects that pass over a panning ground, of so many `frames`; None for endless."""
         return Clip(self.seed, index, self.size, frames)
 
     def _object(self, index: int) -> tuple[str, Sprite, float] | None:

@@ -140,10 +140,12 @@ class FakeTensorRt(ModuleType):
         self.refuse = self.full = self.dead = False
         self.fail = ""
         flags = {"EXPLICIT_BATCH": 0, **({"STRONGLY_TYPED": 1} if self.new else {})}
-        self.NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", flags)
-        self.BuilderFlag = enum.IntEnum("BuilderFlag", {"FP16": 0, "INT8": 1})
-        self.TensorIOMode = enum.Enum("TensorIOMode", {"NONE": 0, "INPUT": 1, "OUTPUT": 2})
-        self.DataType = enum.Enum("DataType", {"FLOAT": 0, "HALF": 1, "INT8": 2, "INT32": 3, "BOOL": 4, "UINT8": 5})
+        self.NetworkDefinitionCreationFlag = _enumeration(enum.IntEnum, "NetworkDefinitionCreationFlag", flags)
+        self.BuilderFlag = _enumeration(enum.IntEnum, "BuilderFlag", {"FP16": 0, "INT8": 1})
+        self.TensorIOMode = _enumeration(enum.Enum, "TensorIOMode", {"NONE": 0, "INPUT": 1, "OUTPUT": 2})
+        self.DataType = _enumeration(
+            enum.Enum, "DataType", {"FLOAT": 0, "HALF": 1, "INT8": 2, "INT32": 3, "BOOL": 4, "UINT8": 5}
+        )
         self.ILogger = _Logger
         self.Builder = lambda logger: _Builder(self, logger)
         self.OnnxParser = lambda network, logger: _Parser(self, network, logger)
@@ -283,6 +285,10 @@ class _Context:
         size = int(np.prod(shape))
         numbers = (ctypes.c_float * size).from_address(self.addresses[name])
         return np.ctypeslib.as_array(numbers).reshape(tuple(shape))
+
+
+def _enumeration(kind: Any, name: str, members: Mapping[str, int]) -> Any:
+    return kind(name, members)
 
 
 def _ports(model: bytes) -> tuple[Shapes, Shapes]:

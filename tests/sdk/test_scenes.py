@@ -135,5 +135,5 @@ def test_a_clips_ground_pans() -> None:
 def test_values_that_make_no_scene_are_refused() -> None:
     with pytest.raises(UsageError, match="seed is -1"):
         SceneGenerator(-1)
-    with pytest.raises(UsageError, match="8x300"):
+    with pytest.raises(UsageError, match=r"size is \(8, 300\)"):
         SceneGenerator(0, (8, 300))
