@@ -303,7 +303,7 @@ class ThermalSampler:
 
 
 def _celsius(name: str, path: Path, seen: set[str]) -> Iterator[tuple[str, float]]:
-    """The sensor's temperature under a name of its own; nothing where it is none."""
+    """The sensor's temperature under a unique name; nothing where it is implausible."""
     value = read_int(path)
     if value is None or not _PLAUSIBLE_C[0] <= value / 1000 <= _PLAUSIBLE_C[1]:
         return

@@ -54,7 +54,7 @@ class Columns:
 
 
 def column_names(text: str) -> tuple[str, ...]:
-    """Names with commas between them, for a URI's option; ValueError says what is allowed."""
+    """Names with commas between them, for a URI's option; ValueError names what is allowed."""
     return Columns(tuple(name.strip() for name in text.split(","))).names
 
 

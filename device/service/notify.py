@@ -40,7 +40,7 @@ class ProgressSink(Sink):
         return "systemd's notify socket"
 
     def open(self, *, fps: float | None = None, live: bool = False) -> None:
-        """Connect; OutputError when nobody listens."""
+        """Connect; OutputError when systemd does not listen."""
         opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             opened.connect(self._address)

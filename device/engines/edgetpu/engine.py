@@ -236,7 +236,7 @@ class _Process:
 
     def __init__(self) -> None:
         self._connection, theirs = Pipe()
-        # A file and no pipe: nobody would empty a pipe while the process runs.
+        # A file and not a pipe, which would fill up while the process runs.
         self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         program = _PROGRAM.format(descriptor=theirs.fileno())
         try:

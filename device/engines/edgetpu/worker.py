@@ -111,10 +111,11 @@ def _not_loaded(library: str, error: OSError) -> EngineError:
 
 
 def _refusal(error: ModelError, place: EdgeTpuPlace) -> EngineError | ModelError:
-    text = str(error)
-    if "runtime version" in text:
-        return EngineError(f"{text}; the model is compiled for a newer libedgetpu", hint=INSTALL)
-    if "edgetpu-custom-op" in text or "compiled for the Edge TPU" in text:
+    # What the runtime itself reported: it has no other way to tell these apart.
+    reported = str(error.__cause__ or error)
+    if "runtime version" in reported:
+        return EngineError(f"{error}; the model is compiled for a newer libedgetpu", hint=INSTALL)
+    if "edgetpu-custom-op" in reported:
         return _no_delegate(place.library)
     return error
 

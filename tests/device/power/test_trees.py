@@ -1,4 +1,4 @@
-"""What each board shows is read right, and every failure is a sentence with its mend."""
+"""What each board shows is read right, and every failure is a sentence with its fix."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_pi5_step_is_the_smallest_change_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "mend"),
+    ("said", "fix"),
     [
         ("VCHI initialization failed", "usermod -aG video"),
         ("Can't open device file: /dev/vcio", "usermod -aG video"),
@@ -66,8 +66,8 @@ def test_pi5_step_is_the_smallest_change_seen() -> None:
         ("", "rpi-eeprom-update"),
     ],
 )
-def test_pi_without_the_chip_or_the_right(said: str, mend: str) -> None:
-    with pytest.raises(DeviceError, match=mend):
+def test_pi_without_the_chip_or_the_right(said: str, fix: str) -> None:
+    with pytest.raises(DeviceError, match=fix):
         PmicMeter(run=lambda command: said).open()
 
 
@@ -124,7 +124,7 @@ def test_ina3221_through_the_kernel(tree: Tree) -> None:
         assert meter.read().watts == pytest.approx({"camera": 1.5, "board": 4.5})
 
 
-def test_several_chips_of_one_name_must_be_told_apart(tree: Tree) -> None:
+def test_several_chips_of_one_name_must_be_named_by_path(tree: Tree) -> None:
     root = tree(ina219_files() | ina219_files("sys/class/hwmon/hwmon3"))
     with pytest.raises(UsageError, match="hwmon:///sys/class/hwmon/hwmon2, hwmon:///sys/class/hwmon/hwmon3"):
         open_meter("hwmon://ina219", root=root)
@@ -160,7 +160,7 @@ def test_rapl_without_the_right_to_read(tree: Tree) -> None:
         open_meter("rapl://", root=root)
 
 
-def test_a_file_that_may_not_be_read_says_how_to_mend_it(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read_names_its_fix(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree(rapl_files())
 
     def forbidden(path: Path, **options: object) -> str:
@@ -243,14 +243,14 @@ def test_another_chip_at_the_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "mend"),
+    ("code", "fix"),
     [(errno.EREMOTEIO, "i2cdetect"), (errno.EBUSY, "hwmon://ina219"), (errno.ETIMEDOUT, "wiring")],
 )
-def test_i2c_failures_say_how_to_mend_them(code: int, mend: str) -> None:
+def test_i2c_failures_name_their_fix(code: int, fix: str) -> None:
     bus = FakeI2cBus("ina219")
     with InaMeter("ina219", shunt_ohm=0.1, bus=bus) as meter:
         bus.fail(code)
-        with pytest.raises(DeviceError, match=mend):
+        with pytest.raises(DeviceError, match=fix):
             meter.read()
     bus.fail(None)
 
