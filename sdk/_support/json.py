@@ -1,4 +1,4 @@
-"""Frozen dataclasses to readable JSON and back, naming the field that does not fit; it knows no result's meaning."""
+"""Frozen dataclasses to readable JSON and back, naming the field that does not fit."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import json
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from edgeloc.errors import DataError
+from edgeloc.errors import DataError, EdgelocError
 
 __all__ = ["from_data", "to_json"]
 
 _INDENT = "  "
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _LINE = 400  # a list or object that fits into as many characters stands on one line
 
 
@@ -36,67 +37,82 @@ def _nested(value: Any) -> bool:
     return isinstance(value, dict) or any(isinstance(item, (dict, list, tuple)) for item in value)
 
 
-def from_data(kind: Any, data: Any, where: str = "") -> Any:
-    """Make a value of the type `kind` out of JSON data; DataError names the field, as in `regression.images`.
+def from_data(kind: Any, data: Any, *, strict: bool = False, failure: type[EdgelocError] = DataError) -> Any:
+    """Make a value of the type `kind` out of JSON data.
 
-    Fields that `kind` does not have are ignored, since a later release may have added them.
+    Raises `failure`, which names the field, as in `regression.images`. A field that `kind` does not have is ignored,
+    since a later release may have added it; with `strict` it is a failure too.
     """
-    if dataclasses.is_dataclass(kind):
-        return _dataclass(kind, data, where)
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return None if data is None else from_data(next(a for a in arguments if a is not type(None)), data, where)
-    if origin is Literal:
-        if data not in arguments:
-            raise DataError(f"{where} must be one of {', '.join(map(str, arguments))}, not {data!r}")
-        return data
-    if origin is dict:
-        _require(data, dict, where, "an object")
-        return {key: from_data(arguments[1], item, f"{where}.{key}") for key, item in data.items()}
-    if origin is tuple:
-        return _tuple(arguments, data, where)
-    if isinstance(kind, type) and issubclass(kind, tuple):
-        return kind(*_tuple(tuple(get_type_hints(kind).values()), data, where))
-    return _scalar(kind, data, where)
+    return _Reader(strict, failure).value(kind, data, "")
 
 
-def _dataclass(kind: Any, data: Any, where: str) -> Any:
-    _require(data, dict, where, "an object")
-    values = {}
-    hints = get_type_hints(kind)
-    for spec in dataclasses.fields(kind):
-        place = f"{where}.{spec.name}" if where else spec.name
-        if spec.name in data:
-            values[spec.name] = from_data(hints[spec.name], data[spec.name], place)
-        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-            raise DataError(f"{place} is missing")
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}" if where else str(error)) from error
+class _Reader:
+    """Reads JSON data by the types of fields; `where` is the path of what is read."""
 
+    def __init__(self, strict: bool, failure: type[EdgelocError]) -> None:
+        self._strict, self._failure = strict, failure
 
-def _tuple(arguments: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
-    _require(data, list, where, "a list")
-    if len(arguments) == 2 and arguments[1] is Ellipsis:
-        arguments = (arguments[0],) * len(data)
-    if len(arguments) != len(data):
-        raise DataError(f"{where} must be a list of {len(arguments)}, not of {len(data)}")
-    pairs = zip(arguments, data, strict=True)
-    return tuple(from_data(kind, item, f"{where}[{index}]") for index, (kind, item) in enumerate(pairs))
+    def value(self, kind: Any, data: Any, where: str) -> Any:
+        if dataclasses.is_dataclass(kind):
+            return self._dataclass(kind, data, where)
+        origin, arguments = get_origin(kind), get_args(kind)
+        if origin in (Union, types.UnionType):
+            wanted = next(a for a in arguments if a is not type(None))
+            return None if data is None else self.value(wanted, data, where)
+        if origin is dict:
+            self._require(data, dict, where, "an object")
+            return {key: self.value(arguments[1], item, f"{where}.{key}") for key, item in data.items()}
+        if origin is tuple:
+            return self._tuple(arguments, data, where)
+        if origin is Literal:
+            self._require_word(arguments, data, where)
+            return data
+        if kind is Any:
+            return data
+        if isinstance(kind, type) and issubclass(kind, tuple):
+            return kind(*self._tuple(tuple(get_type_hints(kind).values()), data, where))
+        return self._scalar(kind, data, where)
 
+    def _dataclass(self, kind: Any, data: Any, where: str) -> Any:
+        self._require(data, dict, where, "an object")
+        hints, prefix = get_type_hints(kind), f"{where}." if where else ""
+        unknown = sorted(set(data) - set(hints))
+        if unknown and self._strict:
+            raise self._failure(f"{prefix}{unknown[0]} is not a field; known are {', '.join(hints)}")
+        values = {}
+        for spec in dataclasses.fields(kind):
+            if spec.name in data:
+                values[spec.name] = self.value(hints[spec.name], data[spec.name], prefix + spec.name)
+            elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+                raise self._failure(f"{prefix}{spec.name} is missing")
+        try:
+            return kind(**values)
+        except self._failure:
+            raise
+        except ValueError as error:
+            raise self._failure(f"{where}: {error}" if where else str(error)) from error
 
-def _scalar(kind: Any, data: Any, where: str) -> Any:
-    if kind is Any:
-        return data
-    accepted = (int, float) if kind is float else kind
-    if isinstance(data, bool) and kind is not bool:
-        accepted = ()
-    _require(data, accepted, where, {"int": "a whole number", "float": "a number", "str": "text"}.get(kind.__name__))
-    return kind(data)
+    def _tuple(self, kinds: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
+        self._require(data, list, where, "a list")
+        if len(kinds) == 2 and kinds[1] is Ellipsis:
+            kinds = (kinds[0],) * len(data)
+        if len(kinds) != len(data):
+            raise self._failure(f"{where} must be a list of {len(kinds)}, not of {len(data)}")
+        pairs = zip(kinds, data, strict=True)
+        return tuple(self.value(kind, item, f"{where}[{index}]") for index, (kind, item) in enumerate(pairs))
 
+    def _scalar(self, kind: Any, data: Any, where: str) -> Any:
+        accepted = (int, float) if kind is float else kind
+        if isinstance(data, bool) and kind is not bool:
+            accepted = ()
+        self._require(data, accepted, where, _KINDS.get(kind, kind.__name__))
+        return kind(data)
 
-def _require(data: Any, accepted: Any, where: str, what: str | None) -> None:
-    if not isinstance(data, accepted):
-        shown = repr(data) if len(repr(data)) <= 60 else type(data).__name__
-        raise DataError(f"{where or 'the whole'} must be {what or accepted.__name__}, not {shown}")
+    def _require_word(self, words: tuple[Any, ...], data: Any, where: str) -> None:
+        if data not in words:
+            raise self._failure(f"{where} must be one of {', '.join(map(str, words))}, not {data!r}")
+
+    def _require(self, data: Any, accepted: Any, where: str, what: str) -> None:
+        if not isinstance(data, accepted):
+            shown = repr(data) if len(repr(data)) <= 60 else type(data).__name__
+            raise self._failure(f"{where or 'the whole'} must be {what}, not {shown}")

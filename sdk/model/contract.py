@@ -7,8 +7,9 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
+from edgeloc._support.json import from_data
 from edgeloc.errors import ContractError
 
 __all__ = ["SCHEMA_VERSION", "BoxEncoding", "Contract", "InputSpec", "OutputSpec", "Thresholds", "read_contract"]
@@ -168,7 +169,7 @@ class Contract:
         version = data.pop("schema_version", None)
         if version != SCHEMA_VERSION:
             raise ContractError(f"schema_version is {version!r}: this release reads version {SCHEMA_VERSION}")
-        contract: Contract = _build(cls, data, "")
+        contract: Contract = from_data(cls, data, strict=True, failure=ContractError)
         return contract
 
 
@@ -184,46 +185,6 @@ def read_contract(path: str | Path) -> Contract:
         raise ContractError(f"{path} is no text; give a contract as JSON") from error
     except ContractError as error:
         raise ContractError(f"{path}: {error}") from error
-
-
-def _build(kind: Any, data: Any, where: str) -> Any:
-    """Make the dataclass `kind` out of JSON data, naming the field that does not fit."""
-    if not isinstance(data, dict):
-        raise ContractError(f"{where.rstrip('.') or 'the contract'} must be an object, not {data!r}")
-    hints = get_type_hints(kind)
-    unknown = sorted(set(data) - set(hints))
-    if unknown:
-        raise ContractError(f"{where}{unknown[0]} is not a field of the contract; known are {', '.join(hints)}")
-    values = {name: _value(hints[name], value, where + name) for name, value in data.items()}
-    try:
-        return kind(**values)
-    except TypeError as error:
-        missing = [f.name for f in dataclasses.fields(kind) if f.name not in data and _required(f)]
-        raise ContractError(f"{where}{missing[0] if missing else ''} is missing from the contract") from error
-
-
-def _required(spec: dataclasses.Field[Any]) -> bool:
-    return spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where + ".")
-    arguments = get_args(hint)
-    if getattr(hint, "__origin__", None) is tuple:
-        if not isinstance(value, list):
-            raise ContractError(f"{where} must be a list, not {value!r}")
-        return tuple(_value(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if getattr(hint, "__origin__", None) is dict:
-        if not isinstance(value, dict):
-            raise ContractError(f"{where} must be an object, not {value!r}")
-        return value
-    if getattr(hint, "__origin__", None) is Literal:
-        return value
-    accepted = (int, float) if hint is float else hint
-    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise ContractError(f"{where} must be {hint.__name__}, not {value!r}")
-    return value
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
