@@ -68,7 +68,7 @@ def test_a_failed_transfer_is_an_engine_error_and_this_process_lives(
         engine.invoke(blank(engine))
     with pytest.raises(EngineError, match=r"the Edge TPU usb:0 failed.*USB transfer error 5.*plug the device in again"):
         engine.invoke(blank(engine))
-    with pytest.raises(EngineError, match="load the engine anew"):
+    with pytest.raises(EngineError, match="load the engine again"):
         engine.invoke(blank(engine))
 
 
@@ -112,7 +112,7 @@ def test_a_library_that_is_no_delegate_says_so(genuine: Path) -> None:
 
 def test_a_device_that_does_not_open_says_why(genuine: Path, delegate: Path, tmp_path: Path, sysfs: Path) -> None:
     place = EdgeTpuPlace("pci", str(delegate))
-    with pytest.raises(EngineError, match="did not open: no Edge TPU is there: plug the stick in"):
+    with pytest.raises(EngineError, match="did not open: no Edge TPU is connected: plug the stick in"):
         EdgeTpuEngine(read_model(genuine), None, place, tmp_path)
     with pytest.raises(EngineError, match="did not open: the Edge TPU pci is not there: found are usb:0"):
         EdgeTpuEngine(read_model(genuine), None, place, sysfs)
@@ -132,20 +132,22 @@ def test_a_compiled_model_on_a_cpu_engine_names_the_engine_it_needs(genuine: Pat
 
 
 @pytest.mark.parametrize(
-    "words",
+    "reported",
     [
-        "m: litert does not load it: Failed precondition: Package requires runtime version (14), which is newer than "
+        "Failed precondition: Package requires runtime version (14), which is newer than "
         "this runtime version (13).Node number 2 (EdgeTpuDelegateForCustomOp) failed to prepare",
-        "m is compiled for the Edge TPU, which the engine litert cannot use",
+        "Encountered unresolved custom op: edgetpu-custom-op.",
     ],
 )
-def test_what_the_runtime_says_of_a_loaded_delegate_gets_its_mend(words: str) -> None:
+def test_what_the_runtime_reports_of_a_loaded_delegate_gets_its_fix(reported: str) -> None:
     from edgeloc.device.engines.edgetpu.worker import _refusal
 
-    assert "feranick/libedgetpu/releases" in str(_refusal(ModelError(words), EdgeTpuPlace()))
+    refused = ModelError("m cannot be used")
+    refused.__cause__ = RuntimeError(reported)
+    assert "feranick/libedgetpu/releases" in str(_refusal(refused, EdgeTpuPlace()))
 
 
-def test_a_runtime_without_foretold_trouble_is_taken_before_one_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_without_predicted_trouble_is_taken_before_one_with(monkeypatch: pytest.MonkeyPatch) -> None:
     litert, older = engine_class("litert"), engine_class("tflite-runtime")
     monkeypatch.setattr(litert, "available", lambda: True)
     monkeypatch.setattr(older, "available", lambda: True)
