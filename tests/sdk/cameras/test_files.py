@@ -53,7 +53,7 @@ def test_a_corrupt_image_in_the_middle_is_named(tiny_folder: Path, tmp_path: Pat
             camera.read()
 
 
-def test_a_folder_without_images_says_which_are_known(tmp_path: Path) -> None:
+def test_a_folder_without_images_lists_which_are_known(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"\.jpg"):
         open_camera(tmp_path)
 
@@ -67,7 +67,7 @@ def test_real_videos_give_as_many_frames_as_they_announce(videos: Path) -> None:
             assert camera.fps is not None and camera.size is not None
 
 
-def test_a_video_that_ends_early_says_so_and_one_that_does_not_says_nothing(
+def test_a_video_that_ends_early_is_reported_and_a_whole_one_is_not(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "cut.avi"

@@ -48,7 +48,7 @@ def test_a_wrong_uri_is_an_error_that_lists_what_is_known(uri: str, words: list[
     assert caught.value.exit_status == 2
 
 
-def test_paths_and_file_uris_are_told_apart_by_what_they_are(tiny_video: Path, tiny_folder: Path) -> None:
+def test_paths_and_file_uris_are_distinguished_by_what_they_are(tiny_video: Path, tiny_folder: Path) -> None:
     kinds = {
         str(tiny_video): VideoCamera,
         f"file://{tiny_video}": VideoCamera,

@@ -1,4 +1,4 @@
-"""An image is read whole or refused by name; its header tells its size."""
+"""An image is read whole or refused by name; its size is read from its header."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_two_formats_are_ambiguous(tmp_path: Path, image: Write) -> None:
     assert len(open_dataset(tmp_path / "boxes.csv")) == 1
 
 
-def test_what_is_no_data_set_is_told_with_the_formats(tmp_path: Path) -> None:
+def test_what_is_no_data_set_is_refused_with_the_known_formats(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no data set of a known format.*COCO"):
         open_dataset(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
@@ -96,6 +96,6 @@ def test_splits_and_seeds_of_scenes_share_nothing() -> None:
         ("synthetic?split=holdout", "no split 'holdout'; found: train, val, test"),
     ],
 )
-def test_options_of_scenes_that_do_not_fit_are_told(uri: str, message: str) -> None:
+def test_options_of_scenes_that_do_not_fit_are_named(uri: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         open_dataset(uri)

@@ -51,7 +51,7 @@ def test_columns_may_come_in_any_order_and_after_a_byte_order_mark(root: Path) -
     assert open_dataset(root)[0].box == (1, 2, 11, 12)
 
 
-def test_a_header_that_lacks_columns_is_told(root: Path) -> None:
+def test_a_header_that_lacks_columns_is_refused(root: Path) -> None:
     write(root, "1.png,1,2,3", header="file,x1,y1,x2")
     with pytest.raises(DataError, match=r"boxes\.csv:1: the header lacks y2, label; it must be file,x1"):
         open_dataset(root / "boxes.csv")

@@ -64,7 +64,7 @@ def test_a_listed_image_without_annotation_is_named(root: Path) -> None:
     assert len(open_dataset(root, split="val", skip_bad=True)) == 1
 
 
-def test_an_image_nobody_annotated_is_left_out_and_told(root: Path, image: Write) -> None:
+def test_an_image_nobody_annotated_is_left_out_and_reported(root: Path, image: Write) -> None:
     image(root / "JPEGImages/d.png")
     data = open_dataset(root)
     assert len(data) == 3

@@ -79,7 +79,7 @@ def test_yaml_without_names_is_refused(root: Path, text: str, message: str) -> N
         open_dataset(root)
 
 
-def test_without_pyyaml_the_mend_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyyaml_the_error_names_the_extra(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "classes.txt").unlink()
     (root / "data.yaml").write_text("names: [bolt]")
     monkeypatch.setitem(sys.modules, "yaml", None)

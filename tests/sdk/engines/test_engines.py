@@ -79,7 +79,7 @@ def test_a_damaged_model_is_a_model_error(name: str, tiny_models: Path, shuffled
             open_engine(name, whole[:keep])
 
 
-def test_a_model_for_the_edge_tpu_says_what_it_needs(conformance: Path) -> None:
+def test_a_model_for_the_edge_tpu_names_what_it_needs(conformance: Path) -> None:
     model = conformance / "coral" / "mobilenet_v1_0.25_128_quant_edgetpu.tflite"
     with pytest.raises(ModelError, match="compiled for the Edge TPU"):
         open_engine(next(name for name in AUTO if engine_class(name).available()), model)
@@ -102,7 +102,7 @@ def failing(error: Exception) -> Callable[..., Any]:
     return load
 
 
-def test_auto_goes_on_when_a_runtime_is_broken_and_tells_the_first_reason(
+def test_auto_takes_the_next_when_a_runtime_is_broken_and_reports_the_first_reason(
     grid_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LiteRtEngine, "load", failing(EngineError("litert is broken")))
@@ -115,9 +115,7 @@ def test_auto_goes_on_when_a_runtime_is_broken_and_tells_the_first_reason(
         open_engine("auto", grid_model)
 
 
-def test_without_any_runtime_the_sentence_tells_what_to_install(
-    grid_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_any_runtime_the_error_names_what_to_install(grid_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TfliteEngine, "available", lambda: False)
     with pytest.raises(EngineError, match="pip install ai-edge-litert"):
         open_engine("auto", grid_model)
@@ -127,13 +125,13 @@ class _Absent(TfliteEngine):
     name, package, module = "absent", "absent-runtime", "no_such_runtime.interpreter"
 
 
-def test_a_runtime_that_is_not_installed_says_what_to_install() -> None:
+def test_a_runtime_that_is_not_installed_names_what_to_install() -> None:
     assert not _Absent.available()
     with pytest.raises(EngineError, match="pip install absent-runtime"):
         _Absent(ModelFile(Path("m"), b"", "tflite"))
 
 
-def test_a_runtime_built_for_another_numpy_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_built_for_another_numpy_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("tflite_runtime.interpreter")
     module.Interpreter = failing(SystemError("_ARRAY_API not found"))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "tflite_runtime", types.ModuleType("tflite_runtime"))
@@ -143,7 +141,7 @@ def test_a_runtime_built_for_another_numpy_says_so(monkeypatch: pytest.MonkeyPat
         TfliteRuntimeEngine(ModelFile(Path("m"), b"", "tflite"))
 
 
-def test_a_runtime_too_old_for_the_model_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_too_old_for_the_model_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     error = ValueError("Didn't find op for builtin opcode 'CONV_2D' version '9'.\nRegistration failed.\n")
     monkeypatch.setattr(LiteRtEngine, "_interpreter_class", lambda self: failing(error))
     with pytest.raises(EngineError, match=r"needs a newer runtime .*version '9'"):
@@ -156,7 +154,7 @@ def test_an_unknown_name_and_an_absurd_number_of_threads_are_refused(name: str, 
         open_engine(name, b"", threads)
 
 
-def test_only_strangers_models_are_vetted(grid_model: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_untrusted_models_are_vetted(grid_model: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vetted: list[Path] = []
     monkeypatch.setattr(LiteRtEngine, "vet", lambda model: vetted.append(model.path))
     engines.open_engine("litert", grid_model)
