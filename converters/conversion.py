@@ -36,7 +36,7 @@ from edgeloc.findings import Finding, report
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
 from edgeloc.model.file import ModelFile, write_model
-from edgeloc.model.inspection import ModelReport, inspect_model, report_flatbuffer
+from edgeloc.model.inspection import ModelReport, inspect_model, report_payload
 from edgeloc.preprocess import Preprocessor
 from edgeloc.scenes import SceneGenerator
 
@@ -328,7 +328,7 @@ class _Converter:
         def make(chosen: Recipe) -> bytes:
             keep = options.keep_float if chosen.keeps_float or options.recipe != AUTO else ()
             made = quantize(flatbuffer, chosen, spec, images, keep)
-            require_precision(chosen, report_flatbuffer(made, str(self.out)), bool(keep))
+            require_precision(chosen, report_payload(made, str(self.out)), bool(keep))
             return made
 
         if options.recipe == AUTO:
@@ -360,7 +360,7 @@ class _Converter:
         contract = self._signed(chosen.name)
         if judged is not None:
             contract = judged.written_into(contract)
-        self._report(check_presence_range(report_flatbuffer(quantized, str(self.out)), contract))
+        self._report(check_presence_range(report_payload(quantized, str(self.out)), contract))
         memory = ModelFile(self.out, quantized, "tflite", contract=contract, verified=True)
         golden = make_golden(Localizer(memory))
         manifest = self.drawn.manifest if self.drawn is not None and chosen.calibrated else None

@@ -22,7 +22,7 @@ from edgeloc.evaluation.figures import PresenceFigures, Regression, Row, presenc
 from edgeloc.evaluation.pairing import RegressionRecorder, side_in_memory
 from edgeloc.findings import Finding
 from edgeloc.model.contract import Contract
-from edgeloc.model.inspection import report_flatbuffer
+from edgeloc.model.inspection import report_payload
 
 __all__ = [
     "Choice",
@@ -295,7 +295,7 @@ def choose_recipe(
 def _trial(recipe: Recipe, make: Callable[[Recipe], bytes], judge: Callable[[bytes], GateReport]) -> Trial:
     try:
         flatbuffer = make(recipe)
-        precision = report_flatbuffer(flatbuffer, recipe.name).precision
+        precision = report_payload(flatbuffer, recipe.name).precision
         return Trial(recipe, flatbuffer, precision, judge(flatbuffer))
     except ModelError as error:
         return Trial(recipe, reason=str(error))

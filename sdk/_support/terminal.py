@@ -11,6 +11,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, BinaryIO, TextIO, TypeVar
 
+from edgeloc.errors import EdgelocError
+
 __all__ = ["progress", "quiet_import", "quiet_opencv", "quiet_stderr", "write_line"]
 
 _SILENT = 0  # cv2's LOG_LEVEL_SILENT
@@ -20,7 +22,9 @@ _terminals: list[int] = []
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Inside, whatever is written to the process's standard error is held back; it is shown if an error leaves.
+    """Inside, whatever is written to the process's standard error is held back; it is shown if a foreign error leaves.
+
+    An error of this package names its reason itself.
 
     TensorFlow logs before its own log level is in force, so the file descriptor is what must be turned away.
     """
@@ -35,6 +39,8 @@ def quiet_stderr() -> Iterator[None]:
         _terminals.append(kept)
         try:
             yield
+        except EdgelocError:
+            raise
         except Exception:
             _restore(kept)
             held.seek(0)

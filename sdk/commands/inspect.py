@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run"]
 
-HELP = "tell what is really in a .tflite: precision, operators, contract, self-test"
+HELP = "show what is really in a .tflite or .onnx: precision, operators, contract, self-test"
 EXTRA = None
 NEEDS = ()
 
@@ -22,10 +22,10 @@ NEEDS = ()
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add = parser.add_argument
-    add("model", metavar="MODEL.tflite", nargs="?", help="the file to look into")
+    add("model", metavar="MODEL", nargs="?", help="the file to look into")
     add("--json", action="store_true", help="print one JSON object instead of text")
-    add("--no-golden", action="store_true", help="do not run the file's self-test (a stranger's model is only read)")
-    layers = parser.add_argument_group("layer by layer (instead of MODEL.tflite)")
+    add("--no-golden", action="store_true", help="do not run the file's self-test (an untrusted model is only read)")
+    layers = parser.add_argument_group("layer by layer (instead of MODEL)")
     add = layers.add_argument
     add("--compare", nargs=2, metavar=("FLOAT.tflite", "INT8.tflite"), help="error of each tensor, layers to blame")
     add("--validation", metavar="DATA", help="images to run both on: a folder, an annotation file, or synthetic")
@@ -72,9 +72,11 @@ def _inspect(args: argparse.Namespace) -> int:
     import json
 
     from edgeloc.errors import ContractError
-    from edgeloc.model.inspection import GoldenCheck, check_golden, inspect_model
+    from edgeloc.model.inspection import GoldenCheck, check_golden, inspect_model, with_true_shapes
 
     report = inspect_model(args.model)
+    if not args.no_golden:
+        report = with_true_shapes(report)
     golden = GoldenCheck("not present")
     if report.has_golden:
         golden = GoldenCheck("not run", "--no-golden") if args.no_golden else check_golden(args.model)
@@ -84,22 +86,24 @@ def _inspect(args: argparse.Namespace) -> int:
     else:
         for name, text in _rows(report, golden):
             print(f"{name:<13} {text}")
-    if report.contract_fault:
-        raise ContractError(f"{args.model} and its contract do not fit: {report.contract_fault}; convert it anew")
+    for finding in report.findings:
+        if finding.severity == "problem":
+            raise ContractError(finding.message, hint=finding.fix or "")
     return 1 if golden.status == "failed" else 0
 
 
 def _rows(report: ModelReport, golden: GoldenCheck) -> Iterator[tuple[str, str]]:
     """The report as lines, each with its name where a new thing begins."""
     carried = report.file_bytes - report.payload_bytes
-    behind = f", {carried:,} of them behind the model" if carried else ""
+    behind = f", {carried:,} of them beside the network" if carried else ""
     yield "file", f"{report.path}: {report.file_bytes:,} bytes{behind}"
     yield "precision", report.precision
     yield from _continued("", report.reasons)
     yield from _continued("inputs", [_port(port) for port in report.inputs])
     yield from _continued("outputs", [_port(port) for port in report.outputs])
-    for name in report.constant_outputs:
-        yield "warning", f"the output {name} does not depend on the input"
+    for finding in report.findings:
+        if finding.severity == "warning":
+            yield "warning", str(finding)
     yield from _continued("weights", [_weights(weights) for weights in report.weights])
     yield "activations", _counts(report.activations)
     yield "operators", f"{_counts(report.operators)} ({sum(report.operators.values())} in all)"

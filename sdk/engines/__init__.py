@@ -22,6 +22,7 @@ ENGINES: Registry[type[Engine]] = Registry(
         "tensorflow": "edgeloc.engines.tflite:TensorFlowEngine",
         "edgetpu": "edgeloc.device.engines.edgetpu.engine:EdgeTpuEngine",
         "tensorrt": "edgeloc.device.engines.tensorrt:TensorRtEngine",
+        "onnxruntime": "edgeloc.engines.onnxruntime:OnnxRuntimeEngine",
         "fake": "edgeloc.testing.engines:FakeEngine",
     },
     maker="load",

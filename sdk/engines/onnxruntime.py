@@ -1,23 +1,26 @@
-"""ONNX Runtime as an engine, to check on the workstation what TensorRT will compute; devices do not use it."""
+"""ONNX Runtime on the CPU as an engine: what TensorRT will compute, checked on any machine."""
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.engines import Engine, TensorInfo
+from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import MissingExtra, ModelError, first_line
 from edgeloc.model.file import ModelFile
 
 __all__ = ["OnnxRuntimeEngine"]
 
 _FATAL = 4
+# Where ONNX's names of types are not NumPy's.
+_DTYPES = {"float": "float32", "double": "float64"}
 
 
 class OnnxRuntimeEngine(Engine):
-    """An ONNX model, float in and float out, in ONNX Runtime on the CPU.
+    """An ONNX model in ONNX Runtime on the CPU.
 
     Raises ModelError when ONNX Runtime refuses the model, MissingExtra when it is not installed.
     """
@@ -28,7 +31,7 @@ class OnnxRuntimeEngine(Engine):
         try:
             import onnxruntime
         except ImportError as error:
-            raise MissingExtra("onnxruntime", "tensorrt", "checking a model for TensorRT") from error
+            raise MissingExtra("onnxruntime", "onnx", "running an ONNX model on the CPU") from error
         self.version = onnxruntime.__version__
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL
@@ -44,12 +47,22 @@ class OnnxRuntimeEngine(Engine):
     @classmethod
     def load(cls, model: ModelFile, threads: int | None) -> OnnxRuntimeEngine:
         """Load the ONNX model of a model file."""
+        if model.format != "onnx":
+            raise ModelError(f"{model.path} is no ONNX model: run it with the engine auto")
         return cls(model.payload, threads)
 
+    @classmethod
+    def available(cls) -> bool:
+        """Whether the package is installed."""
+        return importlib.util.find_spec("onnxruntime") is not None
+
     def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Run the model on its one input; float32 arrays by name."""
+        """Run the model on its one input; raw output arrays by name."""
         return dict(zip(self.outputs, self._session.run(None, {self._input: tensor}), strict=True))
 
 
 def _info(port: Any) -> TensorInfo:
-    return TensorInfo(port.name, tuple(int(size) for size in port.shape), np.dtype(np.float32))
+    """A port of the session; a size that is open is a name there, and -1 here."""
+    shape = tuple(size if isinstance(size, int) else -1 for size in port.shape)
+    kind = port.type.removeprefix("tensor(").removesuffix(")")
+    return TensorInfo(port.name, shape, np.dtype(_DTYPES.get(kind, kind)))

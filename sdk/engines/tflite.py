@@ -39,8 +39,12 @@ class TfliteEngine(Engine):
     delegate_loader = "load_delegate"
 
     def __init__(self, model: ModelFile, threads: int | None = None, delegates: Sequence[Any] = ()) -> None:
-        self._interpreter = self._open(model, threads, delegates)
-        inputs, outputs = self._details()
+        # XNNPACK announces itself on stderr; TensorFlow warns that its interpreter moves to ai-edge-litert, which is
+        # looked for first.
+        with quiet_stderr(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._interpreter = self._open(model, threads, delegates)
+            inputs, outputs = self._details()
         self.inputs = {name: _info(name, detail) for name, detail in inputs.items()}
         self.outputs = {name: _info(name, detail) for name, detail in outputs.items()}
         if len(inputs) != 1:
@@ -89,12 +93,8 @@ class TfliteEngine(Engine):
         kind = self._interpreter_class()
         options = {"experimental_delegates": list(delegates)} if delegates else {}
         try:
-            # XNNPACK announces itself on stderr; TensorFlow says that its interpreter moves to
-            # ai-edge-litert, which is looked for first.
-            with quiet_stderr(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                interpreter = kind(model_content=model.payload, num_threads=threads, **options)
-                interpreter.allocate_tensors()
+            interpreter = kind(model_content=model.payload, num_threads=threads, **options)
+            interpreter.allocate_tensors()
         except (SystemError, AttributeError, ImportError) as error:
             raise self._broken(error) from error
         except (ValueError, RuntimeError) as error:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from edgeloc.errors import MissingExtra, ModelError
 
-__all__ = ["CONTAINERS", "Container", "Format", "OnnxContainer", "Split", "TfliteContainer", "format_of"]
+__all__ = ["CONTAINERS", "Container", "Format", "OnnxContainer", "Split", "TfliteContainer", "format_of", "read_fields"]
 
 # A .keras file is read by Keras itself and never written here; it has a format, so that no other is claimed for it.
 Format = Literal["tflite", "onnx", "keras"]
@@ -132,7 +132,7 @@ class OnnxContainer:
     @staticmethod
     def _cut(data: bytes) -> tuple[bytes, bytes]:
         for field, start, content in _fields(data):
-            if field == _ZIP_FIELD:
+            if field == _ZIP_FIELD and isinstance(content, bytes):
                 return data[:start], content
         return data, b""
 
@@ -187,8 +187,16 @@ def _read_zip(data: bytes, name: str) -> tuple[int, Members]:
     return min((entry.header_offset for entry in entries), default=len(data)), members
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """The fields of a protobuf message: number, where it starts, and the content of one that has a length.
+def read_fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
+    """The fields of a protobuf message: number, and the content of one that has a length, else its whole number.
+
+    Raises ValueError when a field's length points outside the bytes.
+    """
+    return ((field, content) for field, _, content in _fields(data))
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int, bytes | int]]:
+    """The fields of a protobuf message: number, where it starts, and its content.
 
     Wire format: https://protobuf.dev/programming-guides/encoding/
     """
@@ -197,15 +205,17 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         start = position
         tag, position = _read_varint(data, position)
         field, kind = tag >> 3, tag & 7
-        content = b""
+        content: bytes | int = 0
         if kind == _VARINT:
-            _, position = _read_varint(data, position)
+            content, position = _read_varint(data, position)
         elif kind == _BYTES:
             length, position = _read_varint(data, position)
             content = data[position : position + length]
             position += length
         elif kind in (_FIXED32, _FIXED64):
-            position += 4 if kind == _FIXED32 else 8
+            size = 4 if kind == _FIXED32 else 8
+            content = data[position : position + size]
+            position += size
         else:
             raise ValueError(f"no such kind of field: {kind}")
         if position > len(data) or field == 0:

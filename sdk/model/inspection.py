@@ -1,20 +1,25 @@
-"""Reports what is really in a model file, read from its bytes; only the golden check runs the model."""
+"""What is really in a model file, read from its bytes; only the self-test and the true shapes run the model."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.errors import ContractError
+from edgeloc.findings import Finding
 from edgeloc.model.compatibility import check_contract
+from edgeloc.model.containers import Format, format_of
 from edgeloc.model.contract import Contract
-from edgeloc.model.file import ModelFile, read_model
+from edgeloc.model.file import ModelFile, own_contract, read_model
 from edgeloc.model.flatbuffer import Graph, Operator, Tensor, TfliteModel, parse_flatbuffer
+from edgeloc.model.onnx import judge_onnx, onnx_macs, parse_onnx
 from edgeloc.model.precision import TAILS, FloatIsland, constant_outputs, judge, runtime_tensors
 from edgeloc.model.selftest import try_self_test
 
@@ -26,11 +31,21 @@ __all__ = [
     "check_golden",
     "inspect_model",
     "operator_macs",
-    "report_flatbuffer",
+    "report_payload",
+    "with_true_shapes",
 ]
 
 # Operators that multiply, and that the count of multiply-accumulates leaves out.
 UNCOUNTED = frozenset({"LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "RNN", "SVDF", "CONV_3D"})
+_SHAPES = """
+import sys
+import numpy as np
+from edgeloc.engines import open_engine
+engine = open_engine(sys.argv[2], sys.argv[1])
+info = next(iter(engine.inputs.values()))
+raw = engine.invoke(np.zeros([max(size, 1) for size in info.shape], info.dtype))
+answer({name: list(values.shape) for name, values in raw.items()})
+"""
 _GOLDEN_STATUS = {"passed": "passed", "failed": "failed", "crashed": "failed", "not loaded": "not run"}
 
 
@@ -69,10 +84,11 @@ class ModelReport:
     from input to output. `weights` counts stored tensors, `activations` computed ones by dtype.
     `macs` are multiply-accumulates of one run of the main graph at batch size 1, without those of
     the operators in `macs_uncounted`; `parameters` are the numbers stored in weights and biases.
-    `contract_fault` says how the contract and the tensors contradict each other, "" where they do not.
+    `findings` are what a user should know of it.
     """
 
     path: str
+    format: Format
     file_bytes: int
     payload_bytes: int
     subgraphs: int
@@ -91,7 +107,7 @@ class ModelReport:
     macs_uncounted: tuple[str, ...]
     parameters: int
     contract: dict[str, Any] | None = None
-    contract_fault: str = ""
+    findings: tuple[Finding, ...] = ()
     labels: tuple[str, ...] = ()
     calibration: dict[str, Any] | None = None
     has_golden: bool = False
@@ -116,41 +132,51 @@ class GoldenCheck:
 
 
 def inspect_model(path: str | Path) -> ModelReport:
-    """Read a `.tflite` and report what is in it, without running it.
+    """Read a `.tflite` or an `.onnx` and report what is in it, without running it.
 
-    Raises ModelError when the file is missing, damaged or no TFLite model, ContractError when the
-    contract inside it is bad.
+    The contract is the one in the file, else that of a JSON file beside it. Raises ModelError when the file is
+    missing, damaged or no such model, ContractError when its contract is bad.
     """
     model = read_model(path)
-    report = report_flatbuffer(model.payload, str(path))
+    report = report_payload(model.payload, str(path))
+    contract = own_contract(model)
     return dataclasses.replace(
         report,
         file_bytes=Path(path).stat().st_size,
-        contract=None if model.contract is None else json.loads(model.contract.to_json()),
-        contract_fault="" if model.contract is None else _contract_fault(model.contract, report),
+        contract=None if contract is None else json.loads(contract.to_json()),
+        findings=(*report.findings, *_contract_findings(contract, report)),
         labels=tuple(model.labels),
         calibration=model.calibration,
         has_golden=model.golden is not None,
     )
 
 
-def _contract_fault(contract: Contract, report: ModelReport) -> str:
+def _contract_findings(contract: Contract | None, report: ModelReport) -> Iterator[Finding]:
+    if contract is None:
+        message = "nothing says how the input is made and the outputs are read"
+        yield Finding("no-contract", "note", message, "write a contract as a JSON file of the same name beside it")
+        return
     inputs, outputs = ({port.name or port.tensor: port for port in ports} for ports in (report.inputs, report.outputs))
     try:
         check_contract(contract, inputs, outputs)
     except ContractError as error:
-        return str(error)
-    return ""
+        message = f"{report.path} and its contract do not fit: {error}"
+        yield Finding("contract-misfit", "problem", message, "convert it again, or correct the contract")
 
 
-def report_flatbuffer(data: bytes, name: str) -> ModelReport:
-    """Report on a flatbuffer that has no file yet; `name` stands for its path."""
-    model = parse_flatbuffer(data, name)
+def report_payload(data: bytes, name: str) -> ModelReport:
+    """Report on a TFLite flatbuffer or an ONNX model that has no file yet; `name` stands for its path."""
+    format = format_of(data)
+    onnx = format == "onnx"
+    model = parse_onnx(data, name) if onnx else parse_flatbuffer(data, name)
     graph = model.graphs[0]
-    verdict = judge(model)
+    verdict = judge_onnx(model) if onnx else judge(model)
+    constant = tuple(_port_name(model, index, "outputs") for index in constant_outputs(model))
+    macs = [(op.name, onnx_macs(graph, op) if onnx else operator_macs(graph, op)) for op in graph.operators]
     operators = [operator for part in model.graphs for operator in part.operators]
     return ModelReport(
         path=name,
+        format=format,
         file_bytes=len(data),
         payload_bytes=len(data),
         subgraphs=len(model.graphs),
@@ -160,23 +186,53 @@ def report_flatbuffer(data: bytes, name: str) -> ModelReport:
         reasons=verdict.reasons,
         float_islands=verdict.islands,
         float_tail=verdict.tail,
-        constant_outputs=tuple(_port_name(model, index, "outputs") for index in constant_outputs(model)),
+        constant_outputs=constant,
         weights=_weight_reports(model),
         activations=_counted(t.dtype for part in model.graphs for t in runtime_tensors(part)),
         operators=_counted(operator.name for operator in operators),
         custom_operators=tuple(sorted({operator.name for operator in operators if operator.is_custom})),
-        macs=sum(operator_macs(graph, operator) for operator in graph.operators),
-        macs_uncounted=tuple(sorted({op.name for op in operators if _is_uncounted(op)})),
+        macs=sum(count or 0 for _, count in macs),
+        macs_uncounted=tuple(
+            sorted({op.name for op in operators if _is_uncounted(op)} | {name for name, count in macs if count is None})
+        ),
         parameters=sum(tensor.elements for tensor in _weights(model)),
+        findings=tuple(_constant(output) for output in constant),
     )
 
 
+def _constant(output: str) -> Finding:
+    message = f"the output {output} does not depend on the input"
+    return Finding("constant-output", "warning", message, "train or convert the model again")
+
+
+def with_true_shapes(report: ModelReport) -> ModelReport:
+    """The report with the shapes that open outputs have after one run, made in a process of its own.
+
+    An operator such as TFLite_Detection_PostProcess leaves its outputs' shapes out of the file. Where no engine runs
+    the model, the report stays as it is.
+    """
+    if all(port.shape and min(port.shape) > 0 for port in report.outputs):
+        return report
+    try:
+        shapes = run_child(_SHAPES, report.path, "onnxruntime" if report.format == "onnx" else "auto")
+    except ChildFailed:
+        return report
+    outputs = tuple(
+        dataclasses.replace(port, shape=tuple(shapes.get(port.name or port.tensor, port.shape)))
+        for port in report.outputs
+    )
+    return dataclasses.replace(report, outputs=outputs)
+
+
 def check_golden(path: str | Path, *, timeout_s: float = 60.0) -> GoldenCheck:
-    """Run the file's golden self-test in a process of its own, which a hostile model may take down alone."""
+    """Run the file's golden self-test in a process of its own, which an untrusted model may take down alone.
+
+    An ONNX model runs in ONNX Runtime; where that is not installed the check is "not run", with the reason.
+    """
     model: ModelFile = read_model(path)
     if model.golden is None:
         return GoldenCheck("not present")
-    test = try_self_test(path, timeout_s=timeout_s)
+    test = try_self_test(path, "onnxruntime" if model.format == "onnx" else "auto", timeout_s=timeout_s)
     return GoldenCheck(_GOLDEN_STATUS[test.outcome], test.detail)
 
 

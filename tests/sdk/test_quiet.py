@@ -125,3 +125,19 @@ write_line("lost")
 print("fine")
 """
     assert run(code, tmp_path).stdout == "fine\n"
+
+
+def test_a_refused_model_leaves_the_runtimes_lines_unsaid(tmp_path: Path) -> None:
+    """XNNPACK's line came along with the error of a model that the runtime refuses."""
+    code = """
+from edgeloc._support.terminal import quiet_stderr
+from edgeloc.errors import ModelError
+import os
+try:
+    with quiet_stderr():
+        os.write(2, b'INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\\n')
+        raise ModelError("refused")
+except ModelError:
+    pass
+"""
+    assert run(code, tmp_path).stderr == ""

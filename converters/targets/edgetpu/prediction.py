@@ -17,7 +17,7 @@ from edgeloc.converters.targets.edgetpu.operators import (
 )
 from edgeloc.errors import ModelError
 from edgeloc.model.flatbuffer import Graph, Operator, pack, parse_flatbuffer, schema, text, unpack
-from edgeloc.model.inspection import PortReport, operator_macs, report_flatbuffer
+from edgeloc.model.inspection import PortReport, operator_macs, report_payload
 
 __all__ = [
     "CUSTOM_OPERATOR",
@@ -249,7 +249,7 @@ def check_compiled(flatbuffer: bytes, source: bytes, name: str) -> None:
     """Raise ModelError unless `flatbuffer` is `source` compiled: a program in it, the same inputs and outputs."""
     if len(flatbuffer) <= _SMALLEST_PROGRAM:
         raise ModelError(f"edgetpu_compiler left a stub of {len(flatbuffer)} bytes for {name}, not a model")
-    before, after = (report_flatbuffer(data, name) for data in (source, flatbuffer))
+    before, after = (report_payload(data, name) for data in (source, flatbuffer))
     if CUSTOM_OPERATOR not in after.custom_operators:
         raise ModelError(f"edgetpu_compiler compiled nothing of {name}: no operator would run on the Edge TPU")
     size = executable_bytes(flatbuffer)

@@ -18,7 +18,7 @@ from edgeloc.localizer import Localizer
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.model.file import ModelFile
 from edgeloc.model.flatbuffer import parse_flatbuffer
-from edgeloc.model.inspection import report_flatbuffer
+from edgeloc.model.inspection import report_payload
 from edgeloc.types import Result
 
 ACTIVATIONS = {
@@ -71,7 +71,7 @@ def test_the_repaired_model_quantizes_to_int8_with_its_names(
     flatbuffer, contract = make_head(head)
     repaired, described, _ = repair_head(flatbuffer, contract, images)
     quantized = quantize(repaired, recipe("int8"), described.input, images)
-    report = report_flatbuffer(quantized, "memory")
+    report = report_payload(quantized, "memory")
     assert report.precision == "int8 (full integer)"
     ports = {port.name: port for port in report.outputs}
     assert set(ports) == {"presence", "class", "box"}

@@ -22,6 +22,25 @@ from edgeloc.testing import EngineSuite
 REAL = [pytest.param(name, id=name) for name in AUTO]
 
 
+def like_in_onnx(engine: Engine) -> bytes:
+    """An ONNX model with another's inputs and outputs: each output is the image's mean, times a constant."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    ((given, info),) = engine.inputs.items()
+    nodes = [helper.make_node("ReduceMean", [given], ["mean"], keepdims=0)]
+    stored = []
+    for number, (name, output) in enumerate(engine.outputs.items()):
+        stored.append(onnx.numpy_helper.from_array(np.full(output.shape, 2, np.float32), f"c{number}"))
+        nodes.append(helper.make_node("Mul", [f"c{number}", "mean"], [name]))
+    outputs = [helper.make_tensor_value_info(name, float32, port.shape) for name, port in engine.outputs.items()]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info(given, float32, info.shape)], outputs, stored)
+    model: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8
+    ).SerializeToString()
+    return model
+
+
 class TestEveryEngine(EngineSuite):
     @pytest.fixture(params=sorted(ENGINES))
     def engine(self, request: pytest.FixtureRequest, grid_model: Path) -> Engine:
@@ -29,6 +48,8 @@ class TestEveryEngine(EngineSuite):
         if request.param == "edgetpu":
             compiled, delegate = request.getfixturevalue("compiled_for_edge_tpu")
             return open_engine(f"edgetpu://?library={delegate}", compiled)
+        if request.param == "onnxruntime":
+            return open_engine("onnxruntime", like_in_onnx(open_installed("litert", grid_model)))
         return open_installed(request.param, grid_model)
 
     def test_it_has_a_name_in_the_table(self, engine: Engine) -> None:

@@ -184,7 +184,9 @@ def test_a_contract_that_does_not_fit_its_model_is_shown_and_refused(
     contract = dataclasses.replace(grid_contract, outputs=(dataclasses.replace(first, tensor="absent"), *others))
     path = tmp_path / "misfit.tflite"
     write_model(path, grid_flatbuffer, contract)
-    assert "'absent'" in inspect_model(path).contract_fault
+    (finding,) = inspect_model(path).findings
+    assert (finding.code, finding.severity) == ("contract-misfit", "problem")
+    assert "'absent'" in finding.message
     assert main(["inspect", str(path)]) == 2
     shown = capsys.readouterr()
     assert shown.out.startswith("file ")
