@@ -73,9 +73,12 @@ _VIDEO_FILE = Needs(makes_code=True)
 
 
 def needs_of(camera: str, engine: str, model: Path, sinks: Sequence[str], root: Path = Path("/")) -> Needs:
-    """What `edgeloc run` with these arguments has to reach on the machine whose files lie under `root`.
+    """What `edgeloc run` with these arguments has to reach; groups only where the machine has them.
 
-    Groups are named only where the machine has them. UsageError for a camera that is no URI.
+    `camera`, `engine`, `model`, `sinks`: as on the command line of a run.
+    `root`: where the machine's dev, etc and sys are found.
+
+    Raises UsageError for a camera that is no URI.
     """
     total = _camera(camera, root) | _engine(engine, model, root)
     nodes = tuple(node for text in sinks for node in _NODE.findall(text))

@@ -151,9 +151,10 @@ class Service:
 
 
 def quoted(word: str, *, variables: bool = True) -> str:
-    """One word of a unit's line as systemd.syntax(7) wants it: nothing in it is a specifier or a variable.
+    """One word of a unit's line, quoted as in systemd.syntax(7): nothing in it is a specifier or a variable.
 
-    `variables`: whether the line is one in which $ means a variable, as command lines are and no others.
+    `word`: the text.
+    `variables`: whether $ means a variable in this line, as it does in command lines only.
     """
     if any(not character.isprintable() for character in word):
         raise UsageError(f"{word!r} holds a character that a systemd unit cannot hold", hint="rename it")
