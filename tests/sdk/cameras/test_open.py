@@ -33,7 +33,7 @@ from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
         ("rtsp:///stream", ["names no server", "rtsp://HOST/STREAM"]),
         ("rtsp://u:secret@host:99999/stream", ["rtsp://u:***@host:99999/stream names no server"]),
         ("v4l2:///dev/video0?brightness=3", ["brightness", "size, fps, format"]),
-        ("v4l2:///dev/video0?format=H264", ["H264", "MJPG, YUYV"]),
+        ("v4l2:///dev/video0?format=H264", ["H264", "MJPG or YUYV"]),
         ("v4l2:///dev/video0?reconnect=soon", ["reconnect=soon", "seconds"]),
         ("synthetic://?reconnect=5", ["reconnect", "seed, size, fps, frames, live"]),
         ("picamera://0?format=NV12", ["format", "size, fps"]),
