@@ -66,7 +66,7 @@ def test_a_file_that_is_no_onnx_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_takes_no_other_weights(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(UsageError, match="holds its own weights: leave --weights out"):
+    with pytest.raises(UsageError, match="holds its own weights: leave weights out"):
         open_source(str(tmp_path / "model.onnx"), weights="model.pt")
 
 

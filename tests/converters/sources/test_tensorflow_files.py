@@ -95,5 +95,5 @@ def test_a_tflite_of_another_size_is_refused(tiny_models: Path) -> None:
 
 @pytest.mark.parametrize("name", ["float32.tflite", "saved-plain"])
 def test_they_take_no_other_weights(name: str, tiny_models: Path) -> None:
-    with pytest.raises(UsageError, match="holds its own weights: leave --weights out"):
+    with pytest.raises(UsageError, match="holds its own weights: leave weights out"):
         open_source(str(tiny_models / name), weights="weights.pt")

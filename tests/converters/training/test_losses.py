@@ -110,7 +110,9 @@ def test_names_of_losses() -> None:
     assert parse_box_loss("huber+giou") == ("huber", "giou")
     assert parse_box_loss("l1") == ("l1",)
     for wrong in ("huber+iou", "", "l1+"):
-        with pytest.raises(UsageError, match=r"--box-loss has '\w*': join some of l1, l2, huber, giou, ciou with \+"):
+        with pytest.raises(
+            UsageError, match=r"box_loss is '.*': it must be some of l1, l2, huber, giou, ciou, joined with \+"
+        ):
             parse_box_loss(wrong)
 
 
