@@ -7,6 +7,7 @@ from edgeloc.converters.gate import GateLimits as GateLimits
 from edgeloc.converters.gate import GateRefused as GateRefused
 from edgeloc.converters.quantization.quantize import RECIPES as RECIPES
 from edgeloc.converters.quantization.quantize import Recipe as Recipe
+from edgeloc.converters.sources import Source as Source
 from edgeloc.converters.training import Training as Training
 from edgeloc.converters.training import TrainOptions as TrainOptions
 from edgeloc.converters.training import train as train

@@ -40,6 +40,7 @@ from edgeloc.model.inspection import inspect_model as inspect_model
 from edgeloc.scenes import SceneGenerator as SceneGenerator
 from edgeloc.sinks import Sink as Sink
 from edgeloc.sinks import open_sink as open_sink
+from edgeloc.sinks.base import FileSink as FileSink
 from edgeloc.types import Box as Box
 from edgeloc.types import Detection as Detection
 from edgeloc.types import Frame as Frame
