@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from edgeloc.decode import Decoder
 from edgeloc.engines import Engine, open_engine
 from edgeloc.errors import ContractError, EngineError, ModelError
-from edgeloc.model.compatibility import check_contract
-from edgeloc.model.contract import Contract
+from edgeloc.model.contract import Contract, check_contract
 from edgeloc.model.file import Golden, ModelFile, contract_for, read_model
 from edgeloc.preprocess import Placement, Preprocessor
 from edgeloc.types import Frame, Pixels, Result

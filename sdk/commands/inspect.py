@@ -48,7 +48,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
     names = ("validation", "validation_split", "max_images", "plot")
     needing = [name.replace("_", "-") for name in names if getattr(args, name) is not None]
     if args.compare is None and needing:
-        raise UsageError(f"--{needing[0]} goes with --compare: looking into one file needs no images")
+        raise UsageError(f"--{needing[0].replace('_', '-')} goes with --compare: looking into one file needs no images")
     if args.compare is not None and args.no_golden:
         raise UsageError("--no-golden goes with one model: --compare runs no self-test")
     if args.compare is not None and args.validation is None:

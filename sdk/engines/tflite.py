@@ -151,8 +151,8 @@ class TfliteEngine(Engine):
         text = str(error)
         if "edgetpu-custom-op" in text:
             return ModelError(
-                f"{model.path} is compiled for the Edge TPU, which the engine {self.name} cannot use; "
-                "run it with --engine edgetpu, or give the model from before edgetpu_compiler"
+                f"{model.path} is compiled for the Edge TPU, which the engine {self.name} cannot use",
+                hint="use the engine edgetpu, or give the model from before edgetpu_compiler",
             )
         if "Didn't find op for builtin opcode" in text:
             return EngineError(

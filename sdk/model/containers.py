@@ -89,7 +89,7 @@ class TfliteContainer:
 
     def check(self, payload: bytes, name: str) -> None:
         """Follow the flatbuffer's offsets; without a package that describes them the engine's trial must do."""
-        from edgeloc.model.flatbuffer import parse_flatbuffer  # not needed for a file that its contract vouches for
+        from edgeloc.model.flatbuffer import parse_flatbuffer  # not needed where the contract has the hash
 
         try:
             parse_flatbuffer(payload, name)

@@ -66,7 +66,7 @@ class Golden:
 class ModelFile:
     """A model file in memory.
 
-    `payload` is the network alone, a TFLite flatbuffer or an ONNX model as `format` says; `members` are the files that
+    `payload` is the network alone, a TFLite flatbuffer or an ONNX model as `format` is; `members` are the files that
     lie beside it in the same file, by name. `contract` is None when the file carries none. `verified` means that the
     payload is, byte by byte, the one that its contract was written for.
     """

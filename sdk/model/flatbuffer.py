@@ -130,7 +130,7 @@ class TfliteModel:
 
 
 def parse_flatbuffer(data: bytes, name: str) -> TfliteModel:
-    """Read a TFLite flatbuffer; `name` says in errors which file it is.
+    """Read a TFLite flatbuffer; `name` stands for the file in errors.
 
     Raises ModelError when the bytes are no such flatbuffer or end early, and MissingExtra when
     no package that brings the format's description (ai-edge-litert, TensorFlow, tflite) is installed.
@@ -144,7 +144,7 @@ def parse_flatbuffer(data: bytes, name: str) -> TfliteModel:
         return _Reader(schema, data).model()
     except _DAMAGE as error:
         raise ModelError(
-            f"{name} is damaged: its structure points outside the file; copy or convert it anew"
+            f"{name} is damaged: its structure points outside the file; copy or convert it again"
         ) from error
 
 

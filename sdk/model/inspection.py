@@ -14,9 +14,8 @@ from typing import Any
 from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.errors import ContractError
 from edgeloc.findings import Finding
-from edgeloc.model.compatibility import check_contract
 from edgeloc.model.containers import Format, format_of
-from edgeloc.model.contract import Contract
+from edgeloc.model.contract import Contract, check_contract
 from edgeloc.model.file import ModelFile, own_contract, read_model
 from edgeloc.model.flatbuffer import Graph, Operator, Tensor, TfliteModel, parse_flatbuffer
 from edgeloc.model.onnx import judge_onnx, onnx_macs, parse_onnx

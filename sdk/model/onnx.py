@@ -76,7 +76,7 @@ def _unpacked(data: bytes) -> list[int]:
 
 
 def parse_onnx(data: bytes, name: str) -> TfliteModel:
-    """Read an ONNX model; `name` says in errors which file it is. ModelError when it is damaged.
+    """Read an ONNX model; `name` stands for the file in errors. ModelError when it is damaged.
 
     Scales and zero points of quantize/dequantize pairs are no inputs of an operator here: they stand at the tensor
     that they belong to, as they do in a TFLite model. A size that is open is -1, a shape that is unknown is empty.

@@ -1,4 +1,4 @@
-"""Says in which arithmetic a graph computes, from its tensors and operators alone; nothing is taken on trust."""
+"""In which arithmetic a TFLite graph computes, read out of its tensors and operators alone."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _split(model: TfliteModel) -> tuple[list[Placed], list[Placed]]:
 
 
 def _float_word(floats: list[Placed]) -> tuple[str, str]:
-    """Tell the kinds of float graph apart by the constants that they read."""
+    """The kind of float graph, by the constants that it reads."""
     hybrid = [op.name for graph, op in floats if any(t.is_quantized for t in _constants(graph, op))]
     if hybrid:
         return DYNAMIC, f"{_listed(hybrid)}: the weights are integers, but the activations float"

@@ -10,8 +10,7 @@ import pytest
 
 from edgeloc.engines.base import TensorInfo
 from edgeloc.errors import ContractError
-from edgeloc.model.compatibility import check_contract
-from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, check_contract
 
 SPEC = InputSpec("image", 64, 32)
 GRID = (OutputSpec("w", "grid-weights"), OutputSpec("d", "grid-distances"))
