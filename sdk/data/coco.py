@@ -15,12 +15,17 @@ from typing import Any
 from edgeloc.data.collecting import Collector, Labelled, choose_split, number, split_word, whole
 from edgeloc.data.sample import Dataset
 from edgeloc.errors import DataError
+from edgeloc.findings import Finding
 from edgeloc.types import Box
 
 __all__ = ["find", "read"]
 
 _PEEK = 1 << 16
-_CROWDS = "annotations of crowds (iscrowd) were left out, with the images that hold nothing else"
+_CROWDS = Finding(
+    "data-crowds-left-out",
+    "note",
+    "annotations of crowds (iscrowd) were left out, with the images that hold nothing else",
+)
 
 
 def find(root: Path) -> list[Path]:
@@ -150,7 +155,7 @@ def _add(
     objects = []
     for record in records:
         if record.get("iscrowd"):
-            collector.left_out("data-crowds-left-out", "note", _CROWDS)
+            collector.left_out(_CROWDS)
         else:
             objects.append(_labelled(record, names, f"{file}: annotation {record.get('id')} of image {image['id']}"))
     if records and not objects:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from edgeloc._support.numbers import finite
 from edgeloc.data.images import image_size, read_image
 from edgeloc.data.sample import Dataset, Sample
 from edgeloc.errors import DataError
-from edgeloc.findings import Finding, Severity
+from edgeloc.findings import Finding
 from edgeloc.types import Box
 
 __all__ = ["Collector", "Labelled", "choose_split", "number", "split_word", "whole"]
@@ -45,7 +46,7 @@ class Collector:
         self._skipped = 0
         self._first = ""
         self._reduced = 0
-        self._left_out: Counter[tuple[str, Severity, str]] = Counter()
+        self._left_out: Counter[Finding] = Counter()
 
     @contextmanager
     def row(self) -> Iterator[None]:
@@ -58,9 +59,9 @@ class Collector:
             self._skipped += 1
             self._first = self._first or str(error)
 
-    def left_out(self, code: str, severity: Severity, reason: str) -> None:
-        """Count what was left out by rule, for a finding `code`; `reason` follows the count in its message."""
-        self._left_out[code, severity, reason] += 1
+    def left_out(self, finding: Finding) -> None:
+        """Count what was left out by rule; the count goes before the finding's message."""
+        self._left_out[finding] += 1
 
     def add(
         self,
@@ -143,8 +144,8 @@ class Collector:
             images = "image holds" if self._reduced == 1 else "images hold"
             message = f"{name}: {self._reduced} {images} several objects, of which the largest was kept"
             yield Finding("data-several-objects", "note", message)
-        for (code, severity, reason), count in self._left_out.items():
-            yield Finding(code, severity, f"{name}: {count} {reason}")
+        for finding, count in self._left_out.items():
+            yield replace(finding, message=f"{name}: {count} {finding.message}")
 
 
 def _checked(box: Box, size: tuple[int, int], where: str) -> Box:

@@ -14,11 +14,12 @@ from edgeloc.data.collecting import Collector, Labelled, choose_split, number, w
 from edgeloc.data.images import IMAGE_SUFFIXES
 from edgeloc.data.sample import Dataset
 from edgeloc.errors import DataError
+from edgeloc.findings import Finding
 from edgeloc.types import Box
 
 __all__ = ["find", "read"]
 
-_NO_XML = "images without an annotation file were left out"
+_NO_XML = Finding("data-images-without-annotation", "warning", "images without an annotation file were left out")
 
 
 def find(root: Path) -> list[Path]:
@@ -101,4 +102,4 @@ def _count_unannotated(collector: Collector, annotations: Path, root: Path) -> N
         annotated = {file.stem for file in annotations.glob("*.xml")}
         for file in folder.iterdir():
             if file.suffix.lower() in IMAGE_SUFFIXES and file.stem not in annotated:
-                collector.left_out("data-images-without-annotation", "warning", _NO_XML)
+                collector.left_out(_NO_XML)
