@@ -127,7 +127,7 @@ def test_a_model_that_is_not_compiled_says_how_to_compile_it() -> None:
 
 def test_a_compiled_model_on_a_cpu_engine_names_the_engine_it_needs(genuine: Path) -> None:
     installed = next(name for name in AUTO if engine_class(name).available())
-    with pytest.raises(ModelError, match=r"compiled for the Edge TPU.*--engine edgetpu"):
+    with pytest.raises(ModelError, match=r"compiled for the Edge TPU.*the engine edgetpu"):
         open_engine(installed, genuine)
 
 
