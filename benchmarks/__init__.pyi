@@ -2,7 +2,7 @@
 
 from edgeloc.benchmarks.measurement import BenchOptions as BenchOptions
 from edgeloc.benchmarks.measurement import bench as bench
-from edgeloc.benchmarks.report.page import render_report as render_report
+from edgeloc.benchmarks.report import render_report as render_report
 from edgeloc.benchmarks.result import BenchResult as BenchResult
 from edgeloc.benchmarks.result import read_result as read_result
 from edgeloc.benchmarks.result import write_result as write_result

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeloc._support.terminal import progress
 from edgeloc.data import Dataset, Sample
-from edgeloc.data.background import cut_background
+from edgeloc.data.sample import cut_background
 from edgeloc.errors import DataError
 from edgeloc.evaluation.layers.graph import TensorRunner
 from edgeloc.findings import Finding

@@ -371,7 +371,7 @@ class _Converter:
         )
 
     def _compile(self, conversion: Conversion) -> Conversion:
-        from edgeloc.converters.targets.edgetpu.compiler import MIN_MAPPED, to_edgetpu
+        from edgeloc.converters.targets.edgetpu import MIN_MAPPED, to_edgetpu
 
         least = MIN_MAPPED if self.options.min_mapped is None else self.options.min_mapped
         path, compilation = to_edgetpu(self.out, min_mapped=least)
@@ -388,7 +388,7 @@ class _Converter:
         return dataclasses.replace(self.contract, recipe=name, tools=tools, hashes=hashes)
 
     def _write_onnx(self, flatbuffer: bytes) -> Conversion:
-        from edgeloc.converters.targets.tensorrt.convert import RECIPE, convert_tensorrt
+        from edgeloc.converters.targets.tensorrt import RECIPE, convert_tensorrt
 
         assert self.drawn is not None  # the target goes with the recipe int8
         judged: list[GateReport] = []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import edgeloc
-from edgeloc.data.background import cut_background
+from edgeloc.data.sample import cut_background
 from edgeloc.models import SHIPPED_INT8, SHIPPED_KERAS
 
 LEAST_IOU_ON_SCENES = 0.78

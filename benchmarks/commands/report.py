@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from edgeloc._support.files import require_writable
-    from edgeloc.benchmarks.report.page import write_report
+    from edgeloc.benchmarks.report import write_report
     from edgeloc.benchmarks.result import read_result
 
     result = read_result(arguments.result)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.data.background import background_crop
+from edgeloc.data.sample import background_crop
 from edgeloc.types import Box, Pixels
 
 __all__ = ["CLOSING", "Augmentation", "Augmented", "augment"]

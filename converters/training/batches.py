@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeloc._support.terminal import progress
 from edgeloc.converters.training.augment import Augmentation, augment
 from edgeloc.data import Dataset, Sample, open_dataset
-from edgeloc.data.background import cut_background
+from edgeloc.data.sample import cut_background
 from edgeloc.errors import DataError
 from edgeloc.findings import Finding
 from edgeloc.model.contract import InputSpec

@@ -58,7 +58,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> int:
     import json
 
-    from edgeloc.evaluation.layers.report import LayerOptions, compare_files, layer_lines
+    from edgeloc.evaluation.layers import LayerOptions, compare_files, layer_lines
 
     before, after = args.compare
     options = LayerOptions(before, after, args.validation, args.validation_split, args.max_images or 16, plot=args.plot)

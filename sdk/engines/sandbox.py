@@ -1,15 +1,19 @@
-"""Runs an untrusted model in a process of its own, since a damaged file can end the process that runs it."""
+"""Models in a process of their own: a trial of untrusted ones, which may crash it, and the golden self-test."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.errors import EngineError, ModelError
 from edgeloc.model.file import ModelFile
 
-__all__ = ["vet_model"]
+__all__ = ["Outcome", "SelfTest", "try_self_test", "vet_model"]
 
 _TIME_LIMIT_S = 300.0
 _passed: set[tuple[str, str]] = set()
@@ -44,3 +48,53 @@ def _judge(failure: ChildFailed, model: ModelFile, runtime: str) -> None:
                 f"{model.path} makes {runtime} crash ({failure.signal}): "
                 "the file is damaged or not for this runtime; copy or convert it again"
             ) from failure
+
+
+Outcome = Literal["passed", "not loaded", "failed", "crashed"]
+
+# What fails before the model is loaded may be for want of an engine, what fails after is the model's answer.
+_SELF_TEST = """
+import sys
+from edgeloc.localizer import Localizer
+localizer = Localizer(sys.argv[1], engine=sys.argv[2])
+answer(["loaded"])
+localizer.self_test()
+answer(["passed"])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """How a model's self-test ended on one engine; `detail` is why, and empty where it passed.
+
+    "not loaded": the engine does not work here, and engine="auto" goes on to the next. "failed": it computes
+    something else than the converter's did, or refuses the model. "crashed": it ends the process, or never ends.
+    """
+
+    engine: str
+    outcome: Outcome
+    detail: str = ""
+
+
+def try_self_test(
+    path: str | Path, engine: str = "auto", *, timeout_s: float = 120.0, interpreter: Sequence[str] = ()
+) -> SelfTest:
+    """Run the golden self-test that the file carries, in a process of its own; never raises.
+
+    `interpreter` is what runs a Python program given by -c where it is not this Python.
+    """
+    try:
+        run_child(_SELF_TEST, str(path), engine, timeout_s=timeout_s, interpreter=interpreter)
+    except ChildFailed as failure:
+        if failure.ending != "exception":
+            return SelfTest(engine, "crashed", str(failure))
+        failed = ["loaded"] in failure.answers or failure.is_a(ModelError)
+        return SelfTest(engine, "failed" if failed else "not loaded", _reason(failure))
+    return SelfTest(engine, "passed")
+
+
+def _reason(failure: ChildFailed) -> str:
+    """An error of this package is a sentence for the user; of any other the name helps."""
+    name = failure.raised[0]
+    text = next(iter(failure.message.strip().splitlines()), "")
+    return text if name.startswith("edgeloc.") and text else f"{name.rpartition('.')[2]}: {text}"

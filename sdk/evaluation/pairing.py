@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.data import Sample
-from edgeloc.data.background import cut_background
+from edgeloc.data.sample import cut_background
 from edgeloc.engines import Engine, is_for_edge_tpu, open_engine
 from edgeloc.engines.base import TensorInfo
 from edgeloc.errors import DataError, EngineError, MissingExtra, ModelError, UsageError, first_line

@@ -225,7 +225,7 @@ def test_the_report_shows_energy_with_what_the_meter_does_not_see(
     pytest.importorskip("matplotlib")
     from dataclasses import replace
 
-    from edgeloc.benchmarks.report.page import render_report
+    from edgeloc.benchmarks.report import render_report
 
     load = Load()
     use(monkeypatch, FakeMeter(load.watts, rate_hz=400))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeloc.benchmarks.report.page import render_report, write_report
+from edgeloc.benchmarks.report import render_report, write_report
 from edgeloc.benchmarks.result import BenchResult
 from edgeloc.errors import DataError
 from edgeloc.findings import Finding

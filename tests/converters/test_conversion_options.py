@@ -287,7 +287,7 @@ def test_a_model_for_tensorrt_whose_boxes_move_is_reported_without_labels(
 ) -> None:
     pytest.importorskip("tf2onnx", reason="tf2onnx is not installed: pip install 'edgeloc[tensorrt]'")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'edgeloc[tensorrt]'")
-    from edgeloc.converters.targets.tensorrt import convert as tensorrt
+    from edgeloc.converters.targets import tensorrt as tensorrt
 
     measure = tensorrt.check_onnx
     monkeypatch.setattr(tensorrt, "check_onnx", lambda *args: dataclasses.replace(measure(*args), boxes=9, iou=0.62))

@@ -35,7 +35,7 @@ def compiled_robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("tensorflow")
     if not SHIPPED_INT8.is_file():
         pytest.skip("the package holds no trained model yet")
-    from edgeloc.converters.targets.edgetpu.compiler import compile_edgetpu
+    from edgeloc.converters.targets.edgetpu import compile_edgetpu
     from edgeloc.testing import build_fake_compiler
 
     folder = tmp_path_factory.mktemp("compiled")

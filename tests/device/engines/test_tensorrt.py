@@ -263,7 +263,7 @@ def test_a_converted_model_runs_on_it_as_it_does_in_onnx_runtime(
 ) -> None:
     pytest.importorskip("tf2onnx")
     pytest.importorskip("onnxruntime")
-    from edgeloc.converters.targets.tensorrt.convert import to_qdq_onnx
+    from edgeloc.converters.targets.tensorrt import to_qdq_onnx
     from edgeloc.engines.onnxruntime import OnnxRuntimeEngine
     from edgeloc.model.file import read_model, write_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeloc.data.background import background_crop, cut_background
+from edgeloc.data.sample import background_crop, cut_background
 from edgeloc.types import Box
 
 

@@ -15,7 +15,7 @@ def compiled_for_edge_tpu(grid_model: Path, tmp_path_factory: pytest.TempPathFac
     """The grid model after the fake compiler, and the fake libedgetpu that runs it."""
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler (cc) to build the fake libedgetpu with")
-    from edgeloc.converters.targets.edgetpu.compiler import compile_edgetpu
+    from edgeloc.converters.targets.edgetpu import compile_edgetpu
 
     folder = tmp_path_factory.mktemp("edge-tpu")
     out = folder / "grid_edgetpu.tflite"

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from edgeloc.cli import main
+from edgeloc.engines import sandbox
 from edgeloc.errors import ModelError
-from edgeloc.model import selftest
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.model.file import Golden, write_model
 from edgeloc.model.inspection import check_golden, inspect_model
@@ -125,7 +125,7 @@ RAISE = "import edgeloc.errors; raise edgeloc.errors."
 def test_the_golden_check_in_its_own_process(
     complete: Path, monkeypatch: pytest.MonkeyPatch, script: str, status: str, words: str
 ) -> None:
-    monkeypatch.setattr(selftest, "_SELF_TEST", script)
+    monkeypatch.setattr(sandbox, "_SELF_TEST", script)
     check = check_golden(complete, timeout_s=2.0 if "sleep" in script else 60.0)
     assert check.status == status
     assert words in check.detail

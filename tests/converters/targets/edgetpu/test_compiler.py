@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.converters.targets.edgetpu.compiler import compile_edgetpu, to_edgetpu
+from edgeloc.converters.targets.edgetpu import compile_edgetpu, to_edgetpu
 from edgeloc.converters.targets.edgetpu.prediction import CUSTOM_OPERATOR, predict_mapping
 from edgeloc.errors import ContractError, GateFailed, ModelError, OutputError, UsageError
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec

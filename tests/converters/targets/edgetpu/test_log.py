@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeloc.converters.targets.edgetpu.compiler import CompiledOperators, parse_log
+from edgeloc.converters.targets.edgetpu import CompiledOperators, parse_log
 from edgeloc.errors import ModelError
 
 LOGS = Path(__file__).parent / "logs"

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeloc.converters.quantization.quantize import recipe
-from edgeloc.converters.targets.tensorrt.convert import Agreement, check_onnx, convert_tensorrt, to_qdq_onnx
+from edgeloc.converters.targets.tensorrt import Agreement, check_onnx, convert_tensorrt, to_qdq_onnx
 from edgeloc.engines.onnxruntime import OnnxRuntimeEngine
 from edgeloc.errors import MissingExtra, ModelError, UsageError
 from edgeloc.localizer import Localizer
@@ -147,7 +147,7 @@ def test_a_missing_package_is_told_before_any_work(
     def absent() -> dict[str, str]:
         raise MissingExtra("tf2onnx", "tensorrt", "converting for TensorRT")
 
-    monkeypatch.setattr("edgeloc.converters.targets.tensorrt.convert.require_extra", absent)
+    monkeypatch.setattr("edgeloc.converters.targets.tensorrt.require_extra", absent)
     with pytest.raises(MissingExtra, match=r"edgeloc\[tensorrt\]"):
         convert_tensorrt(b"not looked at", contract, drawn(images), tmp_path / "robot.onnx")
 
