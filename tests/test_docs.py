@@ -106,6 +106,7 @@ PYTHON = [
     pytest.param(block, id=f"{page.stem}-{number}")
     for page in PAGES
     for number, block in enumerate(blocks(page, "python"))
+    if "--8<--" not in block
 ]
 
 
