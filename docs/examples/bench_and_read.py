@@ -6,11 +6,10 @@ from edgeloc.models import SHIPPED_INT8
 options = BenchOptions(
     SHIPPED_INT8,
     "result.json",
-    validation="synthetic?count=20",
+    validation="synthetic?count=20",  # your labelled photos
     validation_split="val",
     frames=30,
-    warmup=5,
-    power="none",
+    power="none",  # "auto" looks for a meter
 )
 bench(options)
 
