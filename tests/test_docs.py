@@ -356,16 +356,31 @@ def test_the_architecture_page_has_every_room() -> None:
     assert [room for room in sorted(rooms) if f"`{room}/" not in text] == []
 
 
+SEVERITIES = {"ok", "note", "warning", "problem"}
+
+
+def strings(node: ast.expr) -> set[str]:
+    """The strings that an expression can be, as far as it names them: both of a conditional."""
+    return {
+        str(part.value) for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    }
+
+
 def codes_used() -> set[str]:
-    """The first argument of every `Finding(...)` in the sources."""
+    """The codes of the sources: what stands before a severity in a call, as in `Finding("disk", "ok", ...)`."""
     calls = [
         node
         for part in ("sdk", "device", "converters", "benchmarks")
         for path in (ROOT / part).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding" and node.args
+        if isinstance(node, ast.Call) and len(node.args) > 1
     ]
-    return {str(call.args[0].value) for call in calls if isinstance(call.args[0], ast.Constant)}
+    found = [
+        strings(call.args[0])
+        for call in calls
+        if getattr(call.func, "id", "") == "Finding" or (strings(call.args[1]) and strings(call.args[1]) <= SEVERITIES)
+    ]
+    return {code for codes in found for code in codes if re.fullmatch(r"[a-z0-9-]+", code)}
 
 
 def test_every_finding_code_is_explained_and_none_that_does_not_exist() -> None:
