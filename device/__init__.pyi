@@ -14,5 +14,5 @@ from edgeloc.device.power import PowerTrace as PowerTrace
 from edgeloc.device.power import open_meter as open_meter
 from edgeloc.device.thermal import ClusterClock as ClusterClock
 from edgeloc.device.thermal import ThermalSnapshot as ThermalSnapshot
-from edgeloc.engines.sandbox import SelfTest as SelfTest
 from edgeloc.findings import Finding as Finding
+from edgeloc.model.sandbox import SelfTest as SelfTest

@@ -13,9 +13,9 @@ from edgeloc.device.doctor import hardware, software
 from edgeloc.device.doctor.facts import Facts, able, run_self_tests
 from edgeloc.device.sysfs import Run
 from edgeloc.device.thermal import ThermalReader, ThermalSnapshot
-from edgeloc.engines.sandbox import SelfTest
 from edgeloc.errors import first_line
 from edgeloc.findings import Finding
+from edgeloc.model.sandbox import SelfTest
 
 __all__ = ["CHECKS", "SCHEMA_VERSION", "DoctorReport", "examine"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgeloc.device.board import Board
 from edgeloc.device.thermal import ThermalSnapshot
-from edgeloc.engines.sandbox import SelfTest, try_self_test
+from edgeloc.model.sandbox import SelfTest, try_self_test
 from edgeloc.models import SHIPPED_INT8
 
 __all__ = ["RUNTIMES", "Facts", "able", "run_self_tests", "try_engine"]

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.device.board import Board
 from edgeloc.device.doctor.facts import RUNTIMES, Facts
-from edgeloc.engines.sandbox import SelfTest
 from edgeloc.findings import Finding, Severity
+from edgeloc.model.sandbox import SelfTest
 
 __all__ = ["opencv", "python", "runtimes", "self_tests"]
 

@@ -71,7 +71,7 @@ class TfliteEngine(Engine):
     @classmethod
     def vet(cls, model: ModelFile) -> None:
         """Load the model and run it once in a process of its own."""
-        from edgeloc.engines.sandbox import vet_model  # a verified model, the usual one, is loaded without
+        from edgeloc.model.sandbox import vet_model  # a verified model, the usual one, is loaded without
 
         first, *rest = cls.attribute.split(".")
         path = "".join(f".{name}" for name in (first, *rest))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from edgeloc._support.children import ChildFailed, run_child
-from edgeloc.engines.sandbox import try_self_test
 from edgeloc.errors import ContractError
 from edgeloc.findings import Finding
 from edgeloc.model.containers import Format, format_of
@@ -21,6 +20,7 @@ from edgeloc.model.file import ModelFile, own_contract, read_model
 from edgeloc.model.flatbuffer import Graph, Operator, Tensor, TfliteModel, parse_flatbuffer
 from edgeloc.model.onnx import judge_onnx, onnx_macs, parse_onnx
 from edgeloc.model.precision import TAILS, FloatIsland, constant_outputs, judge, runtime_tensors
+from edgeloc.model.sandbox import try_self_test
 
 __all__ = [
     "GoldenCheck",

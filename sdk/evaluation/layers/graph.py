@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc._support.terminal import quiet_stderr
-from edgeloc.engines.sandbox import vet_model
 from edgeloc.errors import EngineError
 from edgeloc.model.file import ModelFile
 from edgeloc.model.flatbuffer import Graph, Operator, pack, unpack
 from edgeloc.model.precision import CONVERSIONS
+from edgeloc.model.sandbox import vet_model
 
 __all__ = ["Pair", "Pairing", "TensorRunner", "counterparts", "cut_graph", "pair_graphs", "reached", "reads_alike"]
 

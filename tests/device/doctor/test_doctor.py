@@ -22,8 +22,8 @@ from edgeloc.device.doctor import software as doctor_software
 from edgeloc.device.doctor.facts import RUNTIMES, Facts, able, try_engine
 from edgeloc.device.thermal import ThermalReader
 from edgeloc.engines import AUTO, engine_class
-from edgeloc.engines.sandbox import SelfTest
 from edgeloc.findings import Finding
+from edgeloc.model.sandbox import SelfTest
 
 MakeTree = Callable[[dict[str, str]], Path]
 PASSED = SelfTest("litert", "passed")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from edgeloc.engines import open_engine
-from edgeloc.engines.sandbox import vet_model
 from edgeloc.errors import EngineError, ModelError
 from edgeloc.model.file import ModelFile
+from edgeloc.model.sandbox import vet_model
 
 
 def stranger(content: bytes) -> ModelFile:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from edgeloc.cli import main
-from edgeloc.engines import sandbox
 from edgeloc.errors import ModelError
+from edgeloc.model import sandbox
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.model.file import Golden, write_model
 from edgeloc.model.inspection import check_golden, inspect_model

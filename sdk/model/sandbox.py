@@ -7,11 +7,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.errors import EngineError, ModelError
-from edgeloc.model.file import ModelFile
+
+if TYPE_CHECKING:
+    from edgeloc.model.file import ModelFile
 
 __all__ = ["Outcome", "SelfTest", "try_self_test", "vet_model"]
 
