@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType, ModuleType
 from typing import NoReturn
@@ -88,7 +88,7 @@ def _dispatch(arguments: list[str]) -> int:
     _add_verbose(parser)
     command.configure(parser)
     args = parser.parse_args(arguments[position + 1 :])
-    _refuse_empty(args)
+    _refuse_empty(args, _flags(parser))
     missing = _missing(command.NEEDS)
     if missing:
         raise _missing_error(name, command, missing[0])
@@ -99,19 +99,23 @@ def _dispatch(arguments: list[str]) -> int:
 @contextmanager
 def _naming_flags(parser: argparse.ArgumentParser) -> Iterator[None]:
     """Inside, errors and findings that name a parameter (`max_iou_drop`) are shown with its flag (`--max-iou-drop`)."""
-    flags = {action.dest: _flag(action) for action in parser._actions}
+    flags = _flags(parser)
 
     def spelling(name: str) -> str:
         return flags.get(name, name)
 
-    for handler in logging.getLogger("edgeloc").handlers:
-        if isinstance(handler, _TerminalHandler):
-            handler.spelling = spelling
+    for handler in _terminal_handlers():
+        handler.spelling = spelling
     try:
         yield
     except EdgelocError as error:
         error.spelling = spelling
         raise
+
+
+def _flags(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """The flag, or the name in the usage line, of each parameter."""
+    return {action.dest: _flag(action) for action in parser._actions}
 
 
 def _flag(action: argparse.Action) -> str:
@@ -134,11 +138,11 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; `{self.prog} --help` shows what there is")
 
 
-def _refuse_empty(args: argparse.Namespace) -> None:
+def _refuse_empty(args: argparse.Namespace, flags: Mapping[str, str]) -> None:
     """An empty text is no path, name or URI: most often it is a shell variable that was never set."""
     for name, value in vars(args).items():
         if value == "" or (isinstance(value, list) and "" in value):
-            raise UsageError(f"the value of {name.replace('_', '-')} is empty: give one, or leave the flag out")
+            raise UsageError(f"{flags[name]} is empty: give it a value, or leave it out")
 
 
 class _TopParser(_Parser):
@@ -207,7 +211,7 @@ def _requirement(command: ModuleType) -> str:
 
 def _unknown_command(name: str, entries: dict[str, importlib.metadata.EntryPoint]) -> str:
     if not entries:
-        return "no commands are registered: install the package (pip install edgeloc) instead of running its sources"
+        return "no commands are registered: install the package (pip install . in its checkout) instead of running its sources"
     return f"'{name}' is not a command{did_you_mean(name, entries)}; commands are {', '.join(entries)}"
 
 
@@ -224,7 +228,7 @@ def _quieten_libraries(verbose: bool) -> None:
 
 
 class _TerminalHandler(logging.Handler):
-    """Prints what modules log on stderr: progress as it is, findings behind their severity."""
+    """Prints what modules log on stderr: progress as it is, findings between their severity and their code."""
 
     spelling: Callable[[str], str] = staticmethod(str)
 
@@ -233,23 +237,34 @@ class _TerminalHandler(logging.Handler):
         severity = finding.severity if finding is not None else record.levelname.lower()
         text = finding.sentence(self.spelling) if finding is not None else record.getMessage()
         prefix = f"{severity}: " if record.levelno >= logging.WARNING else ""
-        write_line(f"{prefix}{text}")
+        code = f" [{finding.code}]" if finding is not None and prefix else ""
+        write_line(f"{prefix}{text}{code}")
+
+
+def _terminal_handlers() -> list[_TerminalHandler]:
+    handlers = logging.getLogger("edgeloc").handlers
+    return [handler for handler in handlers if isinstance(handler, _TerminalHandler)]
 
 
 @contextmanager
 def _log_on_stderr(verbose: bool) -> Iterator[None]:
-    """Inside, this package's log is shown; the command line is the only one that prints it."""
-    logger, handler = logging.getLogger("edgeloc"), _TerminalHandler()
+    """Inside, this package's log is shown; the command line is the only one that prints it.
+
+    A command that runs others, as `edgeloc demo` does, comes here again: the innermost handler is the one that prints.
+    """
+    logger, handler, outer = logging.getLogger("edgeloc"), _TerminalHandler(), _terminal_handlers()
     level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
-    logger.propagate = False  # libraries give the root logger handlers, which would print all of it again
+    logger.propagate = False  # a library that gives the root logger handlers would print each line a second time
+    for other in outer:
+        logger.removeHandler(other)
     logger.addHandler(handler)
-    # A library that sets up the root logger, as TensorFlow's does, would print each line a second time.
-    logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        for other in outer:
+            logger.addHandler(other)
         logger.setLevel(level)
         logger.propagate = propagate
 

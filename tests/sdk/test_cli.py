@@ -156,7 +156,7 @@ def test_an_empty_value_is_a_usage_error(register: Any, capsys: pytest.CaptureFi
 
     register(FakeEntry("run", lambda args: 0, configure=configure))
     assert cli.main(["run", "--data-set", ""]) == 2
-    assert "the value of data-set is empty" in capsys.readouterr().err
+    assert "--data-set is empty" in capsys.readouterr().err
     assert cli.main(["run", "--sink", "a.mp4", "--sink", ""]) == 2
 
 
@@ -264,6 +264,24 @@ def test_a_finding_names_the_flag_of_a_parameter(
 
     register(FakeEntry("look", run, configure=lambda parser: parser.add_argument("--fix-head")))
     assert cli.main(["look"]) == 0
-    assert capsys.readouterr().err == "warning: two parts share a scale: split them with --fix-head\n"
+    assert capsys.readouterr().err == "warning: two parts share a scale: split them with --fix-head [head-shares-scale]\n"
     assert str(finding).endswith("split them with fix_head")
     assert finding.to_dict()["fix"] == "split them with fix_head"
+
+
+def test_a_command_that_runs_another_prints_its_log_once(
+    register: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import logging
+
+    def log(args: object) -> int:
+        logging.getLogger("edgeloc.somewhere").info("calibrating")
+        return 0
+
+    def run(args: object) -> int:
+        status = cli.main(["inner"])
+        return log(args) + status
+
+    register(FakeEntry("outer", run), FakeEntry("inner", log))
+    assert cli.main(["outer"]) == 0
+    assert capsys.readouterr().err == "calibrating\ncalibrating\n"
