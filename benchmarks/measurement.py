@@ -81,8 +81,16 @@ class BenchOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(field=name, value=value, allowed=f"at least {least}")
-        if self.against is not None and self.validation is None:
+        if self.validation is not None:
+            return
+        if self.against is not None:
             raise UsageError("two models are compared on labelled images", hint="give {validation}")
+        if self.validation_split is not None:
+            message = f"there is no data set to take the split {self.validation_split} of"
+            raise UsageError(message, hint="give {validation}, or leave {validation_split} out")
+        if self.max_images is not None:
+            message = "there are no labelled images to measure accuracy on"
+            raise UsageError(message, hint="give {validation}, or leave {max_images} out")
 
 
 def bench(options: BenchOptions) -> BenchResult:

@@ -211,7 +211,7 @@ def _requirement(command: ModuleType) -> str:
 
 def _unknown_command(name: str, entries: dict[str, importlib.metadata.EntryPoint]) -> str:
     if not entries:
-        return "no commands are registered: install the package (pip install . in its checkout) instead of running its sources"
+        return "no commands are registered: run pip install . in the checkout first"
     return f"'{name}' is not a command{did_you_mean(name, entries)}; commands are {', '.join(entries)}"
 
 

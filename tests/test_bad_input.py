@@ -40,11 +40,13 @@ def photos(tmp_path: Path) -> Path:
 
 
 def sentence(capsys: pytest.CaptureFixture[str], words: list[str], status: int = 2) -> str:
-    """The one line on the standard error of a command that must fail with `status`."""
+    """The error of a command that must fail with `status`: one line, the last on the standard error."""
     assert main(words) == status
     shown = capsys.readouterr().err
-    assert shown.startswith("edgeloc: error: ") and shown.count("\n") == 1, shown
-    return shown
+    *progress, error = shown.splitlines()
+    assert error.startswith("edgeloc: error: "), shown
+    assert not any(line.startswith(("edgeloc:", "warning:", "Traceback")) for line in progress), shown
+    return error
 
 
 def commands(model: str, data: str, out: Path) -> list[list[str]]:

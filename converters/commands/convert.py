@@ -168,7 +168,9 @@ def _open(args: argparse.Namespace, name: str) -> Dataset | None:
 
     uri, split = getattr(args, name), getattr(args, f"{name}_split")
     if uri is None and split is not None:
-        raise UsageError(f"the split {split} is of no data", field=f"{name}_split", hint=f"give {{{name}}}")
+        raise UsageError(
+            f"there is no data set to take the split {split} of", field=f"{name}_split", hint=f"give {{{name}}}"
+        )
     if uri is None:
         return None
     return open_dataset(uri, split=split, skip_bad=args.skip_bad)

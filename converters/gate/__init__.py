@@ -330,7 +330,7 @@ def fit_presence(rows: Sequence[Row], threshold_float: float, threshold_quantize
     needed = max(_LEAST_GAIN, 0.5 / min(objects.sum(), (~objects).sum()))
     best = max(reached)
     if best <= old + needed + _TINY:
-        return kept("at no other are the decisions noticeably more those of the float model", old)
+        return kept("no other agrees noticeably better with the float model", old)
     good = [gap for gap, agreement in zip(gaps, reached, strict=True) if agreement >= best - _TINY]
     chosen = _between(*min(good, key=lambda gap: _distance(gap, threshold_quantized)))
     return PresenceFit(threshold_quantized, chosen, old, _agreement(before, scores, objects, chosen), "")

@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", nargs="?", help="the file to look into")
     add("--json", action="store_true", help="print one JSON object instead of text")
-    add("--no-golden", action="store_true", help="do not run the file's self-test (an untrusted model is only read)")
+    add("--no-self-test", action="store_true", help="do not run the file's self-test (an untrusted model is only read)")
     layers = parser.add_argument_group("layer by layer (instead of MODEL)")
     add = layers.add_argument
     add("--compare", nargs=2, metavar=("FLOAT.tflite", "INT8.tflite"), help="error of each tensor, layers to blame")
@@ -49,8 +49,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
     needing = [name.replace("_", "-") for name in names if getattr(args, name) is not None]
     if args.compare is None and needing:
         raise UsageError(f"--{needing[0].replace('_', '-')} goes with --compare: looking into one file needs no images")
-    if args.compare is not None and args.no_golden:
-        raise UsageError("--no-golden goes with one model: --compare runs no self-test")
+    if args.compare is not None and args.no_self_test:
+        raise UsageError("--no-self-test goes with one model: --compare runs no self-test")
     if args.compare is not None and args.validation is None:
         raise UsageError("--compare runs both models on images: give some with --validation (a folder, or synthetic)")
 
@@ -75,14 +75,14 @@ def _inspect(args: argparse.Namespace) -> int:
     from edgeloc.model.inspection import GoldenCheck, check_golden, inspect_model, with_true_shapes
 
     report = inspect_model(args.model)
-    if not args.no_golden:
+    if not args.no_self_test:
         report = with_true_shapes(report)
     golden = GoldenCheck("not present")
     if report.has_golden:
-        golden = GoldenCheck("not run", "--no-golden") if args.no_golden else check_golden(args.model)
+        golden = GoldenCheck("not run", "--no-self-test") if args.no_self_test else check_golden(args.model)
     if args.json:
         check = {"status": golden.status, "detail": golden.detail}
-        print(json.dumps({**report.to_dict(), "golden_check": check}, indent=2))
+        print(json.dumps({**report.to_dict(), "self_test": check}, indent=2))
     else:
         for name, text in _rows(report, golden):
             print(f"{name:<13} {text}")
@@ -115,7 +115,7 @@ def _rows(report: ModelReport, golden: GoldenCheck) -> Iterator[tuple[str, str]]
     yield from _continued("contract", list(_contract(report.contract)))
     yield "labels", f"{len(report.labels)}: {', '.join(report.labels)}" if report.labels else "none"
     yield "calibration", "none" if report.calibration is None else _calibration(report.calibration)
-    yield "golden check", f"{golden.status} ({golden.detail})" if golden.detail else golden.status
+    yield "self-test", f"{golden.status} ({golden.detail})" if golden.detail else golden.status
 
 
 def _continued(name: str, lines: list[str] | tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from edgeloc.benchmarks.latency import SceneSource
+from edgeloc.benchmarks.measurement import BenchOptions
 from edgeloc.benchmarks.result import STAGES, read_result
 from edgeloc.cli import main
 from edgeloc.data import Sample
+from edgeloc.errors import UsageError
 from edgeloc.evaluation.figures import regression_figures
 from edgeloc.evaluation.pairing import RegressionRecorder
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
@@ -470,3 +472,9 @@ def test_real_photos(models: Path, fod_a: Path, tmp_path: Path) -> None:
     assert regression.images == 32
     assert regression.presence.background_crops > 24
     assert regression.ci_by == "group"
+
+
+@pytest.mark.parametrize(("name", "value"), [("validation_split", "val"), ("max_images", 3)])
+def test_what_chooses_images_needs_images(name: str, value: object, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"give validation, or leave {name} out"):
+        BenchOptions("model.tflite", tmp_path / "result.json", **{name: value})  # type: ignore[arg-type]

@@ -77,7 +77,7 @@ def test_a_split_without_data_by_command(
     line = ["convert", str(save_keras(make_network())), "--recipe", "float32", "--out", str(tmp_path / "m.tflite")]
     for flag in ("--calibration", "--validation"):
         assert main([*line, f"{flag}-split", "val"]) == 2
-        assert f"the split val is of no data: give {flag}" in capsys.readouterr().err
+        assert f"there is no data set to take the split val of: give {flag}" in capsys.readouterr().err
     assert not (tmp_path / "m.tflite").exists()
 
 

@@ -264,7 +264,9 @@ def test_a_finding_names_the_flag_of_a_parameter(
 
     register(FakeEntry("look", run, configure=lambda parser: parser.add_argument("--fix-head")))
     assert cli.main(["look"]) == 0
-    assert capsys.readouterr().err == "warning: two parts share a scale: split them with --fix-head [head-shares-scale]\n"
+    assert (
+        capsys.readouterr().err == "warning: two parts share a scale: split them with --fix-head [head-shares-scale]\n"
+    )
     assert str(finding).endswith("split them with fix_head")
     assert finding.to_dict()["fix"] == "split them with fix_head"
 

@@ -83,16 +83,16 @@ def test_what_the_file_carries_is_reported(complete: Path) -> None:
 
 
 def test_the_json_is_the_whole_report(complete: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(complete), "--json", "--no-golden"]) == 0
+    assert main(["inspect", str(complete), "--json", "--no-self-test"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["precision"] == "int8 (full integer)"
     assert printed["is_full_integer"] is True
-    assert printed["golden_check"]["status"] == "not run"
+    assert printed["self_test"]["status"] == "not run"
     assert printed["inputs"][0]["shape"] == [1, 32, 32, 3]
 
 
 def test_the_text_names_what_matters(complete: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(complete), "--no-golden"]) == 0
+    assert main(["inspect", str(complete), "--no-self-test"]) == 0
     shown = capsys.readouterr().out
     for words in ("int8 (full integer)", "image", "uint8", "CONV_2D 2", "letterbox", "2 images, seed 7", "bolt, nut"):
         assert words in shown
@@ -103,7 +103,7 @@ def test_the_text_of_a_plain_file(tiny_models: Path, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert "dynamic range" in shown
     assert "contract      none" in shown
-    assert "golden check  not present" in shown
+    assert "self-test     not present" in shown
 
 
 RAISE = "import edgeloc.errors; raise edgeloc.errors."
@@ -122,7 +122,7 @@ RAISE = "import edgeloc.errors; raise edgeloc.errors."
         ("import time; time.sleep(60)", "failed", "did not end within 2 s"),
     ],
 )
-def test_the_golden_check_in_its_own_process(
+def test_the_self_test_in_its_own_process(
     complete: Path, monkeypatch: pytest.MonkeyPatch, script: str, status: str, words: str
 ) -> None:
     monkeypatch.setattr(sandbox, "_SELF_TEST", script)
@@ -133,7 +133,7 @@ def test_the_golden_check_in_its_own_process(
 
 def test_a_wrong_golden_answer_fails_the_command(complete: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(complete)]) == 1
-    assert "golden check  failed" in capsys.readouterr().out
+    assert "self-test     failed" in capsys.readouterr().out
 
 
 def cut(path: Path) -> Any:

@@ -96,11 +96,11 @@ def test_a_graph_that_is_cut_is_refused(tmp_path: Path) -> None:
 def test_the_command_reports_an_onnx_model_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "m.onnx"
     write_model(path, make(WEIGHTS), CONTRACT)
-    assert cli.main(["inspect", str(path), "--json", "--no-golden"]) == 2  # three colours first are no image here
+    assert cli.main(["inspect", str(path), "--json", "--no-self-test"]) == 2  # three colours first are no image here
     report = json.loads(capsys.readouterr().out)
     assert (report["format"], report["precision"]) == ("onnx", "float32")
     assert report["contract"]["outputs"][0]["role"] == "presence"
-    assert report["golden_check"]["status"] == "not present"
+    assert report["self_test"]["status"] == "not present"
     assert [finding["code"] for finding in report["findings"]] == ["contract-misfit"]
 
 
