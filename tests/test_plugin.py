@@ -59,6 +59,13 @@ def test_its_camera_and_its_sink_run(installed: Path) -> None:
     assert all(record["age_ms"] >= 0 for record in records)
 
 
+def test_its_camera_and_its_sink_run_as_a_service(installed: Path) -> None:
+    words = ["--camera", "pattern://?frames=5", "--sink", "udp://127.0.0.1:9", "--print"]
+    done = run_with(installed, "edgeloc", "install-service", str(SHIPPED_INT8), *words)
+    assert done.returncode == 0, done.stderr
+    assert "--camera pattern://?frames=5" in done.stdout.replace('"', "")
+
+
 def test_it_passes_the_contract_suites(installed: Path) -> None:
     tests = str(PLUGIN / "test_edgeloc_example.py")
     done = run_with(installed, "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:anyio", "--rootdir", ".", tests)

@@ -146,7 +146,7 @@ def _check_names(args: argparse.Namespace) -> None:
     from edgeloc.engines import engine_class
 
     camera = parse_uri(args.camera)
-    if camera.scheme not in ("", "file", *CAMERAS):
+    if camera.scheme not in ("", "file") and camera.scheme not in CAMERAS:
         raise UsageError(f"camera {camera.text}: there is no scheme {camera.scheme}://; known are {', '.join(CAMERAS)}")
     engine = args.engine.partition("://")[0]
     if engine != "auto":

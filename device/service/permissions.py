@@ -10,6 +10,7 @@ from pathlib import Path
 from edgeloc.cameras.base import parse_uri
 from edgeloc.device.board import find_accelerators
 from edgeloc.device.sysfs import read_text
+from edgeloc.engines import is_for_edge_tpu
 
 __all__ = ["HIDDEN", "Needs", "needs_of"]
 
@@ -19,7 +20,6 @@ _NODE = re.compile(r"/dev/[\w./:+-]+")
 _NETWORK = ("http", "https", "mavlink", "mqtt", "mqtts", "ros2", "rtsp", "rtsps", "tcp", "udp")
 # A Jetson's drivers of its camera and its GPU; which of them there are differs between JetPacks.
 _JETSON_NODES = ("nvhost*", "nvmap", "nvgpu/*/*", "nvidia*", "nvsciipc", "dri/render*")
-_TPU_OPERATOR = b"edgetpu-custom-op"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +58,9 @@ class Needs:
 
 # A class of nodes and not one node: a camera that is plugged in again may come back under another number.
 _V4L2 = Needs(("char-video4linux",), ("video",))
-
-
 _LIBCAMERA = Needs(("char-video4linux", "char-media", "char-dma_heap"), ("video",), makes_code=True)
-
-
 _USB_TPU = Needs(("char-usb_device",), ("plugdev",), makes_code=True)
-
-
 _GSTREAMER = Needs(network=True, makes_code=True)
-
-
 _VIDEO_FILE = Needs(makes_code=True)
 
 
@@ -100,19 +92,20 @@ def _camera(text: str, root: Path) -> Needs:
         return _LIBCAMERA
     if uri.scheme == "csi":
         return _argus(root)
-    if uri.scheme == "gst":
-        nodes = (*_NODE.findall(text),)
-        needs = _GSTREAMER | Needs(nodes, _owners(nodes, root))
-        return needs | _argus(root) if "nvargus" in text else needs
     if uri.scheme in _NETWORK:
         return Needs(network=True, makes_code=True)
-    return Needs() if uri.scheme in (("synthetic", "fake")) else _VIDEO_FILE
+    if uri.scheme in ("synthetic", "fake"):
+        return Needs()
+    # Of a pipeline, and of another package's camera, only the nodes that the text names are known.
+    nodes = tuple(_NODE.findall(text))
+    needs = (_GSTREAMER if uri.scheme == "gst" else _VIDEO_FILE) | Needs(nodes, _owners(nodes, root))
+    return needs | _argus(root) if uri.scheme == "gst" and "nvargus" in text else needs
 
 
 def _engine(name: str, model: Path, root: Path) -> Needs:
     if name == "tensorrt" or model.suffix.lower() in (".onnx", ".engine", ".plan"):
         return replace(_jetson(root), builds=True)
-    if not name.startswith("edgetpu") and not (model.is_file() and _TPU_OPERATOR in model.read_bytes()):
+    if not name.startswith("edgetpu") and not (model.is_file() and is_for_edge_tpu(model.read_bytes())):
         return Needs()
     # Before its firmware is loaded a stick has another number on the bus than after: all of USB, not one node.
     plugged = [found for found in find_accelerators(root) if found.kind == "edge-tpu"]
