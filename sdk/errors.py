@@ -1,7 +1,7 @@
 """Every error this package raises on purpose, each with the exit status that the command line ends with.
 
 EdgelocError                  exit status 2
-+-- UsageError                2  a wrong flag, argument or URI            (also ValueError)
++-- UsageError                2  a wrong argument or URI                  (also ValueError)
 +-- DataError                 2  a labelled data set or image is bad      (also ValueError)
 +-- ModelError                2  a model file or its contract is bad      (also ValueError)
 |   +-- ContractError         2  the contract contradicts itself or the model
@@ -34,8 +34,8 @@ __all__ = [
     "UsageError",
     "first_line",
     "name_parameters",
+    "with_fix",
 ]
-
 
 # LiteRT joins its messages without an end of line, thousands of characters were seen.
 _LONGEST_LINE = 300
@@ -67,14 +67,16 @@ class EdgelocError(Exception):
             sentence = f"{self.spelling(self.field)} is {value}"
             if self.allowed:
                 sentence += f": it must be {self.allowed}"
-        if not self.hint:
-            return sentence
-        hint = name_parameters(self.hint, self.spelling)
-        return f"{sentence}{'; ' if ': ' in sentence else ': '}{hint}"
+        return with_fix(sentence, self.hint, self.spelling)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For another process: by the fields, since some classes take other arguments than these."""
+        fields = {name: value for name, value in vars(self).items() if name != "spelling"}
+        return _restored, (type(self), self.args, fields)
 
 
 class UsageError(EdgelocError, ValueError):
-    """A flag, an argument or a URI that cannot be used as given."""
+    """An argument or a URI that cannot be used as given."""
 
 
 class DataError(EdgelocError, ValueError):
@@ -102,7 +104,7 @@ class OutputError(EdgelocError, OSError):
 
 
 class GateFailed(EdgelocError):
-    """A measured figure is worse than the limit that was asked for."""
+    """A measured figure is worse than its limit."""
 
     exit_status = 1
 
@@ -125,11 +127,25 @@ class CameraTimeout(CameraError, TimeoutError):
     """A camera sent no new frame in the time allowed."""
 
 
+def _restored(kind: type[EdgelocError], arguments: tuple[object, ...], fields: dict[str, object]) -> EdgelocError:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    vars(error).update(fields)
+    return error
+
+
+def with_fix(sentence: str, fix: str | None, spelling: Callable[[str], str] = str) -> str:
+    """`sentence` and behind it the fix, where there is one; `spelling` writes the names of the fix's parameters."""
+    if not fix:
+        return sentence
+    return f"{sentence}{'; ' if ': ' in sentence else ': '}{name_parameters(fix, spelling)}"
+
+
 def name_parameters(text: str, spelling: Callable[[str], str] = str) -> str:
     """`text` with each `{parameter}` in it as `spelling` writes that name."""
     return re.sub(r"\{(\w+)\}", lambda match: spelling(match.group(1)), text)
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, in one line for a sentence of ours; the error's kind where it says nothing."""
+    """The first line of another library's error, for a sentence of ours; the error's kind where it has no text."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")[:_LONGEST_LINE]

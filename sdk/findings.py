@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeloc.errors import name_parameters
+from edgeloc.errors import name_parameters, with_fix
 
 __all__ = ["Finding", "Severity", "report"]
 
@@ -20,10 +20,12 @@ _LEVELS = {"ok": logging.INFO, "note": logging.INFO, "warning": logging.WARNING,
 class Finding:
     """One thing that a check found.
 
-    `code` names the kind in words (`batch-norm-lags`); docs/findings.md explains each. `severity` is `ok` (checked,
-    as it should be), `note` (worth knowing), `warning` (works, but worse than it could) or `problem` (does not work).
-    `message` is what was found, with its figures; `fix` is what to do about it, where something can be done. It names
-    parameters in braces, as the hint of an error does: "try {fix_head}".
+    `code`: the kind in words (`batch-norm-lags`); docs/findings.md explains each.
+    `severity`: `ok` (checked, as it should be), `note` (worth knowing), `warning` (works, but worse than it could) or
+    `problem` (does not work).
+    `message`: what was found, with its figures.
+    `fix`: what to do about it, where something can be done. It names parameters in braces, as the hint of an error
+    does: "try {fix_head}".
     """
 
     code: str
@@ -37,9 +39,7 @@ class Finding:
 
     def sentence(self, spelling: Callable[[str], str] = str) -> str:
         """The same, with each parameter as `spelling` writes it."""
-        if self.fix is None:
-            return self.message
-        return f"{self.message}{'; ' if ': ' in self.message else ': '}{name_parameters(self.fix, spelling)}"
+        return with_fix(self.message, self.fix, spelling)
 
     def to_dict(self) -> dict[str, str | None]:
         """The finding as JSON-ready values."""
@@ -48,6 +48,6 @@ class Finding:
 
 
 def report(logger: logging.Logger, finding: Finding) -> Finding:
-    """Log `finding` at its severity's level, with the record in the attribute `finding`, and return it."""
+    """Log `finding` at its severity's level and return it; the log record carries it in its attribute `finding`."""
     logger.log(_LEVELS[finding.severity], "%s", finding, extra={"finding": finding})
     return finding

@@ -28,7 +28,7 @@ EndedBy = Literal["camera", "frames", "interrupt", "sink"]
 
 _WHY: dict[EndedBy, str] = {
     "camera": "the source ended",
-    "frames": "as many frames as asked for",
+    "frames": "its number of results was reached",
     "interrupt": "interrupted",
     "sink": "the window was closed",
 }
@@ -48,8 +48,8 @@ def run(
 
     A live camera is read by a thread of its own; frames that the localizer is too slow for are dropped and counted.
     Any other camera gives every frame in order. The run ends with the source, after `frames` results, by Ctrl-C or
-    SIGTERM (in the main thread), or when a sink asks for it. A camera from a URI that goes away is opened again (see
-    `open_camera`).
+    SIGTERM (in the main thread), or by a sink (see `Sink.ended`). A camera from a URI that goes away is opened again
+    (see `open_camera`).
 
     `camera` is an object, which stays open for its owner, or a URI, whose camera is closed at the end.
     `localizer` is a Localizer, or any function from a Frame to a Result.
@@ -80,7 +80,8 @@ def run(
         except (CameraError, DataError) as error:
             if not tally.frames:
                 raise
-            raise type(error)(f"{error} ({tally.frames} results before that are kept)") from error
+            what = error.message or str(error)
+            raise type(error)(f"{what} ({tally.frames} results before that are kept)", hint=error.hint) from error
     for finding in camera.findings:
         report(logger, finding)
     return tally.summary(ended_by)
@@ -96,8 +97,8 @@ class RunSummary:
     `age_ms_p50`, `age_ms_p90` and `age_ms_p99` are percentiles of the age in ms, from a frame's capture to its
     result; for a file, of the time since the frame was read. None without a result.
     `live` is whether the camera's frames came by themselves.
-    `ended_by` is `camera` (the source ended), `frames` (as many as asked for), `interrupt` (Ctrl-C or SIGTERM) or
-    `sink` (its window was closed).
+    `ended_by` is `camera` (the source ended), `frames` (its number of results was reached), `interrupt` (Ctrl-C or
+    SIGTERM) or `sink` (its window was closed).
     `findings` are what a user should know of how the source did: away for a while, cut short.
     """
 
@@ -175,7 +176,7 @@ def _loop(
 class _Tally:
     """Makes each frame's observation, and counts for the summary.
 
-    `localizer` is asked for the name of its engine, frame by frame: an engine may fall back to another one.
+    The name of the `localizer`'s engine is read frame by frame: an engine may fall back to another one.
     """
 
     def __init__(self, camera: Camera, localizer: Localize, budget_ms: float | None) -> None:
@@ -242,7 +243,7 @@ class _Tally:
 
 
 class _Drawing:
-    """The annotated copy of a frame, drawn when the first sink asks for it."""
+    """The annotated copy of a frame, drawn when the first sink needs it."""
 
     def __init__(self, observation: Observation, fps: float | None) -> None:
         self._observation, self._fps = observation, fps

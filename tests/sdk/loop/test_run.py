@@ -202,6 +202,13 @@ def test_a_camera_lost_in_the_middle_leaves_what_was_written(tmp_path: Path, liv
     assert cv2.VideoCapture(str(paths[1])).read()[0]
 
 
+def test_the_fix_of_a_lost_camera_stays_at_the_end_of_the_sentence() -> None:
+    camera = FakeCamera(4, failure=CameraError("camera fake is gone", hint="check its cable"))
+    with pytest.raises(CameraError, match=r"gone \(4 results before that are kept\): check its cable$") as caught:
+        run(camera, found)
+    assert caught.value.hint == "check its cable"
+
+
 def test_a_stalled_camera_is_a_timeout() -> None:
     camera = FakeCamera(1, failure=CameraTimeout("camera fake sent no frame for 2 s"), live=True)
     with pytest.raises(CameraTimeout, match="no frame"):
