@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+_AS_JSON = "give a contract as JSON"
 
 Color = Literal["rgb", "bgr", "gray"]
 Resize = Literal["letterbox", "stretch", "center-crop"]
@@ -44,8 +45,13 @@ BoxForm = Literal["cxcywh", "xyxy", "yxyx", "xywh", "cxcyhw", "distribution", "g
 class InputSpec:
     """How a BGR frame becomes the model's input: one resize, then `(pixel - mean) / std`.
 
-    `width` and `height` are in pixels; `mean` and `std` hold one number, or one for each channel in
-    the order of `color`. `pad_value` (0 to 255) fills what a letterbox leaves free.
+    `tensor`: the input's name in the model's signature.
+    `width`, `height`: its size in pixels.
+    `color`: rgb, bgr or gray.
+    `mean`, `std`: one number, or one for each channel in the order of `color`.
+    `resize`: letterbox, stretch or center-crop.
+    `pad_value`: fills what a letterbox leaves free, 0 to 255.
+    `interpolation`: linear, area, nearest or cubic.
     """
 
     tensor: str
@@ -65,25 +71,30 @@ class InputSpec:
         _one_of("input.resize", self.resize, get_args(Resize))
         _one_of("input.interpolation", self.interpolation, get_args(Interpolation))
         if not 0 <= self.pad_value <= 255:
-            raise ContractError(f"input.pad_value is {self.pad_value}: it must be 0 to 255")
+            raise ContractError(field="input.pad_value", value=self.pad_value, allowed="0 to 255")
         channels = 1 if self.color == "gray" else 3
         for name in ("mean", "std"):
-            if len(getattr(self, name)) not in (1, channels):
-                raise ContractError(f"input.{name} needs 1 or {channels} numbers, not {list(getattr(self, name))}")
-            if not all(math.isfinite(value) for value in getattr(self, name)):
-                raise ContractError(f"input.{name} is {list(getattr(self, name))}: every number must be finite")
+            where, values = f"input.{name}", list(getattr(self, name))
+            if len(values) not in (1, channels):
+                allowed = "1 number" if channels == 1 else f"1 or {channels} numbers"
+                raise ContractError(field=where, value=values, allowed=allowed)
+            if not all(math.isfinite(value) for value in values):
+                raise ContractError(field=where, value=values, allowed="finite numbers")
         if any(value <= 0 for value in self.std):
-            raise ContractError(f"input.std is {list(self.std)}: every number must be above 0")
+            raise ContractError(field="input.std", value=list(self.std), allowed="numbers above 0")
 
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec:
-    """One output tensor, by its name in the model's signature, and the role it plays.
+    """One output tensor and the role it plays.
 
-    `activation` is what the host still has to apply to the values (after dequantizing them). In a
-    `vector`, `slots` names each number: `presence`, the parts of the box (`x1 y1 x2 y2 cx cy w h`)
-    and `class:0` ... `class:K-1`; there `activation` applies to presence and box, and
-    `class_activation` to the classes.
+    `tensor`: its name in the model's signature.
+    `role`: presence, class, box, vector, box-bins, grid-weights, grid-distances, ssd-boxes, ssd-classes, ssd-scores,
+    ssd-count or yolo.
+    `activation`: what the host still has to apply to the dequantized values; in a vector to presence and box.
+    `slots`: of a vector, what each number is: `presence`, a part of the box (`x1 y1 x2 y2 cx cy w h`), `class:0` ...
+    `class:K-1`, or `unused`.
+    `class_activation`: of a vector, the activation of its classes.
     """
 
     tensor: str
@@ -104,11 +115,11 @@ class OutputSpec:
 class BoxEncoding:
     """What the numbers of a box mean.
 
-    `form` is the order of four numbers, or `distribution` (four groups of bins over [0, 1] in the
-    order x1, y1, x2, y2, logits), or `grid` (over the cells of a feature map: a weight logit and
-    the distances from the cell's centre to the left, top, right and bottom edge, as softplus
-    logits in units of the input's side). `units` is whether coordinates are fractions of the
-    model's input or its pixels. `objects` is how many objects the model was made for.
+    `form`: the order of four numbers; or `distribution` (logits of four groups of bins over [0, 1], in the order x1,
+    y1, x2, y2); or `grid` (for each cell of a feature map a weight logit and the distances from its centre to the
+    left, top, right and bottom edge, as softplus logits in units of the input's side).
+    `units`: whether coordinates are fractions of the model's input, or its pixels.
+    `objects`: how many objects the model was made for.
     """
 
     form: BoxForm = "cxcywh"
@@ -123,7 +134,7 @@ class BoxEncoding:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """From which probability, 0 to 1, an object counts as present and its class as known."""
+    """From which probability, 0 to 1, an object counts as present (`presence`) and its class as known (`label`)."""
 
     presence: float = 0.5
     label: float = 0.0
@@ -131,16 +142,18 @@ class Thresholds:
     def __post_init__(self) -> None:
         for name in ("presence", "label"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ContractError(f"thresholds.{name} is {getattr(self, name)}: it must be 0 to 1")
+                raise ContractError(field=f"thresholds.{name}", value=getattr(self, name), allowed="0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """Everything that a user of the model file must know and that its tensors do not say.
+    """Everything that a user of the model file must know and that its tensors do not hold.
 
-    `recipe`, `tools`, `hashes` and `measured` are where the file came from: the quantization
-    recipe by name, tool versions, SHA-256 of the float model and of the calibration manifest, and
-    figures measured on which data.
+    `input`, `outputs`, `box`, `labels`, `thresholds`: how to use the model.
+    `recipe`: the quantization recipe's name.
+    `tools`: versions by name.
+    `hashes`: SHA-256 of the float model, of the calibration manifest and of the file's own network (`payload`).
+    `measured`: figures, and the data they were measured on.
     """
 
     input: InputSpec
@@ -180,7 +193,9 @@ class Contract:
             raise ContractError("the contract must be a JSON object")
         version = data.pop("schema_version", None)
         if version != SCHEMA_VERSION:
-            raise ContractError(f"schema_version is {version!r}: this release reads version {SCHEMA_VERSION}")
+            raise ContractError(
+                field="schema_version", value=version, allowed=f"{SCHEMA_VERSION}, the one that this release reads"
+            )
         contract: Contract = from_data(cls, data, strict=True, failure=ContractError)
         return contract
 
@@ -190,23 +205,23 @@ def read_contract(path: str | Path) -> Contract:
     try:
         return Contract.from_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ContractError(f"{path}: no such file; give a contract as JSON") from error
+        raise ContractError(f"{path}: no such file", hint=_AS_JSON) from error
     except OSError as error:
-        raise ContractError(f"{path} cannot be read: {error.strerror}; give a contract as JSON") from error
+        raise ContractError(f"{path} cannot be read: {error.strerror}", hint=_AS_JSON) from error
     except UnicodeDecodeError as error:
-        raise ContractError(f"{path} is no text; give a contract as JSON") from error
+        raise ContractError(f"{path} is not text", hint=_AS_JSON) from error
     except ContractError as error:
         raise ContractError(f"{path}: {error}") from error
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
-        raise ContractError(f"{name} is {value!r}: it must be one of {', '.join(map(str, allowed))}")
+        raise ContractError(field=name, value=value, allowed=f"one of {', '.join(map(str, allowed))}")
 
 
 def _positive(name: str, value: int) -> None:
     if value < 1:
-        raise ContractError(f"{name} is {value}: it must be at least 1")
+        raise ContractError(field=name, value=value, allowed="at least 1")
 
 
 class Shaped(Protocol):

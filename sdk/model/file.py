@@ -98,7 +98,7 @@ class ModelFile:
         image = cv2.imdecode(np.frombuffer(self.members[GOLDEN_IMAGE], np.uint8), cv2.IMREAD_COLOR)
         values = self._json(GOLDEN_EXPECTED)
         if image is None:
-            raise ModelError(f"{GOLDEN_IMAGE} in {self.path} is no image; convert the model again")
+            raise ModelError(f"{GOLDEN_IMAGE} in {self.path} is no image", hint="convert the model again")
         try:
             box = values.pop("box")
             return Golden(image.astype(np.uint8, copy=False), box=None if box is None else Box(*box), **values)
@@ -156,7 +156,7 @@ def contract_for(model: ModelFile, given: Contract | str | Path | None = None) -
     contract = own_contract(model) if given is None else read_contract(given)
     if contract is None:
         raise ContractError(
-            f"{model.path} has no contract, so nothing says what its numbers mean",
+            f"{model.path} has no contract, so the meaning of its numbers is unknown",
             hint=f"write one as {model.path.with_suffix('.json').name} beside it, give {{contract}}, or convert the "
             "model with `edgeloc convert`",
         )
@@ -169,7 +169,7 @@ def read_keras_contract(path: str | Path) -> Contract | None:
         with zipfile.ZipFile(path) as archive:
             return _contract_in(path, archive.read(CONTRACT)) if CONTRACT in archive.namelist() else None
     except FileNotFoundError as error:
-        raise ModelError(f"{path}: no such file; give a .keras model") from error
+        raise ModelError(f"{path}: no such file", hint="give a .keras model") from error
     except (zipfile.BadZipFile, OSError) as error:
         raise ModelError(f"{path} is no .keras file: {error}") from error
 
@@ -235,10 +235,10 @@ def _contract_in(path: str | Path, text: bytes) -> Contract:
 
 
 def _read(path: Path) -> bytes:
-    kind = "an .onnx" if path.suffix == ".onnx" else "a .tflite"
+    hint = "give an .onnx model" if path.suffix == ".onnx" else "give a .tflite model"
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise ModelError(f"{path}: no such file; give {kind} model") from error
+        raise ModelError(f"{path}: no such file", hint=hint) from error
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}; give {kind} model") from error
+        raise ModelError(f"{path} cannot be read: {error.strerror}", hint=hint) from error

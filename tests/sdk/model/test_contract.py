@@ -40,7 +40,7 @@ def test_whole_numbers_are_accepted_for_real_ones() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        (("schema_version",), 2, "reads version 1"),
+        (("schema_version",), 2, r"schema_version is 2: it must be 1\b"),
         (("inputs",), {}, "inputs is not a field"),
         (("input",), None, "input must be an object"),
         (("input", "width"), 0, r"input\.width is 0"),
@@ -52,7 +52,7 @@ def test_whole_numbers_are_accepted_for_real_ones() -> None:
         (("input", "pad_value"), 256, "0 to 255"),
         (("input", "mean"), [1, 2], "1 or 3 numbers"),
         (("input", "std"), [0], "above 0"),
-        (("input", "mean"), [float("nan")], r"input\.mean is \[nan\]: every number must be finite"),
+        (("input", "mean"), [float("nan")], r"input\.mean is \[nan\]: it must be finite numbers"),
         (("input", "std"), [float("inf")], "must be finite"),
         (("input", "mean"), 3, "must be a list"),
         (("outputs",), [], "at least one output"),
