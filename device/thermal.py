@@ -26,7 +26,7 @@ __all__ = [
     "decode_throttled",
 ]
 
-# `vcgencmd get_throttled`; the same bits sixteen higher say that it has occurred since boot.
+# `vcgencmd get_throttled`; the same bits sixteen higher mean that it has occurred since boot.
 # https://www.raspberrypi.com/documentation/computers/os.html#get_throttled
 THROTTLE_BITS = {
     0: "under-voltage",
@@ -88,9 +88,9 @@ class ThermalSnapshot:
 class ThermalReader:
     """Reads a board's temperatures and clocks from the sys and proc under `root`, and through the board's own tools.
 
-    `run` gives what a command prints, or None; it is asked for `vcgencmd get_throttled` on a
-    Raspberry Pi and once for `nvpmodel -q` on a Jetson. Under another root than / there are no
-    tools unless `run` is given, since this machine's would speak of another board.
+    `run` gives what a command prints, or None; it runs `vcgencmd get_throttled` on a
+    Raspberry Pi and once `nvpmodel -q` on a Jetson. Under another root than / there are no
+    tools unless `run` is given, since this machine's would describe another board.
 
         thermal = ThermalReader().read()
         print(thermal.hottest, thermal.throttled_now)
@@ -125,7 +125,7 @@ class ThermalReader:
 
     @cached_property
     def power_mode(self) -> str | None:
-        """What `nvpmodel -q` calls the power mode, such as MAXN or 15W; asked once, since it only changes by hand."""
+        """What `nvpmodel -q` calls the power mode, such as MAXN or 15W; read once, since it only changes by hand."""
         if "nvidia," not in (read_text(self._root / "proc/device-tree/compatible") or ""):
             return None
         match = re.search(r"NV Power Mode:\s*(\S.*)", self._run(["nvpmodel", "-q"]) or "")

@@ -1,4 +1,4 @@
-"""Which V4L2 nodes are cameras, asked of the kernel; OpenCV and NumPy are not loaded."""
+"""Which V4L2 nodes are cameras, as the kernel reports them; OpenCV and NumPy are not loaded."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class RtspCamera(Camera):
 
     @classmethod
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> RtspCamera:
-        """The camera of an rtsp:// URL; it has no scaler that could be asked for a size."""
+        """The camera of an rtsp:// URL; it has no scaler, so the model's size is ignored."""
         return cls(f"{uri.scheme}://{uri.path}", **uri.options({"transport": str}))
 
     @property
@@ -103,7 +103,7 @@ def _require_host(url: str) -> None:
 
 
 def _why(url: str) -> str:
-    """What is wrong with a stream that does not open, by asking its server; the end of a sentence."""
+    """What is wrong with a stream that does not open, by a request to its server; the end of a sentence."""
     parts = urlsplit(url)
     try:
         address = (parts.hostname or "", parts.port or _PORTS[parts.scheme])

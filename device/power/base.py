@@ -110,7 +110,7 @@ class PowerMeter(Openable):
 
     @classmethod
     def from_uri(cls, uri: Uri, root: Path) -> PowerMeter:
-        """The meter a URI asks for, not opened; `root` is where sys is found. UsageError for an unknown option."""
+        """The meter that a URI names, not opened; `root` is where sys is found. UsageError for an unknown option."""
         uri.require_no_path()
         uri.options({})
         return cls()

@@ -161,7 +161,7 @@ class RaplMeter(PowerMeter):
 def _no_rails(text: str) -> DeviceError:
     if "VCHI" in text or "/dev/vc" in text:
         hint = "`sudo usermod -aG video $USER`, then log in again"
-        return DeviceError("vcgencmd may not ask the firmware", hint=hint)
+        return DeviceError("vcgencmd may not query the firmware", hint=hint)
     if "not registered" in text:
         absent = "this board has no power chip that vcgencmd reads (only the Raspberry Pi 5 has)"
         return AbsentMeterError(absent, hint=CONNECT)

@@ -65,7 +65,7 @@ class ChildFailed(Exception):
 def program_line(program: str, *arguments: str, interpreter: Sequence[str] = ()) -> list[str]:
     """The command that runs `program`, Python text, with this process's search path less the current folder.
 
-    Files of the current folder may bear the name of a package, and nobody asked for them to run. `interpreter` is
+    Files of the current folder may bear the name of a package, and must not run in its place. `interpreter` is
     what runs a program given by -c where it is not this Python; its own search path is kept.
     """
     if interpreter:

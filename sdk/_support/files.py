@@ -1,4 +1,4 @@
-"""How a file is written so that nobody ever sees half of it; what goes into the file is its writer's affair."""
+"""Files written so that nobody ever sees half of one."""
 
 from __future__ import annotations
 

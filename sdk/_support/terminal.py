@@ -15,6 +15,8 @@ from edgeloc.errors import EdgelocError
 
 __all__ = ["progress", "quiet_import", "quiet_opencv", "quiet_stderr", "write_line"]
 
+T = TypeVar("T")
+
 _SILENT = 0  # cv2's LOG_LEVEL_SILENT
 # Copies of the standard error's descriptor, the user's terminal first, while `quiet_stderr` holds it back.
 _terminals: list[int] = []
@@ -146,9 +148,6 @@ def _in_silence(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType],
             execute(module)
 
     return quiet
-
-
-T = TypeVar("T")
 
 
 def progress(iterable: Iterable[T], *, total: int | None = None, label: str = "") -> Iterable[T]:

@@ -142,7 +142,7 @@ def _counts(counts: dict[str, int]) -> str:
 
 def _contract(contract: dict[str, Any] | None) -> Iterator[str]:
     if contract is None:
-        yield "none: the file does not say how its input is made and its outputs are read"
+        yield "none: how to make its input and read its outputs is unknown"
         return
     given = contract["input"]
     yield (

@@ -1,4 +1,4 @@
-"""Decoding: from a model's dequantized outputs to the objects of the frame, in its pixels, as the contract says."""
+"""Decoding: from a model's dequantized outputs to the objects of the frame, in its pixels, by the contract."""
 
 from __future__ import annotations
 

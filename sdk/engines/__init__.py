@@ -1,4 +1,4 @@
-"""Inference engines by name: finds the one asked for and loads a model into it; each lives in its own module."""
+"""Inference engines by name: finds one and loads a model into it."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def open_engine(
 ) -> Engine:
     """Load a model into the engine called `name`, or into the first of `AUTO` that is installed and works.
 
-    For an ONNX model "auto" is TensorRT, the one engine that takes it; for a model compiled for
-    the Edge TPU it is "edgetpu", which is opened once more after a failure and then, where the
-    model from before the compiler is given as `cpu_model`, gives way to the CPU. An engine with
-    several devices takes what is meant behind its name: `edgetpu://usb:1`.
+    `name`: an engine's; one with several devices takes the device behind it, as in `edgetpu://usb:1`. For an ONNX
+    model "auto" is TensorRT; for a model compiled for the Edge TPU it is "edgetpu", which is opened again after a
+    failure and then falls back to the CPU where there is a `cpu_model`.
+    `model`: a file, its path, or the network's bytes. Bytes are loaded as they are. A file whose network is not known
+    to be the one that its contract was written for is first tried in a process of its own, since a damaged model can
+    end the process that loads it.
+    `threads`: of the engine; None leaves their number to the runtime.
+    `cpu_model`: the model from before the Edge TPU's compiler.
 
-    Bytes are loaded as they are. A file, or a ModelFile, whose flatbuffer is not known to be the
-    one its contract was written for is tried in a process of its own first, since a damaged model
-    can end the process that loads it. `threads` None leaves their number to the runtime.
-
-    Raises UsageError for an unknown name or a bad number of threads, EngineError when no engine
-    is installed or it fails, ModelError when the model is damaged.
+    Raises UsageError for an unknown name or a bad number of threads, EngineError when no engine is installed or it
+    fails, ModelError when the model is damaged.
     """
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
-        raise UsageError(f"threads is {threads}: it must be 1 to {_MOST_THREADS}")
+        raise UsageError(field="threads", value=threads, allowed=f"1 to {_MOST_THREADS}")
     file = _as_file(model)
     name, _, place = name.partition("://")
     if name == "auto" and is_for_edge_tpu(file.payload):
@@ -76,9 +76,9 @@ def open_engine(
     return _first_that_works(file, threads)
 
 
-def is_for_edge_tpu(flatbuffer: bytes) -> bool:
+def is_for_edge_tpu(payload: bytes) -> bool:
     """Whether a part of the model is compiled for the Edge TPU: only its delegate can run such a model."""
-    return b"edgetpu-custom-op" in flatbuffer
+    return b"edgetpu-custom-op" in payload
 
 
 def _is_or_not(model: ModelFile) -> str:
@@ -101,7 +101,9 @@ def _first_that_works(model: ModelFile, threads: int | None) -> Engine:
             failures.append(error)
     if failures:
         raise failures[0]
-    raise EngineError("no inference engine is installed: pip install ai-edge-litert (or tflite-runtime with 'numpy<2')")
+    raise EngineError(
+        "no inference engine is installed", hint="pip install ai-edge-litert (or tflite-runtime with 'numpy<2')"
+    )
 
 
 def engine_class(name: str) -> type[Engine]:

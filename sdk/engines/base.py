@@ -1,4 +1,4 @@
-"""What every inference engine does and promises; no engine lives here."""
+"""The interface of every inference engine."""
 
 from __future__ import annotations
 
@@ -70,6 +70,6 @@ class Engine(ABC):
         """Whether the runtime is installed; it may still turn out broken when it loads."""
         return True
 
-    @classmethod  # noqa: B027 - most engines have nothing to fear
+    @classmethod  # noqa: B027 - a model harms few engines
     def vet(cls, model: ModelFile) -> None:
         """Make sure, in a process of its own, that the model does not end the one that runs it; else ModelError."""

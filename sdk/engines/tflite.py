@@ -1,4 +1,4 @@
-"""The three packages that bring TensorFlow Lite's Interpreter, behind one engine; no delegate is chosen here."""
+"""The three packages that bring TensorFlow Lite's Interpreter, behind one engine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ interpreter.invoke()
 
 
 class TfliteEngine(Engine):
-    """A model in an Interpreter; subclasses say which package it comes from."""
+    """A model in an Interpreter; subclasses name the package that it comes from."""
 
     package = ""
     module = ""
@@ -103,7 +103,7 @@ class TfliteEngine(Engine):
 
     @cached_property
     def version(self) -> str:  # type: ignore[override]
-        """The package's version, looked up when it is first asked for: that takes as long as loading a small model."""
+        """The package's version, looked up when it is first used: that takes as long as loading a small model."""
         return self.installed_version()
 
     @classmethod
@@ -162,7 +162,7 @@ class TfliteEngine(Engine):
         return ModelError(f"{model.path}: {self.name} {self.version} does not load it: {first_line(error)}")
 
     def _details(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Tensor details by name; the signature's names where it speaks of the tensors that invoke() computes."""
+        """Tensor details by name; the signature's names where it has the tensors that invoke() computes."""
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         signatures = self._interpreter.get_signature_list()
         for key in sorted(signatures, key=lambda key: key != _MAIN_SIGNATURE):

@@ -115,7 +115,7 @@ class Answer:
 
 
 class Side:
-    """One model, asked for its raw answer: the box even where its presence is under the threshold.
+    """One model and its raw answers: the box even where its presence is under the threshold.
 
     `threshold` is the presence from which the model's contract counts an object as found.
     """
@@ -128,7 +128,7 @@ class Side:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What the model's classes are called."""
+        """The names of the model's classes."""
         return self._labels
 
     @property
@@ -145,7 +145,7 @@ class Side:
 
 
 class RememberingSide(Side):
-    """A side that runs its model once for each image, however often it is asked: one float model, many quantized."""
+    """A side that runs its model once for each image, however often it comes: one float model, many quantized."""
 
     def __init__(self, model: ModelFile, contract: Contract, engine: Engine) -> None:
         super().__init__(model, contract, engine)
@@ -160,18 +160,19 @@ class RememberingSide(Side):
 
 
 def side_in_memory(
-    name: str, flatbuffer: bytes, contract: Contract, *, engine: Engine | None = None, remember: bool = False
+    name: str, payload: bytes, contract: Contract, *, engine: Engine | None = None, remember: bool = False
 ) -> Side:
     """A model that is no file yet, and that must be known to load without harm.
 
     `name`: stands for it in errors.
-    `flatbuffer`, `contract`: the model and how its input is made and its outputs are read.
+    `payload`: a TFLite model.
+    `contract`: how its input is made and its outputs are read.
     `engine`: one that has the model loaded already (None: a new one).
     `remember`: run the model once for each image, however often the image comes.
 
     Raises ContractError when the contract does not fit it, EngineError when the engine is missing or fails.
     """
-    model = ModelFile(Path(name), flatbuffer, "tflite", contract=contract, verified=True)
+    model = ModelFile(Path(name), payload, "tflite", contract=contract, verified=True)
     kind = RememberingSide if remember else Side
     return kind(model, contract, engine or open_engine("auto", model))
 

@@ -1,4 +1,4 @@
-"""What is really in a model file, read from its bytes; only the self-test and the true shapes run the model."""
+"""What a model file really holds, read from its bytes; the self-test and the true shapes alone run the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgeloc.errors import ContractError
 from edgeloc.findings import Finding
 from edgeloc.model.containers import Format, format_of
 from edgeloc.model.contract import Contract, check_contract
-from edgeloc.model.file import ModelFile, own_contract, read_model
+from edgeloc.model.file import own_contract, read_model
 from edgeloc.model.flatbuffer import Graph, Operator, Tensor, TfliteModel, parse_flatbuffer
 from edgeloc.model.onnx import judge_onnx, onnx_macs, parse_onnx
 from edgeloc.model.precision import TAILS, FloatIsland, constant_outputs, judge, runtime_tensors
@@ -66,7 +66,11 @@ class PortReport:
 
 @dataclass(frozen=True, slots=True)
 class WeightReport:
-    """The stored weights and biases of one dtype; the last two count quantized tensors by the kind of their scale."""
+    """The stored weights and biases of one dtype.
+
+    `tensors`, `elements`: how many there are, and how many numbers they hold.
+    `per_channel`, `per_tensor`: how many of the quantized ones have a scale for each channel, or one alone.
+    """
 
     dtype: str
     tensors: int
@@ -152,7 +156,7 @@ def inspect_model(path: str | Path) -> ModelReport:
 
 def _contract_findings(contract: Contract | None, report: ModelReport) -> Iterator[Finding]:
     if contract is None:
-        message = "nothing says how the input is made and the outputs are read"
+        message = "there is no contract: how to make the input and read the outputs is unknown"
         yield Finding("no-contract", "note", message, "write a contract as a JSON file of the same name beside it")
         return
     inputs, outputs = ({port.name or port.tensor: port for port in ports} for ports in (report.inputs, report.outputs))
@@ -228,7 +232,7 @@ def check_golden(path: str | Path, *, timeout_s: float = 60.0) -> GoldenCheck:
 
     An ONNX model runs in ONNX Runtime; where that is not installed the check is "not run", with the reason.
     """
-    model: ModelFile = read_model(path)
+    model = read_model(path)
     if model.golden is None:
         return GoldenCheck("not present")
     test = try_self_test(path, "onnxruntime" if model.format == "onnx" else "auto", timeout_s=timeout_s)

@@ -29,7 +29,6 @@ _DTYPES = {
     0: "unknown", 1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string",
     9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
 }  # fmt: skip
-_VARINT, _FIXED32 = 0, 5
 _DAMAGE = (ValueError, IndexError, KeyError, TypeError, OverflowError)
 
 

@@ -18,14 +18,14 @@ __all__ = ["FileSink", "Sink"]
 class Sink(ABC):
     """Where observations go: `open()`, `write()` for each observation, `close()`.
 
-    `ended` is set to True by a sink whose user wants the run to end (the window was closed, say).
+    `ended` is set to True by a sink whose user wants the run to end (such as a closed window).
     """
 
     ended: bool = False
 
     @classmethod
     def from_uri(cls, uri: Uri) -> Sink:
-        """The sink a URI or a path asks for, not opened; UsageError for an unknown option."""
+        """The sink that a URI or a path names, not opened; UsageError for an unknown option."""
         uri.require_no_path()
         uri.options({})
         return cls()

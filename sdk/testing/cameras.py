@@ -102,14 +102,14 @@ REFUSALS = {
     "absent": "camera {name} is not there: plug it in, or take `refuse` out of its URI",
     "busy": "camera {name} is busy: another program holds it (refuse=busy)",
     "forbidden": "camera {name}: permission denied (refuse=forbidden)",
-    "format": "camera {name} does not send the format that was asked for (refuse=format)",
+    "format": "camera {name} does not send the format that was requested (refuse=format)",
 }
 
 
 class FakeCamera(Camera):
     """`fake://?frames=300&stall=40:0.5&disconnect=60:2&corrupt=90:3&clock=120:-5&slow_start=1`.
 
-    A live camera that shows the scenes of `synthetic://` and fails when it is asked to. Frame n is exposed n / fps
+    A live camera that shows the scenes of `synthetic://` and fails on demand. Frame n is exposed n / fps
     seconds after the first `open()`. Time runs on while the camera is closed; once its frames have ended, the next
     `open()` starts again from frame 0.
 
@@ -245,7 +245,7 @@ class FakeCamera(Camera):
 
 
 class FakePicamera2:
-    """As much of picamera2.Picamera2 as `picamera://` uses; a subclass's class attributes say what the board is like.
+    """As much of picamera2.Picamera2 as `picamera://` uses; a subclass's class attributes describe the board.
 
     `rate`: frames a second. `pipeline_format`: the format that the ISP gives in place of the one asked for.
     `failure`: what the constructor raises. `silent`: no frame ever comes. `modes`, `camera_properties`,

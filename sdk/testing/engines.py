@@ -76,13 +76,13 @@ class FakeEngine(Engine):
         self._failures = range(start, start + times)
 
     def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """The next answer; EngineError where `fail` asked for it."""
+        """The next answer; EngineError where `fail` set one."""
         number = self.invocations
         self.invocations += 1
         if self.delay_s:
             time.sleep(self.delay_s)
         if number in self._failures:
-            raise EngineError("the fake engine fails, as `fail()` asked")
+            raise EngineError("the fake engine fails, as set by `fail()`")
         answer = self._answers[min(number, len(self._answers) - 1)]
         return {name: values.copy() for name, values in answer.items()}
 
@@ -99,7 +99,7 @@ class FakeEngine(Engine):
 def build_fake_delegate(folder: str | Path, compiler: str = "cc") -> Path:
     """Compile a fake libedgetpu into `folder` and return its path, to be given as `edgetpu://?library=PATH`.
 
-    It accepts models compiled for the Edge TPU and answers one value, or fails, as options of the URI ask: see
+    It accepts models compiled for the Edge TPU and answers one value, or fails, by options of the URI: see
     delegate.c. Raises OutputError where there is no such folder, EngineError when `compiler` is missing or fails.
     """
     if not Path(folder).is_dir():

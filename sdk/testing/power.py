@@ -191,7 +191,7 @@ class FakeI2cBus:
 
 
 class FakeMeter(PowerMeter):
-    """A power meter that reads what a function says.
+    """A power meter that reads what a function returns.
 
     `watts`: the power at a time, in W for seconds since `open()`.
     `rate_hz`: how often it is read.
@@ -225,7 +225,7 @@ class FakeMeter(PowerMeter):
 
     def _read(self) -> PowerSample:
         if self._reads == self._lost_after:
-            raise DeviceError("power meter fake is gone, as `lost_after` asked")
+            raise DeviceError("power meter fake is gone (lost_after)")
         self._reads += 1
         now = time.monotonic()
         return PowerSample(now, {"fake": self._watts(now - self._began)})

@@ -43,7 +43,7 @@ _END_S = 2.0
 _LONGEST_REASON = 300
 _PROGRAM = "from edgeloc.device.engines.edgetpu.worker import serve; serve({descriptor})"
 _FIX = "plug the device in again, best by a powered hub or a shorter cable"
-# A device that has worked this long since it was opened again may be opened once more after a failure.
+# A device that has worked this long since its last reopening may be reopened after a failure.
 _SETTLED_S = 600.0
 
 

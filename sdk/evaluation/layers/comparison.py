@@ -175,7 +175,7 @@ class LayerReport:
 
     `layers` are in order of execution. `input_snr_db` is what quantizing the image itself costs
     (140 where it costs nothing). `float_alone` and `quantized_alone` name operators without a
-    counterpart in the other model, about which nothing is said.
+    counterpart in the other model, of which no figure is taken.
     """
 
     float_model: str
@@ -213,7 +213,7 @@ def compare_layers(
 ) -> LayerReport:
     """Run both models on `images` (BGR uint8, any size) with every tensor kept, and compare tensor by tensor.
 
-    `contract` says how an image becomes the input of either. Two figures are taken of each tensor,
+    `contract` is how an image becomes the input of either. Two figures are taken of each tensor,
     over all images: its error as it stands (carried from before and added here), and the error of
     its layer alone: the float operator, given what the quantized model gave its own, against what
     the quantized operator made of it. The latter is what TensorFlow's Quantization Debugger measures

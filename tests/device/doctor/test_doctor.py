@@ -430,14 +430,14 @@ def test_a_pis_own_meter_that_its_user_may_not_read(
 ) -> None:
     meters(
         monkeypatch,
-        pmic=Finding("meter-unreadable", "warning", "vcgencmd may not ask the firmware", "usermod -aG video"),
+        pmic=Finding("meter-unreadable", "warning", "vcgencmd may not query the firmware", "usermod -aG video"),
         rapl=Finding("meter-absent", "note", "no processor package"),
     )
     root = make_tree({"proc/device-tree/model": f"Raspberry Pi {model} Rev 1.0\0"})
     finding = only(doctor_hardware.power(case(root)))
     assert finding.code == code
     if code == "meter-unreadable":
-        assert "pmic://: vcgencmd may not ask the firmware" in finding.message and finding.fix == "usermod -aG video"
+        assert "pmic://: vcgencmd may not query the firmware" in finding.message and finding.fix == "usermod -aG video"
 
 
 def test_a_board_without_a_meter_is_no_warning(pc: Path) -> None:

@@ -29,7 +29,7 @@ def test_it_fails_when_asked_to() -> None:
     engine.fail(after=1, times=2)
     engine.invoke(IMAGE)
     for _ in range(2):
-        with pytest.raises(EngineError, match=r"as `fail\(\)` asked"):
+        with pytest.raises(EngineError, match=r"as set by `fail\(\)`"):
             engine.invoke(IMAGE)
     engine.invoke(IMAGE)
 
