@@ -50,7 +50,7 @@ QUICK = {
 }
 MORE = {
     "convert": ["--calibration-images", "8"],
-    "bench": ["--frames", "5", "--warmup", "1", "--max-images", "12"],
+    "bench": ["--frames", "5", "--warmup", "1"],
 }
 # The first pattern that a line matches is why it is parsed but not run here.
 NOT_RUN = {
@@ -213,7 +213,8 @@ def quick(arguments: list[str]) -> list[str]:
             words[at + 1] = re.sub(f"^{pattern}$", value, words[at + 1])
     while "window" in words:
         del words[words.index("window") - 1 : words.index("window") + 1]
-    return words + MORE.get(words[0], [])
+    fewer = ["--max-images", "12"] if words[0] == "bench" and "--validation" in words else []
+    return words + MORE.get(words[0], []) + fewer
 
 
 def lines_to_run() -> dict[Path, list[list[str]]]:

@@ -71,7 +71,7 @@ class TrainOptions:
         given = [name for name in _NETWORK if getattr(self, name) is not None]
         if self.model is not None and given:
             raise UsageError(
-                f"{given[0]} is for a new network, {self.model} is what it is",
+                f"{self.model} is a network already, and what shapes a new one does not go with it",
                 field=given[0],
                 value=getattr(self, given[0]),
                 hint=f"leave {{{given[0]}}} out",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -132,7 +134,8 @@ def _backbone(config: NetworkConfig) -> keras.Model:
     image = keras.Input((config.input_size, config.input_size, 3), name="image")
     pretrained = "imagenet" if config.backbone_weights == "imagenet" else None
     try:
-        with warnings.catch_warnings():
+        # Keras prints the progress of a download on the standard output, which is for results.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             # Convolutions fit every size: that these were trained at another one is no news.
             warnings.filterwarnings("ignore", "`input_shape` is undefined", UserWarning)
             backbone = maker(include_top=False, weights=pretrained, input_tensor=image, **width)

@@ -77,7 +77,10 @@ def test_qat_of_a_trained_network(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert " with fake quantization (0." in printed
     assert read_keras_contract(out) is not None
     assert main([*line, "--head", "grid"]) == 2
-    assert "head is for a new network" in capsys.readouterr().err
+    assert (
+        "is a network already, and what shapes a new one does not go with it: leave --head out"
+        in capsys.readouterr().err
+    )
     assert main([*line[:-1], str(start)]) == 2
     assert "is the network to start from: give another name with --out" in capsys.readouterr().err
 

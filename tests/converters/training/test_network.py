@@ -96,15 +96,17 @@ def test_a_width_without_pretrained_weights() -> None:
         build_network(NetworkConfig("MobileNetV2", 0.4, 96, "grid", "imagenet"), 2)
 
 
-def test_no_network_to_fetch_weights_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network_to_fetch_weights_from(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import keras
 
     def offline(*_args: Any, **_kwargs: Any) -> None:
+        print("Downloading data from there")
         raise urllib.error.URLError("no route")
 
     monkeypatch.setattr(keras.src.applications.mobilenet_v2.file_utils, "get_file", offline)
     with pytest.raises(DataError, match="could not download the ImageNet weights .*no route.*as backbone_weights"):
         build_network(NetworkConfig("MobileNetV2", 0.35, 96, "grid", "imagenet"), 2)
+    assert capsys.readouterr().out == ""  # `--json` prints there
 
 
 def test_a_missing_weights_file() -> None:
