@@ -1,4 +1,4 @@
-"""A TFLite flatbuffer as plain values to read, and as the schema's objects to edit."""
+"""A TFLite flatbuffer: read into plain values, or unpacked into the schema's objects, edited and packed again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ __all__ = [
     "add_constant",
     "add_operator_code",
     "constant",
-    "load_schema",
     "operator_name",
     "pack",
     "parse_flatbuffer",
@@ -43,15 +42,25 @@ CUSTOM = "CUSTOM"
 
 # What a pure Python reader can run into when offsets and lengths are nonsense.
 _DAMAGE = (struct.error, IndexError, ValueError, TypeError, OverflowError, AttributeError, KeyError, MemoryError)
+# By the schema's TensorType; constants of other types (strings, numbers of 4 bits) cannot be edited here.
+_DTYPES: dict[int, type[np.generic]] = {
+    0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 6: np.bool_, 7: np.int16, 9: np.int8,
+    10: np.float64, 12: np.uint64, 15: np.uint32, 16: np.uint16,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """One tensor of a graph.
 
-    `shape` has -1 where the size is open. `scales` and `zero_points` hold one number, or one for
-    each channel; both are empty when the tensor is not quantized: real = (q - zero_point) * scale.
-    `data` is the constant's raw bytes, and None for a tensor that is computed.
+    `name`: the tensor's.
+    `shape`: its sizes, -1 where one is open.
+    `dtype`: in NumPy's words.
+    `scales`, `zero_points`: one number, or one for each channel, real = (q - zero_point) * scale; both are empty when
+    it is not quantized.
+    `buffer`: the number of its values' place in the file, which tensors may share.
+    `data`: a constant's raw bytes; None for a tensor that is computed.
+    `is_variable`: whether it keeps its values from one run to the next.
     """
 
     name: str
@@ -137,18 +146,18 @@ def parse_flatbuffer(data: bytes, name: str) -> TfliteModel:
     """
     if len(data) < 8 or data[4:8] != b"TFL3":
         raise ModelError(f"{name} is no TFLite model: it does not begin with the mark TFL3")
-    schema = load_schema()
-    if schema is None:
+    tables = _installed_schema("Model")
+    if tables is None:
         raise MissingExtra("tflite", "inspect", "looking inside a model")
     try:
-        return _Reader(schema, data).model()
+        return _Reader(tables, data).model()
     except _DAMAGE as error:
         raise ModelError(
             f"{name} is damaged: its structure points outside the file; copy or convert it again"
         ) from error
 
 
-def load_schema(wanted: str = "Model") -> ModuleType | None:
+def _installed_schema(wanted: str) -> ModuleType | None:
     """The first installed module of SCHEMAS that has the class `wanted`, None where there is none."""
     for name in SCHEMAS:
         try:
@@ -161,17 +170,18 @@ def load_schema(wanted: str = "Model") -> ModuleType | None:
 
 
 def _names(enum: type) -> dict[int, str]:
+    """The names of an enumeration of the schema by their numbers."""
     return {value: name for name, value in vars(enum).items() if isinstance(value, int)}
 
 
 class _Reader:
     """Walks the generated tables once and copies what matters."""
 
-    def __init__(self, schema: ModuleType, data: bytes) -> None:
+    def __init__(self, tables: ModuleType, data: bytes) -> None:
         self._data = data
-        self._root = schema.Model.GetRootAs(data, 0)
-        self._dtypes = {value: name.lower() for value, name in _names(schema.TensorType).items()}
-        self._builtins = _names(schema.BuiltinOperator)
+        self._root = tables.Model.GetRootAs(data, 0)
+        self._dtypes = {value: name.lower() for value, name in _names(tables.TensorType).items()}
+        self._builtins = _names(tables.BuiltinOperator)
 
     def model(self) -> TfliteModel:
         codes = _each(self._root, "OperatorCodes", self._operator_name)
@@ -188,7 +198,7 @@ class _Reader:
         # Files from before 2020 keep the number in the old, narrower field and leave the new one 0.
         number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
         name = self._builtins.get(number, f"BUILTIN_{number}")
-        return (_text(code.CustomCode()) or CUSTOM, True) if name == CUSTOM else (name, False)
+        return (text(code.CustomCode()) or CUSTOM, True) if name == CUSTOM else (name, False)
 
     def _graph(self, graph: Any, codes: list[tuple[str, bool]]) -> Graph:
         tensors = tuple(_each(graph, "Tensors", self._tensor))
@@ -198,13 +208,13 @@ class _Reader:
             _check(operator.outputs, len(tensors), lowest=-1)
         inputs, outputs = _ints(graph, "Inputs"), _ints(graph, "Outputs")
         _check((*inputs, *outputs), len(tensors), lowest=0)
-        return Graph(_text(graph.Name()), tensors, operators, inputs, outputs)
+        return Graph(text(graph.Name()), tensors, operators, inputs, outputs)
 
     def _tensor(self, tensor: Any) -> Tensor:
         quantization = tensor.Quantization()
         scales = () if quantization is None else tuple(map(float, _vector(quantization, "Scale")))
         return Tensor(
-            name=_text(tensor.Name()),
+            name=text(tensor.Name()),
             shape=_ints(tensor, "ShapeSignature") or _ints(tensor, "Shape"),
             dtype=self._dtypes[tensor.Type()],
             scales=scales,
@@ -232,7 +242,7 @@ def _operator(operator: Any, codes: list[tuple[str, bool]]) -> Operator:
 
 def _signature(signature: Any) -> Signature:
     return Signature(
-        key=_text(signature.SignatureKey()),
+        key=text(signature.SignatureKey()),
         graph=signature.SubgraphIndex(),
         inputs=dict(_each(signature, "Inputs", _named_tensor)),
         outputs=dict(_each(signature, "Outputs", _named_tensor)),
@@ -240,7 +250,7 @@ def _signature(signature: Any) -> Signature:
 
 
 def _named_tensor(entry: Any) -> tuple[str, int]:
-    return _text(entry.Name()), entry.TensorIndex()
+    return text(entry.Name()), entry.TensorIndex()
 
 
 def _each(table: Any, field_name: str, read: Callable[[Any], Any]) -> list[Any]:
@@ -261,10 +271,6 @@ def _ints(table: Any, field_name: str) -> tuple[int, ...]:
     return tuple(int(value) for value in _vector(table, field_name))
 
 
-def _text(value: bytes | None) -> str:
-    return "" if value is None else value.decode("utf-8", errors="replace")
-
-
 def _same(table: Any) -> Any:
     return table
 
@@ -274,17 +280,10 @@ def _check(indices: tuple[int, ...], count: int, *, lowest: int) -> None:
         raise IndexError("an index points to no tensor or buffer")
 
 
-# By the schema's TensorType; strings and numbers of 4 bits are none that can be changed here.
-_DTYPES: dict[int, type[np.generic]] = {
-    0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 6: np.bool_, 7: np.int16, 9: np.int8,
-    10: np.float64, 12: np.uint64, 15: np.uint32, 16: np.uint16,
-}  # fmt: skip
-
-
 @lru_cache(maxsize=1)
 def schema() -> ModuleType:
     """The generated reader and writer of the format; MissingExtra where no installed package brings it."""
-    module = load_schema("ModelT")
+    module = _installed_schema("ModelT")
     if module is None:
         raise MissingExtra("tensorflow", "convert", "changing what is in a model")
     return module
@@ -307,7 +306,7 @@ def pack(model: Any) -> bytes:
 
 
 def _empty_unused_buffers(model: Any) -> None:
-    """Weights that were replaced would travel along; buffers keep their numbers, which metadata speaks of."""
+    """Weights that were replaced would travel along; buffers keep their numbers, which metadata refers to."""
     used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     used |= {entry.buffer for entry in model.metadata or ()}
     for number, buffer in enumerate(model.buffers):
@@ -329,13 +328,12 @@ def operator_name(model: Any, operator: Any) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     name = _builtin_names()[number]
-    return code.customCode.decode() if name == "CUSTOM" else name
+    return text(code.customCode) if name == CUSTOM else name
 
 
 @lru_cache(maxsize=1)
 def _builtin_names() -> dict[int, str]:
-    kinds = vars(schema().BuiltinOperator)
-    return {number: name for name, number in kinds.items() if isinstance(number, int)}
+    return _names(schema().BuiltinOperator)
 
 
 def add_operator_code(model: Any, builtin: int) -> int:
@@ -352,7 +350,7 @@ def add_operator_code(model: Any, builtin: int) -> int:
 
 
 def text(name: Any) -> str:
-    """A name in the object tree as text: read from a flatbuffer it is bytes, where we set it text, and may be none."""
+    """A name as text: the flatbuffer holds bytes or none, an edited object tree may hold text."""
     return name.decode(errors="replace") if isinstance(name, bytes) else str(name or "")
 
 
