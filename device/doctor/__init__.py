@@ -64,8 +64,8 @@ class DoctorReport:
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON; each finding names its check."""
         plain = asdict(self)
-        checks = plain.pop("checks")
-        findings = [{"check": name, **finding} for name, found in checks.items() for finding in found]
+        del plain["checks"]
+        findings = [{"check": name, **finding.to_dict()} for name, found in self.checks.items() for finding in found]
         return {"schema_version": SCHEMA_VERSION, "edgeloc": __version__, **plain, "findings": findings}
 
 

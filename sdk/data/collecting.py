@@ -21,6 +21,8 @@ from edgeloc.types import Box
 
 __all__ = ["Collector", "Labelled", "choose_split", "number", "split_word", "whole"]
 
+_WORDS = re.compile(r"(?<![a-z])(train|val|valid|validation|test)(?![a-z])")
+_SAME = {"valid": "val", "validation": "val"}
 _SLACK = 1.0  # pixels a box may stand out by rounding; it is clipped
 
 
@@ -178,10 +180,6 @@ def whole(value: object, where: str, name: str) -> int:
     return int(result)
 
 
-_WORDS = re.compile(r"(?<![a-z])(train|val|valid|validation|test)(?![a-z])")
-_SAME = {"valid": "val", "validation": "val"}
-
-
 def split_word(text: str) -> str | None:
     """The part that a file or folder name such as `instances_val2017` or `valid` names: train, val or test."""
     found = _WORDS.search(text.lower())
@@ -189,7 +187,7 @@ def split_word(text: str) -> str | None:
 
 
 def choose_split(root: Path, found: Iterable[str], split: str | None) -> str | None:
-    """The name among `found` that `split` asks for (`valid` finds `val`), None for all; else DataError."""
+    """The name among `found` that `split` means (`valid` finds `val`), None for all; DataError where there is none."""
     names = sorted(set(found))
     if split is None or split in names:
         return split

@@ -1,4 +1,4 @@
-"""`open_dataset`: finds out which format a data set is in; images without labels and made scenes are read here too."""
+"""Opens a data set in whichever format it is; reads images without labels and generated scenes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _find_images(root: Path) -> list[Path]:
 
 
 def _read_images(root: Path, *, split: str | None = None, skip_bad: bool = False) -> Dataset:
-    """The images by their names; DataError where a split is asked for, since a folder has none."""
+    """The images by their names; DataError where a split is given, since a folder has none."""
     if split is not None:
         raise DataError(f"{root} holds images alone, without labels: it has no split {split!r}")
     folder = root if root.is_dir() else root.parent
@@ -111,13 +111,13 @@ def _images(root: Path) -> list[Path]:
 
 
 def _is_synthetic(uri: str) -> bool:
-    """Whether this names made scenes; a folder of that name is `./synthetic`."""
+    """Whether this names generated scenes; a folder of that name is `./synthetic`."""
     return uri.split("?")[0] in ("synthetic", "synthetic:", "synthetic://")
 
 
 def _read_scenes(uri: str, split: str | None) -> Dataset:
     """The scenes of a seed; no two splits, nor two seeds, share one. Without a split they are those of train."""
-    from edgeloc.scenes import SCENE_LABELS, SceneGenerator  # here, since whoever opens a camera needs none of it
+    from edgeloc.scenes import SCENE_LABELS, SceneGenerator  # other data sets need none of it
 
     options = _scene_options(uri)
     split = split or options["split"] or None

@@ -34,7 +34,7 @@ class Sample:
     `label`: the object's class; None where there is no object or no class.
     `group`: what the frame shares with others that are not independent of it (a video clip).
     `labelled`: False where nothing is known about the image: it serves calibration, not evaluation.
-    `path`: the file; None for made images.
+    `path`: the file; None for generated images.
     `read`: reads the pixels; call `load()`.
     """
 
@@ -55,7 +55,7 @@ class Sample:
 class Dataset(Sequence[Sample]):
     """Samples in the order of their source.
 
-    `name`: the data set's, such as its folder's. `root`: the folder, or the URI of made scenes.
+    `name`: the data set's, such as its folder's. `root`: the folder, or the URI of generated scenes.
     `labels`: the class names in the format's own order.
     `samples`: the images.
     `findings`: what was skipped or reduced while reading, with counts.

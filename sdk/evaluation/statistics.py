@@ -16,7 +16,7 @@ _CHUNK_CELLS = 2_000_000  # of the index matrix at once: 16 MB, whatever the num
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a list of latencies comes to, all in ms; every sample counts, none is clipped."""
+    """The figures of a list of latencies, all in ms; every sample counts, none is clipped."""
 
     count: int
     mean_ms: float

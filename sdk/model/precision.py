@@ -28,6 +28,8 @@ CONTROL_FLOW = frozenset({"WHILE", "IF", "CALL", "CALL_ONCE"})
 # The operators whose second input multiplies the first: with weights of zero nothing passes.
 WEIGHTED = frozenset({"CONV_2D", "CONV_3D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MUL"})
 
+_Placed = tuple[Graph, Operator]
+
 
 @dataclass(frozen=True, slots=True)
 class FloatIsland:
@@ -42,7 +44,13 @@ class FloatIsland:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The precision as a word, what keeps the graph from being all integer, and where it is float."""
+    """In which arithmetic a graph computes.
+
+    `precision`: in a word or two.
+    `reasons`: what keeps the graph from being integer from input to output.
+    `islands`: the operators within an integer graph that compute in float.
+    `tail`: the names of the host's operators behind the network, which compute in float.
+    """
 
     precision: str
     reasons: tuple[str, ...]
@@ -104,13 +112,10 @@ def _multiplies_by_zero(graph: Graph, operator: Operator) -> bool:
     return bool(np.all(weights.data == zero))
 
 
-Placed = tuple[Graph, Operator]
-
-
-def _split(model: TfliteModel) -> tuple[list[Placed], list[Placed]]:
+def _split(model: TfliteModel) -> tuple[list[_Placed], list[_Placed]]:
     """Operators on float activations, and operators on quantized ones; conversions between them are neither."""
-    floats: list[Placed] = []
-    integers: list[Placed] = []
+    floats: list[_Placed] = []
+    integers: list[_Placed] = []
     for graph in model.graphs:
         reached = _reached(graph)
         for operator in graph.operators:
@@ -124,7 +129,7 @@ def _split(model: TfliteModel) -> tuple[list[Placed], list[Placed]]:
     return floats, integers
 
 
-def _float_word(floats: list[Placed]) -> tuple[str, str]:
+def _float_word(floats: list[_Placed]) -> tuple[str, str]:
     """The kind of float graph, by the constants that it reads."""
     hybrid = [op.name for graph, op in floats if any(t.is_quantized for t in _constants(graph, op))]
     if hybrid:
@@ -139,7 +144,7 @@ def _float_word(floats: list[Placed]) -> tuple[str, str]:
     return FLOAT32, f"{names}: computed in float"
 
 
-def _integer_word(integers: list[Placed]) -> str:
+def _integer_word(integers: list[_Placed]) -> str:
     """By the operators that hold weights, where there are any: the rest only moves their numbers around."""
     weighted = [(g, op) for g, op in integers if any(t.is_quantized for t in _constants(g, op))]
     dtypes: set[str] = set()

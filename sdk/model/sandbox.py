@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "SelfTest", "try_self_test", "vet_model"]
 
+Outcome = Literal["passed", "not loaded", "failed", "crashed"]
+
 _TIME_LIMIT_S = 300.0
+# What fails before the model is loaded may be for want of an engine, what fails after is the model's answer.
+_SELF_TEST = """
+import sys
+from edgeloc.localizer import Localizer
+localizer = Localizer(sys.argv[1], engine=sys.argv[2])
+answer(["loaded"])
+localizer.self_test()
+answer(["passed"])
+"""
 _passed: set[tuple[str, str]] = set()
 
 
@@ -50,19 +61,6 @@ def _judge(failure: ChildFailed, model: ModelFile, runtime: str) -> None:
                 f"{model.path} makes {runtime} crash ({failure.signal}): "
                 "the file is damaged or not for this runtime; copy or convert it again"
             ) from failure
-
-
-Outcome = Literal["passed", "not loaded", "failed", "crashed"]
-
-# What fails before the model is loaded may be for want of an engine, what fails after is the model's answer.
-_SELF_TEST = """
-import sys
-from edgeloc.localizer import Localizer
-localizer = Localizer(sys.argv[1], engine=sys.argv[2])
-answer(["loaded"])
-localizer.self_test()
-answer(["passed"])
-"""
 
 
 @dataclass(frozen=True, slots=True)

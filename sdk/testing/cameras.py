@@ -21,6 +21,14 @@ from edgeloc.types import Frame, Pixels
 
 __all__ = ["FakeCamera", "FakePicamera2", "SyntheticCamera"]
 
+Value = TypeVar("Value", int, float)
+REFUSALS = {
+    "absent": "camera {name} is not there: plug it in, or take `refuse` out of its URI",
+    "busy": "camera {name} is busy: another program holds it (refuse=busy)",
+    "forbidden": "camera {name}: permission denied (refuse=forbidden)",
+    "format": "camera {name} does not send the format that was requested (refuse=format)",
+}
+
 
 class SyntheticCamera(Camera):
     """`synthetic://?seed=1&size=640x480&fps=30&frames=300&live=1`: a clip of passing objects, with its truth.
@@ -95,15 +103,6 @@ class SyntheticCamera(Camera):
 
     def _close(self) -> None:
         self._clip = None
-
-
-Value = TypeVar("Value", int, float)
-REFUSALS = {
-    "absent": "camera {name} is not there: plug it in, or take `refuse` out of its URI",
-    "busy": "camera {name} is busy: another program holds it (refuse=busy)",
-    "forbidden": "camera {name}: permission denied (refuse=forbidden)",
-    "format": "camera {name} does not send the format that was requested (refuse=format)",
-}
 
 
 class FakeCamera(Camera):

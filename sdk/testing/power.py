@@ -24,6 +24,8 @@ __all__ = [
     "write_tree",
 ]
 
+# The configuration registers after power-on.
+_POWER_ON = {"ina219": 0x399F, "ina226": 0x4127, "ina260": 0x6127}
 # The rails of a Raspberry Pi 5, in the format of `vcgencmd pmic_read_adc`.
 PMIC = """\
  3V7_WL_SW_A current(0)=0.00780688A
@@ -125,9 +127,6 @@ def rapl_files(microjoules: int = 1_000_000, most: int = 262_143_328_850) -> dic
         folder = f"sys/class/powercap/{zone}"
         files |= {f"{folder}/name": name, f"{folder}/energy_uj": microjoules, f"{folder}/max_energy_range_uj": most}
     return files
-
-
-_POWER_ON = {"ina219": 0x399F, "ina226": 0x4127, "ina260": 0x6127}
 
 
 class FakeI2cBus:

@@ -38,20 +38,20 @@ interpreter.invoke()
 
 
 class TensorRunner:
-    """A loaded model; tensors go by their index in the flatbuffer's main graph.
+    """A loaded model; tensors go by their index in the main graph.
 
     The default delegate (XNNPACK) stays off: it fuses operators and keeps what lies between to itself.
-    Raises EngineError when no runtime is installed or it refuses the flatbuffer, which must be a trusted one: a
+    Raises EngineError when no runtime is installed or it refuses the model, which must be a trusted one: a
     damaged one can end the process (`open` tries it first).
     """
 
-    def __init__(self, flatbuffer: bytes) -> None:
+    def __init__(self, payload: bytes) -> None:
         module = _module()
         try:
             with quiet_stderr(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._interpreter = module.Interpreter(
-                    model_content=flatbuffer,
+                    model_content=payload,
                     experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
                     experimental_preserve_all_tensors=True,
                 )
@@ -218,14 +218,14 @@ def _source(graph: Graph, index: int) -> int:
     return index
 
 
-def cut_graph(flatbuffer: bytes) -> tuple[bytes, dict[int, int]]:
+def cut_graph(payload: bytes) -> tuple[bytes, dict[int, int]]:
     """The model with every operator on its own: what it reads of other operators becomes an input of the graph.
 
-    Returns the new flatbuffer, and for each tensor index that some operator read the index of the
+    Returns the new model's bytes, and for each tensor index that some operator read the index of the
     input that took its place. Outputs keep their indices. MissingExtra without a package that can
     write the format.
     """
-    model = unpack(flatbuffer)
+    model = unpack(payload)
     graph = model.subgraphs[0]
     given: dict[int, int] = {}
     computed = _computed(graph)
