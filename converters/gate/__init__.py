@@ -89,6 +89,11 @@ class GateReport:
         return tuple(check for check in self.checks if check.failed)
 
     @property
+    def failed_options(self) -> tuple[str, ...]:
+        """The fields of GateLimits that move the limits of these figures, each once."""
+        return tuple(dict.fromkeys(check.option for check in self.failures))
+
+    @property
     def passed(self) -> bool:
         """Whether every figure that counts is within its limit."""
         return not self.failures
@@ -287,9 +292,15 @@ def choose_recipe(
             f"none of the recipes {names} passes the gate, so nothing is written",
             reports[-1] if reports else None,
             everything,
-            hint="calibrate on images like those of the camera, or allow more with {max_iou_drop}",
+            hint=f"calibrate on images like those of the camera{_or_move(reports[-1:])}",
         )
     return Choice(last.recipe, last.flatbuffer, last.report, everything)
+
+
+def _or_move(reports: Sequence[GateReport]) -> str:
+    """Advice that names the options whose limits failed; none where no recipe gave a model to judge."""
+    options = " and ".join(f"{{{name}}}" for report in reports for name in report.failed_options)
+    return f", or move the limit with {options}" if options else ""
 
 
 def _trial(recipe: Recipe, make: Callable[[Recipe], bytes], judge: Callable[[bytes], GateReport]) -> Trial:

@@ -69,7 +69,7 @@ def require_passed(report: GateReport, samples: Sequence[Sample], out: str | Pat
     folder = write_worst(report.regression.worst, samples, out)
     first = "; ".join(str(check) for check in report.failures[:_NAMED])
     more = f" and {len(report.failures) - _NAMED} more figures" if len(report.failures) > _NAMED else ""
-    options = " and ".join(f"{{{name}}}" for name in dict.fromkeys(check.option for check in report.failures))
+    options = " and ".join(f"{{{name}}}" for name in report.failed_options)
     repair = "" if head_repaired else ", try {fix_head}"
     raise GateRefused(
         f"{out} is not written, since the gate failed: {first}{more}; the worst images are in {folder}",

@@ -83,6 +83,17 @@ def test_none_passes(tiny_models: Path) -> None:
     assert failed.value.exit_status == 1
     assert len(trial_lines(failed.value.trials)) == 4  # the table can be shown all the same
     assert failed.value.report is not None and not failed.value.report.passed
+    assert failed.value.report.failed_options == ("max_iou_drop", "max_iou_drop_by_size")
+    assert str(failed.value).endswith("move the limit with max_iou_drop and max_iou_drop_by_size")
+
+
+def test_where_no_recipe_gives_a_model_no_limit_is_named(tiny_models: Path) -> None:
+    def make(wanted: Recipe) -> bytes:
+        raise ModelError("TFLite has no integer operator SIN")
+
+    with pytest.raises(GateRefused, match="calibrate on images like those of the camera$") as failed:
+        Trials(tiny_models, {}).choose(make)
+    assert failed.value.report is None
 
 
 def test_a_recipe_that_gives_no_model_is_passed_over_with_its_reason(tiny_models: Path) -> None:
