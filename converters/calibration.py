@@ -122,14 +122,9 @@ def calibrate(dataset: Dataset, spec: InputSpec, count: int, seed: int, skip_bad
                 raise
             skipped.append(sample.name)
             continue
-        entry: dict[str, Any] = {"name": sample.name, "sha256": pixel_hash(pixels)}
-        if sample.group is not None:
-            entry["group"] = sample.group
         thumbnails.append(thumbnail(pixels))
-        if crops and len(images) % _CROP_EVERY == 0 and sample.box is not None:
-            background = cut_background(pixels, sample.box, np.random.default_rng((seed, len(images))))
-            if background is not None:
-                pixels, entry["crop"] = background
+        crop = (seed, len(images)) if crops and len(images) % _CROP_EVERY == 0 else None
+        pixels, entry = _taken(sample, pixels, crop)
         tensor, _ = preprocess(pixels)
         images.append(tensor[0].astype(np.float32))
         entries.append(entry)
@@ -140,6 +135,18 @@ def calibrate(dataset: Dataset, spec: InputSpec, count: int, seed: int, skip_bad
         "count": len(images), "skipped": skipped, "images": entries,
     }  # fmt: skip
     return Calibration(np.stack(images), manifest, np.stack(thumbnails))
+
+
+def _taken(sample: Sample, pixels: Pixels, crop: tuple[int, int] | None) -> tuple[Pixels, dict[str, Any]]:
+    """What is used of an image, and its entry in the manifest; `crop` seeds a crop beside its object."""
+    entry: dict[str, Any] = {"name": sample.name, "sha256": pixel_hash(pixels)}
+    if sample.group is not None:
+        entry["group"] = sample.group
+    if crop is not None and sample.box is not None:
+        background = cut_background(pixels, sample.box, np.random.default_rng(crop))
+        if background is not None:
+            pixels, entry["crop"] = background
+    return pixels, entry
 
 
 def pixel_hash(pixels: Pixels) -> str:

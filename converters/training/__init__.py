@@ -12,6 +12,7 @@ from edgeloc.errors import UsageError
 from edgeloc.findings import Finding, report
 
 if TYPE_CHECKING:
+    from edgeloc.converters.training.fit import TrainingConfig
     from edgeloc.converters.training.network import Start
 
 __all__ = ["TrainOptions", "Training", "train"]
@@ -139,19 +140,11 @@ def train(
     written, ModelError where the training diverges. An interrupted run can be continued, see `TrainOptions.resume`.
     """
     from edgeloc.converters.training.batches import gather_samples
-    from edgeloc.converters.training.fit import TrainingConfig, fit_network
+    from edgeloc.converters.training.fit import fit_network
 
     options, out = options or TrainOptions(), Path(out)
     _require_out(out, options)
-    config = TrainingConfig(
-        epochs=options.epochs or (QAT_EPOCHS if options.qat else EPOCHS),
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate or (FINE_LEARNING_RATE if options.model else LEARNING_RATE),
-        box_loss=options.box_loss,
-        patience=options.patience,
-        seed=options.seed,
-        qat=options.qat,
-    )
+    config = _config(options)
     start_for = _start(options)
     samples = gather_samples(
         training,
@@ -178,6 +171,21 @@ def _require_out(out: Path, options: TrainOptions) -> None:
     if options.model is not None and Path(options.model).resolve() == out.resolve():
         message = f"{out} is the network to start from"
         raise UsageError(message, field="out", value=str(out), hint="give another name with {out}")
+
+
+def _config(options: TrainOptions) -> TrainingConfig:
+    """The schedule, with the defaults of a fresh network or of a trained one."""
+    from edgeloc.converters.training.fit import TrainingConfig
+
+    return TrainingConfig(
+        epochs=options.epochs or (QAT_EPOCHS if options.qat else EPOCHS),
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate or (FINE_LEARNING_RATE if options.model else LEARNING_RATE),
+        box_loss=options.box_loss,
+        patience=options.patience,
+        seed=options.seed,
+        qat=options.qat,
+    )
 
 
 def _start(options: TrainOptions) -> Callable[[tuple[str, ...]], Start]:

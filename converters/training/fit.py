@@ -148,30 +148,18 @@ def fit_network(
     Raises UsageError for a run of a fresh network that had come to its end, ModelError where the training diverges.
     """
     keras.utils.set_random_seed(config.seed)
-    findings: list[Finding] = []
     folder = out.with_suffix(".training")
     resumes = _can_resume(out, folder, start, config, resume)
     require_writable(out)
     _require_room(out, start.network)
     # Only now, when all that can be refused has been: an earlier run's epochs lie there.
-    if not resumes:
-        if resume and (folder / "resume").is_dir():
-            message = f"the interrupted run in {folder} had another start: a new one takes its place"
-            findings.append(Finding("training-restarts", "note", message))
-        elif resume and not start.digest:
-            message = f"there is no interrupted run of {out}: a new one begins"
-            findings.append(Finding("training-restarts", "note", message))
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _ORIGIN).write_text(_origin(start, config))
+    findings = _prepare_folder(out, folder, start, config, resume=resume, resumes=resumes)
     spec, labels = start.contract.input, start.contract.labels
     batches = TrainingBatches(training, labels, spec, config.batch_size, config.seed)
     checks = ValidationBatches(validation, labels, spec, config.batch_size, config.validation_images)
     update = RangeUpdate(training, labels, spec) if config.qat else BatchNormUpdate(batches)
     model = _model(start, config, len(batches))
-    if config.qat and model.network.unquantized:
-        message = f"left in float, since it is not known how int8 treats them: {', '.join(model.network.unquantized)}"
-        findings.append(Finding("layers-left-in-float", "warning", message))
+    findings += _unquantized(model.network)
     for finding in findings:
         report(logger, finding)
     at_start = {}
@@ -195,6 +183,33 @@ def _can_resume(out: Path, folder: Path, start: Start, config: TrainingConfig, r
         message = f"{out}: its interrupted run began with a trained network"
         raise UsageError(message, field="resume", hint="name that MODEL.keras again with {resume}")
     return saved.is_dir() and same
+
+
+def _prepare_folder(
+    out: Path, folder: Path, start: Start, config: TrainingConfig, *, resume: bool, resumes: bool
+) -> list[Finding]:
+    """Empty the run's folder unless the run `resumes`, and record its start there; a finding where it was to resume."""
+    findings = []
+    if not resumes:
+        message = ""
+        if resume and (folder / "resume").is_dir():
+            message = f"the interrupted run in {folder} had another start: a new one takes its place"
+        elif resume and not start.digest:
+            message = f"there is no interrupted run of {out}: a new one begins"
+        if message:
+            findings.append(Finding("training-restarts", "note", message))
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _ORIGIN).write_text(_origin(start, config))
+    return findings
+
+
+def _unquantized(network: Any) -> list[Finding]:
+    """The layers that training with fake quantization leaves in float."""
+    if not isinstance(network, FakeQuantizedNetwork) or not network.unquantized:
+        return []
+    message = f"left in float, since it is not known how int8 treats them: {', '.join(network.unquantized)}"
+    return [Finding("layers-left-in-float", "warning", message)]
 
 
 def _origin(start: Start, config: TrainingConfig) -> str:
