@@ -191,6 +191,22 @@ def test_the_command_converts(
     assert "calibration-few-images" in {finding["code"] for finding in result["findings"]}
 
 
+def test_the_command_prints_a_refusal_as_json(
+    make_network: Network, save_keras: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, target = save_keras(make_network()), tmp_path / "m.tflite"
+    line = ["convert", str(path), "--recipe", "dynamic", "--out", str(target), "--validation"]
+    refused = [*line, "synthetic?count=60&size=64x48", "--min-box-iou", "1", "--json"]
+    assert main(refused) == 1
+    shown = capsys.readouterr()
+    result = json.loads(shown.out)
+    assert result["path"] is None
+    assert "IoU between the two boxes" in result["gate"]["failed"]
+    assert "float-model-poor" in {finding["code"] for finding in result["findings"]}
+    assert "the gate failed" in shown.err and "--min-box-iou" in shown.err
+    assert not target.exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

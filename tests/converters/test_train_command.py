@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,12 @@ def test_qat_of_a_trained_network(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"wrote {out}: validation mean IoU 0." in printed
     assert " with fake quantization (0." in printed
     assert read_keras_contract(out) is not None
+    assert main([*line, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["path"], result["folder"]) == (str(out), str(tmp_path / "m-qat.training"))
+    assert (result["images"], result["validation_images"]) == (8, 4)
+    assert {"box_iou", "box_iou_at_start"} <= set(result["metrics"])
+    assert "labels-unknown" in {finding["code"] for finding in result["findings"]}
     assert main([*line, "--head", "grid"]) == 2
     assert (
         "is a network already, and what shapes a new one does not go with it: leave --head out"

@@ -92,10 +92,10 @@ def test_a_repaired_head_keeps_at_most_a_fifth_of_the_drop(
         quantized = quantize(model, recipe("int8"), described.input, images[:100])
         return exact - mean_iou(quantized, described, held_out)
 
-    finding = diagnose(flatbuffer, contract, images[:100])[0]
+    finding = diagnose(flatbuffer, contract, images[:100])[0].finding
     before = drop(flatbuffer, contract)
     repaired, described, _ = repair_head(flatbuffer, contract, images)
     after = drop(repaired, described)
-    assert finding.kind == "shared-scale"
+    assert finding.code == "head-shares-scale"
     assert before > 0.003
     assert after <= before / 5
