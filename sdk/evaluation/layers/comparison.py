@@ -267,8 +267,8 @@ class _Comparison:
             runner.set(graph.inputs[0], make(pixels)[0])
             runner.run()
         for index, given in self._given.items():
-            twin = self._counterparts.get(index)
-            self._cut.set(given, self._float.real(index) if twin is None else self._quantized.real(twin))
+            counterpart = self._counterparts.get(index)
+            self._cut.set(given, self._float.real(index) if counterpart is None else self._quantized.real(counterpart))
         self._cut.run()
         image = self._graph.inputs[0]
         self._input.add(self._float.real(image), self._quantized.real(self._counterparts[image]))
@@ -280,8 +280,8 @@ class _Comparison:
             )
 
     def _new_sums(self, pair: Pair) -> ErrorSums:
-        twin = self._quantized_graph.tensors[pair.quantized_tensor]
-        step = twin.scales[0] if twin.is_quantized else None
+        counterpart = self._quantized_graph.tensors[pair.quantized_tensor]
+        step = counterpart.scales[0] if counterpart.is_quantized else None
         return ErrorSums(self._quantized.representable(pair.quantized_tensor), step)
 
     def report(self, images: int) -> LayerReport:
@@ -299,14 +299,17 @@ class _Comparison:
         )
 
     def _layer(self, pair: Pair) -> LayerError:
-        tensor, twin = self._graph.tensors[pair.float_tensor], self._quantized_graph.tensors[pair.quantized_tensor]
+        tensor, counterpart = (
+            self._graph.tensors[pair.float_tensor],
+            self._quantized_graph.tensors[pair.quantized_tensor],
+        )
         return self._sums[pair.float_tensor].layer(
             position=pair.position,
             operator=pair.operator.name,
             tensor=tensor.name,
-            quantized_tensor=twin.name,
+            quantized_tensor=counterpart.name,
             shape=tuple(abs(size) for size in tensor.shape),
-            dtype=twin.dtype,
+            dtype=counterpart.dtype,
             paired_by=pair.by,
             output=self._outputs.get(pair.float_tensor, ""),
             weight_snr_db=self._weight_snr(pair),
@@ -316,10 +319,10 @@ class _Comparison:
         """How well the layer's weights kept their values; None for an operator without weights of its own."""
         if pair.operator.name not in WEIGHTED or len(pair.operator.inputs) < 2:
             return None
-        index, twin = pair.operator.inputs[1], pair.quantized_operator.inputs[1]
-        if index in reached(self._graph) or min(index, twin) < 0:
+        index, counterpart = pair.operator.inputs[1], pair.quantized_operator.inputs[1]
+        if index in reached(self._graph) or min(index, counterpart) < 0:
             return None
-        weights, rounded = self._float.real(index), self._quantized.real(twin)
+        weights, rounded = self._float.real(index), self._quantized.real(counterpart)
         if weights.shape != rounded.shape:
             return None
         return snr_db(_power(weights), _power(weights - rounded))

@@ -195,10 +195,10 @@ def counterparts(before: Graph, after: Graph, pairs: Iterable[Pair]) -> dict[int
     An image that a QUANTIZE takes in is the quantized tensor behind it.
     """
     found = {pair.float_tensor: pair.quantized_tensor for pair in pairs}
-    for index, twin in zip(before.inputs, after.inputs, strict=False):
-        readers = [operator for operator in after.operators if twin in operator.inputs]
+    for index, partner in zip(before.inputs, after.inputs, strict=False):
+        readers = [operator for operator in after.operators if partner in operator.inputs]
         converted = len(readers) == 1 and readers[0].name in CONVERSIONS
-        found[index] = readers[0].outputs[0] if converted else twin
+        found[index] = readers[0].outputs[0] if converted else partner
     return found
 
 

@@ -1,4 +1,4 @@
-"""Batch-norm statistics that lag behind are noticed, and mended without touching a weight."""
+"""Batch-norm statistics that lag behind are noticed, and re-estimated without touching a weight."""
 
 from __future__ import annotations
 

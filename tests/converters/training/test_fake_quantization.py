@@ -1,4 +1,4 @@
-"""The twin answers as the int8 file does, where the float network does not, and teaches its weights to live with it."""
+"""The fake-quantized network answers as the int8 file does, and its weights learn to live with rounding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeloc.converters.sources.tensorflow import KerasSource
-from edgeloc.converters.training import fake_quantization as twins
+from edgeloc.converters.training import fake_quantization
 from edgeloc.converters.training.fake_quantization import FakeQuantizedNetwork
 from edgeloc.model.contract import InputSpec
 from edgeloc.model.flatbuffer import pack, unpack
@@ -146,47 +146,47 @@ def flat(outputs: Any) -> list[np.ndarray]:
 def test_the_twin_answers_as_int8_does(build: Callable[[], Any], share: float, tmp_path: Path) -> None:
     network = shaken(build())
     seen, asked = images(), images(24, seed=1)
-    twin = FakeQuantizedNetwork(network)
-    assert twin.unquantized == ()
-    twin.round_kernels()
-    twin.measure_ranges([seen[:20], seen[20:]])
+    fake = FakeQuantizedNetwork(network)
+    assert fake.unquantized == ()
+    fake.round_kernels()
+    fake.measure_ranges([seen[:20], seen[20:]])
     integer = int8_answers(network, seen, asked, tmp_path)
-    for plain, alike, wanted in zip(flat(network(asked)), flat(twin(asked)), integer, strict=True):
+    for plain, alike, wanted in zip(flat(network(asked)), flat(fake(asked)), integer, strict=True):
         assert alike.shape == wanted.shape
         assert np.abs(alike - wanted).mean() < share * np.abs(plain - wanted).mean()
 
 
 def test_rounded_kernels_stay_on_their_grids() -> None:
     network = shaken(inverted_residuals())
-    twin, asked = FakeQuantizedNetwork(network), images(8)
-    twin.measure_ranges([asked])
-    before = flat(twin(asked))[0]
+    fake, asked = FakeQuantizedNetwork(network), images(8)
+    fake.measure_ranges([asked])
+    before = flat(fake(asked))[0]
 
     def round_once_more() -> float:
         kept = network.get_weights()
-        twin.round_kernels()
+        fake.round_kernels()
         return max(float(np.abs(a - b).max()) for a, b in zip(kept, network.get_weights(), strict=True))
 
     assert round_once_more() > 1e-3
     assert round_once_more() < 1e-6
-    assert flat(twin(asked))[0] == pytest.approx(before, abs=1e-3)
+    assert flat(fake(asked))[0] == pytest.approx(before, abs=1e-3)
 
 
 def test_statistics_stand_still_and_everything_else_learns() -> None:
     import tensorflow as tf
 
     network = shaken(inverted_residuals())
-    twin, asked = FakeQuantizedNetwork(network), images(8)
-    twin.measure_ranges([asked])
-    fixed = [np.asarray(variable) for variable in twin.non_trainable_variables if "seed" not in variable.path]
+    fake, asked = FakeQuantizedNetwork(network), images(8)
+    fake.measure_ranges([asked])
+    fixed = [np.asarray(variable) for variable in fake.non_trainable_variables if "seed" not in variable.path]
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(tf.square(twin(asked, training=True)["box"]))
-    gradients = tape.gradient(loss, twin.trainable_variables)
+        loss = tf.reduce_sum(tf.square(fake(asked, training=True)["box"]))
+    gradients = tape.gradient(loss, fake.trainable_variables)
     assert len(gradients) == len(network.trainable_variables)
     assert all(gradient is not None and np.abs(gradient).max() > 0 for gradient in gradients)
-    learning = [np.asarray(twin(asked, training=True)["box"]) for _ in range(2)]
+    learning = [np.asarray(fake(asked, training=True)["box"]) for _ in range(2)]
     assert not np.array_equal(*learning)  # dropout, whose seed moves
-    still = [variable for variable in twin.non_trainable_variables if "seed" not in variable.path]
+    still = [variable for variable in fake.non_trainable_variables if "seed" not in variable.path]
     assert fixed
     assert all(np.array_equal(a, b) for a, b in zip(fixed, still, strict=True))
 
@@ -196,7 +196,7 @@ def test_a_network_learns_to_live_with_few_levels(monkeypatch: pytest.MonkeyPatc
     import keras
     from keras import layers
 
-    monkeypatch.setattr(twins, "_LEVELS", 3)
+    monkeypatch.setattr(fake_quantization, "_LEVELS", 3)
     keras.utils.set_random_seed(1)
     image = keras.Input((SIDE, SIDE, 3))
     x = layers.Conv2D(12, 3, 2, "same", use_bias=False)(image)
@@ -218,13 +218,13 @@ def test_a_network_learns_to_live_with_few_levels(monkeypatch: pytest.MonkeyPatc
         return float(np.square(np.asarray(model(pixels)) - truth).mean())
 
     train(network, 3e-3, 30)
-    twin = FakeQuantizedNetwork(network)
-    twin.measure_ranges([pixels])
-    trained, rounded = error(network), error(twin)
-    train(twin, 1e-3, 15)
-    twin.measure_ranges([pixels])
+    fake = FakeQuantizedNetwork(network)
+    fake.measure_ranges([pixels])
+    trained, rounded = error(network), error(fake)
+    train(fake, 1e-3, 15)
+    fake.measure_ranges([pixels])
     assert rounded > 2 * trained
-    assert error(twin) < 0.5 * rounded
+    assert error(fake) < 0.5 * rounded
 
 
 def test_a_layer_that_is_not_known_is_left_in_float_and_named() -> None:
@@ -233,8 +233,8 @@ def test_a_layer_that_is_not_known_is_left_in_float_and_named() -> None:
 
     image = keras.Input((8, 8, 3))
     x = layers.Conv2DTranspose(4, 3, name="up")(layers.Conv2D(4, 3)(image))
-    twin = FakeQuantizedNetwork(keras.Model(image, layers.Lambda(lambda values: values * 2, name="twice")(x)))
-    assert twin.unquantized == ("up", "twice")
+    fake = FakeQuantizedNetwork(keras.Model(image, layers.Lambda(lambda values: values * 2, name="twice")(x)))
+    assert fake.unquantized == ("up", "twice")
     pixels = np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 3)).astype(np.float32)
-    twin.measure_ranges([pixels])
-    assert np.asarray(twin(pixels)).shape == (4, 8, 8, 4)
+    fake.measure_ranges([pixels])
+    assert np.asarray(fake(pixels)).shape == (4, 8, 8, 4)
