@@ -44,20 +44,23 @@ logger = logging.getLogger(__name__)
 class BenchOptions:
     """What to measure, and where the result goes.
 
-    `model`: the quantized model, `.tflite` or `.onnx`.
-    `out`: where the result goes, as JSON.
-    `against`: the float model to compare it with, `.tflite` or `.keras`; needs `validation`.
-    `validation`: labelled images, as `edgeloc.open_dataset` takes them. Without `against` the model's own accuracy
-    is measured on them.
-    `validation_split`: the part of `validation` to use (None: all of it).
-    `max_images`: images to measure accuracy on, spread evenly over the data's groups (None: all).
-    `camera`: time frames of this camera (None: the images of `validation`, else synthetic scenes).
-    `frames`, `warmup`: frames to time, and frames before them that are kept apart.
-    `engine`, `threads`: what runs the model, as in `edgeloc.Localizer`.
-    `contract`: a JSON file, for a model that carries no contract.
-    `negatives`: take crops of background through the model too, for the presence figures.
-    `skip_bad`: leave out images and rows that cannot be read, and count them.
-    `power`: a power meter's URI, `auto` or `none`.
+    Parameters:
+        model: the quantized model, `.tflite` or `.onnx`.
+        out: where the result goes, as JSON.
+        against: the float model to compare it with, `.tflite` or `.keras`; needs `validation`.
+        validation: labelled images, as `edgeloc.open_dataset` takes them. Without `against` the model's own accuracy
+            is measured on them.
+        validation_split: the part of `validation` to use; None is all of it.
+        max_images: how many images to measure accuracy on, spread evenly over the data's groups; None is all.
+        camera: time frames of this camera; None is the images of `validation`, else synthetic scenes.
+        frames: how many frames to time.
+        warmup: frames before them, which are kept apart.
+        engine: what runs the model, as in `edgeloc.Localizer`.
+        threads: of the engine; None is its own choice.
+        contract: a JSON file, for a model that carries no contract.
+        negatives: take crops of background through the model too, for the presence figures.
+        skip_bad: leave out images and rows that cannot be read, and count them.
+        power: a power meter's URI, `auto` or `none`.
     """
 
     model: str | Path

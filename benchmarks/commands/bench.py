@@ -60,7 +60,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--engine",
         metavar="NAME",
         default="auto",
-        help="auto, litert, tflite-runtime, tensorflow, edgetpu or tensorrt, as in edgeloc run (default: auto)",
+        help="auto, litert, tflite-runtime, tensorflow, edgetpu, tensorrt or onnxruntime, as in edgeloc run "
+        "(default: auto)",
     )
     add("--contract", metavar="FILE.json", help="the contract of a model that carries none")
     add("--no-negatives", action="store_true", help="no background crops for the presence figures")

@@ -27,7 +27,7 @@ FILES = ("model", "cpu_model", "contract")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("model", metavar="MODEL.tflite", help="the model; it carries its contract")
+    parser.add_argument("model", metavar="MODEL", help="the model, .tflite or .onnx; it carries its contract")
     parser.add_argument(
         "--camera",
         metavar="URI",
@@ -47,8 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--engine",
         default="auto",
         metavar="NAME",
-        help="auto, litert, tflite-runtime, tensorflow, edgetpu (edgetpu://usb:1 for one of several) or tensorrt "
-        "(default: auto)",
+        help="auto, litert, tflite-runtime, tensorflow, edgetpu (edgetpu://usb:1 for one of several), tensorrt "
+        "or onnxruntime (default: auto)",
     )
     parser.add_argument(
         "--cpu-model",
