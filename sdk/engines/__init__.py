@@ -43,8 +43,8 @@ def open_engine(
     """Load a model into the engine called `name`, or into the first of `AUTO` that is installed and works.
 
     `name`: an engine's; one with several devices takes the device behind it, as in `edgetpu://usb:1`. For an ONNX
-    model "auto" is TensorRT ("onnxruntime" runs it on the CPU); for a model compiled for the Edge TPU it is "edgetpu", which is opened again after a
-    failure and then falls back to the CPU where there is a `cpu_model`.
+    model "auto" is TensorRT ("onnxruntime" runs it on the CPU); for a model compiled for the Edge TPU it is
+    "edgetpu", which is opened again after a failure and then falls back to the CPU where there is a `cpu_model`.
     `model`: a file, its path, or the network's bytes. Bytes are loaded as they are. A file whose network is not known
     to be the one that its contract was written for is first tried in a process of its own, since a damaged model can
     end the process that loads it.

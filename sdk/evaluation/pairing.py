@@ -21,6 +21,7 @@ from edgeloc.engines.base import TensorInfo
 from edgeloc.errors import DataError, EngineError, MissingExtra, ModelError, UsageError, first_line
 from edgeloc.evaluation.figures import Row, size_of
 from edgeloc.localizer import Localizer
+from edgeloc.model.containers import format_of
 from edgeloc.model.contract import Contract, InputSpec, Thresholds
 from edgeloc.model.file import ModelFile, own_contract, read_keras_contract, read_model
 from edgeloc.types import Box, Pixels
@@ -164,15 +165,16 @@ def side_in_memory(
 ) -> Side:
     """A model that is no file yet, and that must be known to load without harm.
 
-    `name`: stands for it in errors.
-    `payload`: a TFLite model.
-    `contract`: how its input is made and its outputs are read.
-    `engine`: one that has the model loaded already (None: a new one).
-    `remember`: run the model once for each image, however often the image comes.
+    Parameters:
+        name: stands for it in errors.
+        payload: the model, a flatbuffer or ONNX.
+        contract: how its input is made and its outputs are read.
+        engine: one that has the model loaded already; None is a new one.
+        remember: run the model once for each image, however often the image comes.
 
     Raises ContractError when the contract does not fit it, EngineError when the engine is missing or fails.
     """
-    model = ModelFile(Path(name), payload, "tflite", contract=contract, verified=True)
+    model = ModelFile(Path(name), payload, format_of(payload), contract=contract, verified=True)
     kind = RememberingSide if remember else Side
     return kind(model, contract, engine or open_engine("auto", model))
 
@@ -193,7 +195,7 @@ def float_side(path: str | Path, contract: Contract, engine: str = "auto", threa
     if path.suffix != ".tflite":
         raise UsageError(field="against", value=str(path), allowed="a .tflite or a .keras file")
     model = read_model(path)
-    if engine == "tensorrt" or (engine.startswith("edgetpu") and not is_for_edge_tpu(model.payload)):
+    if engine in ("tensorrt", "onnxruntime") or (engine.startswith("edgetpu") and not is_for_edge_tpu(model.payload)):
         engine = "auto"  # a float .tflite never runs there
     localizer = Localizer(model, engine, threads, own_contract(model) or contract)
     return Side(model, localizer.contract, localizer.engine)

@@ -435,6 +435,38 @@ def test_an_onnx_model_is_measured_on_tensorrt(onnx_model: Path, data: Path, tmp
     assert result.accuracy is not None and result.accuracy.images
 
 
+def test_an_onnx_model_is_measured_on_a_cpu(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], keepdims=0),
+        helper.make_node("Reshape", ["mean", "one"], ["presence"]),
+        helper.make_node("Mul", ["four", "mean"], ["box"]),
+    ]
+    constants = {"one": np.array([1, 1], np.int64), "four": np.array([[0.5, 0.5, 0.2, 0.2]], np.float32)}
+    stored = [onnx.numpy_helper.from_array(values, name) for name, values in constants.items()]
+    shapes = {"image": (1, 4, 4, 3), "presence": (1, 1), "box": (1, 4)}
+    image, *outputs = (helper.make_tensor_value_info(name, float32, shape) for name, shape in shapes.items())
+    graph = helper.make_graph(nodes, "g", [image], outputs, stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    roles = (OutputSpec("presence", "presence", "sigmoid"), OutputSpec("box", "box"))
+    path, out = tmp_path / "model.onnx", tmp_path / "r.json"
+    write_model(path, model.SerializeToString(), Contract(InputSpec("image", 4, 4), roles))
+    assert bench(path, "--engine", "onnxruntime", "--validation", data, "--out", out) == 0
+    result = read_result(out)
+    assert result.complete and result.model.engine == "onnxruntime"
+    assert result.accuracy is not None and result.accuracy.images
+    assert "mean IoU" in capsys.readouterr().out
+    against = ["--against", models / "float32.tflite", "--validation", data, "--out", out]
+    assert bench(path, "--engine", "onnxruntime", *against) == 0
+    result = read_result(out)
+    assert result.regression is not None and result.regression.images
+    assert result.against is not None and result.against.engine != "onnxruntime"
+
+
 def test_an_onnx_model_keeps_its_figures_when_the_report_step_raises(
     onnx_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -180,8 +180,8 @@ def _draw(axes: Axes, report: LayerReport) -> None:
         "o", ms=4, color=FLOAT_COLOR, label="error of the layer alone",
     )  # fmt: skip
     axes.plot(
-        [layer.position for layer in report.layers if layer.snr_db < 140],
-        [layer.snr_db for layer in report.layers if layer.snr_db < 140],
+        [layer.position for layer in report.layers if layer.snr_db < EXACT_DB],
+        [layer.snr_db for layer in report.layers if layer.snr_db < EXACT_DB],
         "-", lw=1.2, color=QUANTIZED_COLOR, label="total error at this tensor",
     )  # fmt: skip
     for rank, layer in enumerate(report.blame[:_NAMED], start=1):

@@ -221,9 +221,11 @@ def test_versions_that_are_not_known_are_refused(
         TensorRtEngine.load(model, None)
 
 
-def test_without_tensorrt_the_apt_package_is_named(model: ModelFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tensorrt_the_apt_package_and_the_engine_for_a_cpu_are_named(
+    model: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(EngineError, match="apt install python3-libnvinfer"):
+    with pytest.raises(EngineError, match="apt install python3-libnvinfer.*the engine onnxruntime runs the model"):
         TensorRtEngine.load(model, None)
 
 
