@@ -120,7 +120,7 @@ def _without(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 def closing_table(result: BenchResult, out: str) -> str:
     """The numbers that matter, one a line."""
     from edgeloc.benchmarks.energy import format_energy
-    from edgeloc.evaluation.figures import format_size
+    from edgeloc.evaluation.figures import format_names, format_size
 
     rows = [*_accuracy_rows(result)]
     if result.latency:
@@ -130,7 +130,7 @@ def closing_table(result: BenchResult, out: str) -> str:
     ratio = f"  ({result.size_ratio:.1f} times smaller than float)" if result.size_ratio else ""
     rows.append(("size", f"{format_size(result.model.bytes)}, {result.model.precision}{ratio}"))
     if result.data and result.data.skipped:
-        names = _some(result.data.skipped_names)
+        names = format_names(result.data.skipped_names)
         rows.append(("skipped", f"{result.data.skipped} images that cannot be read: {names}"))
     rows.append(("result", str(out)))
     return "\n".join(f"{name:<9} {text}" for name, text in rows)
@@ -155,7 +155,3 @@ def _accuracy_rows(result: BenchResult) -> Iterator[tuple[str, str]]:
         yield "presence", f"{found}  (threshold {accuracy.threshold:.2f})"
     if accuracy and accuracy.labelled:
         yield "class", f"right {format_share(accuracy.top1)}  ({accuracy.labelled} labelled objects)"
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeloc.data import Sample
-from edgeloc.evaluation.figures import SIZES, size_of
-from edgeloc.evaluation.pairing import Recorder, Side, rounded_box, rounded_iou
+from edgeloc.evaluation.figures import SIZES, ImageFacts
+from edgeloc.evaluation.pairing import Recorder, Side, image_facts, rounded_box, rounded_iou
 from edgeloc.evaluation.statistics import bootstrap_drop, mean, share
 from edgeloc.types import Box, Pixels
 
@@ -15,28 +15,16 @@ __all__ = ["Accuracy", "AccuracyRecorder", "AccuracyRow", "accuracy_figures", "f
 
 
 @dataclass(frozen=True, slots=True)
-class AccuracyRow:
-    """One image through the model; the fields are those of `edgeloc.evaluation.figures.Row`, for one model.
+class AccuracyRow(ImageFacts):
+    """One image through the model; `box` is the raw one, whatever the presence.
 
-    `box` is the raw one, whatever the presence; `iou` is None where nothing is to be found.
+    `iou` is None where nothing is to be found.
     """
 
-    name: str
-    kind: str
-    width: int
-    height: int
-    group: str | None
-    label: str | None
-    size: str | None
-    truth: Box | None
     box: Box | None
     iou: float | None
     presence: float
     predicted_label: str | None
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("object", "empty", "background"):
-            raise ValueError(f"kind is {self.kind!r}: it must be object, empty or background")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +105,11 @@ class AccuracyRecorder(Recorder[AccuracyRow]):
         self._side = side
 
     def _row(self, sample: Sample, pixels: Pixels, kind: str) -> AccuracyRow:
-        height, width = pixels.shape[:2]
-        answer = self._side.answer(pixels)
-        truth = sample.box if kind == "object" else None
+        facts, answer = image_facts(sample, pixels, kind), self._side.answer(pixels)
         return AccuracyRow(
-            name=sample.name,
-            kind=kind,
-            width=width,
-            height=height,
-            group=sample.group,
-            label=sample.label if kind == "object" else None,
-            size=size_of(truth, width, height) if truth else None,
-            truth=truth,
+            **facts,
             box=rounded_box(answer.box),
-            iou=rounded_iou(truth, answer.box) if truth else None,
+            iou=rounded_iou(facts["truth"], answer.box) if facts["truth"] else None,
             presence=round(answer.presence, 6),
             predicted_label=answer.label,
         )

@@ -17,6 +17,7 @@ __all__ = [
     "WORST",
     "WORST_OF_A_GROUP",
     "ClassFigures",
+    "ImageFacts",
     "PresenceFigures",
     "Regression",
     "Row",
@@ -25,6 +26,7 @@ __all__ = [
     "describe_sizes",
     "format_drop",
     "format_interval",
+    "format_names",
     "format_share",
     "format_size",
     "format_threads",
@@ -44,12 +46,11 @@ MARK_COLOR = "#cc79a7"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One image through both models; boxes in its pixels, IoU None where nothing is to be found.
+class ImageFacts:
+    """One measured image and its label, whatever models run on it; boxes in its pixels.
 
-    `kind` is `object`, `empty` (an image without a box) or `background` (a crop beside the box);
-    boxes are the raw ones, whatever the presence. `size` is that of the true box, see
-    `edgeloc.evaluation.figures.SIZES`; `label` is the true one.
+    `kind` is `object`, `empty` (an image without a box) or `background` (a crop beside the box). `label` and `truth`
+    are the true ones; `size` is that of the true box, see `edgeloc.evaluation.figures.SIZES`.
     """
 
     name: str
@@ -60,6 +61,19 @@ class Row:
     label: str | None
     size: str | None
     truth: Box | None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("object", "empty", "background"):
+            raise ValueError(f"kind is {self.kind!r}: it must be object, empty or background")
+
+
+@dataclass(frozen=True, slots=True)
+class Row(ImageFacts):
+    """One image through both models; boxes are the raw ones, whatever the presence.
+
+    IoU is None where nothing is to be found.
+    """
+
     box_float: Box | None
     box_quantized: Box | None
     iou_float: float | None
@@ -69,10 +83,6 @@ class Row:
     presence_quantized: float
     label_float: str | None
     label_quantized: str | None
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("object", "empty", "background"):
-            raise ValueError(f"kind is {self.kind!r}: it must be object, empty or background")
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,3 +327,8 @@ def describe_sizes() -> str:
 def format_threads(count: int | None) -> str:
     """How many threads an engine was given."""
     return "the engine's default threads" if count is None else f"{count} thread{'s' * (count != 1)}"
+
+
+def format_names(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -34,6 +34,7 @@ __all__ = [
     "RememberingSide",
     "Side",
     "float_side",
+    "image_facts",
     "rounded_box",
     "rounded_iou",
     "side_in_memory",
@@ -247,18 +248,11 @@ class RegressionRecorder(Recorder[Row]):
         self._float, self._quantized = float_side, quantized_side
 
     def _row(self, sample: Sample, pixels: Pixels, kind: str) -> Row:
-        height, width = pixels.shape[:2]
+        facts = image_facts(sample, pixels, kind)
+        truth = facts["truth"]
         before, after = self._float.answer(pixels), self._quantized.answer(pixels)
-        truth = sample.box if kind == "object" else None
         return Row(
-            name=sample.name,
-            kind=kind,
-            width=width,
-            height=height,
-            group=sample.group,
-            label=sample.label if kind == "object" else None,
-            size=size_of(truth, width, height) if truth else None,
-            truth=truth,
+            **facts,
             box_float=rounded_box(before.box),
             box_quantized=rounded_box(after.box),
             iou_float=rounded_iou(truth, before.box) if truth else None,
@@ -292,3 +286,19 @@ def _background(sample: Sample, pixels: Pixels) -> Pixels | None:
 
 def _between(before: Answer, after: Answer) -> float:
     return rounded_iou(before.box, after.box) if before.box else 0.0
+
+
+def image_facts(sample: Sample, pixels: Pixels, kind: str) -> dict[str, Any]:
+    """The fields of `ImageFacts` for an image, or for a crop of it where `kind` is `background`."""
+    height, width = pixels.shape[:2]
+    truth = sample.box if kind == "object" else None
+    return {
+        "name": sample.name,
+        "kind": kind,
+        "width": width,
+        "height": height,
+        "group": sample.group,
+        "label": sample.label if kind == "object" else None,
+        "size": size_of(truth, width, height) if truth else None,
+        "truth": truth,
+    }

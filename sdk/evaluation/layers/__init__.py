@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from edgeloc._support.terminal import progress
 from edgeloc.data import open_dataset
 from edgeloc.data.sample import spread
 from edgeloc.errors import ContractError, DataError, MissingExtra, UsageError
-from edgeloc.evaluation.figures import FLOAT_COLOR, MARK_COLOR, QUANTIZED_COLOR
+from edgeloc.evaluation.figures import FLOAT_COLOR, MARK_COLOR, QUANTIZED_COLOR, format_names
 from edgeloc.evaluation.layers.comparison import EXACT_DB, LayerError, LayerReport, compare_layers
 from edgeloc.model.contract import Contract
 from edgeloc.model.file import ModelFile, own_contract, read_model
@@ -115,7 +115,7 @@ def layer_lines(report: LayerReport, worst: int = 10) -> Iterator[str]:
         yield f"output      {layer.output}: {_db(layer.snr_db)} dB, cosine {layer.cosine:.4f}"
     for name, alone in (("float", report.float_alone), ("quantized", report.quantized_alone)):
         if alone:
-            yield f"no pair     {len(alone)} operators of the {name} model: {_some(alone)}"
+            yield f"no pair     {len(alone)} operators of the {name} model: {format_names(alone)}"
     yield ""
     blame = report.blame[:worst]
     yield f"the {len(blame)} layers that add most error, worst first"
@@ -149,10 +149,6 @@ def _db(value: float | None) -> str:
 def _short(layer: LayerError) -> str:
     """The first of the names that the converter strung together."""
     return layer.tensor.split(";")[0]
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def draw_layers(report: LayerReport, path: str | Path) -> None:
