@@ -11,13 +11,19 @@ ONNX2TF := .venv-onnx2tf
 OLD := .venv-numpy1
 OLD_STAMP := $(OLD)/.installed
 
-.PHONY: demo test compat lint typecheck docs clean
+.PHONY: demo test fuzz compat lint typecheck docs clean
 
 demo: $(STAMP)
 	$(BIN)/edgeloc demo --out $(OUT)
 
 test: $(BIN)/.frameworks $(ONNX2TF)/.installed
 	$(BIN)/python -m pytest $(ARGS)
+
+# Hostile model files: COUNT of them, of the seed SEED. The same line again goes on where it was interrupted.
+COUNT ?= 10000
+SEED ?= 0
+fuzz: $(BIN)/.frameworks
+	$(BIN)/python tests/fuzz/run.py --seed $(SEED) --count $(COUNT) --out $(OUT)/fuzz-$(SEED) $(ARGS)
 
 # The runtime's tests again on the oldest pair that boards still have: NumPy 1.26 and tflite-runtime 2.14.
 compat: $(OLD_STAMP)
