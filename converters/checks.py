@@ -147,7 +147,7 @@ def run_flatbuffer(
     flatbuffer: bytes, name: str, spec: InputSpec, images: NDArray[np.float32]
 ) -> dict[str, NDArray[np.float32]]:
     """The outputs of a float32 flatbuffer on each image, (n, ...) by name; `name` is for errors."""
-    engine = open_engine("auto", ModelFile(Path(name), flatbuffer, "tflite", verified=True))
+    engine = open_engine("auto", ModelFile(Path(name), flatbuffer, "tflite", trusted=True))
     if list(engine.inputs) != [spec.tensor]:
         raise ModelError(f"{name}: the converted network's input is {', '.join(engine.inputs)}, not {spec.tensor}")
     return answer_each(images, engine.invoke)
@@ -225,7 +225,7 @@ def check_contract(
     samples, pixels = _labelled(dataset, seed, skip_bad)
     if len(samples) < _FEWEST:
         return None
-    model = ModelFile(Path("the float model"), flatbuffer, "tflite", contract=contract, verified=True)
+    model = ModelFile(Path("the float model"), flatbuffer, "tflite", contract=contract, trusted=True)
     engine = open_engine("auto", model)
     given = _score(Side(model, contract, engine), contract, samples, pixels)
     best: tuple[float, _Variant, _Score] | None = None

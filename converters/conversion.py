@@ -35,8 +35,9 @@ from edgeloc.errors import ContractError, UsageError
 from edgeloc.findings import Finding, report
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
-from edgeloc.model.file import ModelFile, write_model
+from edgeloc.model.file import ModelFile, read_model, write_model
 from edgeloc.model.inspection import ModelReport, inspect_model, report_payload
+from edgeloc.model.trust import trust
 from edgeloc.preprocess import Preprocessor
 from edgeloc.scenes import SceneGenerator
 
@@ -361,10 +362,11 @@ class _Converter:
         if judged is not None:
             contract = judged.written_into(contract)
         self._report(check_presence_range(report_payload(quantized, str(self.out)), contract))
-        memory = ModelFile(self.out, quantized, "tflite", contract=contract, verified=True)
+        memory = ModelFile(self.out, quantized, "tflite", contract=contract, trusted=True)
         golden = make_golden(Localizer(memory))
         manifest = self.drawn.manifest if self.drawn is not None and chosen.calibrated else None
         write_model(self.out, quantized, contract, calibration=manifest, golden=golden)
+        trust(read_model(self.out).digest)
         read = inspect_model(self.out)
         return Conversion(
             self.out, chosen.name, read.precision, read.file_bytes, read, judged, trials, {}, tuple(self.findings)

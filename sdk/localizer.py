@@ -54,7 +54,8 @@ class Localizer:
         with _naming(self.model.path):
             self._decoder = Decoder(self.contract)
         if isinstance(engine, str):
-            described = dataclasses.replace(self.model, contract=self.contract)
+            own = self.contract is self.model.contract
+            described = self.model if own else dataclasses.replace(self.model, contract=self.contract)
             engine = open_engine(engine, described, threads, cpu_model)
         self.engine = engine
         with _naming(self.model.path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,14 @@ from edgeloc.types import Box
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# What the tests let this package trust is for them alone; other programs' caches are costly to make anew.
+_OLD_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+_CACHE = tempfile.TemporaryDirectory(prefix="edgeloc-tests-")
+for _entry in _OLD_CACHE.glob("*"):
+    if _entry.name != "edgeloc":
+        (Path(_CACHE.name) / _entry.name).symlink_to(_entry)
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 # A job started in the background ignores SIGINT, and so would all that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,7 +7,6 @@ import hashlib
 import importlib
 import importlib.util
 import logging
-import os
 import re
 import time
 import weakref
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc._support.files import atomic_path
+from edgeloc._support.files import atomic_path, cache_folder
 from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import EngineError, ModelError, OutputError, first_line
 from edgeloc.findings import Finding, report
@@ -129,11 +128,8 @@ def plan_path(model: bytes, version: str, gpu: str, capability: str) -> Path:
 
     In `$XDG_CACHE_HOME/edgeloc/tensorrt`, or `~/.cache/edgeloc/tensorrt`.
     """
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    # A relative one is to be ignored: https://specifications.freedesktop.org/basedir-spec/
-    root = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
     name = "-".join([hashlib.sha256(model).hexdigest(), f"tensorrt{version}", gpu, f"sm{capability}"])
-    return root / "edgeloc" / "tensorrt" / (re.sub(r"[^\w.]+", "-", name) + ".plan")
+    return cache_folder("tensorrt") / (re.sub(r"[^\w.]+", "-", name) + ".plan")
 
 
 def read_plan(path: Path) -> bytes | None:

@@ -121,10 +121,9 @@ class Service:
         yield "DynamicUser=yes"
         if self.needs.groups:
             yield f"SupplementaryGroups={' '.join(self.needs.groups)}"
-        if self.needs.builds:
-            # Its user has no home folder to keep a plan in.
-            yield f"CacheDirectory={self.name}"
-            yield f"Environment=XDG_CACHE_HOME=/var/cache/{self.name}"
+        # Its user has no home folder to keep in what was learnt of a model: that it loads without harm, and a plan.
+        yield f"CacheDirectory={self.name}"
+        yield f"Environment=XDG_CACHE_HOME=/var/cache/{self.name}"
         yield f"StateDirectory={self.name}"
         yield f"WorkingDirectory={self.state}"
         yield "DevicePolicy=closed"

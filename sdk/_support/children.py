@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,10 +30,20 @@ def _die_with(parent):
 _die_with({parent})
 """
 # An answer is the last line on standard output, since libraries print there too; an exception is data as well.
+# Memory is counted as RLIMIT_DATA: an address space (RLIMIT_AS) is reserved by the gigabyte and never used.
 _ANSWER = """
 import json, sys
 def answer(value):
     print("\\n" + json.dumps(value), flush=True)
+def limit(memory, seconds):
+    import math, resource, time
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    end = math.ceil(time.process_time()) + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (end, end + 5))
+    with open("/proc/self/status") as status:
+        taken = next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:")), None)
+    if taken is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (taken + memory, taken + memory))
 def _raised(kind, error, trace):
     sys.__excepthook__(kind, error, trace)
     names = [one.__module__ + "." + one.__qualname__ for one in kind.__mro__]
@@ -65,8 +75,9 @@ class ChildFailed(Exception):
 def program_line(program: str, *arguments: str, interpreter: Sequence[str] = ()) -> list[str]:
     """The command that runs `program`, Python text, with this process's search path less the current folder.
 
-    Files of the current folder may bear the name of a package, and must not run in its place. `interpreter` is
-    what runs a program given by -c where it is not this Python; its own search path is kept.
+    Files of the current folder may bear the name of a package, and must not run in its place. The program is at least
+    as isolated as this process (-I, -E, -s). `interpreter` is what runs a program given by -c where it is not this
+    Python; its own search path is kept.
     """
     if interpreter:
         return [
@@ -75,7 +86,19 @@ def program_line(program: str, *arguments: str, interpreter: Sequence[str] = ())
             "import sys; sys.path[:] = [one for one in sys.path if one]\n" + program,
             *arguments,
         ]
-    return [sys.executable, "-c", f"import sys; sys.path[:] = {_search_path()!r}\n{program}", *arguments]
+    return [sys.executable, *_isolation(), "-c", f"import sys; sys.path[:] = {_search_path()!r}\n{program}", *arguments]
+
+
+def _isolation() -> Iterator[str]:
+    """-P keeps the current folder out from the start; -I alone would lose PYTHONPATH and the user's packages."""
+    if sys.flags.isolated:
+        yield "-I"
+    if sys.flags.ignore_environment:
+        yield "-E"
+    if sys.flags.no_user_site:
+        yield "-s"
+    if sys.version_info >= (3, 11):
+        yield "-P"
 
 
 def _search_path() -> list[str]:
@@ -102,8 +125,9 @@ def run_child(
 ) -> Any:
     """Run `program`, Python text, in a process of its own; return the value of its last `answer(value)`.
 
-    The program finds `answer` defined; a value is what JSON can hold. It is killed after `timeout_s`, and when this
-    process ends. Raises ChildFailed with the reason as data.
+    The program finds `answer` defined; a value is what JSON can hold. It may call `limit(memory, seconds)`: more bytes
+    than that are refused to it, and after so much processor time SIGXCPU ends it. It is killed after `timeout_s`, and
+    when this process ends. Raises ChildFailed with the reason as data.
     """
     text = _DIE_WITH_PARENT.format(parent=os.getpid()) + _ANSWER + program
     line = program_line(text, *arguments, interpreter=interpreter)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgeloc.errors import EdgelocError, OutputError, UsageError
 
-__all__ = ["atomic_path", "require_writable", "utf8_path"]
+__all__ = ["atomic_path", "cache_folder", "require_writable", "utf8_path"]
 
 
 @contextmanager
@@ -60,6 +60,14 @@ def _umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def cache_folder(name: str) -> Path:
+    """`$XDG_CACHE_HOME/edgeloc/NAME`, or `~/.cache/edgeloc/NAME`; RuntimeError where there is no home folder."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    # A relative one is to be ignored: https://specifications.freedesktop.org/basedir-spec/
+    root = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
+    return root / "edgeloc" / name
 
 
 def require_writable(path: str | Path, *inputs: str | Path | None) -> None:

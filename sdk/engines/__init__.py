@@ -10,6 +10,7 @@ from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import EngineError, UsageError
 from edgeloc.model.containers import format_of
 from edgeloc.model.file import ModelFile, read_model
+from edgeloc.model.trust import is_trusted
 
 __all__ = ["AUTO", "ENGINES", "Engine", "TensorInfo", "engine_class", "is_for_edge_tpu", "open_engine"]
 
@@ -45,9 +46,9 @@ def open_engine(
     `name`: an engine's; one with several devices takes the device behind it, as in `edgetpu://usb:1`. For an ONNX
     model "auto" is TensorRT ("onnxruntime" runs it on the CPU); for a model compiled for the Edge TPU it is
     "edgetpu", which is opened again after a failure and then falls back to the CPU where there is a `cpu_model`.
-    `model`: a file, its path, or the network's bytes. Bytes are loaded as they are. A file whose network is not known
-    to be the one that its contract was written for is first tried in a process of its own, since a damaged model can
-    end the process that loads it.
+    `model`: a file, its path, or the network's bytes. Bytes are loaded as they are. A file that
+    neither ships with this package nor was converted on this machine is first tried in a process of its own, once for
+    each version of the engine, since a damaged model can end the process that loads it.
     `threads`: of the engine; None leaves their number to the runtime.
     `cpu_model`: the model from before the Edge TPU's compiler.
 
@@ -113,11 +114,11 @@ def engine_class(name: str) -> type[Engine]:
 
 def _as_file(model: bytes | str | Path | ModelFile) -> ModelFile:
     if isinstance(model, bytes):
-        return ModelFile(Path("model"), model, format_of(model), verified=True)
+        return ModelFile(Path("model"), model, format_of(model), trusted=True)
     return model if isinstance(model, ModelFile) else read_model(model)
 
 
 def _load(kind: type[Engine], model: ModelFile, threads: int | None) -> Engine:
-    if not model.verified:
+    if not (model.trusted or is_trusted(model.digest)):
         kind.vet(model)
     return kind.load(model, threads)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.engines.base import Engine, TensorInfo
-from edgeloc.errors import MissingExtra, ModelError, first_line
+from edgeloc.errors import EngineError, MissingExtra, ModelError, first_line
 from edgeloc.model.file import ModelFile
 
 __all__ = ["OnnxRuntimeEngine"]
@@ -42,6 +42,8 @@ class OnnxRuntimeEngine(Engine):
             raise ModelError(f"ONNX Runtime refuses the model: {first_line(error)}") from error
         self.inputs = {port.name: _info(port) for port in self._session.get_inputs()}
         self.outputs = {port.name: _info(port) for port in self._session.get_outputs()}
+        if not self.inputs:
+            raise ModelError("the model has no input: it must have one, the image")
         self._input = next(iter(self.inputs))
 
     @classmethod
@@ -56,9 +58,23 @@ class OnnxRuntimeEngine(Engine):
         """Whether the package is installed."""
         return importlib.util.find_spec("onnxruntime") is not None
 
+    @classmethod
+    def vet(cls, model: ModelFile) -> None:
+        """Load the model and run it in a process of its own."""
+        if model.format != "onnx" or not cls.available():
+            return  # which `load` tells
+        import onnxruntime
+
+        from edgeloc.model.sandbox import try_engine
+
+        try_engine(model, cls.name, onnxruntime.__version__, "onnxruntime")
+
     def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run the model on its one input; raw output arrays by name."""
-        return dict(zip(self.outputs, self._session.run(None, {self._input: tensor}), strict=True))
+        try:
+            return dict(zip(self.outputs, self._session.run(None, {self._input: tensor}), strict=True))
+        except Exception as error:  # its errors have no common base
+            raise EngineError(f"ONNX Runtime {self.version} failed to run the model: {first_line(error)}") from error
 
 
 def _info(port: Any) -> TensorInfo:

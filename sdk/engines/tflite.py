@@ -21,13 +21,6 @@ from edgeloc.model.file import ModelFile
 __all__ = ["LiteRtEngine", "TensorFlowEngine", "TfliteEngine", "TfliteRuntimeEngine"]
 
 _MAIN_SIGNATURE = "serving_default"
-_TRIAL = """
-import importlib, sys
-{load}
-interpreter = Interpreter(model_content=sys.stdin.buffer.read())
-interpreter.allocate_tensors()
-interpreter.invoke()
-"""
 
 
 class TfliteEngine(Engine):
@@ -70,13 +63,10 @@ class TfliteEngine(Engine):
 
     @classmethod
     def vet(cls, model: ModelFile) -> None:
-        """Load the model and run it once in a process of its own."""
-        from edgeloc.model.sandbox import vet_model  # a verified model, the usual one, is loaded without
+        """Load the model and run it in a process of its own."""
+        from edgeloc.model.sandbox import try_engine  # a trusted model, the usual one, is loaded without
 
-        first, *rest = cls.attribute.split(".")
-        path = "".join(f".{name}" for name in (first, *rest))
-        load = f"Interpreter = importlib.import_module({cls.module!r}){path}"
-        vet_model(model, _TRIAL.format(load=load), f"{cls.package} {_version(cls.package)}")
+        try_engine(model, cls.name, cls.installed_version(), cls.module)
 
     def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run the model; raw output arrays by name, copied out of the interpreter."""

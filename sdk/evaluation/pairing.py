@@ -175,7 +175,7 @@ def side_in_memory(
 
     Raises ContractError when the contract does not fit it, EngineError when the engine is missing or fails.
     """
-    model = ModelFile(Path(name), payload, format_of(payload), contract=contract, verified=True)
+    model = ModelFile(Path(name), payload, format_of(payload), contract=contract, trusted=True)
     kind = RememberingSide if remember else Side
     return kind(model, contract, engine or open_engine("auto", model))
 

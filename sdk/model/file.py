@@ -67,8 +67,8 @@ class ModelFile:
     """A model file in memory.
 
     `payload` is the network alone, a TFLite flatbuffer or an ONNX model as `format` is; `members` are the files that
-    lie beside it in the same file, by name. `contract` is None when the file carries none. `verified` means that the
-    payload is, byte by byte, the one that its contract was written for.
+    lie beside it in the same file, by name. `contract` is None when the file carries none. `trusted` means that this
+    process made the network, so that it is loaded without a trial.
     """
 
     path: Path
@@ -76,7 +76,7 @@ class ModelFile:
     format: Format
     members: dict[str, bytes] = dataclasses.field(repr=False, default_factory=dict)
     contract: Contract | None = None
-    verified: bool = False
+    trusted: bool = False
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -84,6 +84,11 @@ class ModelFile:
         if self.contract is not None and self.contract.labels:
             return self.contract.labels
         return tuple(self._text(LABELS).splitlines())
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the network."""
+        return hashlib.sha256(self.payload).hexdigest()
 
     @cached_property
     def calibration(self) -> dict[str, Any] | None:
@@ -133,12 +138,13 @@ def read_model(path: str | Path) -> ModelFile:
     payload, members = CONTAINERS[format].split(data, str(path))
     text = members.get(CONTRACT)
     contract = None if text is None else _contract_in(path, text)
+    model = ModelFile(path, payload, format, members, contract)
     expected = None if contract is None else contract.hashes.get(PAYLOAD_HASH)
     if expected is None:
         CONTAINERS[format].check(payload, str(path))
-    elif hashlib.sha256(payload).hexdigest() != expected:
+    elif model.digest != expected:
         raise ModelError(f"{path} is truncated or altered: it is not the model its contract was written for")
-    return ModelFile(path, payload, format, members, contract, verified=expected is not None)
+    return model
 
 
 def own_contract(model: ModelFile) -> Contract | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +9,45 @@ from typing import TYPE_CHECKING, Literal
 
 from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.errors import EngineError, ModelError
+from edgeloc.model.demand import Demand, demand_of
+from edgeloc.model.trust import is_trusted, trust
 
 if TYPE_CHECKING:
     from edgeloc.model.file import ModelFile
 
-__all__ = ["Outcome", "SelfTest", "try_self_test", "vet_model"]
+__all__ = ["Outcome", "SelfTest", "try_engine", "try_self_test", "vet_model"]
 
 Outcome = Literal["passed", "not loaded", "failed", "crashed"]
 
-_TIME_LIMIT_S = 300.0
+# Of a whole trial: a slow board takes most of it to load the runtime.
+_TIME_LIMIT_S = 120.0
+# Of the model alone, in seconds of processor time: a Raspberry Pi 3 loads and computes several times as fast.
+_LEAST_S, _MOST_S = 3, 100
+_MACS_A_SECOND, _BYTES_A_SECOND = 200_000_000, 20_000_000
+# Beside the tensors and copies of the weights: threads, kernels, and the runtime's own tables.
+_SPARE_BYTES = 256 * 2**20
+# What ONNX Runtime may take beside: sizes in an ONNX file are not counted before.
+_ONNX_BYTES = 512 * 2**20
+_TRIAL = """
+import importlib, sys
+from pathlib import Path
+import numpy as np
+from edgeloc.engines import engine_class
+from edgeloc.model.file import ModelFile
+name, module, path, format = sys.argv[1:]
+kind = engine_class(name)
+try:
+    importlib.import_module(module)
+except Exception:
+    pass  # the engine says why
+limit_model()
+engine = kind.load(ModelFile(Path(path), sys.stdin.buffer.read(), format), None)
+answer(["loaded"])
+info = next(iter(engine.inputs.values()))
+for _ in range(2):
+    engine.invoke(np.zeros([max(size, 1) for size in info.shape], info.dtype))
+answer(["passed"])
+"""
 # What fails before the model is loaded may be for want of an engine, what fails after is the model's answer.
 _SELF_TEST = """
 import sys
@@ -29,38 +57,58 @@ answer(["loaded"])
 localizer.self_test()
 answer(["passed"])
 """
-_passed: set[tuple[str, str]] = set()
 
 
-def vet_model(model: ModelFile, program: str, runtime: str) -> None:
+def try_engine(model: ModelFile, engine: str, version: str, module: str) -> None:
+    """Load the model into the engine called `engine` and run it twice, in a process of its own.
+
+    `version`: of its runtime. `module`: what is imported before the model's limits begin. Raises what `vet_model` does.
+    """
+    vet_model(model, _TRIAL, f"{engine} {version}", engine, module, str(model.path), model.format)
+
+
+def vet_model(model: ModelFile, program: str, runtime: str, *arguments: str, keeps_all: bool = False) -> None:
     """Run `program` (Python text that reads the model from its standard input) once for each model and runtime.
 
-    Raises ModelError when it dies of a signal and EngineError when it does not end. A program that ends by an
-    ordinary exception passes: the same happens here, where it can be reported well.
+    The program calls `limit_model()` before it loads the model, and answers ["loaded"] and ["passed"]. `keeps_all`
+    means that it keeps every tensor. What it raises before ["loaded"] as an EngineError is raised here as one.
+    Whatever else it ends by is the model's answer, and a ModelError; so are sizes that no sensible model has, which
+    are seen before a runtime sees the file.
     """
-    key = (hashlib.sha256(model.payload).hexdigest(), runtime)
-    if key in _passed or not sys.executable:
+    if is_trusted(model.digest, runtime):
         return
+    demand = demand_of(model.payload, str(model.path)) if model.format == "tflite" else Demand(_ONNX_BYTES, 0, 0)
+    space = _SPARE_BYTES + 4 * len(model.payload) + (demand.total if keeps_all else demand.live * 5 // 4)
+    seconds = _LEAST_S + demand.macs // _MACS_A_SECOND + len(model.payload) // _BYTES_A_SECOND
+    limits = f"def limit_model():\n    limit({space}, {min(seconds, _MOST_S)})\n"
     try:
-        run_child(program, stdin=model.payload, timeout_s=_TIME_LIMIT_S)
+        run_child(limits + program, *arguments, stdin=model.payload, timeout_s=_TIME_LIMIT_S)
     except ChildFailed as failure:
-        _judge(failure, model, runtime)
-    _passed.add(key)
+        raise _judged(failure, model, runtime) from failure
+    trust(model.digest, runtime)
 
 
-def _judge(failure: ChildFailed, model: ModelFile, runtime: str) -> None:
+def _judged(failure: ChildFailed, model: ModelFile, runtime: str) -> EngineError | ModelError:
+    """What a failed trial says of the model or the engine, as the error to raise."""
+    loaded = ["loaded"] in failure.answers
+    advice = "the file is damaged or not for this runtime; copy or convert it again"
     match failure.ending:
-        case "timeout":
-            raise EngineError(
-                f"{model.path}: one inference did not end within {_TIME_LIMIT_S:g} s in {runtime}"
-            ) from failure
         case "not started":
-            raise EngineError(f"{model.path} cannot be tried in a process of its own: that {failure}") from failure
-        case "signal":
-            raise ModelError(
-                f"{model.path} makes {runtime} crash ({failure.signal}): "
-                "the file is damaged or not for this runtime; copy or convert it again"
-            ) from failure
+            return EngineError(f"{model.path} cannot be tried in a process of its own: that {failure}")
+        case "timeout":
+            return ModelError(f"{model.path}: one inference did not end within {_TIME_LIMIT_S:g} s in {runtime}")
+        case "signal" if failure.signal == "SIGXCPU":
+            return ModelError(f"{model.path} takes {runtime} far too long for a model of its size: {advice}")
+        case "signal" | "no answer":
+            how = failure.signal or str(failure)
+            return ModelError(f"{model.path} makes {runtime} crash ({how}): {advice}")
+    if failure.is_a(MemoryError):
+        return ModelError(f"{model.path} takes {runtime} far too much memory for a model of its size: {advice}")
+    if failure.is_a(ModelError) and not loaded:
+        return ModelError(failure.message)
+    if failure.is_a(EngineError) and not loaded:
+        return EngineError(failure.message)
+    return ModelError(f"{model.path}: {runtime} does not {'run' if loaded else 'load'} it: {_reason(failure)}")
 
 
 @dataclass(frozen=True, slots=True)

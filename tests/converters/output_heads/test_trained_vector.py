@@ -63,7 +63,7 @@ def trained(images: np.ndarray, targets: np.ndarray) -> Any:
 
 def mean_iou(flatbuffer: bytes, contract: Contract, drawings: Drawn) -> float:
     shown = dataclasses.replace(contract, thresholds=dataclasses.replace(contract.thresholds, presence=0.0))
-    localizer = Localizer(ModelFile(Path("memory"), flatbuffer, "tflite", contract=shown, verified=True))
+    localizer = Localizer(ModelFile(Path("memory"), flatbuffer, "tflite", contract=shown, trusted=True))
     ious = []
     for pixels, truth in drawings:
         if truth is not None:

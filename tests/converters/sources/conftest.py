@@ -266,7 +266,7 @@ def edges_apart() -> Callable[[Source, bytes, Contract, Dataset], NDArray[np.flo
     """
 
     def apart(source: Source, flatbuffer: bytes, contract: Contract, dataset: Dataset) -> NDArray[np.float64]:
-        localizer = Localizer(ModelFile(Path("converted"), flatbuffer, "tflite", contract=contract, verified=True))
+        localizer = Localizer(ModelFile(Path("converted"), flatbuffer, "tflite", contract=contract, trusted=True))
         preprocess, decode = Preprocessor(contract.input, np.dtype(np.float32), None, None), Decoder(contract)
         found = []
         for sample in dataset:

@@ -43,7 +43,7 @@ def model() -> ModelFile:
     contract = Contract(
         InputSpec("image", 4, 4), (OutputSpec("presence", "presence", "sigmoid"), OutputSpec("box", "box"))
     )
-    return ModelFile(Path("robot.onnx"), onnx_bytes(), "onnx", contract=contract, verified=True)
+    return ModelFile(Path("robot.onnx"), onnx_bytes(), "onnx", contract=contract, trusted=True)
 
 
 def image(value: float) -> NDArray[np.float32]:

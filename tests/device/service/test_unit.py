@@ -81,9 +81,14 @@ def test_the_watchdog_waits_and_restarts_have_a_limit() -> None:
 def test_tensorrt_may_build_its_plan_at_the_first_start_and_keeps_it() -> None:
     unit = service(needs=Needs(builds=True)).unit()
     assert settings(unit, "TimeoutStartSec") == ["1800"]
+    assert settings(service().unit(), "TimeoutStartSec") == ["90"]
+
+
+@pytest.mark.parametrize("builds", [True, False])
+def test_a_plan_and_the_trial_of_a_model_are_made_once(builds: bool) -> None:
+    unit = service(needs=Needs(builds=builds)).unit()
     assert settings(unit, "CacheDirectory") == ["edgeloc"]
     assert settings(unit, "Environment") == ["XDG_CACHE_HOME=/var/cache/edgeloc"]
-    assert settings(service().unit(), "TimeoutStartSec") == ["90"] and not settings(service().unit(), "Environment")
 
 
 def test_bad_input_is_not_tried_again() -> None:

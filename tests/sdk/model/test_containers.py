@@ -50,7 +50,7 @@ def written(tmp_path: Path) -> Path:
 def test_everything_comes_back(written: Path) -> None:
     model = read_model(written)
     assert (model.payload, model.format) == (MODEL, "onnx")
-    assert model.verified
+    assert model.contract is not None and model.contract.hashes["payload"] == model.digest
     assert model.contract is not None
     assert model.contract.outputs == CONTRACT.outputs
     assert model.labels == CONTRACT.labels
@@ -134,7 +134,7 @@ def test_a_model_from_elsewhere_has_no_contract(tmp_path: Path) -> None:
     path = tmp_path / "plain.onnx"
     path.write_bytes(MODEL)
     model = read_model(path)
-    assert (model.format, model.contract, model.members, model.verified) == ("onnx", None, {}, False)
+    assert (model.format, model.contract, model.members) == ("onnx", None, {})
 
 
 def test_what_is_no_onnx_model_is_named(tmp_path: Path) -> None:

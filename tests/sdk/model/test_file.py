@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 def test_everything_comes_back(path: Path) -> None:
     model = read_model(path)
     assert model.payload == FLATBUFFER
-    assert model.verified
+    assert model.contract is not None and model.contract.hashes["payload"] == model.digest
     assert model.contract is not None
     assert (model.contract.input, model.contract.outputs, model.labels) == (
         CONTRACT.input,
@@ -174,7 +174,7 @@ def test_a_self_test_without_an_image_is_a_model_error(tmp_path: Path) -> None:
 
 def test_a_plain_model_has_no_contract(tiny_models: Path) -> None:
     model = read_model(tiny_models / "int8.tflite")
-    assert (model.contract, model.members, model.verified) == (None, {}, False)
+    assert (model.contract, model.members) == (None, {})
 
 
 def test_what_is_no_flatbuffer_is_not_written(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_the_compiled_file_keeps_what_the_model_carried(model: Path, compiler: s
     compilation = compile_edgetpu(model, out, compiler=compiler)
     before, after = read_model(model), read_model(out)
     assert compilation.mapped_share == 1
-    assert after.verified
+    assert after.contract.hashes["payload"] == after.digest
     assert after.labels == ("bolt",)
     assert after.calibration == {"count": 8}
     assert after.members["notes.txt"] == b"mine"
@@ -218,7 +218,7 @@ def test_the_target_writes_beside_the_model_and_logs_before_and_after(
     out, compilation = to_edgetpu(model, compiler=compiler)
     assert compilation.mapped == compilation.total
     assert out == model.with_name("int8_edgetpu.tflite")
-    assert read_model(out).verified
+    assert read_model(out).contract is not None
     assert caplog.messages[0].startswith("prediction: ")
     assert "should run on the Edge TPU" in caplog.messages[0]
     assert "edgetpu_compiler 16.0.384591198" in caplog.messages[1]
@@ -246,4 +246,4 @@ def test_a_runtime_without_the_delegate_says_what_the_file_is(model: Path, compi
     out, _ = to_edgetpu(model, compiler=compiler)
     runtime = next(name for name in AUTO if engine_class(name).available())
     with pytest.raises(ModelError, match="compiled for the Edge TPU"):
-        open_engine(runtime, ModelFile(out, read_model(out).payload, "tflite", verified=True))
+        open_engine(runtime, ModelFile(out, read_model(out).payload, "tflite", trusted=True))
