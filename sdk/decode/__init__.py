@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.decode.heads import head_reader
-from edgeloc.errors import EngineError
+from edgeloc.errors import EdgelocError, EngineError
 from edgeloc.model.contract import Contract
 from edgeloc.preprocess import Placement
 from edgeloc.types import Box, Detection, Result
@@ -43,8 +43,19 @@ class Decoder:
         `placement` is where the frame lies in the model's input.
         `frame_size` is the frame's (width, height) in pixels.
 
-        Raises EngineError when a presence, a class score or the box of a present object is not a finite number.
+        Raises EngineError when a presence, a class score or the box of a present object is not a finite number, or when
+        outputs whose sizes are open until the model runs turn out not to fit the contract.
         """
+        try:
+            return self._result(outputs, placement, frame_size)
+        except EdgelocError:
+            raise
+        except (ValueError, IndexError, OverflowError) as error:
+            raise _misfit(outputs) from error
+
+    def _result(
+        self, outputs: Mapping[str, NDArray[np.float32]], placement: Placement, frame_size: tuple[int, int]
+    ) -> Result:
         with np.errstate(all="ignore"):  # numbers that are not finite are found below
             presence, scores, corners = self._read(outputs)
         boxes = None if corners is None else corners.tolist()
@@ -89,6 +100,14 @@ def _span(first: float, last: float, limit: float) -> tuple[float, float]:
     """Two edges in order, within 0 and `limit`; independent edges can come out inverted."""
     low, high = (first, last) if first <= last else (last, first)
     return min(max(low, 0.0), limit), min(max(high, 0.0), limit)
+
+
+def _misfit(outputs: Mapping[str, NDArray[np.float32]]) -> EngineError:
+    shapes = ", ".join(f"{name!r} {values.shape}" for name, values in outputs.items())
+    return EngineError(
+        f"the model's outputs are {shapes}, which do not fit its contract: the file or the contract is wrong",
+        hint="look into the file with `edgeloc inspect`",
+    )
 
 
 def _not_finite(what: str) -> EngineError:

@@ -403,7 +403,8 @@ def _attribute(rng: random.Random, model: Any) -> str:
     attribute = rng.choice(node.attribute) if node.attribute else node.attribute.add()
     if rng.random() < 0.2:
         attribute.type = rng.randrange(0, 16)
-        attribute.g.CopyFrom(model.graph)
+        graph = type(model.graph).FromString(model.graph.SerializeToString())  # a copy: it would hold itself
+        attribute.g.CopyFrom(graph)
         return "an attribute of another type"
     attribute.ints[:] = _changed(rng, attribute.ints, INT64)[:2000]
     attribute.i = rng.choice(INT64)

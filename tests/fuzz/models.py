@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,8 @@ def _ssd_options() -> bytes:
     return bytes(flexbuffers.Dumps(options))
 
 
-def onnx_model() -> bytes:
-    """The same as `vector_model` in ONNX."""
+def onnx_model(*size: int | None) -> bytes:
+    """The same as `vector_model` in ONNX; None leaves height and width open."""
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(4)
@@ -190,7 +191,7 @@ def onnx_model() -> bytes:
     graph = helper.make_graph(
         nodes,
         "small",
-        [info("image", TensorProto.FLOAT, [1, SIDE, SIDE, 3])],
+        [info("image", TensorProto.FLOAT, [1, *(size or (SIDE, SIDE)), 3])],
         [info("vector", TensorProto.FLOAT, [1, 5])],
         [numpy_helper.from_array(values.astype(np.float32), name) for name, values in stored.items()],
     )
@@ -219,4 +220,5 @@ _SMALL: dict[str, tuple[str, Callable[[], bytes], Contract]] = {
     "vector": (".tflite", vector_model, _VECTOR),
     "ssd": (".tflite", ssd_model, _SSD),
     "onnx": (".onnx", onnx_model, _VECTOR),
+    "open": (".onnx", partial(onnx_model, None, None), _VECTOR),
 }

@@ -176,6 +176,9 @@ def _around(rng: random.Random, kind: str, what: str, parts: Parts, payload: byt
     elif way != "stale":
         del contract["hashes"]["payload"]
     text = json.dumps(contract).encode()
+    if rng.random() < 0.15:
+        text, more = mutate_json(rng, text)
+        what = f"{what}; contract: {more}"
     if way == "beside":
         return Made(kind, what, way, payload, text)
     return Made(kind, what, way, put_together(parts.replacing(CONTRACT, text)))

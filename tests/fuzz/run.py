@@ -3,7 +3,7 @@
     python tests/fuzz/run.py --seed 7 --count 10000 --out out/fuzz
     python tests/fuzz/run.py --file out/fuzz/failures/12-zip.tflite
 
-Each file is one of four whole models with a mutation of its bytes, its zip, its contract, its self-test or its
+Each file is one of five whole models with a mutation of its bytes, its zip, its contract, its self-test or its
 network's schema; seed and number alone decide which. It goes through `edgeloc inspect`, a Localizer and its self-test
 in a process that should outlive it. The results are appended to results.jsonl one by one, and a run that was
 interrupted goes on where it stopped. The exit status is 1 when a file ended its process, raised an error that is not

@@ -33,6 +33,8 @@ __all__ = ["Report", "check_file", "make"]
 # Characters that a terminal obeys, and those that turn the order of others.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 LONGEST_ERROR = 3000
+# How many of ten files are made of each model.
+WEIGHTS = {"shipped": 4, "vector": 2, "ssd": 2, "onnx": 1, "open": 1}
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
 
@@ -162,7 +164,7 @@ def _children_peak_mb() -> float:
 def make(bases: dict[str, Parts], seed: int, number: int, folder: Path) -> tuple[Path, dict[str, Any]]:
     """Write file `number` of `seed` into the folder; its path, and what was done to it."""
     rng = random.Random(f"edgeloc {seed} {number}")
-    base = rng.choices(("shipped", "vector", "ssd", "onnx"), (4, 2, 2, 2))[0]
+    base = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
     made = make_file(rng, bases[base])
     path = folder / f"{number}-{made.kind}.{bases[base].format}"
     path.write_bytes(made.data)

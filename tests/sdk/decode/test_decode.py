@@ -196,6 +196,22 @@ def test_ssd_with_a_class_beyond_the_labels_says_so() -> None:
         decode(contract(*SSD, labels=("a", "b")), ssd_outputs())
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"boxes": [1.0]}, {"classes": [[1]]}, {"count": []}, {"count": [np.nan]}, {"count": [np.inf]}],
+)
+def test_outputs_of_other_sizes_than_the_contracts_are_an_engine_error(changes: dict[str, Any]) -> None:
+    with pytest.raises(EngineError, match="do not fit its contract"):
+        decode(contract(*SSD, labels=("a", "b", "c")), ssd_outputs(**changes))
+
+
+@pytest.mark.parametrize("box", [[[0.1, 0.2]], [[]], [[0.1] * 8]])
+def test_a_box_of_other_than_four_numbers_is_an_engine_error(box: Any) -> None:
+    what = contract(OutputSpec("p", "presence"), OutputSpec("b", "box"), box=BoxEncoding("xyxy"))
+    with pytest.raises(EngineError, match="do not fit its contract"):
+        decode(what, {"p": [[0.9]], "b": box})
+
+
 @pytest.mark.parametrize("activation", ["none", "sigmoid"])
 def test_yolo_takes_the_best_anchor(activation: Any) -> None:
     what = contract(OutputSpec("y", "yolo", activation), labels=("a", "b"), box=BoxEncoding("cxcywh", "pixels"))
