@@ -23,7 +23,7 @@ from types import FrameType, ModuleType
 from typing import NoReturn
 
 from edgeloc._support.lookup import did_you_mean, entry_points
-from edgeloc._support.terminal import quiet_import, write_line
+from edgeloc._support.terminal import quiet_import, trace_crashes, write_line
 from edgeloc._version import __version__
 from edgeloc.errors import EdgelocError, MissingExtra, UsageError, first_line
 from edgeloc.findings import Finding
@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verbose = _wants_verbose(arguments)
     _quieten_libraries(verbose)
     _print_any_text()
+    trace_crashes()
     try:
         with _sigterm_as_interrupt(), _log_on_stderr(verbose):
             status = _dispatch(arguments)

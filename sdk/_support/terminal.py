@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib.util
 import os
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
@@ -13,43 +16,127 @@ from typing import Any, BinaryIO, TextIO, TypeVar
 
 from edgeloc.errors import EdgelocError
 
-__all__ = ["progress", "quiet_import", "quiet_opencv", "quiet_stderr", "write_line"]
+__all__ = ["progress", "quiet_import", "quiet_opencv", "quiet_stderr", "trace_crashes", "write_line"]
 
 T = TypeVar("T")
 
 _SILENT = 0  # cv2's LOG_LEVEL_SILENT
-# Copies of the standard error's descriptor, the user's terminal first, while `quiet_stderr` holds it back.
-_terminals: list[int] = []
+
+
+class _Silence:
+    """The process's standard error turned away while at least one thread wants it so.
+
+    There is one descriptor 2 for all threads: the first that enters turns it away, the last that leaves turns it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._inside = 0
+        self._terminal: BinaryIO | None = None
+        self._held: BinaryIO | None = None
+        self._warnings: warnings.catch_warnings[None] | None = None
+        # Whether crashes are traced to descriptor 2, as by the interpreter's option, and whether they are inside.
+        self._traced = bool("faulthandler" in sys._xoptions or os.environ.get("PYTHONFAULTHANDLER"))
+        self._tracing = False
+
+    def enter(self) -> int | None:
+        """Begin; what is held back from here on starts at the position returned. None: there is no standard error."""
+        with self._lock:
+            if not self._inside:
+                try:
+                    terminal = os.fdopen(os.dup(2), "wb", buffering=0)
+                except OSError:
+                    return None
+                self._turn_away(terminal)
+            self._inside += 1
+            return os.lseek(2, 0, os.SEEK_END)
+
+    def leave(self, since: int | None, *, show: bool) -> None:
+        """End; `show` prints what was held back since that position."""
+        if since is None:
+            return
+        with self._lock:
+            assert self._held is not None and self._terminal is not None
+            _flush()
+            if show:
+                self._terminal.write(os.pread(self._held.fileno(), os.fstat(2).st_size, since))
+            self._inside -= 1
+            if not self._inside:
+                self._turn_back()
+
+    def say(self, line: bytes) -> bool:
+        """Print a line past the silence; False when there is none."""
+        with self._lock:
+            if self._terminal is None:
+                return False
+            self._terminal.write(line)
+            return True
+
+    def trace_crashes(self) -> None:
+        """Trace crashes from now on, where nobody does so yet."""
+        with self._lock, suppress(OSError, ValueError):
+            if not faulthandler.is_enabled():
+                faulthandler.enable(2)
+                self._traced = True
+
+    def _turn_away(self, terminal: BinaryIO) -> None:
+        _flush()
+        self._terminal, self._held = terminal, _held_back()
+        # Filters are the process's as well: two threads that each restore them leave the other's.
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+        self._tracing = self._traced or not faulthandler.is_enabled()
+        if self._tracing:
+            faulthandler.enable(terminal.fileno())
+        os.dup2(self._held.fileno(), 2)
+
+    def _turn_back(self) -> None:
+        assert self._held is not None and self._terminal is not None and self._warnings is not None
+        os.dup2(self._terminal.fileno(), 2)
+        if self._traced:
+            faulthandler.enable(2)
+        elif self._tracing:
+            faulthandler.disable()
+        self._warnings.__exit__(None, None, None)
+        self._held.close()
+        self._terminal.close()
+        self._terminal = self._held = None
+
+
+_silence = _Silence()
 
 
 @contextmanager
 def quiet_stderr() -> Iterator[None]:
     """Inside, whatever is written to the process's standard error is held back; it is shown if a foreign error leaves.
 
-    An error of this package names its reason itself.
+    An error of this package names its reason itself. Warnings are not shown. A crash is traced to the terminal.
 
     TensorFlow logs before its own log level is in force, so the file descriptor is what must be turned away.
     """
+    show = False
+    since = _silence.enter()
     try:
-        kept = os.dup(2)
-    except OSError:  # no standard error at all: nothing to keep quiet
         yield
-        return
-    with os.fdopen(kept, "wb") as terminal, _held_back() as held:
-        sys.stderr.flush()
-        os.dup2(held.fileno(), 2)
-        _terminals.append(kept)
-        try:
-            yield
-        except EdgelocError:
-            raise
-        except Exception:
-            _restore(kept)
-            held.seek(0)
-            terminal.write(held.read())
-            raise
-        finally:
-            _restore(kept)
+    except EdgelocError:
+        raise
+    except Exception:
+        show = True
+        raise
+    finally:
+        _silence.leave(since, show=show)
+
+
+def trace_crashes() -> None:
+    """Let a native crash print where it happened, on the standard error; where it is traced already, it stays so."""
+    _silence.trace_crashes()
+
+
+def _flush() -> None:
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
 
 
 def _held_back() -> BinaryIO:
@@ -61,13 +148,6 @@ def _held_back() -> BinaryIO:
     return tempfile.TemporaryFile()
 
 
-def _restore(kept: int) -> None:
-    if kept in _terminals:
-        _terminals.remove(kept)
-    sys.stderr.flush()
-    os.dup2(kept, 2)
-
-
 def write_line(text: str) -> None:
     """Print a line on the standard error: above a progress bar that is shown, and through `quiet_stderr`.
 
@@ -77,9 +157,9 @@ def write_line(text: str) -> None:
         return
     with suppress(OSError, ValueError):
         tqdm: Any = sys.modules.get("tqdm")
-        if _terminals and _is_the_process_own(sys.stderr):
-            os.write(_terminals[0], f"{text}\n".encode(errors="backslashreplace"))
-        elif tqdm is not None and sys.stderr.isatty():
+        if _is_the_process_own(sys.stderr) and _silence.say(f"{text}\n".encode(errors="backslashreplace")):
+            return
+        if tqdm is not None and sys.stderr.isatty():
             tqdm.tqdm.write(text, file=sys.stderr)
         else:
             print(text, file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
@@ -141,3 +142,76 @@ except ModelError:
     pass
 """
     assert run(code, tmp_path).stderr == ""
+
+
+def test_threads_that_load_at_once_keep_their_standard_error(tmp_path: Path) -> None:
+    """Each turned the descriptor away and back, and the last one back to the other's silence."""
+    code = """
+import os, sys, threading, warnings
+from edgeloc import Localizer
+from edgeloc.models import SHIPPED_INT8
+filters = list(warnings.filters)
+for _ in range(3):
+    threads = [threading.Thread(target=Localizer, args=[SHIPPED_INT8]) for _ in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+assert warnings.filters == filters
+print("still", file=sys.stderr, flush=True)
+os.write(2, b"here\\n")
+"""
+    assert run(code, tmp_path).stderr == "still\nhere\n"
+
+
+def test_silences_that_overlap_end_with_the_last(tmp_path: Path) -> None:
+    code = """
+import os
+from edgeloc._support.terminal import quiet_stderr
+first, second, third = quiet_stderr(), quiet_stderr(), quiet_stderr()
+first.__enter__()
+os.write(2, b"the first one's noise\\n")
+second.__enter__()
+os.write(2, b"the second one's noise\\n")
+first.__exit__(None, None, None)
+os.write(2, b"more noise\\n")
+try:
+    with third:
+        os.write(2, b"the reason\\n")
+        raise OSError
+except OSError:
+    pass
+second.__exit__(None, None, None)
+os.write(2, b"back\\n")
+"""
+    assert run(code, tmp_path).stderr == "the reason\nback\n"
+
+
+@pytest.mark.parametrize("option", [[], ["-X", "faulthandler"]])
+def test_a_crash_in_the_silence_leaves_a_trace(tmp_path: Path, option: list[str]) -> None:
+    code = """
+import os, signal
+from edgeloc._support.terminal import quiet_stderr
+def load_a_model():
+    os.kill(os.getpid(), signal.SIGSEGV)
+with quiet_stderr():
+    load_a_model()
+"""
+    done = subprocess.run(
+        [sys.executable, *option, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in done.stderr
+    assert "in load_a_model" in done.stderr
+
+
+def test_traces_of_a_programs_own_stay_where_it_wants_them(tmp_path: Path) -> None:
+    code = """
+import faulthandler, os, signal
+from edgeloc._support.terminal import quiet_stderr, trace_crashes
+faulthandler.enable(open("own", "w"))
+trace_crashes()
+with quiet_stderr():
+    pass
+os.kill(os.getpid(), signal.SIGSEGV)
+"""
+    assert run(code, tmp_path).stderr == ""
+    assert "Segmentation fault" in (tmp_path / "own").read_text()
