@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import signal
 import subprocess
 import tempfile
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 _OPEN_S = 60.0
 _END_S = 2.0
 _LONGEST_REASON = 300
-_PROGRAM = "from edgeloc.device.engines.edgetpu.worker import serve; serve({descriptor})"
+_PROGRAM = "from edgeloc.device.engines.edgetpu.worker import serve; serve({descriptor}, {life})"
 _FIX = "plug the device in again, best by a powered hub or a shorter cable"
 # A device that has worked this long since its last reopening may be reopened after a failure.
 _SETTLED_S = 600.0
@@ -238,20 +239,24 @@ class _Process:
         self._connection, theirs = Pipe()
         # A file and not a pipe, which would fill up while the process runs.
         self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        program = _PROGRAM.format(descriptor=theirs.fileno())
+        # Nothing is ever written to it: it closes with this process.
+        life, ours = os.pipe()
+        program = _PROGRAM.format(descriptor=theirs.fileno(), life=life)
         try:
             self._process = subprocess.Popen(
                 program_line(program),
                 stdin=subprocess.DEVNULL,
                 stdout=self._words,
                 stderr=self._words,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), life],
             )
         except OSError as error:
+            os.close(ours)
             raise EngineError(f"a process for the Edge TPU cannot be started: {error}") from error
         finally:
             theirs.close()
-        self.close = weakref.finalize(self, _end, self._process, self._connection, self._words)
+            os.close(life)
+        self.close = weakref.finalize(self, _end, self._process, self._connection, self._words, ours)
 
     def ask(self, message: Any, deadline_s: float) -> Any:
         """The answer; TimeoutError when there is none in time, _DiedError when the process has ended."""
@@ -275,11 +280,12 @@ class _Process:
         return _DiedError(self._process.returncode or 0, lines[-1][-_LONGEST_REASON:] if lines else "")
 
 
-def _end(process: subprocess.Popen[bytes], connection: Connection[Any, Any], words: IO[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], connection: Connection[Any, Any], words: IO[bytes], life: int) -> None:
     """Let the process end, which it does when its parent's side is closed; else make it."""
     connection.close()
     words.close()
     _wait(process)
+    os.close(life)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> None:

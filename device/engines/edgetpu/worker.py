@@ -7,6 +7,9 @@ this process with it.
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import os
+import select
 import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -59,22 +62,47 @@ class Opened:
     outputs: dict[str, Any]
 
 
-def serve(descriptor: int) -> None:
-    """Load the `Request` that comes first, then answer each tensor with outputs or an error until the end."""
+def serve(descriptor: int, life: int) -> None:
+    """Load the `Request` that comes first, then answer each tensor with outputs or an error until the end.
+
+    `descriptor`: the connection to the parent. `life`: a pipe that closes with the parent, while a device hangs too.
+    """
     # Ctrl-C and a service's stop go to all processes; this one is needed until its parent has ended.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     with Connection(descriptor) as connection:
         try:
-            _converse(connection)
+            _converse(connection, _Parent(life))
         except (EOFError, OSError):
             return
 
 
-def _converse(connection: Connection[Any, Any]) -> None:
+class _Parent:
+    """Inside, the kernel kills this process when its parent ends: a driver that hangs lets no Python run that would.
+
+    A signal for the parent's death (PR_SET_PDEATHSIG) comes already when the thread ends that started this process.
+    Outside, the process closes the device and ends by itself, since its connection ends.
+    """
+
+    def __init__(self, life: int) -> None:
+        self._life = life
+        fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+
+    def __enter__(self) -> None:
+        fcntl.fcntl(self._life, fcntl.F_SETFL, os.O_ASYNC)
+        if select.select([self._life], [], [], 0)[0]:  # it has ended before
+            raise EOFError
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.fcntl(self._life, fcntl.F_SETFL, 0)
+
+
+def _converse(connection: Connection[Any, Any], parent: _Parent) -> None:
     request: Request = connection.recv()
     try:
-        engine = request.load()
+        with parent:
+            engine = request.load()
     except EdgelocError as error:
         connection.send(error)
         return
@@ -82,9 +110,12 @@ def _converse(connection: Connection[Any, Any]) -> None:
     while True:
         tensor = connection.recv()
         try:
-            connection.send(engine.invoke(tensor))
+            with parent:
+                answer = engine.invoke(tensor)
         except EngineError as error:
             connection.send(error)
+        else:
+            connection.send(answer)
 
 
 def _delegate(kind: type[TfliteEngine], place: EdgeTpuPlace, root: Path) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,41 @@ def test_a_device_that_hangs_is_given_up_at_its_deadline(genuine: Path, delegate
     engine = open_genuine(genuine, delegate, "&delay_us=60000000&deadline_s=0.3")
     with pytest.raises(EngineError, match=r"hangs: an inference did not end within 0\.3 s; plug"):
         engine.invoke(blank(engine))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_a_hung_worker_ends_with_its_parent(genuine: Path, delegate: Path) -> None:
+    program = f"""
+import threading
+import numpy as np
+from edgeloc.engines import open_engine
+def load():
+    global engine
+    engine = open_engine("edgetpu://?library={delegate}&delay_us=60000000", {str(genuine)!r})
+thread = threading.Thread(target=load)
+thread.start()
+thread.join()  # which must not end the worker
+print(engine._process._process.pid, flush=True)
+info = next(iter(engine.inputs.values()))
+engine.invoke(np.zeros(info.shape, info.dtype))
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    time.sleep(0.5)  # until the worker is inside the driver
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 20
+    while is_running(worker):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_library_for_another_runtime_crashes_in_its_own_process(genuine: Path, delegate: Path) -> None:
