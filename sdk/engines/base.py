@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeloc.errors import UsageError
 from edgeloc.model.file import ModelFile
 
-__all__ = ["Engine", "TensorInfo"]
+__all__ = ["Engine", "TensorInfo", "blank_input"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,16 @@ class TensorInfo:
     dtype: np.dtype[Any]
     scale: float | None = None
     zero_point: int | None = None
+
+
+_USUAL_SIDE = 224
+
+
+def blank_input(info: TensorInfo, height: int = _USUAL_SIDE, width: int = _USUAL_SIDE) -> NDArray[Any]:
+    """Zeros for an input; sizes that are open become the batch 1, the height, the width and 3 channels."""
+    wanted = {1: (1,), 2: (height, width), 3: (1, height, width)}
+    sizes = iter(wanted.get(sum(size < 1 for size in info.shape), (1, height, width, 3)))
+    return np.zeros([size if size > 0 else next(sizes, 1) for size in info.shape], info.dtype)
 
 
 class Engine(ABC):

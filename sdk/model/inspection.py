@@ -38,11 +38,10 @@ __all__ = [
 UNCOUNTED = frozenset({"LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "RNN", "SVDF", "CONV_3D"})
 _SHAPES = """
 import sys
-import numpy as np
 from edgeloc.engines import open_engine
+from edgeloc.engines.base import blank_input
 engine = open_engine(sys.argv[2], sys.argv[1])
-info = next(iter(engine.inputs.values()))
-raw = engine.invoke(np.zeros([max(size, 1) for size in info.shape], info.dtype))
+raw = engine.invoke(blank_input(next(iter(engine.inputs.values()))))
 answer({name: list(values.shape) for name, values in raw.items()})
 """
 _GOLDEN_STATUS = {"passed": "passed", "failed": "failed", "crashed": "failed", "not loaded": "not run"}

@@ -31,10 +31,10 @@ _ONNX_BYTES = 512 * 2**20
 _TRIAL = """
 import importlib, sys
 from pathlib import Path
-import numpy as np
 from edgeloc.engines import engine_class
+from edgeloc.engines.base import blank_input
 from edgeloc.model.file import ModelFile
-name, module, path, format = sys.argv[1:]
+name, module, path, format, *size = sys.argv[1:]
 kind = engine_class(name)
 try:
     importlib.import_module(module)
@@ -43,9 +43,9 @@ except Exception:
 limit_model()
 engine = kind.load(ModelFile(Path(path), sys.stdin.buffer.read(), format), None)
 answer(["loaded"])
-info = next(iter(engine.inputs.values()))
+tensor = blank_input(next(iter(engine.inputs.values())), *map(int, size))
 for _ in range(2):
-    engine.invoke(np.zeros([max(size, 1) for size in info.shape], info.dtype))
+    engine.invoke(tensor)
 answer(["passed"])
 """
 # What fails before the model is loaded may be for want of an engine, what fails after is the model's answer.
@@ -64,7 +64,8 @@ def try_engine(model: ModelFile, engine: str, version: str, module: str) -> None
 
     `version`: of its runtime. `module`: what is imported before the model's limits begin. Raises what `vet_model` does.
     """
-    vet_model(model, _TRIAL, f"{engine} {version}", engine, module, str(model.path), model.format)
+    image = () if model.contract is None else (model.contract.input.height, model.contract.input.width)
+    vet_model(model, _TRIAL, f"{engine} {version}", engine, module, str(model.path), model.format, *map(str, image))
 
 
 def vet_model(model: ModelFile, program: str, runtime: str, *arguments: str, keeps_all: bool = False) -> None:

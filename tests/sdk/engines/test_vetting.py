@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from edgeloc import Localizer
+from edgeloc import Contract, InputSpec, Localizer, OutputSpec
 from edgeloc.engines import open_engine
 from edgeloc.engines.tflite import LiteRtEngine
 from edgeloc.errors import EngineError, ModelError
@@ -264,3 +265,22 @@ def _homeless() -> Path:
 
 def test_a_strangers_good_model_loads(tiny_models: Path) -> None:
     assert open_engine("litert", tiny_models / "int8.tflite").inputs
+
+
+@pytest.mark.parametrize("sizes", [("batch", "h", "w", 3), (1, "h", "w", 3), ("batch", 32, 32, 3), (1, 32, 32, 3)])
+def test_a_model_of_open_sizes_is_tried_with_the_contracts(sizes: tuple[int | str, ...], tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("Transpose", ["image"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["planes"], ["pooled"], kernel_shape=[30, 30]),
+        helper.make_node("ReduceMean", ["pooled"], ["presence"], keepdims=0),
+    ]
+    ports = [helper.make_tensor_value_info("image", kind, sizes)], [helper.make_tensor_value_info("presence", kind, [])]
+    graph = helper.make_graph(nodes, "g", *ports)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path = tmp_path / "open.onnx"
+    contract = Contract(InputSpec("image", 32, 32), (OutputSpec("presence", "presence"),))
+    write_model(path, model.SerializeToString(), contract)
+    assert Localizer(path, "onnxruntime")(np.zeros((32, 32, 3), np.uint8)).presence == -1.0
