@@ -175,7 +175,7 @@ def _trained(head: str, args: argparse.Namespace) -> tuple[Path, Path | None]:
 
 
 def _command(arguments: list[str]) -> None:
-    subprocess.run([sys.executable, "-m", "edgeloc", *arguments], check=True)
+    subprocess.run([sys.executable, "-I", "-m", "edgeloc", *arguments], check=True)
 
 
 def _measure_all(args: argparse.Namespace) -> Iterator[Measured]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeloc._support.children import program_line
 from edgeloc.converters.targets.edgetpu.prediction import (
     CUSTOM_OPERATOR,
     ON_TPU,
@@ -53,7 +54,8 @@ def build_fake_compiler(folder: str | Path, behaviour: str = "compiles") -> Path
         raise OutputError(f"the fake compiler cannot be written to {folder}: there is no such folder", hint="create it")
     path = Path(folder) / "edgetpu_compiler"
     # A shell script, since the path of an interpreter may be too long for a first line.
-    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {__name__} --behaviour {behaviour} "$@"\n')
+    line = program_line(f"from {__name__} import main; raise SystemExit(main())", "--behaviour", behaviour)
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(line)} "$@"\n')
     path.chmod(0o755)
     return path
 
@@ -82,7 +84,7 @@ def _fail(behaviour: str) -> int:
         case "crashes":
             os.kill(os.getpid(), signal.SIGSEGV)
         case "hangs":
-            with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]):
+            with subprocess.Popen(program_line("import time; time.sleep(600)")):
                 time.sleep(600)
         case "times-out":
             print("Compilation child process timed out.\nCompilation failed! ")
@@ -209,7 +211,3 @@ def _size(size: int) -> str:
         if size >= scale:
             return f"{size / scale:.2f}{unit}"
     return f"{size:.2f}B"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ import pytest
 
 from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.errors import ModelError
+from edgeloc.model.file import read_model, write_model
+from edgeloc.models import SHIPPED_INT8
 
 
 def failure_of(program: str, **options: float) -> ChildFailed:
@@ -63,6 +66,89 @@ def test_no_file_of_the_current_folder_is_run(tmp_path: Path, start: list[str]) 
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "[2]\n"), done.stderr
     assert not (tmp_path / "ran").exists()
+
+
+IMPOSTORS = ("numpy", "json", "cv2", "edgeloc", "flatbuffers", "ai_edge_litert", "sitecustomize", "usercustomize")
+# What runs programs in processes of their own.
+STARTS = {
+    "trial, self-test and shapes": "from edgeloc.cli import main; main(['inspect', {model!r}])",
+    "trial of every tensor": """
+from edgeloc.evaluation.layers.graph import TensorRunner
+from edgeloc.model.file import read_model
+TensorRunner.open(read_model({model!r}))
+""",
+    "window": """
+from edgeloc.errors import DeviceError
+from edgeloc.sinks.window import _require_screen
+try: _require_screen()
+except DeviceError: pass
+""",
+    "interpreter": """
+from edgeloc._support.children import run_child
+run_child("import json, numpy; answer([1])", interpreter={python!r})
+""",
+}
+
+
+@pytest.mark.parametrize(("kind", "isolation"), [*((kind, []) for kind in STARTS), (next(iter(STARTS)), ["-I"])])
+def test_no_child_runs_what_lies_in_the_current_folder(tmp_path: Path, kind: str, isolation: list[str]) -> None:
+    """The parent is a script elsewhere, as `edgeloc` is: it has no reason to look in the folder of the model."""
+    downloads, programs = tmp_path / "downloads", tmp_path / "programs"
+    downloads.mkdir()
+    programs.mkdir()
+    for name in IMPOSTORS:
+        (downloads / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('{name} ')\nraise OSError\n")
+    shipped = read_model(SHIPPED_INT8)
+    assert shipped.contract is not None
+    write_model(downloads / "sent.tflite", shipped.payload + b"\0", shipped.contract, golden=shipped.golden)
+    values = {"model": str(downloads / "sent.tflite"), "python": [sys.executable]}
+    script = programs / "parent.py"
+    script.write_text(STARTS[kind].format(**values) + "\nprint('end')\n")
+    # An empty entry in PYTHONPATH is the current folder: a parent that takes no notice of it has children that do not.
+    variables = {"PYTHONPATH": ":"} if isolation else {}
+    done = subprocess.run(
+        [sys.executable, *isolation, str(script)],
+        cwd=downloads,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1:] == ["end"], done.stderr
+    assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_a_childs_child_ends_with_them(tmp_path: Path) -> None:
+    number = tmp_path / "number"
+    last = f"import os, time; open({str(number)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    child = f"from edgeloc._support.children import run_child; run_child({last!r})"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"from edgeloc._support.children import run_child; run_child({child!r})"]
+    )
+    wait_for(lambda: number.is_file() and number.read_text() != "")
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not Path(f"/proc/{number.read_text()}").exists() or is_zombie(int(number.read_text())))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_a_child_whose_parent_dies_at_once_does_nothing(tmp_path: Path) -> None:
+    parent = f"""
+import os, signal, subprocess
+from edgeloc._support.children import run_child
+class Last(subprocess.Popen):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        open({str(tmp_path / "number")!r}, "w").write(str(self.pid))
+        os.kill(os.getpid(), signal.SIGKILL)
+subprocess.Popen = Last
+run_child("open({str(tmp_path / "done")!r}, 'w')")
+"""
+    subprocess.run([sys.executable, "-c", parent], check=False)
+    number = int((tmp_path / "number").read_text())
+    wait_for(lambda: not Path(f"/proc/{number}").exists() or is_zombie(number))
+    assert not (tmp_path / "done").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
