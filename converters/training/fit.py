@@ -221,6 +221,8 @@ def _model(start: Start, config: TrainingConfig, steps: int) -> TrainableLocaliz
     model = TrainableLocalizer(network, start.names, start.contract, parse_box_loss(config.box_loss))
     model.compile(optimizer=_optimizer(config, steps), jit_compile=False)
     model.build((None, *start.network.inputs[0].shape[1:]))
+    # Variables that the first step creates make TensorFlow trace that step twice.
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
@@ -231,17 +233,21 @@ def _require_room(out: Path, network: keras.Model) -> None:
         raise OutputError(f"cannot train into {out}: {needed / 1e6:.0f} MB must be free there for the checkpoints")
 
 
-def _optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
+def _schedule(config: TrainingConfig, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Adam's learning rate by step: a warm-up, then a cosine."""
     warmup = int(min(_WARMUP_EPOCHS, _WARMUP_SHARE * config.epochs) * steps)
-    schedule = keras.optimizers.schedules.CosineDecay(
+    return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,
         decay_steps=max(1, config.epochs * steps - warmup),
         warmup_target=config.learning_rate,
         warmup_steps=warmup,
         alpha=0.01,
     )
+
+
+def _optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
     return keras.optimizers.AdamW(
-        schedule,
+        config.learning_rate,
         weight_decay=1e-4,
         global_clipnorm=5.0,
         use_ema=True,
@@ -261,7 +267,12 @@ def _fit(
     history = folder / "history.csv"
     best = max((float(row[_MONITOR]) for row in _rows(history)), default=None)
     waiting = ExitStack()
+    optimizer, schedule = model.optimizer, _schedule(config, len(batches))
     callbacks = [
+        # Not given to the optimizer, whose graph would compute the schedule once for each of the network's variables.
+        keras.callbacks.LambdaCallback(
+            on_train_batch_begin=lambda batch, logs: setattr(optimizer, "learning_rate", schedule(optimizer.iterations))
+        ),
         # Ctrl-C waits until all files of an epoch are renewed: half of them could not be resumed from.
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: waiting.enter_context(signals_wait())),
         # Before the batches of an epoch are drawn, so that a resumed run draws the ones it would have drawn.
