@@ -10,6 +10,8 @@ TORCH ?= torch==2.13.0
 ONNX2TF := .venv-onnx2tf
 OLD := .venv-numpy1
 OLD_STAMP := $(OLD)/.installed
+# Two workers, since each may load TensorFlow and take 3 GB; tests side by side in a file share what they set up.
+WORKERS := -n 2 --dist worksteal
 
 .PHONY: demo test fuzz compat lint typecheck docs clean
 
@@ -17,7 +19,7 @@ demo: $(STAMP)
 	$(BIN)/edgeloc demo --out $(OUT)
 
 test: $(BIN)/.frameworks $(ONNX2TF)/.installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 # Hostile model files: COUNT of them, of the seed SEED. The same line again goes on where it was interrupted.
 COUNT ?= 10000
@@ -28,7 +30,7 @@ fuzz: $(BIN)/.frameworks
 # The runtime's tests again on the oldest pair that boards still have: NumPy 1.26 and tflite-runtime 2.14.
 compat: $(OLD_STAMP)
 	$(OLD)/bin/python -c 'import numpy, tflite_runtime; print("NumPy", numpy.__version__, "tflite-runtime 2.14")'
-	$(OLD)/bin/python -m pytest tests/sdk tests/device $(ARGS)
+	$(OLD)/bin/python -m pytest tests/sdk tests/device $(WORKERS) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -90,6 +92,6 @@ $(OLD_STAMP): setup.cfg pyproject.toml
 		{ echo "make: tflite-runtime 2.14 exists for Python 3.10 and 3.11 alone: make compat PYTHON=python3.11" >&2; exit 1; }
 	test -x $(OLD)/bin/python || $(PYTHON) -m venv $(OLD)
 	$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check \
-		'numpy==1.26.*' 'tflite-runtime==2.14.*' 'opencv-python<4.12' 'tflite>=2.18' 'pytest>=8'
+		'numpy==1.26.*' 'tflite-runtime==2.14.*' 'opencv-python<4.12' 'tflite>=2.18' 'pytest>=8' 'pytest-xdist>=3.6'
 	$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
