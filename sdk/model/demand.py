@@ -60,9 +60,14 @@ def demand_of(flatbuffer: bytes, name: str) -> Demand:
 def _require_fitting(size: int, text: str) -> None:
     if size > MOST_BYTES:
         raise ModelError(
-            f"{text} {size / 2**20:,.0f} MB of memory, and at most {MOST_BYTES // 2**20} MB are allowed: "
+            f"{text} {_megabytes(size)} MB of memory, and at most {MOST_BYTES // 2**20} MB are allowed: "
             "the file is damaged, or no model to run here"
         )
+
+
+def _megabytes(size: int) -> str:
+    """A size from a file may be beyond what a float holds."""
+    return f"{size >> 20:,}" if size < 2**60 else "endless"
 
 
 class _Graph:

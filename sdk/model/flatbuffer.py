@@ -42,6 +42,7 @@ CUSTOM = "CUSTOM"
 
 # What a pure Python reader can run into when offsets and lengths are nonsense.
 _DAMAGE = (struct.error, IndexError, ValueError, TypeError, OverflowError, AttributeError, KeyError, MemoryError)
+_MOST_ELEMENTS = 2**63
 # By the schema's TensorType; constants of other types (strings, numbers of 4 bits) cannot be edited here.
 _DTYPES: dict[int, type[np.generic]] = {
     0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 6: np.bool_, 7: np.int16, 9: np.int8,
@@ -71,6 +72,10 @@ class Tensor:
     buffer: int = 0
     data: NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
     is_variable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.elements >= _MOST_ELEMENTS:
+            raise ValueError(f"a shape of {len(self.shape)} sizes is of no tensor")
 
     @property
     def is_constant(self) -> bool:

@@ -22,6 +22,11 @@ QDQ = "in Q/DQ pairs"
 INTEGER = frozenset({"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 PAIRS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+# What is looked at of an operator; its output always is.
+_LEAST_INPUTS = {
+    "Conv": 2, "ConvTranspose": 2, "Gemm": 2, "MatMul": 2, "ConvInteger": 2, "MatMulInteger": 2, "QLinearConv": 8,
+    "QLinearMatMul": 8, "QuantizeLinear": 2, "DequantizeLinear": 2,
+}  # fmt: skip
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 
 # TensorProto.DataType.
@@ -121,6 +126,8 @@ class _Reader:
 
     def _operator(self, node: _Message) -> Operator:
         kind, inputs = node.text(4), node.texts(1)
+        if len(inputs) < _LEAST_INPUTS.get(kind, 0) or not node.values(2):
+            raise ValueError(f"the operator {kind[:40]} lacks an input or an output")
         read = tuple(self._index.get(name, -1) for name in inputs)
         first = self._tensors[read[0]] if read and read[0] >= 0 else None
         written = []

@@ -402,7 +402,7 @@ def _attribute(rng: random.Random, model: Any) -> str:
     node = rng.choice([node for node in model.graph.node if node.attribute] or [model.graph.node[0]])
     attribute = rng.choice(node.attribute) if node.attribute else node.attribute.add()
     if rng.random() < 0.2:
-        attribute.type = rng.randrange(0, 16)
+        attribute.type = rng.randrange(0, 15)
         graph = type(model.graph).FromString(model.graph.SerializeToString())  # a copy: it would hold itself
         attribute.g.CopyFrom(graph)
         return "an attribute of another type"

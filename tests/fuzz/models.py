@@ -176,7 +176,7 @@ def _ssd_options() -> bytes:
 
 
 def onnx_model(*size: int | None) -> bytes:
-    """The same as `vector_model` in ONNX; None leaves height and width open."""
+    """The same as `vector_model` in ONNX; given sizes, which may be open (None), an int8 pair stands in the way."""
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(4)
@@ -187,13 +187,21 @@ def onnx_model(*size: int | None) -> bytes:
         helper.make_node("ReduceMean", ["maps"], ["features"], axes=[2, 3], keepdims=0),
         helper.make_node("MatMul", ["features", "weights"], ["vector"]),
     ]
+    held = [numpy_helper.from_array(values.astype(np.float32), name) for name, values in stored.items()]
+    if size:
+        held += [numpy_helper.from_array(np.float32(2), "scale"), numpy_helper.from_array(np.int8(0), "zero")]
+        nodes[1:1] = [
+            helper.make_node("QuantizeLinear", ["planes", "scale", "zero"], ["integers"]),
+            helper.make_node("DequantizeLinear", ["integers", "scale", "zero"], ["reals"]),
+        ]
+        nodes[3].input[0] = "reals"
     info = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes,
         "small",
         [info("image", TensorProto.FLOAT, [1, *(size or (SIDE, SIDE)), 3])],
         [info("vector", TensorProto.FLOAT, [1, 5])],
-        [numpy_helper.from_array(values.astype(np.float32), name) for name, values in stored.items()],
+        held,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     data: bytes = model.SerializeToString()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,28 @@ def test_a_graph_that_is_cut_is_refused(tmp_path: Path) -> None:
     broken = b"\x08\x08" + b"\x3a" + bytes([40]) + graph[:40] + data[-4:]
     path = tmp_path / "m.onnx"
     path.write_bytes(broken)
+    with pytest.raises(ModelError, match=r"m\.onnx"):
+        inspect_model(path)
+
+
+def no_weights(model: Any) -> None:
+    del model.graph.node[0].input[1:]
+
+
+def no_output(model: Any) -> None:
+    del model.graph.node[0].output[:]
+
+
+def endless_shape(model: Any) -> None:
+    model.graph.initializer[0].dims[:] = [2**62] * 500
+
+
+@pytest.mark.parametrize("damage", [no_weights, no_output, endless_shape])
+def test_a_graph_that_says_nonsense_is_refused(damage: Callable[[Any], None], tmp_path: Path) -> None:
+    model = onnx.load_from_string(make(WEIGHTS))
+    damage(model)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match=r"m\.onnx"):
         inspect_model(path)
 
