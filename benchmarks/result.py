@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import cv2
 import numpy as np
 
 from edgeloc._support.files import atomic_path
-from edgeloc._support.json import from_data, to_json
+from edgeloc._support.json import from_data, parse_json, to_json
 from edgeloc._version import __version__
 from edgeloc.benchmarks.energy import Energy
 from edgeloc.device.board import Board, read_board
@@ -184,7 +183,7 @@ def write_result(path: str | Path, result: BenchResult) -> None:
 def read_result(path: str | Path) -> BenchResult:
     """Read a result; DataError names the file and the field that is missing or wrong."""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = parse_json(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; give a result of `edgeloc bench`") from error
     except ValueError as error:

@@ -9,11 +9,44 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from edgeloc.errors import DataError, EdgelocError
 
-__all__ = ["from_data", "to_json"]
+__all__ = ["from_data", "parse_json", "to_json"]
 
 _INDENT = "  "
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _LINE = 400  # a list or object that fits into as many characters stands on one line
+# Beyond any file that is read here, and far from where Python's own recursion ends.
+_DEEPEST = 64
+_MOST_DIGITS = 300
+_LONGEST = 60  # what a sentence quotes
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text from outside; ValueError where it is none, or is nested more than 64 deep.
+
+    NaN and infinity, which JSON does not have, are read as Python writes them.
+    """
+    try:
+        value = json.loads(text, parse_int=_whole)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    _require_shallow(value)
+    return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _require_shallow(value: Any) -> None:
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(_DEEPEST):
+        held = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [item for items in held for item in items if isinstance(item, (dict, list))]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
 
 
 def to_json(value: Any) -> str:
@@ -78,7 +111,7 @@ class _Reader:
         hints, prefix = get_type_hints(kind), f"{where}." if where else ""
         unknown = sorted(set(data) - set(hints))
         if unknown and self._strict:
-            raise self._failure(f"{prefix}{unknown[0]} is not a field; known are {', '.join(hints)}")
+            raise self._failure(f"{prefix}{_cut(unknown[0])} is not a field; known are {', '.join(hints)}")
         values = {}
         for spec in dataclasses.fields(kind):
             if spec.name in data:
@@ -110,9 +143,18 @@ class _Reader:
 
     def _require_word(self, words: tuple[Any, ...], data: Any, where: str) -> None:
         if data not in words:
-            raise self._failure(f"{where} must be one of {', '.join(map(str, words))}, not {data!r}")
+            raise self._failure(f"{where} must be one of {', '.join(map(str, words))}, not {_shown(data)}")
 
     def _require(self, data: Any, accepted: Any, where: str, what: str) -> None:
         if not isinstance(data, accepted):
-            shown = repr(data) if len(repr(data)) <= 60 else type(data).__name__
-            raise self._failure(f"{where or 'the whole'} must be {what}, not {shown}")
+            raise self._failure(f"{where or 'the whole'} must be {what}, not {_shown(data)}")
+
+
+def _shown(data: Any) -> str:
+    """A value as far as a sentence can hold it, else its type."""
+    shown = repr(data)
+    return shown if len(shown) <= _LONGEST else type(data).__name__
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."

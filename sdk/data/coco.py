@@ -7,11 +7,11 @@ Images are searched beside the file, in `images/`, and in folders with the split
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeloc._support.json import parse_json
 from edgeloc.data.collecting import Collector, Labelled, choose_split, number, split_word, whole
 from edgeloc.data.sample import Dataset
 from edgeloc.errors import DataError
@@ -104,7 +104,7 @@ def _read_file(file: Path, root: Path, collector: Collector) -> list[str]:
 
 def _content(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_bytes())
+        content = parse_json(file.read_bytes())
     except ValueError as error:
         raise DataError(f"{file}: the file is not JSON: {error}") from None
     for name in ("images", "annotations", "categories"):

@@ -10,10 +10,10 @@ may be absent. The names of all classes are those met in the whole file, sorted.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from edgeloc._support.json import parse_json
 from edgeloc.data.collecting import Collector, Labelled, choose_split, number, whole
 from edgeloc.data.sample import Dataset
 from edgeloc.errors import DataError
@@ -56,7 +56,7 @@ def _rows(manifest: Path, collector: Collector) -> list[tuple[str, dict[str, Any
 
 def _row(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise DataError(f"{where}: the line is not JSON: {error}") from None
     if not isinstance(row, dict):

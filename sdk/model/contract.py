@@ -11,7 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-from edgeloc._support.json import from_data
+from edgeloc._support.json import from_data, parse_json
 from edgeloc.errors import ContractError
 
 __all__ = [
@@ -186,7 +186,7 @@ class Contract:
     def from_json(cls, text: str) -> Contract:
         """Read a contract from JSON text; an unknown, missing or wrong field raises ContractError."""
         try:
-            data = json.loads(text)
+            data = parse_json(text)
         except ValueError as error:
             raise ContractError(f"the contract is no JSON: {error}") from error
         if not isinstance(data, dict):

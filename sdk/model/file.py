@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from edgeloc._support.json import from_data, parse_json
 from edgeloc.errors import ContractError, ModelError
 from edgeloc.model.containers import CONTAINERS, Format, format_of
 from edgeloc.model.contract import Contract, read_contract
@@ -39,6 +42,9 @@ GOLDEN_EXPECTED = "golden/expected.json"
 
 PAYLOAD_HASH = "payload"
 
+_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR"
+_MOST_PIXELS = 1 << 24  # 4096 x 4096
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Golden:
@@ -60,6 +66,22 @@ class Golden:
         """Everything but the image, as the JSON text of `golden/expected.json`."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "image"}
         return json.dumps(values, indent=2) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What `golden/expected.json` holds."""
+
+    presence: float
+    box: Box | None
+    label: str | None
+    box_px: float = 4.0
+    presence_tolerance: float = 0.1
+
+    def __post_init__(self) -> None:
+        numbers = (self.presence, self.box_px, self.presence_tolerance, *(self.box or ()))
+        if not all(map(math.isfinite, numbers)):
+            raise ModelError("its numbers must be finite")
 
 
 @dataclass(frozen=True)
@@ -100,15 +122,12 @@ class ModelFile:
         """The self-test, None when there is none; ModelError when it is damaged."""
         if GOLDEN_IMAGE not in self.members or GOLDEN_EXPECTED not in self.members:
             return None
-        image = cv2.imdecode(np.frombuffer(self.members[GOLDEN_IMAGE], np.uint8), cv2.IMREAD_COLOR)
-        values = self._json(GOLDEN_EXPECTED)
-        if image is None:
-            raise ModelError(f"{GOLDEN_IMAGE} in {self.path} is no image", hint="convert the model again")
         try:
-            box = values.pop("box")
-            return Golden(image.astype(np.uint8, copy=False), box=None if box is None else Box(*box), **values)
-        except (TypeError, KeyError) as error:
-            raise ModelError(f"{GOLDEN_EXPECTED} in {self.path} does not fit ({error})") from error
+            expected: _Expected = from_data(_Expected, self._json(GOLDEN_EXPECTED), strict=True, failure=ModelError)
+        except ModelError as error:
+            raise ModelError(f"{GOLDEN_EXPECTED} in {self.path} does not fit: {error}") from error
+        values = {name: getattr(expected, name) for name in expected.__slots__}
+        return Golden(_decoded(self.members[GOLDEN_IMAGE], f"{GOLDEN_IMAGE} in {self.path}"), **values)
 
     def _text(self, name: str) -> str:
         try:
@@ -118,7 +137,7 @@ class ModelFile:
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
-            value = json.loads(self._text(name))
+            value = parse_json(self._text(name))
         except ValueError as error:
             raise ModelError(f"{name} in {self.path} is no JSON ({error})") from error
         if not isinstance(value, dict):
@@ -230,6 +249,21 @@ def _members_of(
         members[GOLDEN_IMAGE] = cv2.imencode(".png", golden.image)[1].tobytes()
         members[GOLDEN_EXPECTED] = golden.expected_json().encode()
     return members
+
+
+def _decoded(png: bytes, name: str) -> Pixels:
+    """The golden picture, BGR; its size is known before it is decoded, since a small file can hold a huge one."""
+    width, height = struct.unpack_from(">II", png, 16) if png[:16] == _PNG_START and len(png) >= 24 else (0, 0)
+    if not 0 < width * height <= _MOST_PIXELS:
+        allowed = f"a PNG of at most {_MOST_PIXELS:,} pixels"
+        raise ModelError(f"{name} must be {allowed}", hint="convert the model again")
+    try:
+        image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise ModelError(f"{name} is no image", hint="convert the model again")
+    return image.astype(np.uint8, copy=False)
 
 
 def _contract_in(path: str | Path, text: bytes) -> Contract:

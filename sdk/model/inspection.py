@@ -120,8 +120,8 @@ class ModelReport:
         return not self.reasons
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON-ready values; `is_full_integer` among them."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        """The report as JSON-ready values, null for a number that is not finite; `is_full_integer` among them."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)), parse_constant=_null)
         return {**values, "is_full_integer": self.is_full_integer}
 
 
@@ -131,6 +131,11 @@ class GoldenCheck:
 
     status: str
     detail: str = ""
+
+
+def _null(_constant: str) -> None:
+    """JSON has no NaN and no infinity: a damaged file's scales may be either."""
+    return None
 
 
 def inspect_model(path: str | Path) -> ModelReport:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from edgeloc._support.backend import Uri
+from edgeloc._support.json import parse_json
 from edgeloc.cameras.base import Camera, flag, integer, positive, rate, seconds, sensor_time
 from edgeloc.cameras.base import size as parse_size
 from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
@@ -361,7 +361,7 @@ def _jump(text: str) -> float:
 def _options_in(path: str) -> tuple[tuple[str, str], ...]:
     """The names and values of a JSON file."""
     try:
-        options = json.loads(Path(path).read_text(encoding="utf-8"))
+        options = parse_json(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"the fake camera's file {path} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -170,6 +172,56 @@ def test_a_self_test_without_an_image_is_a_model_error(tmp_path: Path) -> None:
     model = read_model(with_members(tmp_path, **{"golden/image.png": b"no image"}))
     with pytest.raises(ModelError, match=r"golden/image\.png"):
         _ = model.golden
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG's beginning, which is all that a bomb needs to be told by."""
+    return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes(100)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"BM",
+        png(16_000, 16_000),
+        png(2**31 - 1, 2**31 - 1),
+        png(0, 5),
+        png(9, 9),
+        cv2.imencode(".jpg", GOLDEN.image)[1].tobytes(),
+    ],
+)
+def test_a_golden_picture_that_is_empty_huge_or_no_png_is_refused_before_it_is_decoded(
+    content: bytes, tmp_path: Path
+) -> None:
+    model = read_model(with_members(tmp_path, **{"golden/image.png": content}))
+    with pytest.raises(ModelError, match=r"golden/image\.png"):
+        _ = model.golden
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("presence", "high"),
+        ("presence", None),
+        ("presence", float("nan")),
+        ("box", [1, 2, 3]),
+        ("box", [1, 2, 3, "x"]),
+        ("box", [1, 2, [3], 4]),
+        ("box", [0, 0, 0, float("inf")]),
+        ("label", 7),
+        ("box_px", [4]),
+        ("presence_tolerance", "0.1"),
+        ("image", "x"),
+        ("a" * 5000, 1),
+    ],
+)
+def test_golden_values_of_a_wrong_type_are_a_model_error(name: str, value: object, tmp_path: Path) -> None:
+    expected = {"presence": 0.9, "box": [1, 2, 3, 4], "label": "bolt", name: value}
+    model = read_model(with_members(tmp_path, **{"golden/expected.json": json.dumps(expected).encode()}))
+    with pytest.raises(ModelError, match=r"golden/expected\.json") as caught:
+        _ = model.golden
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_plain_model_has_no_contract(tiny_models: Path) -> None:
