@@ -67,7 +67,7 @@ class OnnxRuntimeEngine(Engine):
 
         from edgeloc.model.sandbox import try_engine
 
-        try_engine(model, cls.name, onnxruntime.__version__, "onnxruntime")
+        try_engine(model, cls.name, onnxruntime.__version__, "onnxruntime:InferenceSession")
 
     def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run the model on its one input; raw output arrays by name."""

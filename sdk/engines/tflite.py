@@ -66,7 +66,7 @@ class TfliteEngine(Engine):
         """Load the model and run it in a process of its own."""
         from edgeloc.model.sandbox import try_engine  # a trusted model, the usual one, is loaded without
 
-        try_engine(model, cls.name, cls.installed_version(), cls.module)
+        try_engine(model, cls.name, cls.installed_version(), f"{cls.module}:{cls.attribute}")
 
     def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run the model; raw output arrays by name, copied out of the interpreter."""

@@ -6,7 +6,6 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from math import prod
 
 import numpy as np
 
@@ -23,6 +22,10 @@ _DAMAGE = (struct.error, IndexError, ValueError, OverflowError)
 _SIZES = {1: 2, 3: 1, 4: 8, 6: 1, 7: 2, 8: 8, 9: 1, 10: 8, 11: 16, 12: 8, 16: 2, 17: 1, 18: 2}
 # The largest known models have a fifth; tables may lie upon each other, so that a small file has no end.
 _MOST_NUMBERS = 500_000
+
+
+# Of operators: the highest in use is 13. A runtime takes any beyond its own for a newer one's.
+_NEWEST_VERSION = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ def demand_of(flatbuffer: bytes, name: str) -> Demand:
     try:
         bytes_ = _Bytes(flatbuffer)
         root = _Table(bytes_, bytes_.number("<I", 0))
+        versions = [code.scalar(2, "<i", absent=1) for code in root.tables(1)]
         buffers = list(root.tables(4))
         graphs = [_Graph(graph, buffers) for graph in root.tables(2)]
         largest = max((size for graph in graphs for size in graph.sizes), default=0)
@@ -52,6 +56,10 @@ def demand_of(flatbuffer: bytes, name: str) -> Demand:
         raise ModelError(
             f"{name} is damaged: its structure points outside the file; copy or convert it again"
         ) from error
+    if strange := [version for version in versions if not 1 <= version <= _NEWEST_VERSION]:
+        raise ModelError(
+            f"{name} is damaged: there is no version {strange[0]} of an operator; copy or convert it again"
+        )
     _require_fitting(largest, f"{name}: one tensor takes")
     _require_fitting(live, f"{name}: its tensors take")
     return demand
@@ -76,7 +84,7 @@ class _Graph:
     def __init__(self, graph: _Table, buffers: list[_Table]) -> None:
         tensors = list(graph.tables(0))
         shapes = [[max(size, 1) for size in tensor.numbers(0)] for tensor in tensors]
-        self.elements = [prod(shape) for shape in shapes]
+        self.elements = [_elements(shape) for shape in shapes]
         self.channels = [shape[-1] if shape else 1 for shape in shapes]
         self.sizes = [
             count * _SIZES.get(tensor.scalar(1, "<b"), 4) for count, tensor in zip(self.elements, tensors, strict=True)
@@ -117,6 +125,14 @@ class _Graph:
         )
 
 
+def _elements(shape: list[int]) -> int:
+    """How many numbers a tensor holds; of a shape beyond all reason, a count that is far too large."""
+    count = 1
+    for size in shape:
+        count = min(count * size, 2**60)
+    return count
+
+
 def _is_stored(buffer: _Table) -> bool:
     # Files over 2 GB keep their constants behind the flatbuffer, at an offset.
     return buffer.length(0) > 0 or buffer.scalar(1, "<Q") > 1
@@ -150,10 +166,10 @@ class _Table:
         self._fields = position - data.number("<i", position)
         self._size = data.number("<H", self._fields)
 
-    def scalar(self, number: int, form: str) -> int:
-        """A number, 0 where it is absent."""
+    def scalar(self, number: int, form: str, absent: int = 0) -> int:
+        """A number; `absent` where it is not there."""
         place = self._field(number)
-        return self._data.number(form, place) if place else 0
+        return self._data.number(form, place) if place else absent
 
     def length(self, number: int) -> int:
         """How many entries a vector has, 0 where it is absent."""

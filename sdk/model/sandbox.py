@@ -29,15 +29,15 @@ _SPARE_BYTES = 256 * 2**20
 # What ONNX Runtime may take beside: sizes in an ONNX file are not counted before.
 _ONNX_BYTES = 512 * 2**20
 _TRIAL = """
-import importlib, sys
+import pkgutil, sys
 from pathlib import Path
 from edgeloc.engines import engine_class
 from edgeloc.engines.base import blank_input
 from edgeloc.model.file import ModelFile
-name, module, path, format, *size = sys.argv[1:]
+name, runtime, path, format, *size = sys.argv[1:]
 kind = engine_class(name)
 try:
-    importlib.import_module(module)
+    pkgutil.resolve_name(runtime)
 except Exception:
     pass  # the engine says why
 limit_model()
@@ -59,13 +59,14 @@ answer(["passed"])
 """
 
 
-def try_engine(model: ModelFile, engine: str, version: str, module: str) -> None:
+def try_engine(model: ModelFile, engine: str, version: str, runtime: str) -> None:
     """Load the model into the engine called `engine` and run it twice, in a process of its own.
 
-    `version`: of its runtime. `module`: what is imported before the model's limits begin. Raises what `vet_model` does.
+    `version`: of its runtime. `runtime`: what is imported before the model's limits begin, as "module:name". Raises
+    what `vet_model` does.
     """
     image = () if model.contract is None else (model.contract.input.height, model.contract.input.width)
-    vet_model(model, _TRIAL, f"{engine} {version}", engine, module, str(model.path), model.format, *map(str, image))
+    vet_model(model, _TRIAL, f"{engine} {version}", engine, runtime, str(model.path), model.format, *map(str, image))
 
 
 def vet_model(model: ModelFile, program: str, runtime: str, *arguments: str, keeps_all: bool = False) -> None:

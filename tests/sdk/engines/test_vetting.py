@@ -140,6 +140,21 @@ def test_tensors_that_are_huge_together_are_refused() -> None:
         demand_of(pack(model), "m")
 
 
+def test_a_shape_beyond_all_numbers_is_refused() -> None:
+    model = unpack(SHIPPED.payload)
+    model.subgraphs[0].tensors[196].shape = [2**31 - 1] * 10_000
+    with pytest.raises(ModelError, match=r"^m: one tensor takes .* MB of memory"):
+        demand_of(pack(model), "m")
+
+
+@pytest.mark.parametrize("version", [-2, 0, 2**31 - 1])
+def test_an_operator_of_no_version_is_damage_and_not_a_newer_runtimes(version: int) -> None:
+    model = unpack(SHIPPED.payload)
+    model.operatorCodes[0].version = version
+    with pytest.raises(ModelError, match=f"no version {version} of an operator"):
+        demand_of(pack(model), "m")
+
+
 def test_what_the_shipped_model_takes_is_known_from_its_bytes() -> None:
     demand = demand_of(SHIPPED.payload, "m")
     assert 100_000 < demand.live < demand.total < 10_000_000
