@@ -129,6 +129,8 @@ def run_child(
     than that are refused to it, and after so much processor time SIGXCPU ends it. It is killed after `timeout_s`, and
     when this process ends. Raises ChildFailed with the reason as data.
     """
+    if not (interpreter or sys.executable):
+        raise ChildFailed("could not be started: this Python is within another program", "not started")
     text = _DIE_WITH_PARENT.format(parent=os.getpid()) + _ANSWER + program
     line = program_line(text, *arguments, interpreter=interpreter)
     try:

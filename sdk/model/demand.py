@@ -57,9 +57,7 @@ def demand_of(flatbuffer: bytes, name: str) -> Demand:
             f"{name} is damaged: its structure points outside the file; copy or convert it again"
         ) from error
     if strange := [version for version in versions if not 1 <= version <= _NEWEST_VERSION]:
-        raise ModelError(
-            f"{name} is damaged: there is no version {strange[0]} of an operator; copy or convert it again"
-        )
+        raise ModelError(f"{name} is damaged: no operator has a version {strange[0]}; copy or convert it again")
     _require_fitting(largest, f"{name}: one tensor takes")
     _require_fitting(live, f"{name}: its tensors take")
     return demand

@@ -16,6 +16,7 @@ from edgeloc.converters import ConvertOptions, convert
 from edgeloc.converters.training.network import NetworkConfig, build_network, network_contract
 from edgeloc.data import Dataset
 from edgeloc.localizer import Localizer
+from edgeloc.model import sandbox, trust
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.model.file import read_model
 from edgeloc.model.inspection import check_golden, inspect_model
@@ -112,6 +113,12 @@ def test_everything_lies_behind_the_flatbuffer(int8: Path, contract: Contract, d
     assert (model.calibration["seed"], model.calibration["count"]) == (3, len(dataset))
     assert model.golden is not None
     assert model.golden.image.shape == (120, 160, 3)
+
+
+def test_what_was_converted_here_needs_no_trial(int8: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "_known", set())  # as in another process
+    monkeypatch.setattr(sandbox, "run_child", lambda *_, **__: pytest.fail("a process was started"))
+    Localizer(int8)
 
 
 def test_the_self_test_passes(int8: Path) -> None:

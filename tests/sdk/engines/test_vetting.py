@@ -102,6 +102,12 @@ def test_a_broken_runtime_is_not_the_models_fault() -> None:
         vet_model(stranger(b"engine"), program, "runtime 1")
 
 
+def test_where_no_process_can_be_started_a_stranger_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(EngineError, match="cannot be tried in a process of its own: that could not be started"):
+        vet_model(stranger(b"embedded"), "answer(['passed'])", "runtime 1")
+
+
 def test_a_model_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: Any, timeout: float, **__: Any) -> None:
         raise subprocess.TimeoutExpired("python", timeout)
@@ -151,7 +157,7 @@ def test_a_shape_beyond_all_numbers_is_refused() -> None:
 def test_an_operator_of_no_version_is_damage_and_not_a_newer_runtimes(version: int) -> None:
     model = unpack(SHIPPED.payload)
     model.operatorCodes[0].version = version
-    with pytest.raises(ModelError, match=f"no version {version} of an operator"):
+    with pytest.raises(ModelError, match=f"no operator has a version {version};"):
         demand_of(pack(model), "m")
 
 
