@@ -40,9 +40,9 @@ def limit(memory, seconds):
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     end = math.ceil(time.process_time()) + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (end, end + 5))
-    with open("/proc/self/status") as status:
-        taken = next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:")), None)
-    if taken is not None:
+    if sys.platform == "linux":
+        with open("/proc/self/status") as status:
+            taken = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:"))
         resource.setrlimit(resource.RLIMIT_DATA, (taken + memory, taken + memory))
 def _raised(kind, error, trace):
     sys.__excepthook__(kind, error, trace)

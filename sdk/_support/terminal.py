@@ -35,8 +35,9 @@ class _Silence:
         self._terminal: BinaryIO | None = None
         self._held: BinaryIO | None = None
         self._warnings: warnings.catch_warnings[None] | None = None
-        # Whether crashes are traced to descriptor 2, as by the interpreter's option, and whether they are inside.
+        # Whether crashes are traced to descriptor 2, as by the interpreter's option.
         self._traced = bool("faulthandler" in sys._xoptions or os.environ.get("PYTHONFAULTHANDLER"))
+        # Whether they are traced to the terminal meanwhile, and not to where a program wants them.
         self._tracing = False
 
     def enter(self) -> int | None:
@@ -59,7 +60,8 @@ class _Silence:
             assert self._held is not None and self._terminal is not None
             _flush()
             if show:
-                self._terminal.write(os.pread(self._held.fileno(), os.fstat(2).st_size, since))
+                with suppress(OSError):  # nobody reads it any more
+                    self._terminal.write(os.pread(self._held.fileno(), os.fstat(2).st_size, since))
             self._inside -= 1
             if not self._inside:
                 self._turn_back()

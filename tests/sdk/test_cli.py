@@ -192,6 +192,13 @@ def child(body: str) -> subprocess.Popen[str]:
     )
 
 
+def test_a_crash_of_a_command_names_the_place() -> None:
+    with child("signal.raise_signal(signal.SIGSEGV)") as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in said and 'cli.py", line' in said
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_end_the_command_cleanly(number: signal.Signals, status: int) -> None:
     with child("print('ready', flush=True); time.sleep(60)") as process:
