@@ -30,6 +30,8 @@ class TfliteEngine(Engine):
     module = ""
     attribute = "Interpreter"
     delegate_loader = "load_delegate"
+    newest = False
+    """Whether no other package runs a model that this one is too old for: then the engine "auto" tries none."""
 
     def __init__(self, model: ModelFile, threads: int | None = None, delegates: Sequence[Any] = ()) -> None:
         # XNNPACK announces itself on stderr; TensorFlow warns that its interpreter moves to ai-edge-litert, which is
@@ -37,9 +39,12 @@ class TfliteEngine(Engine):
         with quiet_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._interpreter = self._open(model, threads, delegates)
-            inputs, outputs = self._details()
-        self.inputs = {name: _info(name, detail) for name, detail in inputs.items()}
-        self.outputs = {name: _info(name, detail) for name, detail in outputs.items()}
+            try:
+                inputs, outputs = self._details()
+                self.inputs = {name: _info(name, detail) for name, detail in inputs.items()}
+                self.outputs = {name: _info(name, detail) for name, detail in outputs.items()}
+            except (ValueError, RuntimeError, TypeError, KeyError, IndexError, OverflowError) as error:
+                raise self._refused(model, error) from error
         if len(inputs) != 1:
             raise ModelError(
                 f"{model.path} has {len(inputs)} inputs ({', '.join(inputs)}): it must have one, the image"
@@ -145,10 +150,10 @@ class TfliteEngine(Engine):
                 hint="use the engine edgetpu, or give the model from before edgetpu_compiler",
             )
         if "Didn't find op for builtin opcode" in text:
-            return EngineError(
-                f"{model.path} needs a newer runtime than {self.package} {self.version} ({first_line(error)}): "
-                f"pip install --upgrade {self.package}, or pip install ai-edge-litert"
-            )
+            about = f"{model.path} needs a newer runtime than {self.package} {self.version} ({first_line(error)})"
+            if self.newest:
+                return ModelError(f"{about}, or is damaged: pip install --upgrade {self.package}")
+            return EngineError(f"{about}: pip install --upgrade {self.package}, or pip install ai-edge-litert")
         return ModelError(f"{model.path}: {self.name} {self.version} does not load it: {first_line(error)}")
 
     def _details(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -174,6 +179,7 @@ class LiteRtEngine(TfliteEngine):
     name = "litert"
     package = "ai-edge-litert"
     module = "ai_edge_litert.interpreter"
+    newest = True
 
 
 class TfliteRuntimeEngine(TfliteEngine):

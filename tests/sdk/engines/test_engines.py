@@ -13,7 +13,7 @@ import pytest
 
 from edgeloc import engines
 from edgeloc.engines import AUTO, ENGINES, Engine, engine_class, open_engine
-from edgeloc.engines.tflite import LiteRtEngine, TfliteEngine, TfliteRuntimeEngine
+from edgeloc.engines.tflite import LiteRtEngine, TensorFlowEngine, TfliteEngine, TfliteRuntimeEngine
 from edgeloc.errors import EngineError, ModelError, UsageError
 from edgeloc.model.contract import Contract
 from edgeloc.model.file import ModelFile, read_model
@@ -165,9 +165,25 @@ def test_a_runtime_built_for_another_numpy_is_reported(monkeypatch: pytest.Monke
 
 def test_a_runtime_too_old_for_the_model_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     error = ValueError("Didn't find op for builtin opcode 'CONV_2D' version '9'.\nRegistration failed.\n")
-    monkeypatch.setattr(LiteRtEngine, "_interpreter_class", lambda self: failing(error))
+    monkeypatch.setattr(TfliteRuntimeEngine, "_interpreter_class", lambda self: failing(error))
     with pytest.raises(EngineError, match=r"needs a newer runtime .*version '9'"):
-        LiteRtEngine(ModelFile(Path("m"), b"", "tflite"))
+        TfliteRuntimeEngine(ModelFile(Path("m"), b"", "tflite"))
+
+
+def test_a_model_too_new_for_the_newest_runtime_is_not_tried_in_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ValueError("Didn't find op for builtin opcode 'CONV_2D' version '900'.\nRegistration failed.\n")
+    monkeypatch.setattr(LiteRtEngine, "_interpreter_class", lambda self: failing(error))
+    monkeypatch.setattr(TensorFlowEngine, "_interpreter_class", lambda self: pytest.fail("TensorFlow was tried"))
+    with pytest.raises(ModelError, match=r"needs a newer runtime .*version '900'.* or is damaged"):
+        open_engine("auto", b"")
+
+
+def test_nonsense_in_a_signature_is_a_model_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteRT raises what its wrapper happens to: TypeError for a name that is missing, ValueError for an index."""
+    for error in (TypeError("TensorName(): incompatible function arguments"), ValueError("Invalid tensor index 9")):
+        monkeypatch.setattr(LiteRtEngine, "_details", failing(error))
+        with pytest.raises(ModelError, match=r"does not load it"):
+            LiteRtEngine(read_model(SHIPPED_INT8))
 
 
 @pytest.mark.parametrize(("name", "threads"), [("gpu", None), ("auto", 0), ("auto", 10**11)])

@@ -16,7 +16,7 @@ import pytest
 from edgeloc import Contract, InputSpec, Localizer, OutputSpec
 from edgeloc.engines import open_engine
 from edgeloc.engines.tflite import LiteRtEngine
-from edgeloc.errors import EngineError, MissingExtra, ModelError
+from edgeloc.errors import EngineError, ModelError
 from edgeloc.model import sandbox, trust
 from edgeloc.model.demand import MOST_BYTES, demand_of
 from edgeloc.model.file import ModelFile, read_model, write_model
@@ -55,17 +55,9 @@ def stranger(mark: bytes) -> ModelFile:
     return ModelFile(Path("stranger.tflite"), SHIPPED.payload + mark, "tflite")
 
 
-def network() -> Any:
-    """The shipped model's object tree; the test is skipped where no package can write one."""
-    try:
-        return unpack(SHIPPED.payload)
-    except MissingExtra as error:
-        pytest.skip(str(error))
-
-
 def edited(path: Path, edit: Callable[[Any], None]) -> Path:
     """The shipped model after an edit of its object tree, written with a hash that fits."""
-    model = network()
+    model = unpack(SHIPPED.payload)
     edit(model)
     assert SHIPPED.contract is not None
     write_model(path, pack(model), SHIPPED.contract, golden=SHIPPED.golden)
@@ -145,7 +137,7 @@ def test_a_shape_of_ten_gigabytes_is_refused_before_a_runtime_sees_it(trials: li
 
 
 def test_tensors_that_are_huge_together_are_refused() -> None:
-    model = network()
+    model = unpack(SHIPPED.payload)
     operators = model.subgraphs[0].operators
     operators[8].inputs = [operator.outputs[0] for operator in operators[:8]]
     for index in operators[8].inputs:
@@ -155,7 +147,7 @@ def test_tensors_that_are_huge_together_are_refused() -> None:
 
 
 def test_a_shape_beyond_all_numbers_is_refused() -> None:
-    model = network()
+    model = unpack(SHIPPED.payload)
     model.subgraphs[0].tensors[196].shape = [2**31 - 1] * 10_000
     with pytest.raises(ModelError, match=r"^m: one tensor takes .* MB of memory"):
         demand_of(pack(model), "m")
@@ -163,7 +155,7 @@ def test_a_shape_beyond_all_numbers_is_refused() -> None:
 
 @pytest.mark.parametrize("version", [-2, 0, 2**31 - 1])
 def test_an_operator_of_no_version_is_damage_and_not_a_newer_runtimes(version: int) -> None:
-    model = network()
+    model = unpack(SHIPPED.payload)
     model.operatorCodes[0].version = version
     with pytest.raises(ModelError, match=f"no operator has a version {version};"):
         demand_of(pack(model), "m")
