@@ -25,7 +25,7 @@ from typing import NoReturn
 from edgeloc._support.lookup import did_you_mean, entry_points
 from edgeloc._support.terminal import quiet_import, trace_crashes, write_line
 from edgeloc._version import __version__
-from edgeloc.errors import EdgelocError, MissingExtra, UsageError, first_line
+from edgeloc.errors import EdgelocError, MissingExtra, UsageError, first_line, printable
 from edgeloc.findings import Finding
 
 __all__ = ["COMMAND_GROUP", "Terminated", "main"]
@@ -305,7 +305,7 @@ def _report(error: Exception, verbose: bool) -> int:
     else:
         hint = "" if verbose else "; run again with --verbose and report what it shows"
         message, status = f"internal error: {type(error).__name__}: {first_line(error)}{hint}", EXIT_INTERNAL
-    print(f"edgeloc: error: {message}", file=sys.stderr)
+    print(f"edgeloc: error: {printable(message)}", file=sys.stderr)
     return status
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from unicodedata import category
 
 __all__ = [
     "CameraError",
@@ -34,11 +35,13 @@ __all__ = [
     "UsageError",
     "first_line",
     "name_parameters",
+    "printable",
     "with_fix",
 ]
 
 # LiteRT joins its messages without an end of line, thousands of characters were seen.
 _LONGEST_LINE = 300
+_LONGEST_SENTENCE = 2000
 
 
 class EdgelocError(Exception):
@@ -67,7 +70,7 @@ class EdgelocError(Exception):
             sentence = f"{self.spelling(self.field)} is {value}"
             if self.allowed:
                 sentence += f": it must be {self.allowed}"
-        return with_fix(sentence, self.hint, self.spelling)
+        return printable(_shortened(with_fix(sentence, self.hint, self.spelling)))
 
     def __reduce__(self) -> tuple[object, ...]:
         """For another process: by the fields, since some classes take other arguments than these."""
@@ -144,6 +147,26 @@ def with_fix(sentence: str, fix: str | None, spelling: Callable[[str], str] = st
 def name_parameters(text: str, spelling: Callable[[str], str] = str) -> str:
     """`text` with each `{parameter}` in it as `spelling` writes that name."""
     return re.sub(r"\{(\w+)\}", lambda match: spelling(match.group(1)), text)
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal would obey instead of showing it written as an escape; ends of lines stay.
+
+    Names in a file that somebody sent can hold colours, a window's title, or characters that turn the order of others.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one == "\n" or one.isprintable() or category(one) == "Zs" else _escape(one) for one in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def _shortened(sentence: str) -> str:
+    """A sentence without its middle where that quotes a name of thousands of characters."""
+    half = _LONGEST_SENTENCE // 2
+    return sentence if len(sentence) <= _LONGEST_SENTENCE else f"{sentence[:half]} ... {sentence[-half:]}"
 
 
 def first_line(error: BaseException) -> str:

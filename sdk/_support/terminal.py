@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, BinaryIO, TextIO, TypeVar
 
-from edgeloc.errors import EdgelocError
+from edgeloc.errors import EdgelocError, printable
 
 __all__ = ["progress", "quiet_import", "quiet_opencv", "quiet_stderr", "trace_crashes", "write_line"]
 
@@ -157,6 +157,7 @@ def write_line(text: str) -> None:
     """
     if sys.stderr is None:
         return
+    text = printable(text)
     with suppress(OSError, ValueError):
         tqdm: Any = sys.modules.get("tqdm")
         if _is_the_process_own(sys.stderr) and _silence.say(f"{text}\n".encode(errors="backslashreplace")):

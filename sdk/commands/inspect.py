@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from edgeloc._support.numbers import at_least_one
-from edgeloc.errors import UsageError
+from edgeloc.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from edgeloc.model.inspection import GoldenCheck, ModelReport, PortReport
@@ -85,7 +85,7 @@ def _inspect(args: argparse.Namespace) -> int:
         print(json.dumps({**report.to_dict(), "self_test": check}, indent=2))
     else:
         for name, text in _rows(report, golden):
-            print(f"{name:<13} {text}")
+            print(printable(f"{name:<13} {text}"))
     for finding in report.findings:
         if finding.severity == "problem":
             raise ContractError(finding.message, hint=finding.fix or "")

@@ -29,6 +29,17 @@ def test_a_front_end_writes_parameters_in_its_own_way(error: EdgelocError, sente
     assert str(error) == sentence
 
 
+def test_what_a_terminal_would_obey_is_escaped() -> None:
+    named = UsageError("the output '\x1b[31mred\x1b]0;title\x07' is missing\nÄ\u3000雪 \u202egnp.exe\udcff")
+    assert str(named) == ("the output '\\x1b[31mred\\x1b]0;title\\x07' is missing\nÄ\u3000雪 \\u202egnp.exe\\udcff")
+
+
+def test_a_name_of_thousands_of_characters_is_not_quoted_whole() -> None:
+    sentence = str(UsageError(f"the output {'a' * 50_000} is missing", hint="correct it"))
+    assert len(sentence) < 2100
+    assert sentence.startswith("the output aaa") and sentence.endswith("aaa is missing: correct it")
+
+
 def test_a_finding_reads_as_an_error_does() -> None:
     finding = Finding("few-images", "warning", "10 images are few", "raise {calibration_images}")
     assert str(finding) == "10 images are few: raise calibration_images"

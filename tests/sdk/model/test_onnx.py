@@ -137,3 +137,15 @@ def test_open_shapes_are_those_of_one_run(tmp_path: Path, capsys: pytest.Capture
     assert inspect_model(path).outputs[0].shape == (-1,)
     assert cli.main(["inspect", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["outputs"][0]["shape"] == [1]
+
+
+def test_a_strangers_file_sends_nothing_to_the_terminal_and_no_nan_into_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.onnx"
+    write_model(path, make(WEIGHTS), CONTRACT, calibration={"\x1b[31mred": "\x1b]0;title\x07", "count": float("nan")})
+    cli.main(["inspect", str(path), "--no-self-test"])
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err and r"\x1b[31mred" in shown.out
+    cli.main(["inspect", str(path), "--no-self-test", "--json"])
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["calibration"]["count"] is None
