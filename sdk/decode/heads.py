@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -267,10 +268,11 @@ def vector_columns(vector: OutputSpec, contract: Contract) -> dict[str, list[int
     where, slots = f"outputs[{vector.tensor}].slots", vector.slots
     parts = {name for form in BOX_PARTS for name in form}
     used = [slot for slot in slots if slot != _UNUSED]
+    repeated = [slot for slot, count in Counter(used).items() if count > 1]
+    if repeated:
+        raise ContractError(f"{where} holds {repeated[0]} more than once")
     for slot in used:
-        if used.count(slot) > 1:
-            raise ContractError(f"{where} holds {slot} more than once")
-        if slot != "presence" and slot not in parts and not re.fullmatch(r"class:\d+", slot):
+        if slot != "presence" and slot not in parts and not re.fullmatch(r"class:\d{1,6}", slot):
             known = f"presence, {', '.join(sorted(parts))}, class:0 ..., {_UNUSED}"
             raise ContractError(f"{where} holds {slot!r}: known are {known}")
     columns: dict[str, list[int]] = {}

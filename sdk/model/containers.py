@@ -16,7 +16,18 @@ from typing import Literal, NamedTuple, Protocol
 
 from edgeloc.errors import MissingExtra, ModelError
 
-__all__ = ["CONTAINERS", "Container", "Format", "OnnxContainer", "Split", "TfliteContainer", "format_of", "read_fields"]
+__all__ = [
+    "CONTAINERS",
+    "DAMAGED_ZIP",
+    "Container",
+    "Format",
+    "OnnxContainer",
+    "Split",
+    "TfliteContainer",
+    "format_of",
+    "read_fields",
+    "read_member",
+]
 
 # A .keras file is read by Keras itself and never written here; it has a format, so that no other is claimed for it.
 Format = Literal["tflite", "onnx", "keras"]
@@ -25,9 +36,9 @@ Members = dict[str, bytes]
 _CONTRACT = b"edgeloc.json"
 _LOCAL_HEADER = b"PK\x03\x04"
 _LOCAL_HEADER_SIZE = 30
-_MOST_IN_ZIP = 64 << 20
+_MOST_IN_ZIP, _MOST_MEMBERS = 64 << 20, 1000
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError)
+DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError)
 
 # Far above what ONNX numbers its fields with, below what protobuf keeps for itself (19000 to 19999).
 _ZIP_FIELD = 18765
@@ -177,14 +188,47 @@ def _read_zip(data: bytes, name: str) -> tuple[int, Members]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
-            if sum(entry.file_size for entry in entries) > _MOST_IN_ZIP:
-                raise ModelError(f"{name}: the zip in it unpacks to more than 64 MB; convert the model again")
+            _require_plain(entries, name)
             members = {entry.filename: archive.read(entry) for entry in entries}
     except ModelError:
         raise
-    except _DAMAGED_ZIP as error:
+    except DAMAGED_ZIP as error:
         raise ModelError(f"{name} is truncated or altered: the zip in it is broken ({error})") from error
     return min((entry.header_offset for entry in entries), default=len(data)), members
+
+
+def _require_plain(entries: list[zipfile.ZipInfo], name: str) -> None:
+    """Whatever unpacks may be a bomb, whatever lies twice is read otherwise by others: neither is ever written here."""
+    if len(entries) > _MOST_MEMBERS or sum(entry.file_size for entry in entries) > _MOST_IN_ZIP:
+        raise ModelError(
+            f"{name}: the zip in it holds more than 64 MB or {_MOST_MEMBERS} members; convert the model again"
+        )
+    if len({entry.filename for entry in entries}) < len(entries):
+        raise ModelError(f"{name}: the zip in it holds two members of one name; convert the model again")
+    packed = [entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        raise ModelError(
+            f"{name}: the zip in it holds {packed[0].filename!r} compressed, and only stored members are read; "
+            "convert the model again, or store them with `zip -0`"
+        )
+
+
+def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """A member of another program's zip, stored or deflated; ValueError where it is longer than `most` bytes.
+
+    The size is counted while it is read: the one in the zip may be false.
+    """
+    entry = archive.getinfo(name)
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack to any length at once
+        raise ValueError(f"{name} is compressed in an uncommon way")
+    try:
+        with archive.open(entry) as member:
+            content = member.read(most + 1)
+    except DAMAGED_ZIP as error:
+        raise ValueError(f"{name} is damaged ({error})") from error
+    if len(content) > most:
+        raise ValueError(f"{name} is longer than {most:,} bytes")
+    return content
 
 
 def read_fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:

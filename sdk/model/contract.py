@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -28,6 +30,12 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 _AS_JSON = "give a contract as JSON"
+# What follows is far above any model for a camera, and keeps a hostile contract from taking all memory.
+_LONGEST = 4_000_000
+_MOST_PIXELS, _LONGEST_SIDE = 1 << 24, 1 << 14
+_MOST_OBJECTS = 100_000
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 Color = Literal["rgb", "bgr", "gray"]
 Resize = Literal["letterbox", "stretch", "center-crop"]
@@ -65,8 +73,12 @@ class InputSpec:
     interpolation: Interpolation = "linear"
 
     def __post_init__(self) -> None:
-        _positive("input.width", self.width)
-        _positive("input.height", self.height)
+        _between("input.width", self.width, _LONGEST_SIDE)
+        _between("input.height", self.height, _LONGEST_SIDE)
+        if self.width * self.height > _MOST_PIXELS:
+            raise ContractError(
+                f"the input is {self.width} x {self.height} pixels: it must be at most {_MOST_PIXELS:,} in all"
+            )
         _one_of("input.color", self.color, get_args(Color))
         _one_of("input.resize", self.resize, get_args(Resize))
         _one_of("input.interpolation", self.interpolation, get_args(Interpolation))
@@ -129,7 +141,7 @@ class BoxEncoding:
     def __post_init__(self) -> None:
         _one_of("box.form", self.form, get_args(BoxForm))
         _one_of("box.units", self.units, ("fraction", "pixels"))
-        _positive("box.objects", self.objects)
+        _between("box.objects", self.objects, _MOST_OBJECTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +180,13 @@ class Contract:
 
     def __post_init__(self) -> None:
         roles = [output.role for output in self.outputs]
-        repeated = sorted({role for role in roles if roles.count(role) > 1})
+        repeated = sorted(role for role, count in Counter(roles).items() if count > 1)
         if repeated:
             raise ContractError(f"outputs: the role {repeated[0]} is given to more than one tensor")
         if not roles:
             raise ContractError("outputs: a contract needs at least one output")
+        if any(_CONTROL.search(label) for label in self.labels):
+            raise ContractError("labels: a label must not hold control characters")
 
     def output(self, role: Role) -> OutputSpec | None:
         """The output that plays `role`, or None."""
@@ -185,6 +199,8 @@ class Contract:
     @classmethod
     def from_json(cls, text: str) -> Contract:
         """Read a contract from JSON text; an unknown, missing or wrong field raises ContractError."""
+        if len(text) > _LONGEST:
+            raise ContractError(f"the contract is longer than {_LONGEST:,} characters")
         try:
             data = parse_json(text)
         except ValueError as error:
@@ -219,9 +235,9 @@ def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
         raise ContractError(field=name, value=value, allowed=f"one of {', '.join(map(str, allowed))}")
 
 
-def _positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ContractError(field=name, value=value, allowed="at least 1")
+def _between(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise ContractError(field=name, value=value, allowed=f"1 to {most:,}")
 
 
 class Shaped(Protocol):

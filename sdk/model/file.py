@@ -19,7 +19,7 @@ import numpy as np
 
 from edgeloc._support.json import from_data, parse_json
 from edgeloc.errors import ContractError, ModelError
-from edgeloc.model.containers import CONTAINERS, Format, format_of
+from edgeloc.model.containers import CONTAINERS, DAMAGED_ZIP, Format, format_of, read_member
 from edgeloc.model.contract import Contract, read_contract
 from edgeloc.types import Box, Pixels
 
@@ -44,6 +44,9 @@ PAYLOAD_HASH = "payload"
 
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR"
 _MOST_PIXELS = 1 << 24  # 4096 x 4096
+# A contract has a few kilobytes, a manifest of 10,000 images one and a half megabytes.
+_LONGEST_JSON = 8 << 20
+_MOST_LABELS = 100_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,10 +105,13 @@ class ModelFile:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The contract's labels, else the lines of `labels.txt`, else none."""
+        """The contract's labels, else the lines of `labels.txt`, else none; ModelError where those are no text."""
         if self.contract is not None and self.contract.labels:
             return self.contract.labels
-        return tuple(self._text(LABELS).splitlines())
+        lines = tuple(self._text(LABELS).splitlines())
+        if len(lines) > _MOST_LABELS:
+            raise ModelError(f"{LABELS} in {self.path} has more than {_MOST_LABELS:,} lines")
+        return lines
 
     @cached_property
     def digest(self) -> str:
@@ -136,6 +142,8 @@ class ModelFile:
             raise ModelError(f"{name} in {self.path} is no UTF-8 text") from error
 
     def _json(self, name: str) -> dict[str, Any]:
+        if len(self.members[name]) > _LONGEST_JSON:
+            raise ModelError(f"{name} in {self.path} is longer than {_LONGEST_JSON >> 20} MB")
         try:
             value = parse_json(self._text(name))
         except ValueError as error:
@@ -192,11 +200,12 @@ def read_keras_contract(path: str | Path) -> Contract | None:
     """The contract inside a `.keras` file, None when it carries none; ModelError when it is no such file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return _contract_in(path, archive.read(CONTRACT)) if CONTRACT in archive.namelist() else None
+            text = read_member(archive, CONTRACT, _LONGEST_JSON) if CONTRACT in archive.namelist() else None
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file", hint="give a .keras model") from error
-    except (zipfile.BadZipFile, OSError) as error:
+    except DAMAGED_ZIP as error:
         raise ModelError(f"{path} is no .keras file: {error}") from error
+    return None if text is None else _contract_in(path, text)
 
 
 def write_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,15 @@ def test_several_objects_come_best_first_and_absent_ones_are_left_out() -> None:
     result = decode(what, {"p": [[0.6, 0.9, 0.2]], "c": [[[1, 0], [0, 1], [1, 0]]], "b": boxes})
     assert (result.box, result.label) == (pytest.approx(EXPECTED, abs=1e-3), "b")
     assert [(one.score, one.label) for one in result.objects[1:]] == [(pytest.approx(0.6), "a")]
+
+
+def test_a_vector_of_a_hundred_thousand_slots_is_read_at_once() -> None:
+    labels = tuple(map(str, range(50_000)))
+    slots = tuple(f"class:{number}" for number in range(50_000))
+    what = contract(OutputSpec("v", "vector", slots=slots), labels=labels)
+    began = time.monotonic()
+    assert decode(what, {"v": np.arange(50_000)}).label == "49999"
+    assert time.monotonic() - began < 5
 
 
 SSD = (

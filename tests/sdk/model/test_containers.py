@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from edgeloc.errors import ContractError, ModelError
 from edgeloc.model.containers import CONTAINERS, format_of
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
-from edgeloc.model.file import Golden, read_model, write_model
+from edgeloc.model.file import Golden, read_keras_contract, read_model, write_model
 from edgeloc.types import Box
 
 # The outermost fields of an ONNX model: ir_version 8, a graph of 300 bytes, opset_import 13.
@@ -122,12 +124,58 @@ def test_a_broken_zip_is_reported(written: Path) -> None:
         read_model(written)
 
 
-def test_a_zip_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("zeros", bytes(65 << 20))
-    (tmp_path / "m.onnx").write_bytes(with_zip((tmp_path / "z.zip").read_bytes()))
-    with pytest.raises(ModelError, match="more than 64 MB"):
-        read_model(tmp_path / "m.onnx")
+def zipped(method: int, members: dict[str, bytes], size: int | None = None) -> bytes:
+    """A zip; `size` is what its headers say of each member's length, where that is false."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    data = bytearray(stream.getvalue())
+    if size is not None:
+        struct.pack_into("<I", data, 22, size)
+        struct.pack_into("<I", data, data.index(b"PK\1\2") + 24, size)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("method", "size"),
+    [(zipfile.ZIP_DEFLATED, None), (zipfile.ZIP_DEFLATED, 100), (zipfile.ZIP_BZIP2, 100), (zipfile.ZIP_LZMA, 100)],
+)
+def test_a_zip_bomb_is_refused_and_costs_no_memory(method: int, size: int | None, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(with_zip(zipped(method, {"edgeloc.json": bytes(16 << 20)}, size)))
+    tracemalloc.start()
+    with pytest.raises(ModelError, match="compressed, and only stored members are read"):
+        read_model(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4 << 20
+
+
+def test_a_zip_of_too_much_or_too_many_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    for archive in (zipped(0, {"zeros": b""}, 65 << 20), zipped(0, {str(number): b"" for number in range(1001)})):
+        path.write_bytes(with_zip(archive))
+        with pytest.raises(ModelError, match="more than 64 MB or 1000 members"):
+            read_model(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_member_that_lies_twice_in_the_zip_is_refused(tmp_path: Path) -> None:
+    path, stream = tmp_path / "m.onnx", io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("edgeloc.json", "{}")
+        archive.writestr("edgeloc.json", "{}")
+    path.write_bytes(with_zip(stream.getvalue()))
+    with pytest.raises(ModelError, match="two members of one name"):
+        read_model(path)
+
+
+def test_a_bomb_in_a_keras_file_is_counted_while_it_unpacks(tmp_path: Path) -> None:
+    path = tmp_path / "m.keras"
+    path.write_bytes(zipped(zipfile.ZIP_DEFLATED, {"edgeloc.json": b" " * (40 << 20)}, 100))
+    with pytest.raises(ModelError, match="no .keras file"):
+        read_keras_contract(path)
 
 
 def test_a_model_from_elsewhere_has_no_contract(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def test_whole_numbers_are_accepted_for_real_ones() -> None:
         (("inputs",), {}, "inputs is not a field"),
         (("input",), None, "input must be an object"),
         (("input", "width"), 0, r"input\.width is 0"),
+        (("input", "width"), 65_536, r"input\.width is 65536: it must be 1 to 16,384"),
+        (("input", "height"), 10**250, r"input\.height is 1000*: it must be 1 to 16,384"),
         (("input", "width"), "224", r"input\.width must be a whole number"),
         (("input", "width"), True, r"input\.width must be a whole number"),
         (("input", "color"), "rbg", "one of rgb, bgr, gray"),
@@ -64,6 +66,8 @@ def test_whole_numbers_are_accepted_for_real_ones() -> None:
         (("thresholds", "presence"), 1.5, r"thresholds\.presence is 1\.5"),
         (("labels",), "bolt", "labels must be a list"),
         (("labels",), [1], r"labels\[0\] must be text"),
+        (("labels",), ["\x1b[31mred"], "control characters"),
+        (("box", "objects"), 2**31, r"box\.objects is 2147483648: it must be 1 to 100,000"),
         (("hashes",), [], "hashes must be an object"),
     ],
 )
@@ -89,7 +93,7 @@ def test_a_role_given_twice_is_refused() -> None:
         Contract(InputSpec("x", 8, 8), (OutputSpec("a", "box"), OutputSpec("b", "box")))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 10**5, '{"input":' * 10**5, "9" * 5000, " " * 10**7])
 def test_what_is_no_json_object_is_refused(text: str) -> None:
-    with pytest.raises(ContractError, match="JSON"):
+    with pytest.raises(ContractError, match="JSON|longer than"):
         Contract.from_json(text)
