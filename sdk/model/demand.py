@@ -14,17 +14,15 @@ from edgeloc.errors import ModelError
 __all__ = ["MOST_BYTES", "Demand", "demand_of"]
 
 MOST_BYTES = 512 * 2**20
-"""The most that the tensors alive at one time may take: over three times what YOLOv8x in float at 640 pixels needs."""
+"""The most that the tensors alive at one time may take; 64 float32 channels of 640 x 640 pixels are a fifth of it."""
 
 # What a reader can run into when offsets and lengths are nonsense.
 _DAMAGE = (struct.error, IndexError, ValueError, OverflowError)
 # Of the schema's TensorType, bytes of an element; others take 4.
 _SIZES = {1: 2, 3: 1, 4: 8, 6: 1, 7: 2, 8: 8, 9: 1, 10: 8, 11: 16, 12: 8, 16: 2, 17: 1, 18: 2}
-# The largest known models have a fifth; tables may lie upon each other, so that a small file has no end.
+# A network of 87 operators has 1,600; tables may lie upon each other, so that a small file has no end.
 _MOST_NUMBERS = 500_000
-
-
-# Of operators: the highest in use is 13. A runtime takes any beyond its own for a newer one's.
+# Of operators, far above those in use. A runtime takes any beyond its own for a newer one's.
 _NEWEST_VERSION = 100
 
 
@@ -88,9 +86,9 @@ class _Graph:
             count * _SIZES.get(tensor.scalar(1, "<b"), 4) for count, tensor in zip(self.elements, tensors, strict=True)
         ]
         self.stored = [_is_stored(buffers[tensor.scalar(2, "<I")]) for tensor in tensors]
-        self.outside = [*graph.numbers(1), *graph.numbers(2)]
+        self.outside = _present([*graph.numbers(1), *graph.numbers(2)])
         self.operators = [
-            ([one for one in operator.numbers(1) if one >= 0], operator.numbers(2)) for operator in graph.tables(3)
+            (_present(operator.numbers(1)), _present(operator.numbers(2))) for operator in graph.tables(3)
         ]
 
     def computed(self) -> list[int]:
@@ -121,6 +119,11 @@ class _Graph:
             for read, written in self.operators
             if written and (weights := [one for one in read if self.stored[one]])
         )
+
+
+def _present(indices: list[int]) -> list[int]:
+    """Without those that stand for an optional tensor that is not there."""
+    return [index for index in indices if index >= 0]
 
 
 def _elements(shape: list[int]) -> int:
