@@ -6,7 +6,6 @@ import hashlib
 import re
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from edgeloc._support.terminal import quiet_stderr
 from edgeloc.converters.sources.base import Source, answer_each, image_shape, refuse_weights
 from edgeloc.converters.sources.tflite import SERVING
 from edgeloc.errors import ContractError, ModelError, first_line
+from edgeloc.evaluation.pairing import load_keras
 from edgeloc.model.contract import Contract, InputSpec
 from edgeloc.model.file import CONTRACT, read_keras_contract
 
@@ -37,8 +37,6 @@ def save_network(path: str | Path, network: keras.Model, contract: Contract) -> 
 
 def load_network(path: str | Path) -> keras.Model:
     """Load the network of a `.keras` file for inference; ModelError when it cannot be read."""
-    import keras
-
     path = Path(path)
     if not path.is_file():
         raise ModelError(f"{path}: no such file; give a .keras model")
@@ -46,11 +44,7 @@ def load_network(path: str | Path) -> keras.Model:
         raise ModelError(f"{path} is no trained network: give a .keras or .h5 file, as Keras saves them")
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
         raise ModelError(f"{path} is no .keras file, or was cut off: save or copy it again")
-    try:
-        network = keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ModelError(f"{path}: Keras cannot load it ({first_line(error)})") from error
-    return _plain(path, network)
+    return _plain(path, load_keras(path))
 
 
 def _plain(path: Path, network: keras.Model) -> keras.Model:

@@ -7,8 +7,10 @@ the whole of a row of 300. XML files beside their images, without those folders,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 from edgeloc.data.collecting import Collector, Labelled, choose_split, number, whole
 from edgeloc.data.images import IMAGE_SUFFIXES
@@ -62,8 +64,10 @@ def _add(collector: Collector, file: Path, root: Path, where: str) -> set[str]:
     """Add the image that an XML file describes; the names of the classes in it."""
     if not file.is_file():
         raise DataError(f"{where}: the annotation {file} does not exist")
+    content = file.read_bytes()
     try:
-        tree = ElementTree.fromstring(file.read_bytes())
+        _refuse_entities(content, file)
+        tree = ElementTree.fromstring(content)
     except ElementTree.ParseError as error:
         raise DataError(f"{file}:{error.position[0]}: the file is not XML: {error}") from None
     objects = [_labelled(item, f"{file}: object {count}") for count, item in enumerate(tree.iter("object"), 1)]
@@ -75,6 +79,18 @@ def _add(collector: Collector, file: Path, root: Path, where: str) -> set[str]:
         )
     collector.add(_image(file, root, tree.findtext("filename")), objects, where=str(file), size=size, field="bndbox")
     return {item.label for item in objects if item.label is not None}
+
+
+def _refuse_entities(content: bytes, file: Path) -> None:
+    """Stop at a document type: entities in it can grow without end, and no annotation has one."""
+
+    def refuse(*_: object) -> None:
+        raise DataError(f"{file}: the file has a document type (<!DOCTYPE>), which no annotation needs")
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = refuse
+    with suppress(expat.ExpatError):  # which the tree's parser tells
+        parser.Parse(content, True)
 
 
 def _labelled(item: ElementTree.Element, where: str) -> Labelled:

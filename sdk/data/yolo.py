@@ -93,12 +93,13 @@ def _yaml_names(source: Path) -> list[str]:
         raise MissingExtra("PyYAML", "convert", f"reading {source} (or put a classes.txt beside it)") from None
     try:
         content = yaml.safe_load(source.read_bytes())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{source}: the file is not YAML: {' '.join(str(error).split())}") from None
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict) and sorted(names) == list(range(len(names))):
         names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list):
+    # Lists in lists by references, a few bytes each, are endless as text.
+    if not isinstance(names, list) or any(isinstance(name, (list, dict)) for name in names):
         raise DataError(f"{source}: names must be a list of the classes' names, or a table of them by 0, 1, 2 ...")
     return [str(name) for name in names]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
+import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -35,10 +37,14 @@ __all__ = [
     "Side",
     "float_side",
     "image_facts",
+    "load_keras",
     "rounded_box",
     "rounded_iou",
     "side_in_memory",
 ]
+
+# Before it, Keras ran the code of a Lambda layer in an `.h5` (CVE-2025-9905).
+_SAFE_KERAS = (3, 11, 3)
 
 R = TypeVar("R")
 
@@ -54,7 +60,7 @@ class KerasEngine(Engine):
     name = "keras"
 
     def __init__(self, path: str | Path, spec: InputSpec) -> None:
-        network = _load(Path(path))
+        network = load_keras(Path(path))
         import keras
         import tensorflow as tf
 
@@ -96,14 +102,22 @@ class KerasEngine(Engine):
         return dict(zip(self._names, values if isinstance(values, (list, tuple)) else [values], strict=True))
 
 
-def _load(path: Path) -> Any:
+def load_keras(path: Path) -> Any:
+    """The network of a `.keras` or `.h5` file; code in it, as of a Lambda layer, does not run.
+
+    Raises ModelError when Keras refuses it, or when this Keras would run the code of an `.h5`.
+    """
     try:
         import keras
     except ImportError as error:
-        raise MissingExtra("tensorflow", "convert", f"comparing with {path.name}") from error
+        raise MissingExtra("tensorflow", "convert", f"loading {path.name}") from error
+    if tuple(map(int, re.findall(r"\d+", keras.__version__)[:3])) < _SAFE_KERAS:
+        raise ModelError(
+            f"Keras {keras.__version__} can run code that {path} holds", hint="pip install --upgrade 'keras>=3.11.3'"
+        )
     try:
-        return keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, TypeError, KeyError) as error:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, OSError, TypeError, KeyError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelError(f"{path}: Keras cannot load it ({first_line(error)})") from error
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from edgeloc.converters.checks import check_parity, run_flatbuffer
 from edgeloc.converters.sources import open_source
+from edgeloc.converters.sources.tensorflow import load_network
 from edgeloc.errors import ModelError, UsageError
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.model.file import write_model
@@ -97,3 +98,21 @@ def test_a_tflite_of_another_size_is_refused(tiny_models: Path) -> None:
 def test_they_take_no_other_weights(name: str, tiny_models: Path) -> None:
     with pytest.raises(UsageError, match="holds its own weights: leave weights out"):
         open_source(str(tiny_models / name), weights="weights.pt")
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_code_in_a_lambda_layer_does_not_run(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keras = pytest.importorskip("keras")
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Lambda(lambda values: print("the code ran") or values)(inputs)
+    path = tmp_path / f"lambda{suffix}"
+    keras.Model(inputs, outputs).save(path)
+    capsys.readouterr()
+    with pytest.raises(ModelError, match="Keras cannot load it"):
+        load_network(path)
+    assert "the code ran" not in capsys.readouterr().out
+    monkeypatch.setattr(keras, "__version__", "3.10.0")
+    with pytest.raises(ModelError, match=r"Keras 3\.10\.0 can run code .*keras>=3\.11\.3"):
+        load_network(path)

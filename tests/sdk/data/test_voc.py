@@ -102,6 +102,19 @@ def test_a_bad_annotation_is_named_or_skipped(root: Path, item: str, message: st
     assert ": 1 bad row was skipped" in data.findings[0].message
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        '<!DOCTYPE a [<!ENTITY e "' + "x" * 100_000 + '">]><annotation><filename>' + "&e;" * 100_000,
+        '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><annotation><filename>&e;',
+    ],
+)
+def test_entities_are_refused_before_they_grow(root: Path, document: str) -> None:
+    (root / "Annotations/b.xml").write_text(f"{document}</filename></annotation>")
+    with pytest.raises(DataError, match=r"b\.xml: the file has a document type"):
+        open_dataset(root)
+
+
 def test_a_missing_image_is_named(root: Path) -> None:
     (root / "JPEGImages/c.png").unlink()
     with pytest.raises(DataError, match=r"c\.xml: the image .*JPEGImages/c\.png does not exist"):

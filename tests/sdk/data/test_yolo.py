@@ -69,7 +69,13 @@ def test_names_are_read_from_yaml(root: Path, names: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("names: 3", "names must be a list"), ("names: [", "the file is not YAML")]
+    ("text", "message"),
+    [
+        ("names: 3", "names must be a list"),
+        ("names: [", "the file is not YAML"),
+        ("names: " + "[" * 5000, "the file is not YAML"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]", "names must be a list of the classes' names"),
+    ],
 )
 def test_yaml_without_names_is_refused(root: Path, text: str, message: str) -> None:
     pytest.importorskip("yaml")
