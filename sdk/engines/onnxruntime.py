@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from edgeloc.model.file import ModelFile
 __all__ = ["OnnxRuntimeEngine"]
 
 _FATAL = 4
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 # Where ONNX's names of types are not NumPy's.
 _DTYPES = {"float": "float32", "double": "float64"}
 
@@ -36,6 +38,8 @@ class OnnxRuntimeEngine(Engine):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = threads or 0
+        # A file in which no file can lie: weights beside the model would be read from the current folder.
+        options.add_session_config_entry(_EXTERNAL_FOLDER, os.devnull)
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common base

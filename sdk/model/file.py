@@ -262,9 +262,9 @@ def _members_of(
 
 def _decoded(png: bytes, name: str) -> Pixels:
     """The golden picture, BGR; its size is known before it is decoded, since a small file can hold a huge one."""
-    width, height = struct.unpack_from(">II", png, 16) if png[:16] == _PNG_START and len(png) >= 24 else (0, 0)
+    width, height = struct.unpack_from(">II", png, 16) if _is_whole_png(png) else (0, 0)
     if not 0 < width * height <= _MOST_PIXELS:
-        allowed = f"a PNG of at most {_MOST_PIXELS:,} pixels"
+        allowed = f"a whole PNG of at most {_MOST_PIXELS:,} pixels"
         raise ModelError(f"{name} must be {allowed}", hint="convert the model again")
     try:
         image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
@@ -273,6 +273,17 @@ def _decoded(png: bytes, name: str) -> Pixels:
     if image is None:
         raise ModelError(f"{name} is no image", hint="convert the model again")
     return image.astype(np.uint8, copy=False)
+
+
+def _is_whole_png(data: bytes) -> bool:
+    """Whether it begins as a PNG does and its chunks fill it: a decoder allots what a chunk claims to be long."""
+    if data[: len(_PNG_START)] != _PNG_START:
+        return False
+    position, kind = 8, b""
+    while kind != b"IEND" and position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        position += 12 + length
+    return kind == b"IEND" and position == len(data)
 
 
 def _contract_in(path: str | Path, text: bytes) -> Contract:

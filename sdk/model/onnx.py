@@ -158,6 +158,9 @@ class _Reader:
 
 def _stored(message: _Message, buffer: int) -> Tensor:
     """A TensorProto; numbers that it holds outside the raw bytes are read for floats, which is where scales may be."""
+    if message.number(14) or message.values(13):
+        # A runtime would read any file of the folder that it happens to run in.
+        raise ValueError("weights lie in another file; save the model in one")
     raw = next(iter(message.values(9)), None) or next(iter(message.values(4)), b"")
     shape, dtype = message.numbers(1), _DTYPES.get(message.number(2), "unknown")
     return Tensor(message.text(8), shape, dtype, buffer=buffer, data=np.frombuffer(raw, np.uint8))

@@ -1,8 +1,11 @@
-"""The program of `make fuzz` sees what it is there to see."""
+"""A slice of `make fuzz`, and that its program sees what it is there to see."""
 
 from __future__ import annotations
 
 import importlib
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,20 @@ print(json.dumps({"ready": True}), flush=True)
 sys.stdin.readline()
 print(json.dumps({"made": "x.tflite", "kind": "bytes"}), flush=True)
 """
+
+
+def fuzz(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(HERE / "run.py"), "--out", str(out), *options]
+    return subprocess.run(line, capture_output=True, text=True)
+
+
+def test_forty_hostile_files_do_no_harm(tmp_path: Path) -> None:
+    done = fuzz(tmp_path, "--seed", "9", "--count", "40")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = (tmp_path / "results.jsonl").read_text()
+    assert {record["file"] for record in map(json.loads, results.splitlines())} == set(range(40))
+    again = fuzz(tmp_path, "--seed", "9", "--count", "40")
+    assert (again.returncode, (tmp_path / "results.jsonl").read_text()) == (0, results)
 
 
 @pytest.fixture

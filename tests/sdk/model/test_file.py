@@ -174,6 +174,9 @@ def test_a_self_test_without_an_image_is_a_model_error(tmp_path: Path) -> None:
         _ = model.golden
 
 
+PICTURE = cv2.imencode(".png", GOLDEN.image)[1].tobytes()
+
+
 def png(width: int, height: int) -> bytes:
     """A PNG's beginning, which is all that a bomb needs to be told by."""
     return b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes(100)
@@ -188,6 +191,8 @@ def png(width: int, height: int) -> bytes:
         png(2**31 - 1, 2**31 - 1),
         png(0, 5),
         png(9, 9),
+        PICTURE[:-20],
+        PICTURE[:33] + b"\xff\x7f" + PICTURE[35:],
         cv2.imencode(".jpg", GOLDEN.image)[1].tobytes(),
     ],
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edgeloc import cli
+from edgeloc.engines.onnxruntime import OnnxRuntimeEngine
 from edgeloc.errors import ModelError
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.model.file import write_model
@@ -102,11 +103,19 @@ def no_output(model: Any) -> None:
     del model.graph.node[0].output[:]
 
 
+def weights_elsewhere(model: Any) -> None:
+    model.graph.initializer[0].data_location = 1
+    model.graph.initializer[0].ClearField("raw_data")
+    for key, value in (("location", "w.bin"), ("length", "432")):
+        entry = model.graph.initializer[0].external_data.add()
+        entry.key, entry.value = key, value
+
+
 def endless_shape(model: Any) -> None:
     model.graph.initializer[0].dims[:] = [2**62] * 500
 
 
-@pytest.mark.parametrize("damage", [no_weights, no_output, endless_shape])
+@pytest.mark.parametrize("damage", [no_weights, no_output, weights_elsewhere, endless_shape])
 def test_a_graph_that_says_nonsense_is_refused(damage: Callable[[Any], None], tmp_path: Path) -> None:
     model = onnx.load_from_string(make(WEIGHTS))
     damage(model)
@@ -149,3 +158,13 @@ def test_a_strangers_file_sends_nothing_to_the_terminal_and_no_nan_into_json(
     assert "\x1b" not in shown.out + shown.err and r"\x1b[31mred" in shown.out
     cli.main(["inspect", str(path), "--no-self-test", "--json"])
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["calibration"]["count"] is None
+
+
+def test_no_weights_are_read_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    model = onnx.load_from_string(make(WEIGHTS))
+    weights_elsewhere(model)
+    (tmp_path / "w.bin").write_bytes(WEIGHTS.tobytes())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="refuses the model"):
+        OnnxRuntimeEngine(model.SerializeToString())
