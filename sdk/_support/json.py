@@ -139,6 +139,8 @@ class _Reader:
         if isinstance(data, bool) and kind is not bool:
             accepted = ()
         self._require(data, accepted, where, _KINDS.get(kind, kind.__name__))
+        if kind is str and not _is_text(data):
+            raise self._failure(f"{where} must be text, and holds half of a surrogate pair")
         return kind(data)
 
     def _require_word(self, words: tuple[Any, ...], data: Any, where: str) -> None:
@@ -148,6 +150,15 @@ class _Reader:
     def _require(self, data: Any, accepted: Any, where: str, what: str) -> None:
         if not isinstance(data, accepted):
             raise self._failure(f"{where or 'the whole'} must be {what}, not {_shown(data)}")
+
+
+def _is_text(data: str) -> bool:
+    """Whether it can be written at all: JSON can name a half of a character by an escape."""
+    try:
+        data.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shown(data: Any) -> str:

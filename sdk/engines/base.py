@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeloc.errors import UsageError
 from edgeloc.model.file import ModelFile
 
-__all__ = ["Engine", "TensorInfo", "blank_input"]
+__all__ = ["Engine", "TensorInfo", "blank_input", "noise_input"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,13 @@ def blank_input(info: TensorInfo, height: int = _USUAL_SIDE, width: int = _USUAL
     wanted = {1: (1,), 2: (height, width), 3: (1, height, width)}
     sizes = iter(wanted.get(sum(size < 1 for size in info.shape), (1, height, width, 3)))
     return np.zeros([size if size > 0 else next(sizes, 1) for size in info.shape], info.dtype)
+
+
+def noise_input(info: TensorInfo, height: int = _USUAL_SIDE, width: int = _USUAL_SIDE) -> NDArray[Any]:
+    """Noise in the same shape, equal each time: -2 to 2 in float, 0 to 127 in integers."""
+    shape, rng = blank_input(info, height, width).shape, np.random.default_rng(0)
+    noise = rng.standard_normal(shape, np.float32) if info.dtype.kind == "f" else rng.integers(0, 128, shape, np.uint8)
+    return noise.astype(info.dtype, copy=False)
 
 
 class Engine(ABC):

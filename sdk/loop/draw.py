@@ -20,6 +20,7 @@ TRUTH_COLOR: Color = (115, 158, 0)
 STALE_COLOR: Color = (60, 60, 220)
 _DARK: Color = (24, 24, 24)
 _WHITE: Color = (255, 255, 255)
+_LONGEST_TITLE = 100
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 # cv2.rectangle takes fixed-point corners: this many bits are the fraction of a pixel.
 _SHIFT = 3
@@ -83,7 +84,8 @@ class _Plate:
     """Text on a filled ground, in a size that fits the image."""
 
     def __init__(self, image: Pixels, text: str) -> None:
-        self.text = text
+        # Half of a surrogate pair, which JSON can hold, ends the process within OpenCV.
+        self.text = text[:_LONGEST_TITLE].encode(errors="replace").decode()
         self._limits = image.shape[1], image.shape[0]
         self._scale = max(0.4, min(self._limits) / 800)
         self._thickness = max(1, round(self._scale * 1.4))

@@ -32,7 +32,7 @@ _TRIAL = """
 import pkgutil, sys
 from pathlib import Path
 from edgeloc.engines import engine_class
-from edgeloc.engines.base import blank_input
+from edgeloc.engines.base import blank_input, noise_input
 from edgeloc.model.file import ModelFile
 name, runtime, path, format, *size = sys.argv[1:]
 kind = engine_class(name)
@@ -43,9 +43,9 @@ except Exception:
 limit_model()
 engine = kind.load(ModelFile(Path(path), sys.stdin.buffer.read(), format), None)
 answer(["loaded"])
-tensor = blank_input(next(iter(engine.inputs.values())), *map(int, size))
-for _ in range(2):
-    engine.invoke(tensor)
+# A model may behave on an empty image alone.
+for make in (blank_input, noise_input):
+    engine.invoke(make(next(iter(engine.inputs.values())), *map(int, size)))
 answer(["passed"])
 """
 # What fails before the model is loaded may be for want of an engine, what fails after is the model's answer.
@@ -60,7 +60,7 @@ answer(["passed"])
 
 
 def try_engine(model: ModelFile, engine: str, version: str, runtime: str) -> None:
-    """Load the model into the engine called `engine` and run it twice, in a process of its own.
+    """Load the model into the engine called `engine`, run it on an empty image and on noise, in a process of its own.
 
     `version`: of its runtime. `runtime`: what is imported before the model's limits begin, as "module:name". Raises
     what `vet_model` does.

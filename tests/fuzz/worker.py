@@ -26,7 +26,8 @@ import numpy as np
 from models import engine_for
 from mutations import Parts, make_file, take_apart
 
-from edgeloc import EdgelocError, Localizer, cli
+from edgeloc import EdgelocError, Localizer, Result, cli
+from edgeloc.loop.draw import draw
 
 __all__ = ["Report", "check_file", "make"]
 
@@ -115,7 +116,7 @@ def _localize(report: Report, path: Path) -> None:
     localizer: list[Localizer] = []
     steps: dict[str, Callable[[], Any]] = {
         "load": lambda: localizer.append(Localizer(path, engine_for(path))),
-        "call": lambda: _finite(localizer[0](IMAGE)),
+        "call": lambda: _show(localizer[0](IMAGE)),
         "self-test": lambda: localizer[0].self_test(),
     }
     try:
@@ -138,7 +139,9 @@ def _fail(report: Report, failure: str, trace: str) -> None:
         report.failure, report.trace = failure, trace[-LONGEST_ERROR:]
 
 
-def _finite(result: Any) -> None:
+def _show(result: Result) -> None:
+    """A result must be finite, and fit to be drawn."""
+    draw(IMAGE, result)
     numbers = [result.presence, *(result.box or ())]
     if not np.isfinite(numbers).all():
         raise AssertionError(f"a result of {numbers}")

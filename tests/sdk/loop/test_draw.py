@@ -108,3 +108,10 @@ def test_an_object_without_a_box_is_named_in_the_status_line() -> None:
     nothing, classified = draw(pixels, Result()), draw(pixels, Result((Detection(None, 1.0, "cat"),)))
     assert differs(nothing, classified).any()
     assert (draw(pixels, result(Box(0, 0, 9, 9)))[-5:] == 90).all()
+
+
+@pytest.mark.parametrize("label", ["\ud800", "\x00", "a" * 1_000_000, "雪"])
+def test_any_label_can_be_drawn(label: str) -> None:
+    """OpenCV ends the process when it gets half of a surrogate pair."""
+    image = draw_boxes(np.zeros((48, 64, 3), np.uint8), [(Box(10, 20, 40, 40), label, QUANTIZED_COLOR)])
+    assert image.any()

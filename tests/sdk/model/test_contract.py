@@ -67,6 +67,7 @@ def test_whole_numbers_are_accepted_for_real_ones() -> None:
         (("labels",), "bolt", "labels must be a list"),
         (("labels",), [1], r"labels\[0\] must be text"),
         (("labels",), ["\x1b[31mred"], "control characters"),
+        (("labels",), ["\ud800"], r"labels\[0\] must be text, and holds half of a surrogate pair"),
         (("box", "objects"), 2**31, r"box\.objects is 2147483648: it must be 1 to 100,000"),
         (("hashes",), [], "hashes must be an object"),
     ],
