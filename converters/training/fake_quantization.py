@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import keras
 
 __all__ = ["FakeQuantizedNetwork", "Graph", "Step", "read_graph"]
 
@@ -121,13 +119,13 @@ def _place(graph: Graph, quantizers: dict[int, int | None]) -> None:
 
 
 def _ordered_nodes(network: keras.Model) -> list[Any]:
-    """Every call of a layer behind what it needs; Keras has no public way to ask for it."""
+    """Every call of a layer, after those whose outputs it takes; Keras has no public way to ask for it."""
     by_depth = network._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input]
 
 
 def _place_step(graph: Graph, step: Step, own: list[Step | None], sources: list[int | None]) -> None:
-    """Place the rounding of one step; `own` are the steps that work for it alone, whose rounding may move here."""
+    """Place the rounding of one step; `own` are those that feed it alone, whose rounding may move here."""
     kind, before = _kind(step.layer), own[0]
     if hasattr(step.layer, "_nodes_by_depth") or kind == "Sequential":
         _enter(graph, step, sources)
@@ -136,7 +134,7 @@ def _place_step(graph: Graph, step: Step, own: list[Step | None], sources: list[
         fused = _activation(step.layer) in _FUSED_ACTIVATIONS
         step.inner = None if fused else _new_quantizer(graph.ranges)
         step.quantizer = _new_quantizer(graph.ranges, _FIXED.get(_activation(step.layer)))
-    elif kind == "BatchNormalization" and _takes(before, step.layer):
+    elif kind == "BatchNormalization" and _folds_into(before, step.layer):
         assert before is not None
         before.batch_norm, step.folded = step.layer, True
         step.quantizer, before.quantizer = before.quantizer, None
@@ -172,14 +170,12 @@ def _enter(graph: Graph, step: Step, sources: list[int | None]) -> None:
 
 
 def _kind(layer: Any) -> str:
-    """The class's name where Keras brings the class, else none: a user's own may do anything."""
+    """The class's name where it is one of Keras's, else "": a user's own may do anything."""
     return type(layer).__name__ if type(layer).__module__.startswith("keras.") else ""
 
 
 def _activation(layer: Any) -> str:
     """The name of what the layer applies to its values, empty where it has none."""
-    import keras
-
     kind = _kind(layer)
     if kind in ("Sigmoid", "Softmax", "Tanh"):
         return kind.lower()
@@ -189,7 +185,7 @@ def _activation(layer: Any) -> str:
     return name if isinstance(name, str) else "unknown"
 
 
-def _takes(before: Step | None, batch_norm: Any) -> bool:
+def _folds_into(before: Step | None, batch_norm: Any) -> bool:
     """Whether the converter folds this batch norm, over the last axis, into the linear layer before."""
     if before is None or not before.linear or before.batch_norm is not None or _activation(before.layer) != "linear":
         return False
@@ -220,11 +216,9 @@ class FakeQuantizedNetwork(keras.Model):  # type: ignore[misc]
     """
 
     def __init__(self, network: keras.Model) -> None:
-        import tensorflow as tf
-
         super().__init__(name="fake_quantized_network")
         self.network = network
-        self._graph = _Kept(read_graph(network))
+        self._graph = _Untracked(read_graph(network))
         fixed = [given or (0.0, 0.0) for given in self._graph.value.ranges]
         self.ranges = self.add_weight(
             shape=(len(fixed), 2), initializer="zeros", trainable=False, dtype="float32", name="ranges"
@@ -242,8 +236,6 @@ class FakeQuantizedNetwork(keras.Model):  # type: ignore[misc]
         return _walk(self._graph.value, [image], self._round)
 
     def _round(self, quantizer: int, values: Any) -> Any:
-        import tensorflow as tf
-
         return tf.quantization.fake_quant_with_min_max_vars(
             values, self.ranges[quantizer, 0], self.ranges[quantizer, 1]
         )
@@ -253,8 +245,6 @@ class FakeQuantizedNetwork(keras.Model):  # type: ignore[misc]
 
         The kernels are rounded, as they will be in the network that is converted; activations are not.
         """
-        import tensorflow as tf
-
         graph = self._graph.value
         ranges = np.zeros((len(graph.ranges), 2), np.float32)  # 0 is in every range
         for images in batches:
@@ -299,8 +289,8 @@ class FakeQuantizedNetwork(keras.Model):  # type: ignore[misc]
                 _round_batch_norm(step.layer)
 
 
-class _Kept:
-    """Hides a value from Keras, which would track what is in it, and the network's layers twice."""
+class _Untracked:
+    """Hides a graph from Keras, which would track the layers in it a second time."""
 
     def __init__(self, value: Graph) -> None:
         self.value = value
@@ -390,8 +380,6 @@ def _constants(batch_norm: Any) -> tuple[Any, Any]:
 
 
 def _rounded_constant(values: Any) -> Any:
-    import tensorflow as tf
-
     low, high = ops.minimum(ops.min(values), 0.0), ops.maximum(ops.max(values), 0.0)
     high = ops.maximum(high, low + _SMALLEST_RANGE)
     return tf.quantization.fake_quant_with_min_max_vars(values, ops.stop_gradient(low), ops.stop_gradient(high))

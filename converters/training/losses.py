@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 import keras
-from keras import ops
+import numpy as np
+from keras import losses, ops
 
 from edgeloc.decode.heads import BOX_PARTS, vector_columns
 from edgeloc.errors import ContractError, UsageError
@@ -26,10 +27,10 @@ __all__ = [
 
 _READ = {"presence", "class", "box", "vector", "grid-weights", "grid-distances", "box-bins"}
 _KEYS = {"grid-weights": "weights", "grid-distances": "distances", "box-bins": "bins"}
-# Where x comes before y and width before height, for the forms that have it otherwise.
+# The columns that put x before y and width before height, for the forms that have them the other way round.
 _ORDER = {"yxyx": (1, 0, 3, 2), "cxcyhw": (0, 1, 3, 2)}
-# A probability this near to 0 or 1 is one that a loss can still distinguish from it.
-_LEAST = 1e-6
+# How near to 0 and 1 a probability may come, so that its logit stays finite.
+_MARGIN = 1e-6
 
 
 def check_roles(contract: Contract) -> None:
@@ -38,7 +39,7 @@ def check_roles(contract: Contract) -> None:
         if output.role not in _READ:
             raise ContractError(f"outputs[{output.tensor}].role is {output.role!r}: training cannot learn from it")
     if contract.box.objects != 1:
-        raise ContractError(f"box.objects is {contract.box.objects}: training knows of one object an image")
+        raise ContractError(f"box.objects is {contract.box.objects}: training handles one object per image")
     vector = contract.output("vector")
     columns = {} if vector is None else vector_columns(vector, contract)
     if "box" not in columns and not {output.role for output in contract.outputs} & {"box", *_KEYS}:
@@ -67,8 +68,6 @@ def read_roles(outputs: dict[str, Any], contract: Contract) -> dict[str, Any]:
 
 
 def _vector(values: Any, output: Any, contract: Contract) -> dict[str, Any]:
-    from keras import ops
-
     read, values = {}, _flat(values)
     for role, columns in vector_columns(output, contract).items():
         part = ops.take(values, columns, axis=-1)
@@ -82,22 +81,16 @@ def _vector(values: Any, output: Any, contract: Contract) -> dict[str, Any]:
 
 
 def _flat(values: Any) -> Any:
-    from keras import ops
-
     return ops.reshape(values, (-1, math.prod(values.shape[1:])))
 
 
 def _logits(probabilities: Any, role: str) -> Any:
-    """What a sigmoid, or for classes a softmax, makes these probabilities of."""
-    from keras import ops
-
-    safe = ops.clip(probabilities, _LEAST, 1 - _LEAST)
+    """The logits of which a sigmoid, or for classes a softmax, gives these probabilities."""
+    safe = ops.clip(probabilities, _MARGIN, 1 - _MARGIN)
     return ops.log(safe) if role == "class" else ops.log(safe) - ops.log(1 - safe)
 
 
 def _corners(numbers: Any, activation: str, form: str, contract: Contract) -> Any:
-    from keras import ops
-
     numbers = ops.sigmoid(numbers) if activation == "sigmoid" else numbers
     numbers = ops.take(numbers, _ORDER.get(form, (0, 1, 2, 3)), axis=-1)
     if form not in ("xyxy", "yxyx"):
@@ -109,7 +102,7 @@ def _corners(numbers: Any, activation: str, form: str, contract: Contract) -> An
     return numbers / ops.convert_to_tensor((contract.input.width, contract.input.height) * 2, "float32")
 
 
-# Huber's corner between square and linear, in fractions of the input's side.
+# Where Huber's loss turns from square to linear, in fractions of the input's side.
 _HUBER_DELTA = 0.05
 _REGRESSION_WEIGHT = 5.0
 _OVERLAP_WEIGHT = 2.0
@@ -138,8 +131,6 @@ def decode_boxes(outputs: dict[str, Any]) -> Any:
 
 def _cell_centres(height: int, width: int) -> Any:
     """Centres (height * width, 4) of a feature map's cells as cx, cy, cx, cy in fractions."""
-    import numpy as np
-
     y, x = np.mgrid[:height, :width]
     cx, cy = (x.ravel() + 0.5) / width, (y.ravel() + 0.5) / height
     return np.stack([cx, cy, cx, cy], axis=1).astype(np.float32)
@@ -147,8 +138,6 @@ def _cell_centres(height: int, width: int) -> Any:
 
 def _grid_boxes(weights: Any, distances: Any) -> Any:
     """The expectation over cells of (centre minus or plus softplus distance)."""
-    from keras import ops
-
     height, width = distances.shape[1:3]
     share = ops.softmax(ops.reshape(weights, (-1, height * width, 1)), axis=1)
     edges = ops.softplus(ops.reshape(distances, (-1, height * width, 4)))
@@ -158,8 +147,6 @@ def _grid_boxes(weights: Any, distances: Any) -> Any:
 
 def _distribution_boxes(bins: Any) -> Any:
     """The expectation over bins that stand evenly from 0 to 1."""
-    from keras import ops
-
     positions = ops.linspace(0.0, 1.0, bins.shape[-1])
     return ops.sum(ops.softmax(bins, axis=-1) * positions, axis=-1)
 
@@ -179,8 +166,6 @@ def box_loss(truth: Any, boxes: Any, parts: tuple[str, ...]) -> Any:
 
 
 def _coordinate_loss(difference: Any, kind: str) -> Any:
-    from keras import ops
-
     size = ops.abs(difference)
     if kind == "l2":
         size = ops.square(difference)
@@ -192,7 +177,6 @@ def _coordinate_loss(difference: Any, kind: str) -> Any:
 
 def _areas(truth: Any, boxes: Any) -> tuple[Any, Any, Any]:
     """Overlap, union and enclosing area of two sets of boxes."""
-    from keras import ops
 
     def area(low: Any, high: Any) -> Any:
         return ops.prod(ops.maximum(high - low, 0.0), axis=-1)
@@ -219,28 +203,25 @@ def _overlap(truth: Any, boxes: Any, kind: str) -> Any:
 
 
 def _centre_penalty(truth: Any, boxes: Any) -> Any:
-    from keras import ops
-
     centres = (truth[:, :2] + truth[:, 2:] - boxes[:, :2] - boxes[:, 2:]) / 2
     hull = ops.maximum(truth[:, 2:], boxes[:, 2:]) - ops.minimum(truth[:, :2], boxes[:, :2])
     return ops.sum(ops.square(centres), axis=-1) / (ops.sum(ops.square(hull), axis=-1) + _EPSILON)
 
 
 def _aspect_penalty(truth: Any, boxes: Any, plain: Any) -> Any:
-    from keras import ops
-
     def angle(corners: Any) -> Any:
         size = ops.maximum(corners[:, 2:] - corners[:, :2], _EPSILON)
         return ops.arctan2(size[:, 0], size[:, 1])
 
-    aspect = ops.square(angle(truth) - angle(boxes)) * (4.0 / 9.8696044)
+    aspect = ops.square(angle(truth) - angle(boxes)) * (4.0 / math.pi**2)
     return aspect * ops.stop_gradient(aspect / (1.0 - plain + aspect + _EPSILON))
 
 
 def cell_loss(truth: Any, outputs: dict[str, Any]) -> Any:
-    """Cross-entropy that helps the grid look at the object's cell, or the bins at the true edges; 0 for a vector."""
-    from keras import losses, ops
+    """Cross-entropy of the grid's weights with the object's cell, or of the bins with the true edges; 0 without either.
 
+    `truth` are corners (batch, 4) in fractions of the input; the loss is for each image, (batch,).
+    """
     if "weights" in outputs:
         height, width = outputs["weights"].shape[1:3]
         column = ops.clip((truth[:, 0] + truth[:, 2]) / 2 * width, 0, width - 1)
@@ -260,7 +241,7 @@ _LABEL_SMOOTHING = 0.1
 
 
 class TrainableLocalizer(keras.Model):  # type: ignore[misc]
-    """Wraps a network whose outputs are what `contract` says; targets are as the batches give them.
+    """A network with its losses: outputs are read by the roles of `contract`, targets are those of `TrainingBatches`.
 
     Metrics: `box_iou`, the mean IoU over images with an object; `presence_accuracy`;
     `label_accuracy` over images with a label.
@@ -312,7 +293,7 @@ class TrainableLocalizer(keras.Model):  # type: ignore[misc]
         everywhere = ops.ones_like(present)
         right = ops.equal(logits[:, 0] > 0, present > 0.5)
         self._masked("presence_accuracy", ops.cast(right, "float32"), everywhere)
-        loss = keras.losses.binary_crossentropy(present[:, None], logits, from_logits=True)
+        loss = losses.binary_crossentropy(present[:, None], logits, from_logits=True)
         return self._masked("presence_loss", loss, everywhere)
 
     def _class_loss(self, label: Any, logits: Any, labelled: Any) -> Any:

@@ -8,18 +8,17 @@ import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import keras
 import numpy as np
+from keras import layers
 
 from edgeloc.converters.batch_norm import MOMENTUM, set_batch_norm_momentum
 from edgeloc.converters.sources.tensorflow import KerasSource
 from edgeloc.converters.training.losses import check_roles
 from edgeloc.errors import ContractError, DataError, UsageError, first_line
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
-
-if TYPE_CHECKING:
-    import keras
 
 __all__ = [
     "BINS",
@@ -55,9 +54,9 @@ _PIXEL_SCALES = {
 class NetworkConfig:
     """What to build: the backbone by its keras.applications name, its width, the input's side and the box head.
 
-    `alpha` is the width multiplier of the MobileNet families and ignored by no other: giving one
-    for a backbone that has none raises UsageError. `backbone_weights` is "imagenet", "none" or a path to
-    `.npz` (keys `layer/variable`) or `.weights.h5`.
+    `alpha` is the width multiplier of the MobileNet families; None is the backbone's own, and all that others have.
+    `backbone_weights` is "imagenet", "none" or a path to `.npz` (keys `layer/variable`) or `.weights.h5`.
+    Raises UsageError for a value that is not allowed.
     """
 
     backbone: str = "MobileNetV2"
@@ -112,11 +111,9 @@ def build_network(config: NetworkConfig, classes: int) -> keras.Model:
     (batch, 4). Raises UsageError for a backbone that cannot be built, DataError for weights that
     do not fit it.
     """
-    import keras
-
     backbone = _backbone(config)
     deep = backbone.output
-    pooled = keras.layers.GlobalAveragePooling2D(name="pool")(deep)
+    pooled = layers.GlobalAveragePooling2D(name="pool")(deep)
     boxes, fine = _box_head(config, backbone, deep, pooled)
     outputs = {"presence": _logits("presence", 1, pooled, fine, dropout=0.0)}
     if classes:
@@ -125,8 +122,6 @@ def build_network(config: NetworkConfig, classes: int) -> keras.Model:
 
 
 def _backbone(config: NetworkConfig) -> keras.Model:
-    import keras
-
     maker = getattr(keras.applications, config.backbone, None)
     if maker is None:
         raise UsageError(f"keras.applications has no {config.backbone}", field="backbone", value=config.backbone)
@@ -185,7 +180,7 @@ def _load_weights(backbone: keras.Model, path: Path) -> None:
 def _load_h5(backbone: keras.Model, path: Path) -> None:
     try:
         with warnings.catch_warnings():
-            # One warning for each layer that does not fit, before the error that says it.
+            # Keras warns of each layer that does not fit, and then raises.
             warnings.simplefilter("ignore", UserWarning)
             backbone.load_weights(path)
     except (ValueError, OSError, KeyError) as error:
@@ -199,11 +194,10 @@ def _logits(name: str, units: int, pooled: Any, fine: Any | None, dropout: float
     The two are added after their own dense layers instead of being concatenated before one, so
     that after quantization each keeps a scale of its own.
     """
-    from keras import layers
 
-    def dense(features: Any, title: str) -> Any:
+    def dense(features: Any, layer: str) -> Any:
         kept = layers.Dropout(dropout)(features) if dropout else features
-        return layers.Dense(units, name=title)(kept)
+        return layers.Dense(units, name=layer)(kept)
 
     if fine is None:
         return dense(pooled, name)
@@ -211,9 +205,6 @@ def _logits(name: str, units: int, pooled: Any, fine: Any | None, dropout: float
 
 
 def _box_head(config: NetworkConfig, backbone: Any, deep: Any, pooled: Any) -> tuple[dict[str, Any], Any | None]:
-    import keras
-
-    layers = keras.layers
     if config.head == "vector":
         hidden = layers.Dense(128, activation="relu", name="box_hidden")(pooled)
         return {"box": layers.Dense(4, name="box")(hidden)}, None
@@ -230,12 +221,10 @@ def _box_head(config: NetworkConfig, backbone: Any, deep: Any, pooled: Any) -> t
 
 
 def _pyramid(backbone: Any, deep: Any, input_size: int) -> tuple[Any, Any]:
-    """Features at stride 8 that know of the deep ones too, top-down, and their strongest value by channel.
+    """Features at stride 8 with the deep ones added top-down, and their strongest value by channel.
 
     Small objects need the fine cells: an object of 15 pixels does not fill one at stride 16.
     """
-    from keras import layers
-
     merged = _conv(deep, _GRID_CHANNELS, "box_deep")
     for stride in (16, 8):
         side = input_size // stride
@@ -266,8 +255,6 @@ def _last_layer_of_side(backbone: Any, side: int) -> Any:
 
 def _conv(features: Any, channels: int | None, name: str) -> Any:
     """A 1x1 convolution to `channels`, or a 3x3 depthwise one for None, with batch norm and ReLU6."""
-    from keras import layers
-
     if channels is None:
         features = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name=name)(features)
     else:
@@ -298,8 +285,8 @@ def reference_start(config: NetworkConfig, labels: tuple[str, ...]) -> Start:
 def trained_start(path: str | Path) -> Start:
     """Load a trained `.keras` network with its contract.
 
-    Raises ModelError when it cannot be read or has no fixed graph, and ContractError where it
-    carries no contract, or one that training cannot learn by.
+    Raises UsageError for another kind of file, ModelError when it cannot be read or has no fixed graph, and
+    ContractError where it carries no contract, or one that training cannot learn by.
     """
     if Path(path).suffix != ".keras":
         raise UsageError(field="resume", value=str(path), allowed="a trained network, MODEL.keras")

@@ -75,7 +75,7 @@ def test_a_network_of_a_box_alone_has_neither_presence_nor_class() -> None:
             r"outputs\[y\].role is 'yolo': training cannot learn from it",
         ),
         (contract(OutputSpec("p", "presence")), "no output holds a box"),
-        (contract(OutputSpec("b", "box"), box=BoxEncoding(objects=2)), "box.objects is 2: training knows of one"),
+        (contract(OutputSpec("b", "box"), box=BoxEncoding(objects=2)), "box.objects is 2: training handles one"),
     ],
 )
 def test_what_training_cannot_learn_by(spoken: Contract, sentence: str) -> None:
