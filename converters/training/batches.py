@@ -55,8 +55,8 @@ def gather_samples(
     Parameters:
         uris: the data sets to learn from.
         split: their split.
-        validation: the data set to validate on; None is the first of `uris`. Where that has no splits at all, a fifth
-            of its groups is held out of it, or of its images where it has no groups.
+        validation: the data set to validate on; None takes the first of `uris`. Where that has no splits at all, a
+            fifth of its groups is held out, or of its images where it has no groups.
         validation_split: its split.
         seed: which groups are held out.
         skip_bad: leave bad rows and images out.
@@ -123,9 +123,9 @@ def _hold_out(dataset: Dataset, seed: int) -> tuple[list[Sample], list[Sample]]:
 
 
 def _read_once(samples: list[Sample], skip_bad: bool, findings: list[Finding]) -> list[Sample]:
-    """The samples whose image can be read: a damaged file ends a training now, or is left out, not after hours."""
+    """Read every image now: a damaged file ends the training or is left out before it starts, not hours later."""
     kept: list[Sample] = []
-    for sample in progress(samples, label="looking at the images"):
+    for sample in progress(samples, label="checking the images"):
         try:
             if sample.path is not None:
                 sample.load()
@@ -151,7 +151,7 @@ def _check_sides(training: Sequence[Sample], validation: Sequence[Sample]) -> No
 
 
 class _View(NamedTuple):
-    """One image of a batch, BGR, with its box in pixels of it; None for a negative."""
+    """One image of a batch, BGR, and its object's box, in pixels, and label; None for a negative."""
 
     pixels: Pixels
     box: Box | None
@@ -161,8 +161,8 @@ class _View(NamedTuple):
 class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Augmented batches, drawn with the square root of a class's rarity; the same seed and epoch give the same.
 
-    A batch is float32 images (batch, size, size, 3), normalized, and the targets `box` (batch, 4)
-    in fractions of the input, `present` (batch,) and `label` (batch,), the label's index or -1.
+    A batch is float32 images (batch, height, width, channels), normalized, and the targets `box` (batch, 4), corners
+    in fractions of the input, `present` (batch,), 1 or 0, and `label` (batch,), the label's index or -1.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self.start_epoch(0, Augmentation())
 
     def start_epoch(self, epoch: int, how: Augmentation) -> None:
-        """Draw the batches of this epoch from now on, changed as far as `how` says."""
+        """Draw the batches of this epoch from now on, augmented as `how` says."""
         self.epoch, self._how = epoch, how
 
     def __len__(self) -> int:
@@ -194,7 +194,7 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         views = []
         for number in rng.choice(len(self._samples), self._batch_size, p=self._chances):
             sample = self._samples[number]
-            view = augment(sample.load(), sample.box, size, self._how, rng)
+            view = augment(sample.load(), sample.box, size, self._how, rng, self._spec.pad_value)
             box = None if view.box is None else Box(*(edge * size for edge in view.box))
             views.append(_View(view.pixels, box, sample.label))
         return _batch(views, self._labels, self._spec)

@@ -36,6 +36,13 @@ def test_a_training_batch(samples: list[Sample]) -> None:
     assert (targets["present"].shape, targets["label"].shape) == ((5,), (5,))
 
 
+def test_a_view_is_padded_as_the_contract_pads(samples: list[Sample]) -> None:
+    black = InputSpec("image", 64, 64, pad_value=0)
+    far = Augmentation(crop=(3.0, 3.0), background=0, color=0)
+    images, _ = drawn_as(far, samples, 4, black)[0]
+    assert np.all(images[:, 0] == -1)
+
+
 def test_a_set_smaller_than_a_batch_still_gives_one(samples: list[Sample]) -> None:
     batches = TrainingBatches(samples[:2], LABELS, SPEC, 8, seed=1)
     assert len(batches) == 1
