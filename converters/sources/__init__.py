@@ -16,7 +16,7 @@ ACCEPTED = (
     "a torch.export file (.pt2) or a PyTorch network as package.module:factory"
 )
 
-# By the end of a file's name; the last two by what a name looks like.
+# By suffix; a folder and a factory, which have none, by a word.
 SOURCES: Registry[type[Source]] = Registry(
     "source",
     "edgeloc.sources",

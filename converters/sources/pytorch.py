@@ -29,10 +29,10 @@ from edgeloc.model.flatbuffer import pack, tensor_name, unpack
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ExportSource", "PytorchSource", "import_torch", "lower", "torch_answer", "torch_tools"]
+__all__ = ["ExportSource", "PytorchSource", "lower", "require_torch", "torch_answer", "torch_tools"]
 
 
-def import_torch() -> None:
+def require_torch() -> None:
     """Raise MissingExtra when PyTorch or litert-torch is not installed."""
     for package, distribution in (("torch", "torch"), ("litert_torch", "litert-torch")):
         if importlib.util.find_spec(package) is None:
@@ -159,7 +159,7 @@ def _quiet() -> Iterator[None]:
 
 # Under these keys a training script most often keeps the weights beside its optimizer's state.
 _NESTED = ("state_dict", "model_state_dict")
-_PARALLEL = "module."
+_PARALLEL_PREFIX = "module."
 
 
 class PytorchSource(Source):
@@ -182,7 +182,7 @@ class PytorchSource(Source):
         Raises UsageError when the factory cannot be called or gives no network, and ModelError when
         the weights cannot be read or are those of another network.
         """
-        import_torch()
+        require_torch()
         network = _build(path)
         if weights is not None:
             _load(network, path, weights)
@@ -238,14 +238,14 @@ def _find(name: str) -> Any:
 
 
 def _load(network: Any, name: str, weights: str) -> None:
-    # DataParallel puts a word before every name.
-    state = {key.removeprefix(_PARALLEL): value for key, value in _state(Path(weights)).items()}
+    # DataParallel puts a prefix before every name.
+    state = {key.removeprefix(_PARALLEL_PREFIX): value for key, value in _state(Path(weights)).items()}
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         own = network.state_dict()
         lacking, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-        odd = [f"{word} {keys[0]}" for word, keys in (("lacks", lacking), ("has besides", foreign)) if keys]
+        odd = [f"{word} {keys[0]}" for word, keys in (("lacks", lacking), ("has in addition", foreign)) if keys]
         reason = f"it {' and '.join(odd)}" if odd else " ".join(str(error).split())
         raise ModelError(f"{weights} holds the weights of another network than {name}: {reason}") from error
 
@@ -309,7 +309,7 @@ class ExportSource(Source):
     def open(cls, path: str, weights: str | None = None) -> ExportSource:
         """Load the file; it holds its weights itself."""
         refuse_weights(path, weights)
-        import_torch()
+        require_torch()
         return cls(path)
 
     def to_tflite(self, spec: InputSpec) -> bytes:

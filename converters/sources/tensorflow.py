@@ -39,7 +39,7 @@ def load_network(path: str | Path) -> keras.Model:
     """Load the network of a `.keras` file for inference; ModelError when it cannot be read."""
     path = Path(path)
     if not path.is_file():
-        raise ModelError(f"{path}: no such file; give a .keras model")
+        raise ModelError(f"{path}: no such file; give a .keras or .h5 model")
     if path.suffix not in (".keras", ".h5"):
         raise ModelError(f"{path} is no trained network: give a .keras or .h5 file, as Keras saves them")
     if path.suffix == ".keras" and not zipfile.is_zipfile(path):
@@ -107,7 +107,7 @@ class KerasSource(Source):
                 archive.track(self.network)
                 archive.add_endpoint("serve", self._named, input_signature=[image])
                 archive.write_out(folder, verbose=False)
-            return convert_saved_model(folder, "serving_default")
+            return convert_saved_model(folder, SERVING)
 
     def answer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         return {name: np.asarray(values) for name, values in self._named(images).items()}

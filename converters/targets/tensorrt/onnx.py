@@ -20,9 +20,9 @@ from edgeloc.engines import open_engine
 from edgeloc.engines.onnxruntime import OnnxRuntimeEngine
 from edgeloc.errors import ContractError, MissingExtra, ModelError, first_line
 from edgeloc.model.contract import Contract, InputSpec
-from edgeloc.model.flatbuffer import operator_name, pack, parse_flatbuffer, schema, unpack
+from edgeloc.model.flatbuffer import add_operator_code, operator_name, pack, parse_flatbuffer, schema, unpack
 
-__all__ = ["count_pairs", "held_back", "quantize_onnx", "require_extra", "to_onnx"]
+__all__ = ["count_pairs", "quantize_onnx", "quiet_libraries", "require_extra", "to_onnx"]
 
 # The first opset with a scale for each channel; every TensorRT from 8.6 on reads it.
 _OPSET = 13
@@ -95,12 +95,8 @@ def _insert_reshape(model: Any, operator: Any, shape: list[int]) -> None:
     source = int(operator.inputs[0])
     sizes = _add_tensor(model, [len(shape)], schema().TensorType.INT32, np.array(shape, np.int32).tobytes())
     flat = _add_tensor(model, shape, graph.tensors[source].type)
-    code = schema().OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema().BuiltinOperator.RESHAPE
-    code.version = 1
-    model.operatorCodes.append(code)
     reshape = schema().OperatorT()
-    reshape.opcodeIndex = len(model.operatorCodes) - 1
+    reshape.opcodeIndex = add_operator_code(model, schema().BuiltinOperator.RESHAPE)
     reshape.inputs, reshape.outputs = np.array([source, sizes], np.int32), np.array([flat], np.int32)
     graph.operators.insert(graph.operators.index(operator), reshape)
     operator.inputs = np.array([flat, *operator.inputs[1:]], np.int32)
@@ -120,7 +116,7 @@ def _add_tensor(model: Any, shape: list[int], kind: int, data: bytes = b"") -> i
 
 
 def _translate(flatbuffer: bytes, inputs: list[str], outputs: list[str]) -> Any:
-    with tempfile.TemporaryDirectory() as folder, held_back():
+    with tempfile.TemporaryDirectory() as folder, quiet_libraries():
         import tf2onnx
 
         path = Path(folder) / "float.tflite"
@@ -136,8 +132,8 @@ def _translate(flatbuffer: bytes, inputs: list[str], outputs: list[str]) -> Any:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
-    """Inside, the libraries' lines and warnings stay off the terminal; what failed is in the error."""
+def quiet_libraries() -> Iterator[None]:
+    """Keep what the libraries log, print and warn of off the terminal; a failure is in the error."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -189,7 +185,7 @@ def quantize_onnx(model: Any, spec: InputSpec, images: NDArray[np.float32]) -> A
         # As a file, because ONNX Runtime changes a model that it is given as an object.
         before, after = Path(folder) / "float.onnx", Path(folder) / "qdq.onnx"
         onnx.save(model, str(before))
-        with held_back():
+        with quiet_libraries():
             _quantize(before, after, spec, images, _other_sums(model.graph))
         quantized = onnx.load(str(after))
     _release_sums(quantized.graph)
@@ -262,7 +258,7 @@ def _extreme(spec: InputSpec, image: NDArray[np.float32]) -> NDArray[np.float32]
 
 
 def _other_sums(graph: Any) -> list[str]:
-    """Sums that are no residual ones: with a constant, or behind the last weighted operator, as logits are added up."""
+    """The names of sums that are not residual: of a constant, or after the last weighted operator, as of logits."""
     constants = {constant.name for constant in graph.initializer}
     inward: set[str] = set()
     for node in reversed(graph.node):
@@ -276,7 +272,7 @@ def _other_sums(graph: Any) -> list[str]:
 
 
 def _release_sums(graph: Any) -> None:
-    """Take the pair away between a weighted operator and a residual sum, on one branch of each sum."""
+    """Remove the pair between a weighted operator and a residual sum, on one branch of each sum."""
     makers = {name: node for node in graph.node for name in node.output}
     readers = Counter(name for node in graph.node for name in node.input)
     readers.update(output.name for output in graph.output)
