@@ -10,7 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,18 @@ from numpy.typing import NDArray
 from edgeloc.converters.sources.base import Source, answer_each, channels_first, image_shape, refuse_weights
 from edgeloc.converters.sources.tflite import drop_metadata, put_channels_last, replace_padded_pooling, set_signature
 from edgeloc.errors import MissingExtra, ModelError, UsageError, first_line
+from edgeloc.model.containers import read_fields
 from edgeloc.model.contract import InputSpec
 from edgeloc.model.flatbuffer import pack, unpack
 
-__all__ = ["OnnxSource"]
+__all__ = ["OnnxSource", "find_onnx2tf"]
 
 _TOOL = "onnx2tf"
 _OLDEST = 2
 _INSTALL = "pipx install --python python3.12 onnx2tf (Python 3.12 or newer), or uv tool install --python 3.12 onnx2tf"
 _ERRORS_ONLY = 3  # ONNX Runtime's level of what it writes on the terminal
+# Field numbers of onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.external_data.
+_GRAPH, _INITIALIZER, _EXTERNAL_DATA = 7, 5, 13
 
 
 class OnnxSource(Source):
@@ -54,7 +58,7 @@ class OnnxSource(Source):
 
     @classmethod
     def open(cls, path: str, weights: str | None = None) -> OnnxSource:
-        """Load the file; it holds its weights itself, or they lie beside it."""
+        """Load the file; it holds its weights itself, or names the files beside it that do."""
         refuse_weights(path, weights)
         if importlib.util.find_spec("onnxruntime") is None:
             raise MissingExtra("onnxruntime", "onnx", "converting an ONNX file")
@@ -142,20 +146,35 @@ def _only_input(name: str, session: Any) -> Any:
 
 
 def _copy(path: Path, folder: Path) -> Path:
-    """The graph, and the weights where the exporter wrote them beside it, in a folder of our own."""
-    for file in _files(path):
-        shutil.copyfile(file, folder / file.name)
+    """The graph and the files of its weights, under the same names in `folder`; the graph's path there."""
+    for name in (path.name, *_weight_files(path)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path.parent / name, folder / name)
     return folder / path.name
 
 
 def _digest(path: Path) -> str:
     digest = hashlib.sha256()
-    for file in _files(path):
-        digest.update(file.read_bytes())
+    for name in (path.name, *_weight_files(path)):
+        digest.update((path.parent / name).read_bytes())
     return digest.hexdigest()
 
 
-def _files(path: Path) -> list[Path]:
-    """The graph's file, and that of its weights where the exporter wrote them beside it."""
-    beside = path.with_name(path.name + ".data")
-    return [path, beside] if beside.is_file() else [path]
+def _weight_files(path: Path) -> list[str]:
+    """The files that hold weights outside the graph, each by its path from the graph's folder.
+
+    Raises ModelError for one that lies elsewhere.
+    """
+    tensors = _submessages(_submessages([path.read_bytes()], _GRAPH), _INITIALIZER)
+    entries = [dict(read_fields(entry)) for entry in _submessages(tensors, _EXTERNAL_DATA)]
+    names = dict.fromkeys(str(entry[2], "utf-8") for entry in entries if entry.get(1) == b"location")
+    for name in names:
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise ModelError(f"{path} keeps weights outside of its folder, in {name}: export it with both in one")
+    return list(names)
+
+
+def _submessages(messages: Iterable[bytes], number: int) -> list[bytes]:
+    """The fields `number` of protobuf messages, where they have a length."""
+    fields = (field for message in messages for field in read_fields(message))
+    return [content for field, content in fields if field == number and isinstance(content, bytes)]

@@ -70,6 +70,38 @@ def test_a_file_takes_no_other_weights(tmp_path: Path) -> None:
         open_source(str(tmp_path / "model.onnx"), weights="model.pt")
 
 
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A graph whose weights lie in a file of another name than PyTorch's."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind, path = onnx.helper, onnx.TensorProto.FLOAT, tmp_path / "model.onnx"
+    weights = onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "weights")
+    ports = [helper.make_tensor_value_info("x", kind, [1, 3, 8, 8])], [helper.make_tensor_value_info("y", kind, None)]
+    graph = helper.make_graph([helper.make_node("Conv", ["x", "weights"], ["y"])], "graph", *ports, [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, path, save_as_external_data=True, location="model.onnx_data", size_threshold=0)
+    return path
+
+
+def test_weights_in_a_file_of_any_name_are_part_of_the_model(outside: Path) -> None:
+    before = open_source(str(outside)).digest
+    data = outside.with_name("model.onnx_data")
+    data.write_bytes(data.read_bytes()[::-1])
+    assert open_source(str(outside)).digest != before
+
+
+def test_weights_in_a_file_of_any_name_are_converted(
+    outside: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = tmp_path / "tools" / "onnx2tf"
+    tool.parent.mkdir()
+    tool.write_text('#!/bin/sh\n[ "$1" = -V ] && echo 2.6.9 && exit\necho "error: given $(echo *)"; exit 1\n')
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tool.parent}:/bin:/usr/bin")
+    with pytest.raises(ModelError, match=r"given model\.onnx model\.onnx_data"):
+        open_source(str(outside)).to_tflite(InputSpec("image", 8, 8))
+
+
 def test_without_onnx2tf_the_line_to_install_it_is_told(
     onnx_files: dict[str, Path], trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
