@@ -167,7 +167,8 @@ def _weight_files(path: Path) -> list[str]:
     """
     tensors = _submessages(_submessages([path.read_bytes()], _GRAPH), _INITIALIZER)
     entries = [dict(read_fields(entry)) for entry in _submessages(tensors, _EXTERNAL_DATA)]
-    names = dict.fromkeys(str(entry[2], "utf-8") for entry in entries if entry.get(1) == b"location")
+    places = [entry.get(2) for entry in entries if entry.get(1) == b"location"]
+    names = dict.fromkeys(place.decode() for place in places if isinstance(place, bytes))
     for name in names:
         if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
             raise ModelError(f"{path} keeps weights outside of its folder, in {name}: export it with both in one")

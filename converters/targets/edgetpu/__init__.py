@@ -57,7 +57,7 @@ _GRACE_S = 3.0
 _INSTALL = (
     "add Coral's package source as coral.ai/docs/edgetpu/compiler says, then sudo apt-get install edgetpu-compiler"
 )
-MAPPED = "Mapped to Edge TPU"
+_MAPPED = "Mapped to Edge TPU"
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _SIZES = {
     "input_bytes": "Input size",
@@ -92,7 +92,7 @@ _FAILURES = (
 
 @dataclass(frozen=True, slots=True)
 class CompiledOperators:
-    """So many operators of one kind for which the compiler gives one status."""
+    """`count` operators of one kind to which the compiler gives the same `status`."""
 
     name: str
     count: int
@@ -101,7 +101,7 @@ class CompiledOperators:
     @property
     def mapped(self) -> bool:
         """Whether they run on the Edge TPU."""
-        return self.status == MAPPED
+        return self.status == _MAPPED
 
     def __str__(self) -> str:
         return f"{self.count} {self.name} ({self.status[:1].lower()}{self.status[1:]})"
@@ -221,11 +221,11 @@ def to_edgetpu(
     compiler: str = COMPILER,
     timeout_s: float = _TIMEOUT_S,
 ) -> tuple[Path, Compilation]:
-    """Compile an int8 model file for the Edge TPU, beside it and under its name with `_edgetpu`; that path and figures.
+    """Compile an int8 model file into `NAME_edgetpu.tflite` beside it; returns that path and the figures.
 
-    What should map is logged before the compiler runs, and what did after. Where the compiler is not installed,
-    UsageError is raised after the prediction; the int8 file stays as it is, and one compiled earlier under that name
-    goes. Parameters and errors are those of `compile_edgetpu`.
+    What should map is logged before the compiler runs, and what did after, so that there is a prediction even where
+    the compiler is not installed. A file that was compiled earlier under that name is removed first. Parameters and
+    errors are those of `compile_edgetpu`.
     """
     model = Path(model)
     out = model.with_name(f"{model.stem}{SUFFIX}.tflite")
@@ -341,8 +341,7 @@ def _run(command: list[str], folder: str, timeout_s: float, name: str) -> tuple[
 def _ending(status: int, text: str) -> str:
     if status < 0:
         return f"it was ended by {signal.Signals(-status).name}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"exit status {status}" + (f" after printing {lines[-1]!r}" if lines else "")
+    return f"exit status {status}" + (f" after printing {_last_line(text)!r}" if text.strip() else "")
 
 
 def _require_mapped(compilation: Compilation, min_mapped: float, name: str) -> None:

@@ -17,7 +17,7 @@ __all__ = [
     "NEWEST_VERSION",
     "OPERATORS",
     "SMALLEST_RESIZE_SEEN_LEFT_OUT",
-    "Judged",
+    "Judgement",
     "Limits",
     "Settings",
     "judge_operator",
@@ -36,8 +36,8 @@ class Limits:
     """What one operator must keep to, beyond what all must: 8-bit tensors of fixed size, three inner dimensions.
 
     `axis_input` is the operator's input that names axes, of which the batch must not be one;
-    `channel_multiple` what the channels must be a multiple of where they are reduced; `uncertainty` is why
-    only the compiler knows.
+    `channel_multiple` what the channels must be a multiple of where they are reduced; `uncertainty` why only the
+    compiler knows.
     """
 
     fused_activation: bool = True
@@ -116,7 +116,7 @@ _EIGHT_BITS = ("int8", "uint8")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the graph alone does not hold of an operator: the version it needs, and its options (None without)."""
+    """What `Graph` leaves out of an operator: the version it needs, and its options (None without)."""
 
     version: int
     options: Any
@@ -127,8 +127,8 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """Why the operator does not map ("" where it does), or why only the compiler knows."""
+class Judgement:
+    """Why an operator does not map, or why only the compiler knows; both "" where it maps."""
 
     fault: str = ""
     uncertainty: str = ""
@@ -143,11 +143,11 @@ def read_settings(flatbuffer: bytes) -> tuple[Settings, ...]:
     )
 
 
-def judge_operator(graph: Graph, operator: Operator, settings: Settings) -> Judged:
+def judge_operator(graph: Graph, operator: Operator, settings: Settings) -> Judgement:
     """Whether the Edge TPU takes this operator, were it alone."""
     limits = OPERATORS.get(operator.name)
     if limits is None or operator.is_custom:
-        return Judged("not an operator of the Edge TPU")
+        return Judgement("not an operator of the Edge TPU")
     inputs = [graph.tensors[index] if index >= 0 else None for index in operator.inputs]
     outputs = [graph.tensors[index] for index in operator.outputs if index >= 0]
     computed = [tensor for tensor in inputs if tensor is not None and not tensor.is_constant] + outputs
@@ -156,9 +156,9 @@ def judge_operator(graph: Graph, operator: Operator, settings: Settings) -> Judg
         or _limit_fault(limits, inputs, outputs, settings)
         or _own_fault(operator.name, inputs, outputs, settings)
     )
-    return (
-        Judged(fault) if fault else Judged(uncertainty=limits.uncertainty or _size_uncertainty(operator.name, computed))
-    )
+    if fault:
+        return Judgement(fault)
+    return Judgement(uncertainty=limits.uncertainty or _size_uncertainty(operator.name, computed))
 
 
 def _tensor_fault(tensor: Tensor) -> str:
@@ -177,7 +177,7 @@ def _limit_fault(limits: Limits, inputs: list[Tensor | None], outputs: list[Tens
     if not limits.fused_activation and settings.get("fusedActivationFunction"):
         return "has a fused activation"
     if limits.equal_dilation and settings.get("dilationHFactor", 1) != settings.get("dilationWFactor", 1):
-        return "has unlike dilations in height and width"
+        return "has different dilations in height and width"
     for position in limits.constant_inputs:
         tensor = inputs[position] if position < len(inputs) else None
         if tensor is not None and not tensor.is_constant:
@@ -218,7 +218,7 @@ def _own_fault(name: str, inputs: list[Tensor | None], outputs: list[Tensor], se
         case "PRELU" if inputs[1] is not None and any(size != 1 for size in inputs[1].shape[:-1]):
             fault = f"its slopes are {_sizes(inputs[1])}: they may differ by channel alone"
         case "SOFTMAX" if max(outputs[0].shape, default=1) > LONGEST_SOFTMAX:
-            fault = f"is over {outputs[0].elements} numbers: at most {LONGEST_SOFTMAX}"
+            fault = f"is over {max(outputs[0].shape)} numbers: at most {LONGEST_SOFTMAX}"
         case "STRIDED_SLICE" if any(stride != 1 for stride in _numbers(inputs[3]) or ()):
             fault = "has strides other than 1"
         case "STRIDED_SLICE" if settings.get("ellipsisMask") or settings.get("newAxisMask"):

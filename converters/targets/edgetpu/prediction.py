@@ -10,7 +10,7 @@ from typing import Any, Literal
 from edgeloc.converters.targets.edgetpu.operators import (
     COMPILER_VERSION,
     NEWEST_VERSION,
-    Judged,
+    Judgement,
     Settings,
     judge_operator,
     read_settings,
@@ -21,6 +21,7 @@ from edgeloc.model.inspection import PortReport, operator_macs, report_payload
 
 __all__ = [
     "CUSTOM_OPERATOR",
+    "ON_TPU",
     "SUFFIX",
     "MappingPrediction",
     "PredictedOperator",
@@ -154,9 +155,9 @@ def predict_mapping(flatbuffer: bytes, name: str) -> MappingPrediction:
     settings = read_settings(flatbuffer)
     judged = [judge_operator(graph, *pair) for pair in zip(graph.operators, settings, strict=True)]
     refusal = _refusal(graph.operators, settings)
-    placed = set() if refusal else _first_part(graph, [not verdict.fault for verdict in judged])
+    placed = set() if refusal else _first_part(graph, [not judgement.fault for judgement in judged])
     operators = tuple(
-        _predicted(graph, index, verdict, index in placed, refusal) for index, verdict in enumerate(judged)
+        _predicted(graph, index, judgement, index in placed, refusal) for index, judgement in enumerate(judged)
     )
     return MappingPrediction(name, operators, _parameter_bytes(graph, placed), refusal)
 
@@ -208,16 +209,16 @@ def _run(graph: Graph, allowed: list[bool], ready: set[int]) -> set[int]:
     return done
 
 
-def _predicted(graph: Graph, index: int, verdict: Judged, placed: bool, refusal: str) -> PredictedOperator:
+def _predicted(graph: Graph, index: int, judgement: Judgement, placed: bool, refusal: str) -> PredictedOperator:
     operator = graph.operators[index]
     status: Status = "mapped"
     reason = ""
-    if verdict.fault:
-        status, reason = "unsupported", verdict.fault
+    if judgement.fault:
+        status, reason = "unsupported", judgement.fault
     elif not placed:
         status, reason = "behind", "the file is refused" if refusal else "needs the output of one left to the CPU"
-    elif verdict.uncertainty:
-        status, reason = "uncertain", verdict.uncertainty
+    elif judgement.uncertainty:
+        status, reason = "uncertain", judgement.uncertainty
     written = next((graph.tensors[i].name for i in operator.outputs if i >= 0), "")
     return PredictedOperator(index, operator.name, written, status, reason, operator_macs(graph, operator))
 

@@ -44,10 +44,10 @@ _IN_INPUT = Placement(1, 1, 0, 0)
 class Agreement:
     """How far two models are apart on some images.
 
-    `images` were compared, on `boxes` of which the first found an object. `iou` is the mean
-    intersection over union of the two boxes there, `box_px_median`, `box_px_p95` and `box_px_max`
-    the greatest difference of an edge, in pixels of the model's input; `presence_max` the
-    greatest difference of the probability of presence. None where there was nothing to compare.
+    `images` were compared, on `boxes` of which the first model found an object. `iou` is the mean
+    intersection over union of the two boxes there, 0 where the second found none. `box_px_median`, `box_px_p95` and
+    `box_px_max` are the greatest difference of an edge where both found one, in pixels of the model's input;
+    `presence_max` is the greatest difference of the probability of presence. None where there was nothing to compare.
     """
 
     images: int
@@ -63,7 +63,7 @@ class Agreement:
         return dataclasses.asdict(self)
 
     def finding(self, min_box_iou: float) -> Finding | None:
-        """Whether the boxes share less than `min_box_iou`, 0 to 1; None where they do not."""
+        """A warning where the boxes' mean IoU is less than `min_box_iou`, 0 to 1; else None."""
         if self.iou is None or self.iou >= min_box_iou:
             return None
         message = (
@@ -76,6 +76,8 @@ class Agreement:
     def __str__(self) -> str:
         if self.iou is None:
             return f"presence differs by {self.presence_max:.3f} at most ({self.images} images, no box among them)"
+        if self.box_px_median is None:
+            return f"none of the {self.boxes} boxes is found ({self.images} images)"
         return (
             f"boxes share {self.iou:.3f} (mean IoU), their edges differ by {self.box_px_median:.1f} pixels "
             f"(median; 95 %: {self.box_px_p95:.1f}, most: {self.box_px_max:.1f}), {self.boxes} of {self.images} images"
@@ -128,11 +130,9 @@ def _agreement(pairs: list[tuple[Result, Result]]) -> Agreement:
     found = [(before.box, after.box) for before, after in pairs if before.box is not None]
     overlaps = [before.iou(after) if after is not None else 0.0 for before, after in found]
     edges = [_worst_edge(before, after) for before, after in found if after is not None]
-    if not edges:
-        nothing = 0.0 if overlaps else None
-        return Agreement(len(pairs), len(found), nothing, nothing, nothing, nothing, float(presence))
-    median, p95, most = (float(np.percentile(edges, q)) for q in (50, 95, 100))
-    return Agreement(len(pairs), len(found), float(np.mean(overlaps)), median, p95, most, float(presence))
+    median, p95, most = (float(np.percentile(edges, q)) if edges else None for q in (50, 95, 100))
+    iou = float(np.mean(overlaps)) if overlaps else None
+    return Agreement(len(pairs), len(found), iou, median, p95, most, float(presence))
 
 
 def _worst_edge(before: Box, after: Box) -> float:

@@ -28,7 +28,7 @@ CONTRACT = Contract(
     hashes={"float_model": "abc"},
     measured={"val": {"mean_iou": 0.7}},
 )
-GOLDEN = Golden(np.full((24, 32, 3), 90, np.uint8), 0.9, Box(1, 2, 20, 22), "bolt")
+GOLDEN = Golden(np.full((24, 32, 3), 90, np.uint8), 0.9, Box(1.0, 2.0, 20.0, 22.0), "bolt")
 
 
 def write(tiny_models: Path, folder: Path, name: str = "int8") -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.converters.targets.edgetpu.operators import Judged, Settings, judge_operator
+from edgeloc.converters.targets.edgetpu.operators import Judgement, Settings, judge_operator
 from edgeloc.model.flatbuffer import Graph, Operator, Tensor
 
 
@@ -27,7 +27,7 @@ def numbers(*values: int, shape: tuple[int, ...] | None = None) -> Tensor:
     return Tensor("n", shape or (len(values),), "int32", data=data)
 
 
-def judge(name: str, inputs: list[Tensor], output: Tensor, version: int = 1, **options: Any) -> Judged:
+def judge(name: str, inputs: list[Tensor], output: Tensor, version: int = 1, **options: Any) -> Judgement:
     tensors = (*inputs, output)
     operator = Operator(name, tuple(range(len(inputs))), (len(inputs),))
     graph = Graph("main", tensors, (operator,), (0,), (len(inputs),))
@@ -61,7 +61,7 @@ SQUARE = image(1, 8, 8, 4)
 def test_within_the_limits_an_operator_maps(
     name: str, inputs: list[Tensor], output: Tensor, options: dict[str, Any]
 ) -> None:
-    assert judge(name, inputs, output, **options) == Judged()
+    assert judge(name, inputs, output, **options) == Judgement()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_within_the_limits_an_operator_maps(
         ("ADD", [image(1, -1, 8, 4)], SQUARE, {}, "1x?x8x4 is open"),
         ("AVERAGE_POOL_2D", [PICTURE], SQUARE, {"fusedActivationFunction": 1}, "fused activation"),
         ("MAX_POOL_2D", [PICTURE], SQUARE, {"fusedActivationFunction": 3}, "fused activation"),
-        ("CONV_2D", CONV, SQUARE, {"dilationHFactor": 2, "dilationWFactor": 1}, "unlike dilations"),
+        ("CONV_2D", CONV, SQUARE, {"dilationHFactor": 2, "dilationWFactor": 1}, "different dilations"),
         ("CONV_2D", [PICTURE, image(4, 3, 3, 4)], SQUARE, {}, "dimensions above 1"),
         ("FULLY_CONNECTED", [image(1, 64), image(4, 64)], image(1, 4), {}, "input 1 is computed"),
         ("CONCATENATION", [PICTURE, weights(1, 8, 8, 4)], image(1, 8, 8, 8), {}, "padding by zeros"),
