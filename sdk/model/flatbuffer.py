@@ -43,6 +43,7 @@ CUSTOM = "CUSTOM"
 # What a pure Python reader can run into when offsets and lengths are nonsense.
 _DAMAGE = (struct.error, IndexError, ValueError, TypeError, OverflowError, AttributeError, KeyError, MemoryError)
 _MOST_ELEMENTS = 2**63
+_MOST_TABLES, _MOST_NUMBERS = 50_000, 10_000_000
 # By the schema's TensorType; constants of other types (strings, numbers of 4 bits) cannot be edited here.
 _DTYPES: dict[int, type[np.generic]] = {
     0: np.float32, 1: np.float16, 2: np.int32, 3: np.uint8, 4: np.int64, 6: np.bool_, 7: np.int16, 9: np.int8,
@@ -187,13 +188,15 @@ class _Reader:
         self._root = tables.Model.GetRootAs(data, 0)
         self._dtypes = {value: name.lower() for value, name in _names(tables.TensorType).items()}
         self._builtins = _names(tables.BuiltinOperator)
+        # Tables may lie upon each other, so that what a small file lists has no end.
+        self._tables_left, self._numbers_left = _MOST_TABLES, _MOST_NUMBERS
 
     def model(self) -> TfliteModel:
-        codes = _each(self._root, "OperatorCodes", self._operator_name)
-        graphs = tuple(self._graph(item, codes) for item in _each(self._root, "Subgraphs", _same))
+        codes = self._each(self._root, "OperatorCodes", self._operator_name)
+        graphs = tuple(self._graph(item, codes) for item in self._each(self._root, "Subgraphs", _same))
         if not graphs:
             raise ValueError("no subgraph")
-        signatures = _each(self._root, "SignatureDefs", _signature)
+        signatures = self._each(self._root, "SignatureDefs", self._signature)
         for signature in signatures:
             tensors = graphs[signature.graph].tensors
             _check((*signature.inputs.values(), *signature.outputs.values()), len(tensors), lowest=0)
@@ -203,27 +206,27 @@ class _Reader:
         # Files from before 2020 keep the number in the old, narrower field and leave the new one 0.
         number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
         name = self._builtins.get(number, f"BUILTIN_{number}")
-        return (text(code.CustomCode()) or CUSTOM, True) if name == CUSTOM else (name, False)
+        return (self._text(code.CustomCode()) or CUSTOM, True) if name == CUSTOM else (name, False)
 
     def _graph(self, graph: Any, codes: list[tuple[str, bool]]) -> Graph:
-        tensors = tuple(_each(graph, "Tensors", self._tensor))
-        operators = tuple(_each(graph, "Operators", lambda item: _operator(item, codes)))
+        tensors = tuple(self._each(graph, "Tensors", self._tensor))
+        operators = tuple(self._each(graph, "Operators", lambda item: self._operator(item, codes)))
         for operator in operators:
             _check(operator.inputs, len(tensors), lowest=-1)
             _check(operator.outputs, len(tensors), lowest=-1)
-        inputs, outputs = _ints(graph, "Inputs"), _ints(graph, "Outputs")
+        inputs, outputs = self._ints(graph, "Inputs"), self._ints(graph, "Outputs")
         _check((*inputs, *outputs), len(tensors), lowest=0)
-        return Graph(text(graph.Name()), tensors, operators, inputs, outputs)
+        return Graph(self._text(graph.Name()), tensors, operators, inputs, outputs)
 
     def _tensor(self, tensor: Any) -> Tensor:
         quantization = tensor.Quantization()
-        scales = () if quantization is None else tuple(map(float, _vector(quantization, "Scale")))
+        scales = () if quantization is None else tuple(map(float, self._vector(quantization, "Scale")))
         return Tensor(
-            name=text(tensor.Name()),
-            shape=_ints(tensor, "ShapeSignature") or _ints(tensor, "Shape"),
+            name=self._text(tensor.Name()),
+            shape=self._ints(tensor, "ShapeSignature") or self._ints(tensor, "Shape"),
             dtype=self._dtypes[tensor.Type()],
             scales=scales,
-            zero_points=_ints(quantization, "ZeroPoint") if scales else (),
+            zero_points=self._ints(quantization, "ZeroPoint") if scales else (),
             buffer=tensor.Buffer(),
             data=self._buffer(tensor.Buffer()),
             is_variable=bool(tensor.IsVariable()),
@@ -239,41 +242,46 @@ class _Reader:
         offset = buffer.Offset() if hasattr(buffer, "Offset") else 0
         return np.frombuffer(self._data, np.uint8, buffer.Size(), offset) if offset > 1 else None
 
+    def _operator(self, operator: Any, codes: list[tuple[str, bool]]) -> Operator:
+        name, is_custom = codes[operator.OpcodeIndex()]
+        return Operator(name, self._ints(operator, "Inputs"), self._ints(operator, "Outputs"), is_custom)
 
-def _operator(operator: Any, codes: list[tuple[str, bool]]) -> Operator:
-    name, is_custom = codes[operator.OpcodeIndex()]
-    return Operator(name, _ints(operator, "Inputs"), _ints(operator, "Outputs"), is_custom)
+    def _signature(self, signature: Any) -> Signature:
+        return Signature(
+            key=self._text(signature.SignatureKey()),
+            graph=signature.SubgraphIndex(),
+            inputs=dict(self._each(signature, "Inputs", self._named_tensor)),
+            outputs=dict(self._each(signature, "Outputs", self._named_tensor)),
+        )
 
+    def _each(self, table: Any, field_name: str, read: Callable[[Any], Any]) -> list[Any]:
+        """Read every table in a vector of tables."""
+        get, count = getattr(table, field_name), getattr(table, field_name + "Length")()
+        self._tables_left -= count
+        if self._tables_left < 0:
+            raise ValueError("too many tables")
+        return [read(get(i)) for i in range(count)]
 
-def _signature(signature: Any) -> Signature:
-    return Signature(
-        key=text(signature.SignatureKey()),
-        graph=signature.SubgraphIndex(),
-        inputs=dict(_each(signature, "Inputs", _named_tensor)),
-        outputs=dict(_each(signature, "Outputs", _named_tensor)),
-    )
+    def _vector(self, table: Any, field_name: str) -> list[Any]:
+        """A vector of numbers; an absent one is empty."""
+        count = getattr(table, field_name + "Length")()
+        self._numbers_left -= count
+        if self._numbers_left < 0:
+            raise ValueError("too many numbers")
+        values: list[Any] = getattr(table, field_name + "AsNumpy")().tolist() if count else []
+        return values
 
+    def _ints(self, table: Any, field_name: str) -> tuple[int, ...]:
+        return tuple(int(value) for value in self._vector(table, field_name))
 
-def _named_tensor(entry: Any) -> tuple[str, int]:
-    return text(entry.Name()), entry.TensorIndex()
+    def _named_tensor(self, entry: Any) -> tuple[str, int]:
+        return self._text(entry.Name()), entry.TensorIndex()
 
-
-def _each(table: Any, field_name: str, read: Callable[[Any], Any]) -> list[Any]:
-    """Read every table in a vector of tables."""
-    get = getattr(table, field_name)
-    return [read(get(i)) for i in range(getattr(table, field_name + "Length")())]
-
-
-def _vector(table: Any, field_name: str) -> list[Any]:
-    """A vector of numbers; an absent one is empty."""
-    if getattr(table, field_name + "Length")() == 0:
-        return []
-    values: list[Any] = getattr(table, field_name + "AsNumpy")().tolist()
-    return values
-
-
-def _ints(table: Any, field_name: str) -> tuple[int, ...]:
-    return tuple(int(value) for value in _vector(table, field_name))
+    def _text(self, name: bytes | None) -> str:
+        self._numbers_left -= len(name or b"")
+        if self._numbers_left < 0:
+            raise ValueError("too long names")
+        return text(name)
 
 
 def _same(table: Any) -> Any:

@@ -95,21 +95,27 @@ def runtime_tensors(graph: Graph) -> tuple[Tensor, ...]:
 def _reached(graph: Graph, *, blocked_by_zeros: bool = False) -> set[int]:
     """Indices of all tensors that depend on an input or a variable."""
     reached = set(graph.inputs) | {i for i, tensor in enumerate(graph.tensors) if tensor.is_variable}
+    zeros: dict[int, bool] = {}
     for operator in graph.operators:
-        if not reached.isdisjoint(operator.inputs) and not (blocked_by_zeros and _multiplies_by_zero(graph, operator)):
+        if reached.isdisjoint(operator.inputs):
+            continue
+        if not (blocked_by_zeros and _multiplies_by_zero(graph, operator, zeros)):
             reached.update(operator.outputs)
     reached.discard(-1)
     return reached
 
 
-def _multiplies_by_zero(graph: Graph, operator: Operator) -> bool:
+def _multiplies_by_zero(graph: Graph, operator: Operator, known: dict[int, bool]) -> bool:
+    """Whether its weights are zero; `known` keeps the answer by tensor, since many operators can read one."""
     if operator.name not in WEIGHTED or len(operator.inputs) < 2:
         return False
-    weights = graph.tensors[operator.inputs[1]]
-    if weights.data is None or (any(weights.zero_points) and weights.dtype != "uint8"):
-        return False
-    zero = weights.zero_points[0] if weights.zero_points else 0
-    return bool(np.all(weights.data == zero))
+    index = operator.inputs[1]
+    if index not in known:
+        weights = graph.tensors[index]
+        zero = weights.zero_points[0] if weights.zero_points else 0
+        counts = weights.data is not None and (not any(weights.zero_points) or weights.dtype == "uint8")
+        known[index] = counts and bool(np.all(weights.data == zero))
+    return known[index]
 
 
 def _split(model: TfliteModel) -> tuple[list[_Placed], list[_Placed]]:
@@ -134,7 +140,8 @@ def _float_word(floats: list[_Placed]) -> tuple[str, str]:
     hybrid = [op.name for graph, op in floats if any(t.is_quantized for t in _constants(graph, op))]
     if hybrid:
         return DYNAMIC, f"{_listed(hybrid)}: the weights are integers, but the activations float"
-    stored = {tensor.dtype for graph, _ in floats for tensor in _dequantized_constants(graph)}
+    graphs = {id(graph): graph for graph, _ in floats}.values()
+    stored = {tensor.dtype for graph in graphs for tensor in _dequantized_constants(graph)}
     direct = {tensor.dtype for graph, op in floats for tensor in _constants(graph, op)}
     names = _listed([op.name for _, op in floats])
     if "float16" in stored | direct:

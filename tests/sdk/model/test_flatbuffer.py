@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,31 @@ def test_without_the_format_description_the_extra_is_named(int8: bytes, monkeypa
     monkeypatch.setattr(flatbuffer, "SCHEMAS", ("no_such_module",))
     with pytest.raises(MissingExtra, match="package tflite"):
         parse_flatbuffer(int8, "x.tflite")
+
+
+@pytest.mark.parametrize(("graphs", "tensors", "name"), [(1000, 1000, ""), (1, 5000, "a" * 100_000)])
+def test_tables_that_lie_upon_each_other_end(graphs: int, tensors: int, name: str) -> None:
+    """A small file of graphs that are all the same one, with tensors that are all the same one."""
+    flatbuffers = pytest.importorskip("flatbuffers")
+    builder = flatbuffers.Builder()
+    named = builder.CreateString(name)
+
+    def table(fields: int, places: dict[int, int]) -> int:
+        builder.StartObject(fields)
+        for number, place in places.items():
+            builder.PrependUOffsetTRelativeSlot(number, place, 0)
+        return int(builder.EndObject())
+
+    def repeated(one: int, count: int) -> int:
+        builder.StartVector(4, count, 4)
+        for _ in range(count):
+            builder.PrependUOffsetTRelative(one)
+        return int(builder.EndVector())
+
+    graph = table(4, {0: repeated(table(4, {3: named}), tensors)})
+    buffers = repeated(table(1, {}), 1)
+    builder.Finish(table(5, {2: repeated(graph, graphs), 4: buffers}), file_identifier=b"TFL3")
+    began = time.process_time()
+    with pytest.raises(ModelError, match="damaged"):
+        parse_flatbuffer(bytes(builder.Output()), "m")
+    assert time.process_time() - began < 10
