@@ -43,6 +43,7 @@ DAMAGED_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplem
 # Far above what ONNX numbers its fields with, below what protobuf keeps for itself (19000 to 19999).
 _ZIP_FIELD = 18765
 _IR_VERSION, _GRAPH, _OPSETS = 1, 7, 8
+_MOST_FIELDS = 200_000
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -244,8 +245,11 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, bytes | int]]:
 
     Wire format: https://protobuf.dev/programming-guides/encoding/
     """
-    position = 0
+    position = count = 0
     while position < len(data):
+        count += 1
+        if count > _MOST_FIELDS:
+            raise ValueError("a message of too many fields")
         start = position
         tag, position = _read_varint(data, position)
         field, kind = tag >> 3, tag & 7

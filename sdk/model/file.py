@@ -45,7 +45,7 @@ PAYLOAD_HASH = "payload"
 _PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR"
 _MOST_PIXELS = 1 << 24  # 4096 x 4096
 # A contract has a few kilobytes, a manifest of 10,000 images one and a half megabytes.
-_LONGEST_JSON = 8 << 20
+_LONGEST_TEXT = 8 << 20
 _MOST_LABELS = 100_000
 
 
@@ -136,14 +136,15 @@ class ModelFile:
         return Golden(_decoded(self.members[GOLDEN_IMAGE], f"{GOLDEN_IMAGE} in {self.path}"), **values)
 
     def _text(self, name: str) -> str:
+        content = self.members.get(name, b"")
+        if len(content) > _LONGEST_TEXT:
+            raise ModelError(f"{name} in {self.path} is longer than {_LONGEST_TEXT >> 20} MB")
         try:
-            return self.members.get(name, b"").decode()
+            return content.decode()
         except UnicodeDecodeError as error:
             raise ModelError(f"{name} in {self.path} is no UTF-8 text") from error
 
     def _json(self, name: str) -> dict[str, Any]:
-        if len(self.members[name]) > _LONGEST_JSON:
-            raise ModelError(f"{name} in {self.path} is longer than {_LONGEST_JSON >> 20} MB")
         try:
             value = parse_json(self._text(name))
         except ValueError as error:
@@ -200,7 +201,7 @@ def read_keras_contract(path: str | Path) -> Contract | None:
     """The contract inside a `.keras` file, None when it carries none; ModelError when it is no such file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            text = read_member(archive, CONTRACT, _LONGEST_JSON) if CONTRACT in archive.namelist() else None
+            text = read_member(archive, CONTRACT, _LONGEST_TEXT) if CONTRACT in archive.namelist() else None
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file", hint="give a .keras model") from error
     except DAMAGED_ZIP as error:

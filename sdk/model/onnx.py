@@ -5,6 +5,7 @@ Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
@@ -34,19 +35,24 @@ _DTYPES = {
     0: "unknown", 1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string",
     9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
 }  # fmt: skip
+_MOST_FIELDS = 1_000_000
 _DAMAGE = (ValueError, IndexError, KeyError, TypeError, OverflowError)
 
 
 class _Message:
     """The fields of one protobuf message, each a list in the order of the file."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, read: Counter[str] | None = None) -> None:
         self._fields: dict[int, list[bytes | int]] = {}
+        self._read = Counter() if read is None else read  # of the whole file, since a small one can have millions
         for field, value in read_fields(data):
             self._fields.setdefault(field, []).append(value)
+            self._read["fields"] += 1
+        if self._read["fields"] > _MOST_FIELDS:
+            raise ValueError("it has too many fields")
 
     def messages(self, field: int) -> list[_Message]:
-        return [_Message(value) for value in self.values(field)]
+        return [_Message(value, self._read) for value in self.values(field)]
 
     def values(self, field: int) -> list[bytes]:
         return [value for value in self._fields.get(field, []) if isinstance(value, bytes)]

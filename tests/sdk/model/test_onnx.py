@@ -111,11 +111,15 @@ def weights_elsewhere(model: Any) -> None:
         entry.key, entry.value = key, value
 
 
+def endless_fields(model: Any) -> None:
+    model.graph.initializer[0].dims.extend([0] * 210_000)
+
+
 def endless_shape(model: Any) -> None:
     model.graph.initializer[0].dims[:] = [2**62] * 500
 
 
-@pytest.mark.parametrize("damage", [no_weights, no_output, weights_elsewhere, endless_shape])
+@pytest.mark.parametrize("damage", [no_weights, no_output, weights_elsewhere, endless_fields, endless_shape])
 def test_a_graph_that_says_nonsense_is_refused(damage: Callable[[Any], None], tmp_path: Path) -> None:
     model = onnx.load_from_string(make(WEIGHTS))
     damage(model)
