@@ -66,6 +66,11 @@ class Energy:
     def __post_init__(self) -> None:
         if self.status not in ("measured", "replayed", "not measured"):
             raise ValueError(f"status is {self.status!r}: it must be measured, replayed or not measured")
+        if len(self.t_s) != len(self.watts):
+            raise ValueError(f"t_s holds {len(self.t_s)} readings, and watts {len(self.watts)}")
+        unknown = sorted(set(self.spans_s) - set(_SPANS))
+        if unknown:
+            raise ValueError(f"spans_s has {unknown[0]!r}: known are {', '.join(_SPANS)}")
 
 
 class EnergyRecorder:

@@ -98,6 +98,10 @@ class StageLatency:
     samples_ms: tuple[float, ...]
     warmup_ms: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if self.count != len(self.samples_ms):
+            raise ValueError(f"count is {self.count}, and samples_ms holds {len(self.samples_ms)}")
+
 
 @dataclass(frozen=True, slots=True)
 class LatencyRun:
@@ -171,6 +175,13 @@ class BenchResult:
     energy: Energy = field(default_factory=Energy)
     findings: tuple[Finding, ...] = ()
     schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        missing = [stage for stage in STAGES if stage not in self.latency]
+        if self.latency and missing:
+            raise ValueError(f"latency.{missing[0]} is missing")
+        if self.latency and not self.latency["total"].p50_ms > 0:
+            raise ValueError(f"latency.total.p50_ms is {self.latency['total'].p50_ms}: it must be above 0")
 
 
 def write_result(path: str | Path, result: BenchResult) -> None:

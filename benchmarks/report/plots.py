@@ -236,7 +236,10 @@ def side_by_side(image: Worst) -> tuple[str, str] | None:
 
 
 def _decode(uri: str, name: str) -> Pixels:
-    data = np.frombuffer(base64.b64decode(uri.removeprefix(_PREFIX)), dtype=np.uint8) if uri else np.empty(0, np.uint8)
+    try:
+        data = np.frombuffer(base64.b64decode(uri.removeprefix(_PREFIX)), dtype=np.uint8)
+    except ValueError:  # no base64
+        data = np.empty(0, np.uint8)
     pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if pixels is None:
         raise DataError(f"the result's preview of {name} is no JPEG")

@@ -139,6 +139,11 @@ class Worst:
     preview: str | None = None
     preview_scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        boxes = [box for box in (self.truth, self.box_float, self.box_quantized) if box is not None]
+        if not all(math.isfinite(number) for number in (*(edge for box in boxes for edge in box), self.preview_scale)):
+            raise ValueError("its boxes and preview_scale must be finite numbers")
+
 
 @dataclass(frozen=True, slots=True)
 class Regression:

@@ -99,10 +99,11 @@ def test_same_result_same_page(page: str, bench_result: BenchResult) -> None:
     assert render_report(bench_result) == page
 
 
-def test_a_damaged_preview_is_named(bench_result: BenchResult) -> None:
+@pytest.mark.parametrize("content", ["AAAA", "AAA", "\u00e4", ""])
+def test_a_damaged_preview_is_named(bench_result: BenchResult, content: str) -> None:
     regression = bench_result.regression
     assert regression is not None
-    worst = (dataclasses.replace(regression.worst[0], preview="data:image/jpeg;base64,AAAA"),)
+    worst = (dataclasses.replace(regression.worst[0], preview=f"data:image/jpeg;base64,{content}"),)
     broken = dataclasses.replace(bench_result, regression=dataclasses.replace(regression, worst=worst))
     with pytest.raises(DataError, match=r"preview of images/11\.jpg"):
         render_report(broken)
