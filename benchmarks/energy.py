@@ -255,7 +255,7 @@ def format_energy(energy: Energy) -> str:
     frame = format_uncertain(energy.per_frame_mj, energy.per_frame_uncertainty_mj)
     inference = format_uncertain(energy.per_inference_mj, energy.per_inference_uncertainty_mj)
     return (
-        f"{frame} mJ a frame, {inference} mJ an inference beyond idle, {energy.power_w:.3g} W  "
+        f"{frame} mJ per frame, {inference} mJ per inference beyond idle, {energy.power_w:.3g} W  "
         f"({energy.status}: {energy.source})"
     )
 

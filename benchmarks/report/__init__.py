@@ -91,10 +91,10 @@ def _tiles(result: BenchResult) -> list[dict[str, str]]:
         tiles.append(_tile("mean IoU", format_share(accuracy.mean_iou), note))
     if result.latency:
         total, invoke = result.latency["total"].p50_ms, result.latency["invoke"].p50_ms
-        tiles.append(_tile("frame, p50", f"{total:.1f} ms", f"{1000 / total:.0f} a second; invoke {invoke:.1f} ms"))
+        tiles.append(_tile("frame, p50", f"{total:.1f} ms", f"{1000 / total:.0f} per second; invoke {invoke:.1f} ms"))
     if result.energy.per_frame_mj is not None:
         spread = f"± {result.energy.per_frame_uncertainty_mj:.2g}, {result.energy.status}, beyond idle"
-        tiles.append(_tile("energy a frame", f"{result.energy.per_frame_mj:.3g} mJ", spread))
+        tiles.append(_tile("energy per frame", f"{result.energy.per_frame_mj:.3g} mJ", spread))
     ratio = f"{result.size_ratio:.1f} times smaller than float" if result.size_ratio else result.model.precision
     tiles.append(_tile("model file", format_size(result.model.bytes), ratio))
     return tiles
@@ -139,8 +139,8 @@ def _counted(objects: int, empty: int, crops: int, labelled: int, unknown: int) 
 def _regression_plots(regression: Regression) -> list[dict[str, str]]:
     scatter, curve = plots.iou_scatter(regression), plots.drop_curve(regression)
     return [
-        {"svg": scatter, "caption": "One dot an image; below the line, quantization cost something."},
-        {"svg": curve, "caption": "How the drop spreads: a mean near 0 can hide moves both ways."},
+        {"svg": scatter, "caption": "One dot per image; below the line, quantization cost something."},
+        {"svg": curve, "caption": "How the drop is distributed: a mean near 0 can hide changes both ways."},
     ]
 
 
@@ -175,7 +175,7 @@ def _latency_part(result: BenchResult) -> dict[str, Any]:
         "table": _latency_table(result),
         "plots": [
             {"svg": bars, "caption": "Where a frame's time goes."},
-            {"svg": course, "caption": "Every frame in its order: warm-up, drift and outliers."},
+            {"svg": course, "caption": "Every frame in order: warm-up, drift and outliers."},
         ],
     }
 
@@ -209,7 +209,7 @@ def _energy_words(energy: Energy) -> str:
     )
     return (
         f"What the work took beyond being idle, by {energy.source}.{replayed} {energy.readings} readings at up to "
-        f"{energy.rate_hz:.3g} a second, the longest gap {energy.longest_gap_s:.2g} s; {gain}. "
+        f"{energy.rate_hz:.3g} per second, the longest gap {energy.longest_gap_s:.2g} s; {gain}. "
         f"The meter does not see {energy.blind_to}."
     )
 
@@ -220,8 +220,8 @@ def _energy_table(energy: Energy) -> _Table:
     power = format_uncertain(energy.power_w, energy.power_uncertainty_w)
     idle = f"{energy.idle_before_w:.4g} and {energy.idle_after_w:.4g} W"
     rows = [
-        [f"energy a frame, all stages, over {energy.frames} frames", f"{frame} mJ"],
-        [f"energy an inference, invoke alone, over {energy.inferences}", f"{inference} mJ"],
+        [f"energy per frame, all stages, over {energy.frames} frames", f"{frame} mJ"],
+        [f"energy per inference, invoke alone, over {energy.inferences}", f"{inference} mJ"],
         ["power while frames were timed, idle included", f"{power} W"],
         ["power idle, before and after", idle],
     ]
@@ -243,7 +243,7 @@ def _regression_table(regression: Regression) -> _Table:
 
 
 def _accuracy_table(accuracy: Accuracy) -> _Table:
-    """IoU, presence and class of the one model."""
+    """IoU, presence and class of one model without another to compare with."""
     sizes = [[f"mean IoU of {name} objects", format_share(mean)] for name, mean in accuracy.mean_iou_by_size.items()]
     return _Table(
         ["", "model"],
@@ -253,7 +253,7 @@ def _accuracy_table(accuracy: Accuracy) -> _Table:
             ["images with IoU >= 0.5", format_share(accuracy.iou50)],
             ["images with IoU >= 0.75", format_share(accuracy.iou75)],
             *sizes,
-            ["threshold of presence", f"{accuracy.threshold:.2f}"],
+            ["presence threshold", f"{accuracy.threshold:.2f}"],
             ["objects found", format_share(accuracy.recall)],
             ["false alarms where there is no object", format_share(accuracy.false_alarms)],
             *([["class", format_share(accuracy.top1)]] if accuracy.labelled else []),
@@ -283,10 +283,10 @@ def _presence_table(regression: Regression) -> _Table:
     return _Table(
         ["", "float", "quantized", "agreement"],
         [
-            ["threshold of presence", f"{presence.threshold_float:.2f}", f"{presence.threshold_quantized:.2f}", ""],
+            ["presence threshold", f"{presence.threshold_float:.2f}", f"{presence.threshold_quantized:.2f}", ""],
             ["objects found", format_share(presence.recall_float), format_share(presence.recall_quantized), ""],
             ["false alarms where there is no object", *alarms, ""],
-            ["present or not, over all", "", "", format_share(presence.agreement)],
+            ["present or not, all images", "", "", format_share(presence.agreement)],
             *([classes_row] if classes.images else []),
         ],
     )

@@ -42,7 +42,7 @@ _SPAN_COLORS = {
     "idle after": FLOAT_COLOR,
 }
 _INK = "#123456"  # of text and lines: replaced by currentColor in the SVG, the page's own colour
-_POINTS = 2500  # above, a scatter is drawn as pixels
+_MOST_POINTS = 2500  # a scatter of more is drawn as pixels
 
 _STORED_SIDE = 320  # pixels of the longer side of what is stored
 _DRAWN_SIDE = 480  # and of what is drawn on, so that lines stay fine beside a small object
@@ -69,7 +69,7 @@ def latency_bars(latency: dict[str, StageLatency]) -> str:
 
 
 def latency_course(latency: dict[str, StageLatency]) -> str:
-    """The total of every frame in its order, the warm-up apart; in ms."""
+    """The total of every frame in order, the warm-up apart; in ms."""
 
     def draw(axes: Axes) -> None:
         total = latency["total"]
@@ -86,7 +86,7 @@ def latency_course(latency: dict[str, StageLatency]) -> str:
 
 
 def iou_scatter(regression: Regression) -> str:
-    """Every image's IoU with the truth, by float model and by quantized one."""
+    """Every image's IoU with the truth, of the quantized model over that of the float one."""
 
     def draw(axes: Axes) -> None:
         rows = _objects(regression)
@@ -94,7 +94,7 @@ def iou_scatter(regression: Regression) -> str:
         axes.scatter(
             [row.iou_float or 0.0 for row in rows],
             [row.iou_quantized or 0.0 for row in rows],
-            s=9, alpha=0.5, color=FLOAT_COLOR, linewidths=0, rasterized=len(rows) > _POINTS,
+            s=9, alpha=0.5, color=FLOAT_COLOR, linewidths=0, rasterized=len(rows) > _MOST_POINTS,
         )  # fmt: skip
         axes.set(xlabel="IoU of the float model", ylabel="IoU of the quantized model")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -104,7 +104,7 @@ def iou_scatter(regression: Regression) -> str:
 
 
 def drop_curve(regression: Regression) -> str:
-    """The share of images whose IoU fell by at most so much; left of 0 are those that gained."""
+    """The cumulative share of images by IoU drop; left of 0 are those that gained."""
 
     def draw(axes: Axes) -> None:
         drops = np.sort([(row.iou_float or 0.0) - (row.iou_quantized or 0.0) for row in _objects(regression)])
@@ -172,14 +172,14 @@ def _svg(name: str, draw: Callable[[Axes], None], *, width: float, height: float
 
 
 def _style(name: str) -> dict[str, Any]:
-    """Settings of matplotlib: ink for all that is text or line, real text, and names that only `name` decides."""
+    """Settings of matplotlib: ink for text and lines, text as text, and ids that depend on `name` alone."""
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     plain = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
     return {**dict.fromkeys(inked, _INK), **plain, "svg.fonttype": "none", "svg.hashsalt": name}
 
 
 def _inline(svg: str, name: str) -> str:
-    """Strip what only a file of its own needs, so that the page holds no address, and take the page's colour."""
+    """Strip what only a standalone file needs, so that the page holds no address, and take the page's colour."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)

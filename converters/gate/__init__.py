@@ -66,7 +66,7 @@ class PresenceFit:
 
 @dataclass(frozen=True)
 class GateReport:
-    """What quantization cost on labelled data, each figure against its limit, and the threshold of presence to use.
+    """What quantization cost on labelled data, each figure against its limit, and the presence threshold to use.
 
     `regression` is taken at the threshold of `fit`; `presence_before` at the one that the
     contract had. `findings` are what the data leaves open. `data` and `split` name the images,

@@ -118,12 +118,12 @@ def _interval(report: GateReport) -> str:
 def _threshold(report: GateReport) -> list[str]:
     fit, before, after = report.fit, report.presence_before, report.regression.presence
     if not fit.moved:
-        return [f"the threshold of presence stays {fit.before:g}: {fit.reason}"]
+        return [f"the presence threshold stays {fit.before:g}: {fit.reason}"]
     found = f"objects found {format_share(before.recall_quantized)} -> {format_share(after.recall_quantized)}"
     alarms = f"{format_share(before.false_alarms_quantized)} -> {format_share(after.false_alarms_quantized)}"
     agreement = f"{format_share(fit.agreement_before)} -> {format_share(fit.agreement_after)}"
     return [
-        f"the threshold of presence goes from {fit.before:g} to {fit.after:g}: {found}, false alarms {alarms}, "
+        f"the presence threshold goes from {fit.before:g} to {fit.after:g}: {found}, false alarms {alarms}, "
         f"decided as by the float model {agreement}"
     ]
 

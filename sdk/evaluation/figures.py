@@ -231,7 +231,7 @@ def _size_figures(objects: Sequence[Row]) -> SizeFigures:
 
 
 def presence_figures(rows: Sequence[Row], threshold_float: float, threshold_quantized: float) -> PresenceFigures:
-    """Objects found, false alarms and agreement, each model counted from its own threshold of presence."""
+    """Objects found, false alarms and agreement, each model counted from its own presence threshold."""
     found = [(row.presence_float >= threshold_float, row.presence_quantized >= threshold_quantized) for row in rows]
     objects = [pair for row, pair in zip(rows, found, strict=True) if row.kind == "object"]
     negatives = [pair for row, pair in zip(rows, found, strict=True) if row.kind != "object"]

@@ -175,7 +175,7 @@ def test_a_recording_is_replayed_and_marked_as_one(
     assert energy.per_frame_mj == pytest.approx(0, abs=1e-6)
     assert energy.gain_error == pytest.approx(0.01)
     printed = capsys.readouterr().out
-    assert "mJ a frame" in printed and "replayed" in printed and "power.csv" in printed
+    assert "mJ per frame" in printed and "replayed" in printed and "power.csv" in printed
 
 
 def test_a_recording_that_ends_too_early_costs_only_the_energy(
@@ -230,7 +230,7 @@ def test_the_report_shows_energy_with_what_the_meter_does_not_see(
     load = Load()
     use(monkeypatch, FakeMeter(load.watts, rate_hz=400))
     page = render_report(replace(bench_result, energy=measure(load)))
-    assert "energy a frame" in page and "mJ" in page
+    assert "energy per frame" in page and "mJ" in page
     assert "does not see everything" in page
     assert "Power as the meter read it" in page
     bare = render_report(replace(bench_result, energy=Energy(reason="no meter")))

@@ -1,4 +1,4 @@
-"""The threshold of presence on quantized scores: it follows the float model's decisions, and otherwise stays."""
+"""The presence threshold on quantized scores: it follows the float model's decisions, and otherwise stays."""
 
 from __future__ import annotations
 
