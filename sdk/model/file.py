@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from edgeloc._support.json import from_data, parse_json
+from edgeloc._support.terminal import quiet_stderr
 from edgeloc.errors import ContractError, ModelError
 from edgeloc.model.containers import CONTAINERS, DAMAGED_ZIP, Format, format_of, read_member
 from edgeloc.model.contract import Contract, read_contract
@@ -267,10 +268,11 @@ def _decoded(png: bytes, name: str) -> Pixels:
     if not 0 < width * height <= _MOST_PIXELS:
         allowed = f"a whole PNG of at most {_MOST_PIXELS:,} pixels"
         raise ModelError(f"{name} must be {allowed}", hint="convert the model again")
-    try:
-        image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
+    with quiet_stderr():  # libpng prints what is wrong
+        try:
+            image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error:
+            image = None
     if image is None:
         raise ModelError(f"{name} is no image", hint="convert the model again")
     return image.astype(np.uint8, copy=False)

@@ -192,16 +192,18 @@ def png(width: int, height: int) -> bytes:
         png(0, 5),
         png(9, 9),
         PICTURE[:-20],
+        PICTURE[:25] + b"\x05\x09" + PICTURE[27:],
         PICTURE[:33] + b"\xff\x7f" + PICTURE[35:],
         cv2.imencode(".jpg", GOLDEN.image)[1].tobytes(),
     ],
 )
 def test_a_golden_picture_that_is_empty_huge_or_no_png_is_refused_before_it_is_decoded(
-    content: bytes, tmp_path: Path
+    content: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = read_model(with_members(tmp_path, **{"golden/image.png": content}))
     with pytest.raises(ModelError, match=r"golden/image\.png"):
         _ = model.golden
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
