@@ -47,11 +47,14 @@ class Worker:
         folder.mkdir(parents=True)
         self.log, self.done, self._said = folder / "log", 0, b""
         line = [sys.executable, str(self.program), str(bases), str(seed), str(folder)]
-        cache = {"XDG_CACHE_HOME": str(folder.parent / "cache"), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        # A cache of its own: a model that was tried before would be loaded without a trial.
+        variables = {**os.environ, "XDG_CACHE_HOME": str(folder.resolve() / "cache"), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        pipe = subprocess.PIPE
         self._process = subprocess.Popen(
-            line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **cache}, bufsize=0
+            line, stdin=pipe, stdout=pipe, env=variables, bufsize=0, start_new_session=True
         )
-        self._read(120.0)
+        if "ready" not in (answer := self._read(120.0)):
+            raise RuntimeError(f"the worker does not start: {answer}")
 
     def check(self, task: str) -> dict[str, Any]:
         """What became of a file; a worker that ended has told at least which file it was."""
@@ -231,7 +234,11 @@ def _remove(made: str | None) -> None:
 def _read_results(path: Path, seed: int) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:  # the run was killed while it wrote
+        path.write_text(whole, encoding="utf-8")
+    for line in whole.splitlines():
         record = json.loads(line)
         if record.pop("seed") != seed:
             raise SystemExit(f"{path} is of another seed: give another folder with --out")

@@ -13,7 +13,6 @@ import os
 import random
 import re
 import resource
-import signal
 import sys
 import time
 import traceback
@@ -184,8 +183,6 @@ def main(bases_folder: str, seed: str, folder: str) -> None:
     for descriptor in (1, 2):
         os.dup2(log, descriptor)
     faulthandler.enable()
-    # Ctrl-C reaches the whole group; this process ends when its input does.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     bases = {path.stem: take_apart(path.read_bytes()) for path in sorted(Path(bases_folder).iterdir())}
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
