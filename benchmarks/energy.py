@@ -27,17 +27,29 @@ _SPANS = ("idle before", "frames", "inferences", "idle after")
 class Energy:
     """What a frame and an inference cost beyond being idle.
 
-    `status`: measured, replayed (the readings are a recording's, not this run's) or not measured.
-    `reason`: why nothing was measured.
-    `source`, `blind_to`: the meter, and what it does not measure.
-    `rate_hz`, `resolution_w`, `gain_error`: its readings a second, its step, and the share by which it may be off
-    (None: it states none, and it is not in the uncertainties).
-    `per_frame_mj`: over all stages of a frame; `per_inference_mj`: over the engine's invoke alone, repeated without a
-    pause. The truth is within `*_uncertainty_mj` of each.
-    `frames`, `inferences`: how many were measured.
-    `power_w`: while frames were timed, idle included; `idle_before_w` and `idle_after_w` without work.
-    `t_s`, `watts`: the readings, from the first one on, the longest `longest_gap_s` apart.
-    `spans_s`: which of them were what.
+    Parameters:
+        status: measured, replayed (the readings are a recording's, not this run's) or not measured.
+        reason: why nothing was measured.
+        source: the meter.
+        blind_to: what of the board's power it does not measure.
+        rate_hz: its readings per second.
+        resolution_w: its step.
+        gain_error: the share by which it may be off; None where it states none, which is then not in the uncertainties.
+        per_frame_mj: over all stages of a frame.
+        per_frame_uncertainty_mj: the truth is within this of it.
+        per_inference_mj: over the engine's invoke alone, repeated without a pause.
+        per_inference_uncertainty_mj: the truth is within this of it.
+        frames: how many frames were measured.
+        inferences: how many inferences were measured.
+        power_w: the mean while frames were timed, idle included.
+        power_uncertainty_w: the truth is within this of it.
+        idle_before_w: the mean without work, before.
+        idle_after_w: the mean without work, after.
+        readings: how many there are.
+        longest_gap_s: the longest time between two of them.
+        spans_s: begin and end of what was measured, by name, on the clock of `t_s`.
+        t_s: when the readings were taken, from the first one on.
+        watts: the readings.
     """
 
     status: str = "not measured"
@@ -76,8 +88,9 @@ class Energy:
 class EnergyRecorder:
     """Reads a power meter beside the benchmark; without one, every step is passed through and nothing is recorded.
 
-    `power` is a meter's URI, `auto` or `none`. A meter that was named and is not there raises DeviceError or
-    UsageError; one that is lost later ends in `not measured` with its reason, and the benchmark continues.
+    Parameters:
+        power: a meter's URI, `auto` or `none`. A meter that was named and is not there raises DeviceError or
+            UsageError; one that is lost later ends in `not measured` with its reason, and the benchmark continues.
     """
 
     def __init__(self, power: str) -> None:

@@ -32,9 +32,10 @@ _SCENES = 32
 class FrameSource(ABC):
     """Gives frames without end.
 
-    `name`: what the frames come from.
-    `capture`: what `grab` spends its time on, in words.
-    `skipped`: the names of what could not be read and was left out.
+    Attributes:
+        name: what the frames come from.
+        capture: what `grab` spends its time on, in words.
+        skipped: the names of what could not be read and was left out.
     """
 
     name: str
@@ -52,7 +53,8 @@ class FrameSource(ABC):
 class CameraSource(FrameSource):
     """A camera by URI; a finite one (a video, a folder) starts again at its end.
 
-    `size` is the model's input (width, height), for cameras that scale by themselves.
+    Parameters:
+        size: the model's input (width, height), for cameras that scale by themselves.
     """
 
     def __init__(self, uri: str, size: tuple[int, int] | None = None) -> None:

@@ -82,8 +82,9 @@ class _Stopwatch:
 def measure(localizer: Localizer, frames: int) -> Overhead:
     """Run both loops on frames of noise.
 
-    `localizer`: what is measured; its engine must have an interpreter that the loop by hand can use.
-    `frames`: how many 640x480 frames each loop runs.
+    Parameters:
+        localizer: what is measured; its engine must have an interpreter that the loop by hand can use.
+        frames: how many 640x480 frames each loop runs.
 
     Raises UsageError for a model of another kind, GateFailed when the two loops disagree.
     """

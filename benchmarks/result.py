@@ -48,13 +48,20 @@ STAGES = ("capture", "preprocess", "invoke", "decode", "draw", "total")
 class Environment:
     """The machine and its software; None is what the machine does not report.
 
-    `board`: its name in the device tree.
-    `cpu`, `cores`, `machine`: the processor, the cores that this process may use, and the architecture.
-    `os`, `python`, `numpy`, `opencv`, `edgeloc`: versions.
-    `governor`: the frequency governor of the first core.
-    `load_1min`: the load average when the measurement began.
-    `power_mode`: of a Jetson.
-    `hardware`: the board's particulars.
+    Parameters:
+        board: its name in the device tree.
+        cpu: the processor.
+        cores: how many this process may use.
+        machine: the architecture.
+        os: the system and its version.
+        python: its version.
+        numpy: its version.
+        opencv: its version.
+        edgeloc: its version.
+        governor: the frequency governor of the first core.
+        load_1min: the load average when the measurement began.
+        power_mode: of a Jetson.
+        hardware: the board's particulars.
     """
 
     board: str | None
@@ -148,16 +155,22 @@ class DataInfo:
 class BenchResult:
     """All of one benchmark.
 
-    `created_at`: when it ended, in UTC (ISO 8601).
-    `complete`: false when it was interrupted; the result then holds what was measured until then.
-    `environment`, `model`, `against`, `data`: what was measured, on what, and on which images.
-    `size_ratio`: the float file's bytes over the quantized file's.
-    `latency`, `latency_run`: each stage of STAGES, and how the samples came about.
-    `regression`: what quantization cost; None where there was no float model to compare with.
-    `accuracy`: the model against the labels; None where a regression has its figures, or without labelled images.
-    `thermal`: the board's temperatures and clocks while the latencies were measured.
-    `energy`: `energy.status` is "not measured" where there was no meter.
-    `findings`: what to know about these figures.
+    Parameters:
+        created_at: when it ended, in UTC (ISO 8601).
+        complete: false when it was interrupted; the result then holds what was measured until then.
+        environment: the machine and its software.
+        model: what was measured.
+        against: the float model that it was compared with; None without.
+        data: the labelled images; None without.
+        size_ratio: the float file's bytes over the quantized file's; None without a float file.
+        latency: by stage, each of STAGES; empty where no frame was timed.
+        latency_run: how the samples came about.
+        regression: what quantization cost; None where there was no float model to compare with.
+        accuracy: the model against the labels; None where a regression has its figures, or without labelled images.
+        thermal: the board's temperatures and clocks while the latencies were measured.
+        energy: `energy.status` is "not measured" where there was no meter.
+        findings: what to know about these figures.
+        schema_version: of the file's format.
     """
 
     created_at: str

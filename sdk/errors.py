@@ -47,9 +47,13 @@ _LONGEST_SENTENCE = 2000
 class EdgelocError(Exception):
     """Base of all errors here: one sentence that names what is wrong and how to fix it.
 
-    `message` is what is wrong. Where it is left out, the sentence is made of `field` (a parameter's name), its
-    `value` and what is `allowed`. `hint` is the fix; it names parameters in braces, as in "give {calibration}", so
-    that a front end can write them in its own way (see `spelling`).
+    Parameters:
+        message: what is wrong. Where it is left out, the sentence is made of `field`, `value` and `allowed`.
+        field: the parameter's name.
+        value: its value.
+        allowed: what it must be.
+        hint: the fix; it names parameters in braces, as in "give {calibration}", so that a front end can write them in
+            its own way (see `spelling`).
     """
 
     exit_status = 2

@@ -20,12 +20,13 @@ _LEVELS = {"ok": logging.INFO, "note": logging.INFO, "warning": logging.WARNING,
 class Finding:
     """One thing that a check found.
 
-    `code`: the kind in words (`batch-norm-lags`); docs/findings.md explains each.
-    `severity`: `ok` (checked, as it should be), `note` (worth knowing), `warning` (works, but worse than it could) or
-    `problem` (does not work).
-    `message`: what was found, with its figures.
-    `fix`: what to do about it, where something can be done. It names parameters in braces, as the hint of an error
-    does: "try {fix_head}".
+    Parameters:
+        code: the kind in words (`batch-norm-lags`); docs/findings.md explains each.
+        severity: `ok` (checked, as it should be), `note` (worth knowing), `warning` (works, but worse than it could) or
+            `problem` (does not work).
+        message: what was found, with its figures.
+        fix: what to do about it, where something can be done. It names parameters in braces, as the hint of an error
+            does: "try {fix_head}".
     """
 
     code: str

@@ -28,12 +28,13 @@ class Localizer:
         localizer = Localizer("model.tflite")
         result = localizer(cv2.imread("photo.jpg"))
 
-    `model` is a model file, or its path.
-    `engine` is a name that `open_engine` knows, or an engine that has the model loaded.
-    `threads` is how many threads the engine uses; None leaves it to the engine.
-    `contract` is the model's contract, or its JSON file. None takes the one inside the model file, else that of a
-    JSON file beside it with the same name (`model.json`).
-    `cpu_model` is what the engine "auto" falls back to when a model compiled for the Edge TPU fails there.
+    Parameters:
+        model: a model file, or its path.
+        engine: a name that `open_engine` knows, or an engine that has the model loaded.
+        threads: how many threads the engine uses; None leaves it to the engine.
+        contract: the model's contract, or its JSON file. None takes the one inside the model file, else that of a JSON
+            file beside it with the same name (`model.json`).
+        cpu_model: what the engine "auto" falls back to when a model compiled for the Edge TPU fails there.
 
     Not for use from two threads at once.
 
@@ -85,9 +86,10 @@ class Localizer:
     def decode(self, raw: Mapping[str, NDArray[Any]], placement: Placement, frame_size: tuple[int, int]) -> Result:
         """Third stage: the result in pixels of the frame.
 
-        `raw` are the engine's output arrays by name.
-        `placement` is where the frame lies in the model's input.
-        `frame_size` is the frame's (width, height) in pixels.
+        Parameters:
+            raw: the engine's output arrays by name.
+            placement: where the frame lies in the model's input.
+            frame_size: the frame's (width, height) in pixels.
 
         Raises EngineError when an output that matters is not a finite number.
         """

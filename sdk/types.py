@@ -57,12 +57,14 @@ class Box(NamedTuple):
 class Frame:
     """One image from a camera, and when its exposure began.
 
-    `pixels` is uint8 (height, width, 3) in BGR.
-    `captured_at` is when its exposure began, seconds of `time.monotonic()`.
-    `sequence` counts the camera's frames from 0, dropped ones included.
-    `has_truth` is whether what the frame shows is known (a generated or labelled frame): with it, a `truth` of None
-    means that the frame holds no object.
-    `truth` is the object's true box in pixels, `truth_label` its class.
+    Parameters:
+        pixels: uint8 (height, width, 3) in BGR.
+        captured_at: when its exposure began, seconds of `time.monotonic()`.
+        sequence: the frame's number, from 0, dropped ones included.
+        has_truth: whether what the frame shows is known (a generated or labelled frame): with it, a `truth` of None
+            means that the frame holds no object.
+        truth: the object's true box in pixels.
+        truth_label: its class.
     """
 
     pixels: Pixels
@@ -82,11 +84,12 @@ class Frame:
 class Detection:
     """One object in one frame.
 
-    `box` is in pixels of the full frame, clipped to it; None where the model gives no box.
-    `score` is the probability, 0 to 1, that the object is there.
-    `label` is the most probable class; None where the model has no classes, or where the class is less probable than
-    the contract's label threshold.
-    `class_scores` are the probabilities of the classes, float32 (K,), in the order of the contract's labels.
+    Parameters:
+        box: in pixels of the full frame, clipped to it; None where the model gives no box.
+        score: the probability, 0 to 1, that the object is there.
+        label: the most probable class; None where the model has no classes, or where the class is less probable than
+            the contract's label threshold.
+        class_scores: the probabilities of the classes, float32 (K,), in the order of the contract's labels.
     """
 
     box: Box | None
@@ -104,9 +107,11 @@ class Detection:
 class Result:
     """What the model answered on one frame.
 
-    `objects` are the objects that are present, best first: those whose score reaches the contract's presence
-    threshold. `rejected` is the best candidate of a frame in which none reaches it; its box is not decoded (None).
     The properties are those of the best object: `Result()` is a frame with nothing in it.
+
+    Parameters:
+        objects: the objects that are present, best first: those whose score reaches the contract's presence threshold.
+        rejected: the best candidate of a frame in which none reaches it; its box is not decoded (None).
     """
 
     objects: tuple[Detection, ...] = ()
@@ -148,11 +153,12 @@ class Result:
 class Observation:
     """One frame of a run: the frame, the model's answer, and what happened to the frame on its way.
 
-    `age_ms` is the time from the frame's capture until its result was ready.
-    `stale` is whether that is over the run's age budget.
-    `dropped` counts the frames that were dropped since the observation before.
-    `gap_s` is how long the camera was away before this frame, in seconds from the last frame before; 0 if it was not.
-    `engine` is the name of the engine that computed the result; "" where the localizer has none.
+    Parameters:
+        age_ms: the time from the frame's capture until its result was ready.
+        stale: whether that is over the run's age budget.
+        dropped: how many frames were dropped since the observation before.
+        gap_s: how long the camera was away before this frame, in seconds from the last frame before; 0 if it was not.
+        engine: the name of the engine that computed the result; "" where the localizer has none.
     """
 
     frame: Frame

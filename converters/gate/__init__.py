@@ -252,9 +252,13 @@ class Choice:
 
 
 class GateRefused(GateFailed):
-    """No model passed the gate: `report` is that on the last one, `trials` are the recipes that were tried, if several.
+    """No model passed the gate.
 
-    `report` is None where no recipe gave a model.
+    Parameters:
+        message: what failed.
+        report: on the last model; None where no recipe gave one.
+        trials: the recipes that were tried, if several.
+        hint: the fix.
     """
 
     def __init__(self, message: str, report: GateReport | None, trials: tuple[Trial, ...] = (), hint: str = "") -> None:

@@ -48,9 +48,13 @@ AUTO = "auto"
 class Recipe:
     """A named way to quantize: what becomes integer, and how `edgeloc inspect` must describe the result.
 
-    `activation_bits` is 8 or 16 where activations become integers, which asks for images to
-    calibrate on, else 32. `weights` is how they are stored. `float_head` leaves the last layer
-    of each output in float.
+    Parameters:
+        name: the recipe's.
+        summary: what it does, in a phrase.
+        precision: of the result, as `edgeloc inspect` reports it.
+        weights: how they are stored.
+        activation_bits: 8 or 16 where activations become integers, which needs images to calibrate on; else 32.
+        float_head: leave the last layer of each output in float.
     """
 
     name: str

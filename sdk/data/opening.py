@@ -38,9 +38,10 @@ def open_dataset(uri: str | Path, *, split: str | None = None, skip_bad: bool = 
     Images are not decoded here: a damaged one raises DataError from `Sample.load()`. A folder of images alone gives
     samples that are not labelled.
 
-    `uri`: a folder, an annotation file, or `synthetic[?seed=0&count=1000&size=300x300&split=val]`.
-    `split`: the part to read, by the name that the format gives it; None for all.
-    `skip_bad`: leave out the images of bad rows, and count them in `Dataset.findings`.
+    Parameters:
+        uri: a folder, an annotation file, or `synthetic[?seed=0&count=1000&size=300x300&split=val]`.
+        split: the part to read, by the name that the format gives it; None for all.
+        skip_bad: leave out the images of bad rows, and count them in `Dataset.findings`.
 
     Raises DataError where nothing is there to read, where several formats fit, for an unknown split, and for a bad
     row, by its file, line (or record) and field.

@@ -29,13 +29,14 @@ __all__ = [
 class Sample:
     """One image and what is known to be in it.
 
-    `name`: stable and unique within its data set (a path relative to the root, or a scene's number).
-    `box`: the object, in pixels of the image; None where it holds none.
-    `label`: the object's class; None where there is no object or no class.
-    `group`: what the frame shares with others that are not independent of it (a video clip).
-    `labelled`: False where nothing is known about the image: it serves calibration, not evaluation.
-    `path`: the file; None for generated images.
-    `read`: reads the pixels; call `load()`.
+    Parameters:
+        name: stable and unique within its data set (a path relative to the root, or a scene's number).
+        box: the object, in pixels of the image; None where it holds none.
+        label: the object's class; None where there is no object or no class.
+        group: what the frame shares with others that are not independent of it (a video clip).
+        labelled: False where nothing is known about the image: it serves calibration, not evaluation.
+        path: the file; None for generated images.
+        read: reads the pixels; call `load()`.
     """
 
     name: str
@@ -55,12 +56,14 @@ class Sample:
 class Dataset(Sequence[Sample]):
     """Samples in the order of their source.
 
-    `name`: the data set's, such as its folder's. `root`: the folder, or the URI of generated scenes.
-    `labels`: the class names in the format's own order.
-    `samples`: the images.
-    `findings`: what was skipped or reduced while reading, with counts.
-    `splits`: the parts that the source has; empty where it has none.
-    `split`: the one that was read; None for all.
+    Parameters:
+        name: the data set's, such as its folder's.
+        root: the folder, or the URI of generated scenes.
+        labels: the class names in the format's own order.
+        samples: the images.
+        findings: what was skipped or reduced while reading, with counts.
+        splits: the parts that the source has; empty where it has none.
+        split: the one that was read; None for all.
     """
 
     name: str
@@ -123,7 +126,9 @@ SMALLEST_TAKEN = 0.3  # where nothing larger fits beside the box
 class Background(NamedTuple):
     """A piece of an image that shows none of its object.
 
-    `pixels` is BGR uint8 (side, side, 3), contiguous; `place` is (x, y, w, h) in pixels of the image.
+    Attributes:
+        pixels: BGR uint8 (side, side, 3), contiguous.
+        place: (x, y, w, h) in pixels of the image.
     """
 
     pixels: Pixels
@@ -133,8 +138,10 @@ class Background(NamedTuple):
 def cut_background(pixels: Pixels, box: Box, rng: np.random.Generator) -> Background | None:
     """Cut a square beside `box` out of an image; None where there is no room.
 
-    `pixels`: BGR uint8 (height, width, 3). `box`: the object, in pixels. `rng`: draws the place, see
-    `background_crop`.
+    Parameters:
+        pixels: BGR uint8 (height, width, 3).
+        box: the object, in pixels.
+        rng: draws the place, see `background_crop`.
     """
     place = background_crop(box, pixels.shape[1], pixels.shape[0], rng)
     if place is None:
@@ -150,9 +157,11 @@ def background_crop(box: Box, width: int, height: int, rng: np.random.Generator)
     as fits beside the box, and at least 0.3. One of the four bands (left, above, right, below of the box) is drawn
     among those wide enough.
 
-    `box`: the object, in pixels.
-    `width`, `height`: the image's size in pixels.
-    `rng`: the same state gives the same crop.
+    Parameters:
+        box: the object, in pixels.
+        width: the image's, in pixels.
+        height: the image's, in pixels.
+        rng: the same state gives the same crop.
     """
     shorter = min(width, height)
     wanted = round(float(rng.uniform(SMALLEST_SIDE, LARGEST_SIDE)) * shorter)

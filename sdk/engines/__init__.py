@@ -43,14 +43,16 @@ def open_engine(
 ) -> Engine:
     """Load a model into the engine called `name`, or into the first of `AUTO` that is installed and works.
 
-    `name`: an engine's; one with several devices takes the device behind it, as in `edgetpu://usb:1`. For an ONNX
-    model "auto" is TensorRT ("onnxruntime" runs it on the CPU); for a model compiled for the Edge TPU it is
-    "edgetpu", which is opened again after a failure and then falls back to the CPU where there is a `cpu_model`.
-    `model`: a file, its path, or the network's bytes. Bytes are loaded as they are. A file that
-    neither ships with this package nor was converted on this machine is first tried in a process of its own, once for
-    each version of the engine, since a damaged model can end the process that loads it.
-    `threads`: of the engine; None leaves their number to the runtime.
-    `cpu_model`: the model from before the Edge TPU's compiler.
+    Parameters:
+        name: an engine's; one with several devices takes the device behind it, as in `edgetpu://usb:1`. For an ONNX
+            model "auto" is TensorRT ("onnxruntime" runs it on the CPU); for a model compiled for the Edge TPU it is
+            "edgetpu", which is opened again after a failure and then falls back to the CPU where there is a
+            `cpu_model`.
+        model: a file, its path, or the network's bytes. Bytes are loaded as they are. A file that neither ships with
+            this package nor was converted on this machine is first tried in a process of its own, once for each version
+            of the engine, since a damaged model can end the process that loads it.
+        threads: of the engine; None leaves their number to the runtime.
+        cpu_model: the model from before the Edge TPU's compiler.
 
     Raises UsageError for an unknown name or a bad number of threads, EngineError when no engine is installed or it
     fails, ModelError when the model is damaged.

@@ -20,7 +20,12 @@ __all__ = ["Engine", "TensorInfo", "blank_input", "noise_input"]
 class TensorInfo:
     """An input or output of a model: real = (q - zero_point) * scale, and `scale` is None for plain numbers.
 
-    `name` is the signature's where the model has a signature, else the tensor's own.
+    Parameters:
+        name: the signature's where the model has a signature, else the tensor's own.
+        shape: its sizes, the batch first; open ones are below 1.
+        dtype: of its numbers.
+        scale: the step between two levels; None for plain numbers.
+        zero_point: the level that stands for 0; None for plain numbers.
     """
 
     name: str
@@ -50,7 +55,11 @@ def noise_input(info: TensorInfo, height: int = _USUAL_SIDE, width: int = _USUAL
 class Engine(ABC):
     """One loaded model, ready to run; not for use from two threads at once.
 
-    `name` is the one that `open_engine` knows it by, `version` its runtime's.
+    Attributes:
+        name: the one that `open_engine` knows it by.
+        version: its runtime's.
+        inputs: the model's inputs by name.
+        outputs: the model's outputs by name.
     """
 
     name: str = ""

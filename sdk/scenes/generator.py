@@ -21,14 +21,17 @@ __all__ = ["Clip", "Light", "Scene", "SceneGenerator", "draw_object", "overlap",
 class Light:
     """Where the light comes from, and what the camera's optics and sensor do.
 
-    `angle`: the direction in which shadows fall, radians in the image.
-    `shadow`, `shading`: strengths of the cast shadow and of lit edges, 0 to 1.
-    `gain`: the brightness, 1 for unchanged.
-    `tint`: the gains of blue, green and red.
-    `slope`, `slope_angle`: how much the brightness changes across the frame, and in which direction (radians).
-    `vignette`: the brightness lost at the corners, 0 to 1.
-    `blur`: sigma of the blur in pixels.
-    `noise`: standard deviation of the noise in grey levels.
+    Parameters:
+        angle: the direction in which shadows fall, radians in the image.
+        shadow: strength of the cast shadow, 0 to 1.
+        shading: strength of lit edges, 0 to 1.
+        gain: the brightness, 1 for unchanged.
+        tint: the gains of blue, green and red.
+        slope: how much the brightness changes across the frame.
+        slope_angle: in which direction, radians.
+        vignette: the brightness lost at the corners, 0 to 1.
+        blur: sigma of the blur in pixels.
+        noise: standard deviation of the noise in grey levels.
     """
 
     angle: float
@@ -120,10 +123,11 @@ _PATCH = (192, 192)
 class Scene:
     """A generated image and its truth.
 
-    `pixels`: BGR uint8 (height, width, 3).
-    `box`: the tight box around the visible part of the object, in pixels, taken before blur and noise; None where the
-    scene is empty.
-    `label`: one of SCENE_LABELS; None where the scene is empty.
+    Parameters:
+        pixels: BGR uint8 (height, width, 3).
+        box: the tight box around the visible part of the object, in pixels, taken before blur and noise; None where the
+            scene is empty.
+        label: one of SCENE_LABELS; None where the scene is empty.
     """
 
     pixels: Pixels
@@ -194,9 +198,11 @@ class Clip:
     The same seed, index and size give the same frames, in any order. At 30 frames a second an object takes 4 s to
     pass, then the ground is empty for 1 s. An object of which less than 15 % is inside the frame is not drawn.
 
-    `seed`, `index`: whole numbers of 0 or more that choose the clip.
-    `size`: (width, height) in pixels.
-    `frames`: the number of frames; None for an endless clip.
+    Parameters:
+        seed: a whole number of 0 or more.
+        index: the clip's number, from 0.
+        size: (width, height) in pixels.
+        frames: the number of frames; None for an endless clip.
     """
 
     def __init__(self, seed: int, index: int, size: tuple[int, int], frames: int | None = None) -> None:
@@ -275,8 +281,9 @@ class SceneGenerator:
 
     About 12 % of the scenes are empty.
 
-    `seed`: a whole number of 0 or more.
-    `size`: (width, height) in pixels, at least 32 each.
+    Parameters:
+        seed: a whole number of 0 or more.
+        size: (width, height) in pixels, at least 32 each.
 
     Raises UsageError for another seed or size.
     """

@@ -111,9 +111,18 @@ class CompiledOperators:
 class Compilation:
     """What the compiler made of a model, by its own log.
 
-    Sizes are in bytes, as exact as the log gives them (to 1/100 of its unit), and None where it is
-    silent. Off-chip parameters cross the bus at each inference. `subgraphs` are the parts that run
-    on the Edge TPU.
+    Sizes are in bytes, as exact as the log gives them (to 1/100 of its unit), and None where it is silent.
+
+    Parameters:
+        version: the compiler's.
+        operators: the model's operators by kind and status.
+        subgraphs: how many parts run on the Edge TPU.
+        compile_ms: the time that the compiler took, in ms.
+        input_bytes: the model before.
+        output_bytes: the compiled model.
+        on_chip_used_bytes: parameters that stay in the chip's memory.
+        on_chip_remaining_bytes: what is left of that memory.
+        off_chip_bytes: parameters that cross the bus at each inference.
     """
 
     version: str

@@ -46,9 +46,14 @@ _MOST_NAMED = 5
 class PredictedOperator:
     """One operator of the main graph: where it should run, and why.
 
-    `mapped`: on the Edge TPU; `uncertain`: so too, unless its size forbids it; `unsupported`: on the
-    CPU for its own reason; `behind`: on the CPU because of an operator before it. `output` names
-    the tensor it writes, `macs` are its multiply-accumulates.
+    Parameters:
+        index: its place in the graph.
+        name: its kind, such as CONV_2D.
+        output: the name of the tensor that it writes.
+        status: `mapped`: on the Edge TPU; `uncertain`: so too, unless its size forbids it; `unsupported`: on the CPU
+            for its own reason; `behind`: on the CPU because of an operator before it.
+        reason: why it does not map, or may not; "" where it maps.
+        macs: its multiply-accumulates.
     """
 
     index: int
@@ -66,8 +71,12 @@ class PredictedOperator:
 class MappingPrediction:
     """What `edgetpu_compiler` in the version `compiler` should do with a model, by its published table.
 
-    `refusal` is why it would refuse the whole file, "" where it should compile. `parameter_bytes`
-    are the constants of the mapped operators, which share 8 MB of memory on the chip.
+    Parameters:
+        name: the model's.
+        operators: those of the main graph, in its order.
+        parameter_bytes: the constants of the mapped operators, which share 8 MB of memory on the chip.
+        refusal: why the compiler would refuse the whole file; "" where it should compile.
+        compiler: the version of the compiler.
     """
 
     name: str
