@@ -157,6 +157,7 @@ class Run:
         for number in range(count):
             if number not in done:
                 self._tasks.put(number)
+        self._again: set[int] = set()
         self.total, self._lock = count, threading.Lock()
         self._stop = threading.Event()
 
@@ -185,12 +186,12 @@ class Run:
                 except queue.Empty:
                     return
                 record = worker.check(str(number))
-                if record["failure"].startswith(("took", "did not end")):
-                    # The machine may have been busy with something else: once more, in a process of its own.
-                    worker.close()
-                    worker = Worker(folder, self.bases, self.seed)
-                    record = worker.check(str(number))
-                self._keep({**record, "file": number})
+                if record["failure"].startswith(("took", "did not end")) and number not in self._again:
+                    # The machine may have been busy with something else: once more, behind all the others.
+                    self._again.add(number)
+                    self._tasks.put(number)
+                else:
+                    self._keep({**record, "file": number})
                 if record["failure"] or worker.is_over or worker.done >= FILES_A_WORKER:
                     worker.close()
                     worker = Worker(folder, self.bases, self.seed)
