@@ -63,7 +63,7 @@ $(STAMP): setup.cfg pyproject.toml
 		{ echo "make: $(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
 	@echo "Installing into .venv (TensorFlow among it: some minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[convert,bench,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[convert,bench,video,dev]'
 	@touch $@
 
 $(BIN)/.docs: $(STAMP)
@@ -92,6 +92,6 @@ $(OLD_STAMP): setup.cfg pyproject.toml
 		{ echo "make: tflite-runtime 2.14 exists for Python 3.10 and 3.11 alone: make compat PYTHON=python3.11" >&2; exit 1; }
 	test -x $(OLD)/bin/python || $(PYTHON) -m venv $(OLD)
 	$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check \
-		'numpy==1.26.*' 'tflite-runtime==2.14.*' 'opencv-python<4.12' 'tflite>=2.18' 'pytest>=8' 'pytest-xdist>=3.6'
+		'numpy==1.26.*' 'tflite-runtime==2.14.*' 'opencv-python<4.12' 'tflite>=2.18' 'av>=13' 'pytest>=8' 'pytest-xdist>=3.6'
 	$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@

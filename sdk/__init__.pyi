@@ -24,6 +24,7 @@ from edgeloc.errors import OutputError as OutputError
 from edgeloc.errors import UsageError as UsageError
 from edgeloc.findings import Finding as Finding
 from edgeloc.localizer import Localizer as Localizer
+from edgeloc.loop.outlets import LostSink as LostSink
 from edgeloc.loop.run import RunSummary as RunSummary
 from edgeloc.loop.run import run as run
 from edgeloc.model.contract import BoxEncoding as BoxEncoding

@@ -2,7 +2,7 @@
 
 import sys
 
-from edgeloc.cli import main
+from edgeloc.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

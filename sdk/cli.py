@@ -13,40 +13,51 @@ import importlib.util
 import io
 import logging
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import NoReturn
 
+from edgeloc._support.interrupt import (
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    Terminated,
+    ignore_signals,
+    raise_on_signals,
+    raise_on_signals_from_now_on,
+)
 from edgeloc._support.lookup import did_you_mean, entry_points
 from edgeloc._support.terminal import quiet_import, trace_crashes, write_line
 from edgeloc._version import __version__
 from edgeloc.errors import EdgelocError, MissingExtra, UsageError, first_line, printable
 from edgeloc.findings import Finding
 
-__all__ = ["COMMAND_GROUP", "Terminated", "main"]
+__all__ = ["COMMAND_GROUP", "Terminated", "main", "program"]
 
 COMMAND_GROUP = "edgeloc.commands"
 EXIT_USAGE = 2
 EXIT_INTERNAL = 3
-EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
-EXIT_TERMINATED = 143
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came: handled wherever Ctrl-C is, so that long work saves what it has."""
+def program() -> int:
+    """The process's command line from its beginning to its end: an impatient second signal does not break its end."""
+    raise_on_signals_from_now_on()
+    try:
+        return main()
+    except KeyboardInterrupt as error:
+        return _interrupted(error)
+    finally:
+        ignore_signals()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's) and return its exit status.
 
     0 fine, 1 a gate failed, 2 usage or bad input, 3 the device, an engine or this program failed,
-    130 after Ctrl-C, 141 when the reader of a pipe went away, 143 after SIGTERM.
+    130 after Ctrl-C, 141 when the reader of a pipe went away, 143 after SIGTERM or SIGHUP.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = _wants_verbose(arguments)
@@ -54,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_any_text()
     trace_crashes()
     try:
-        with _sigterm_as_interrupt(), _log_on_stderr(verbose):
+        with raise_on_signals(), _log_on_stderr(verbose):
             status = _dispatch(arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -62,13 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE if stop.code else 0
     except KeyboardInterrupt as error:
-        print("edgeloc: interrupted", file=sys.stderr)
-        return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
+        return _interrupted(error)
     except BrokenPipeError:
         return _after_broken_pipe()
     except Exception as error:
         if verbose:
-            traceback.print_exc()
+            write_line(traceback.format_exc())
         return _report(error, verbose)
 
 
@@ -276,21 +286,9 @@ def _print_any_text() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Inside, SIGTERM raises Terminated in the main thread; other threads cannot set handlers and need none."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handler(_number: int, _frame: FrameType | None) -> None:
-        raise Terminated
-
-    previous = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def _interrupted(error: KeyboardInterrupt) -> int:
+    write_line("edgeloc: interrupted")
+    return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
 
 
 def _report(error: Exception, verbose: bool) -> int:
@@ -305,7 +303,7 @@ def _report(error: Exception, verbose: bool) -> int:
     else:
         hint = "" if verbose else "; run again with --verbose and report what it shows"
         message, status = f"internal error: {type(error).__name__}: {first_line(error)}{hint}", EXIT_INTERNAL
-    print(f"edgeloc: error: {printable(message)}", file=sys.stderr)
+    write_line(f"edgeloc: error: {message}")
     return status
 
 
@@ -317,4 +315,4 @@ def _after_broken_pipe() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

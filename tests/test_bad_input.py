@@ -62,7 +62,9 @@ def commands(model: str, data: str, out: Path) -> list[list[str]]:
 def test_a_damaged_image_is_named(
     number: int, model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = sentence(capsys, commands(str(model), str(photos), tmp_path / "out")[number])
+    # A run had results before it came to that image: what fails then is no bad input of the command line.
+    status = 3 if number == 0 else 2
+    shown = sentence(capsys, commands(str(model), str(photos), tmp_path / "out")[number], status)
     assert "b.jpg: the JPEG is cut short; replace the file" in shown
     left = [path.name for path in tmp_path.rglob("*") if path.is_file() and path.parent != photos]
     assert sorted(left) == (["o.jsonl", "o.mp4"] if number == 0 else [])

@@ -316,4 +316,4 @@ def test_the_wheel_brings_licence_and_command(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
     assert any(name.endswith("licenses/LICENSE") for name in names)
     entry_points = next(name for name in names if name.endswith("entry_points.txt"))
-    assert "edgeloc = edgeloc.cli:main" in wheel.read(entry_points).decode()
+    assert "edgeloc = edgeloc.cli:program" in wheel.read(entry_points).decode()

@@ -89,7 +89,7 @@ def _service(args: argparse.Namespace) -> Service:
     _check_names(args)
     state = Path("/var/lib") / args.name
     for sink in args.sink:
-        _check_sink(sink, state)
+        _check_sink(sink, state, overwrite=args.overwrite)
     reads = _files(args)
     return Service(
         name=args.name,
@@ -153,16 +153,19 @@ def _check_names(args: argparse.Namespace) -> None:
         engine_class(engine)
 
 
-def _check_sink(sink: str, state: Path) -> None:
-    """UsageError for a window, since a service has no screen, and for files outside of its folder."""
-    from edgeloc.sinks import open_sink
+def _check_sink(sink: str, state: Path, *, overwrite: bool) -> None:
+    """UsageError for what a service cannot write: on a screen, outside of its folder, or a second time."""
+    from edgeloc.sinks import FileSink, open_sink
 
-    open_sink(sink)  # which opens nothing yet, and knows every kind
+    found = open_sink(sink)  # which opens nothing yet, and knows every kind
     if sink == "window":
         raise UsageError("a service has no screen for the sink window: use a file or a stream")
     path = unquote(sink.removeprefix("file://")) if sink.startswith("file://") else sink
     if "://" not in path and not Path(os.path.normpath(state / path)).is_relative_to(state):
         raise UsageError(f"a service writes to {state} alone: give sink {sink} as {Path(sink).name}, which lands there")
+    if isinstance(found, FileSink) and "{time}" not in found.path.name and not overwrite:
+        name = f"{found.path.stem}-{{time}}{found.path.suffix}"
+        raise UsageError(f"sink {sink} is there already when the service starts again: give it as {name}, or --overwrite")
 
 
 def _readable(path: str) -> Path:

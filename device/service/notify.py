@@ -23,6 +23,8 @@ class ProgressSink(Sink):
     interval. A loop that hangs in a driver writes no result, so systemd ends and restarts it.
     """
 
+    auxiliary = True
+
     def __init__(self, address: str, interval_s: float | None = None) -> None:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         self._pause_s = None if interval_s is None else interval_s / 2

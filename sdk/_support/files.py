@@ -1,16 +1,29 @@
-"""Files written so that nobody ever sees half of one."""
+"""Files written so that nobody ever sees half of one, and files that are read while they grow."""
 
 from __future__ import annotations
 
+import errno
+import itertools
+import logging
 import os
+import re
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 from edgeloc.errors import EdgelocError, OutputError, UsageError
+from edgeloc.findings import Finding, report
 
-__all__ = ["atomic_path", "cache_folder", "require_writable", "utf8_path"]
+__all__ = ["atomic_path", "cache_folder", "growing_file", "require_writable", "utf8_path", "with_time"]
+
+logger = logging.getLogger(__name__)
+
+_TIME = "{time}"
+_reported: set[str] = set()
 
 
 @contextmanager
@@ -37,16 +50,84 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _reserve(target: Path) -> Path:
+def growing_file(path: Path, *, overwrite: bool = False) -> FileIO:
+    """A file that others read under its own name while it is written, unbuffered.
+
+    A link is followed. A pipe with a name is written into, as is a device. UsageError where the file is there already
+    and `overwrite` is not given; OutputError where it cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    _refuse_folder(target)
+    flags = os.O_WRONLY | os.O_CLOEXEC
+    _make_folder(target)
+    try:
+        if _is_stream(target):
+            # Without a reader, opening a pipe would wait for one.
+            descriptor = os.open(target, flags | os.O_NONBLOCK)
+            os.set_blocking(descriptor, True)
+        else:
+            descriptor = os.open(target, flags | os.O_CREAT | (os.O_TRUNC if overwrite else os.O_EXCL), 0o666)
+    except FileExistsError as error:
+        hint = "give another name, one with {{time}} in it, or {overwrite}"
+        raise UsageError(f"{path} is there already", hint=hint) from error
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise OutputError(f"nobody reads from the pipe {path}", hint="start its reader first") from error
+        raise _unwritable(path, error) from error
+    return FileIO(descriptor, "w")
+
+
+def _is_stream(target: Path) -> bool:
+    try:
+        return not stat.S_ISREG(target.stat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def with_time(path: Path) -> Path:
+    """`path` with `{time}` replaced by now, as in 20251231T235959; numbered where that file is there already."""
+    if _TIME not in path.name:
+        return path
+    now = time.strftime("%Y%m%dT%H%M%S")
+    names = (path.name.replace(_TIME, now if number == 1 else f"{now}-{number}") for number in itertools.count(1))
+    return next(found for found in map(path.with_name, names) if not os.path.lexists(found))
+
+
+def _refuse_folder(target: Path) -> None:
     if target.is_dir():
         raise OutputError(f"cannot write {target}: it is a folder; give the name of a file")
+
+
+def _make_folder(target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(suffix=target.suffix, prefix=f".{target.stem}-", dir=target.parent)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def _reserve(target: Path) -> Path:
+    _refuse_folder(target)
+    _make_folder(target)
+    try:
+        _report_leftovers(target)
+        # The process in the name tells a leftover from a file that is being written.
+        prefix = f".{target.stem}-{os.getpid()}-"
+        handle, name = tempfile.mkstemp(suffix=target.suffix, prefix=prefix, dir=target.parent)
     except OSError as error:
         raise _unwritable(target, error) from error
     os.close(handle)
     return Path(name)
+
+
+def _report_leftovers(target: Path) -> None:
+    """A finding for what processes that were killed left beside `target`."""
+    pattern = re.compile(rf"\.{re.escape(target.stem)}-(\d+)-\w+{re.escape(target.suffix)}")
+    for entry in os.scandir(target.parent):
+        found = pattern.fullmatch(entry.name)
+        if found and entry.path not in _reported and not os.path.exists(f"/proc/{found[1]}"):
+            _reported.add(entry.path)
+            message = f"{entry.path} was left half written by a process that was killed"
+            report(logger, Finding("leftover-file", "warning", message, "remove it"))
 
 
 def _unwritable(target: Path, error: OSError) -> OutputError:

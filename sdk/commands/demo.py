@@ -7,8 +7,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 HELP = "the whole job: convert, inspect, run, benchmark, report (--data: on your own images)"
-EXTRA = "convert,bench"
-NEEDS = ("tensorflow", "matplotlib", "jinja2")
+EXTRA = "convert,bench,video"
+NEEDS = ("tensorflow", "matplotlib", "jinja2", "av")
 
 _SCENES = "synthetic?count=400&seed=1"
 _VIDEO = "synthetic://?seed=3&size=640x480&fps=30&frames=240&live=0"
@@ -80,7 +80,7 @@ def _steps(
         ("Convert the trained model to a float file", ["convert", keras, "--recipe", "float32", "--out", float32]),
         ("Convert it to int8", ["convert", keras, *calibrated, "--out", int8]),
         ("Look into the int8 file", ["inspect", int8]),
-        ("Run it on a video", ["run", int8, "--camera", camera, "--sink", str(out / "boxes.mp4")]),
+        ("Run it on a video", ["run", int8, "--camera", camera, "--sink", str(out / "boxes.mp4"), "--overwrite"]),
         ("Measure both models", ["bench", int8, "--against", float32, *validated, "--out", result]),
         ("Write the report", ["report", result, "--out", report]),
     ]

@@ -7,8 +7,10 @@ import dataclasses
 import importlib
 import json
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
+from edgeloc._support.interrupt import EXIT_INTERRUPTED, EXIT_TERMINATED, sure_end
 from edgeloc._support.numbers import above_zero, at_least_one
 from edgeloc.errors import UsageError
 
@@ -20,7 +22,8 @@ HELP = "find the object in what a camera sees, live, and show or record it"
 EXTRA: str | None = None
 NEEDS = ("cv2", "numpy")
 
-_INTERRUPTED = 130
+# How a run over a file that was not done ended.
+_STATUSES = {"interrupt": EXIT_INTERRUPTED, "terminated": EXIT_TERMINATED}
 # The arguments that name a file to be read.
 FILES = ("model", "cpu_model", "contract")
 
@@ -41,8 +44,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         action="append",
         default=[],
-        help="window, a path ending in .mp4 or one ending in .jsonl; may be given more than once",
+        help="window, or a path ending in .mp4, .avi or .jsonl, with {time} in its name if you like; may be given more "
+        "than once",
     )
+    parser.add_argument("--overwrite", action="store_true", help="empty the files of sinks that are there already")
     parser.add_argument(
         "--engine",
         default="auto",
@@ -80,26 +85,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run until the source, the user or --frames ends it, and print the summary.
 
-    Ctrl-C is the usual end of a live camera's run: exit status 0. A file's run that is interrupted is not done: 130.
+    A signal is the usual end of a live camera's run: exit status 0. A file's run that is interrupted is not done: 130
+    after Ctrl-C, 143 after SIGTERM or SIGHUP.
     """
-    from edgeloc.cameras import open_camera
-    from edgeloc.localizer import Localizer
-    from edgeloc.loop.run import run as run_loop
     from edgeloc.sinks import open_sink
 
     _keep_apart(args.camera, args.sink)
-    sinks = [open_sink(uri) for uri in args.sink] + _service_manager()
+    sinks = [open_sink(uri, overwrite=args.overwrite) for uri in args.sink] + _service_manager()
+    with sure_end(partial(_last_words, sinks)):
+        summary = _run(args, sinks)
+    # A video without a frame is not kept.
+    written = [sink.name for sink in sinks if os.path.exists(sink.name)]
+    print(_as_json(summary, written) if args.json else _as_text(summary, written))
+    return 0 if summary.live else _STATUSES.get(summary.ended_by, 0)
+
+
+def _run(args: argparse.Namespace, sinks: list[Sink]) -> RunSummary:
+    from edgeloc.cameras import open_camera
+    from edgeloc.localizer import Localizer
+    from edgeloc.loop.run import run as run_loop
+
     if args.cores:
         # edgeloc.device knows the board's cores; the SDK may not import it.
         importlib.import_module("edgeloc.device.cpu").use_cores(args.cores)
     localizer = Localizer(args.model, args.engine, args.threads, args.contract, args.cpu_model)
     wanted = localizer.contract.input
     with open_camera(args.camera, size=(wanted.width, wanted.height)) as camera:
-        summary = run_loop(camera, localizer, *sinks, mode=args.mode, budget_ms=args.budget_ms, frames=args.frames)
-    # A video without a frame is not kept.
+        return run_loop(camera, localizer, *sinks, mode=args.mode, budget_ms=args.budget_ms, frames=args.frames)
+
+
+def _last_words(sinks: list[Sink], doing: str) -> str:
+    """Close the sinks but the one that hangs, and name what was written."""
+    for sink in sinks:
+        if sink.name not in doing:
+            sink.close()
     written = [sink.name for sink in sinks if os.path.exists(sink.name)]
-    print(_as_json(summary, written) if args.json else _as_text(summary, written))
-    return _INTERRUPTED if summary.ended_by == "interrupt" and not summary.live else 0
+    return f"what was written is kept: {', '.join(written)}" if written else "nothing was written"
 
 
 def _as_text(summary: RunSummary, written: list[str]) -> str:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from edgeloc._support.interrupt import Interrupt, graceful_interrupt
 from edgeloc.cameras import Camera, open_camera
-from edgeloc.errors import CameraError, DataError, EdgelocError, OutputError, UsageError
+from edgeloc.errors import CameraError, DataError, DeviceError, EdgelocError, EngineError, OutputError, UsageError
 from edgeloc.findings import Finding, report
+from edgeloc.loop.ages import Ages
 from edgeloc.loop.draw import draw
+from edgeloc.loop.outlets import LostSink, Outlets
 from edgeloc.loop.slot import LiveCapture, Mode
 from edgeloc.sinks import Sink, open_sink
 from edgeloc.types import Frame, Observation, Pixels, Result
@@ -24,12 +25,13 @@ from edgeloc.types import Frame, Observation, Pixels, Result
 __all__ = ["EndedBy", "Mode", "RunSummary", "run"]
 
 Localize = Callable[[Frame], Result]
-EndedBy = Literal["camera", "frames", "interrupt", "sink"]
+EndedBy = Literal["camera", "frames", "interrupt", "terminated", "sink"]
 
 _WHY: dict[EndedBy, str] = {
     "camera": "the source ended",
     "frames": "its number of results was reached",
     "interrupt": "interrupted",
+    "terminated": "terminated by a signal",
     "sink": "the window was closed",
 }
 
@@ -43,13 +45,14 @@ def run(
     mode: Mode = "newest",
     budget_ms: float | None = None,
     frames: int | None = None,
+    overwrite: bool = False,
 ) -> RunSummary:
     """Localize what the camera sees and hand each observation to the sinks, until something ends the run.
 
     A live camera is read by a thread of its own; frames that the localizer is too slow for are dropped and counted.
-    Any other camera gives every frame in order. The run ends with the source, after `frames` results, by Ctrl-C or
-    SIGTERM (in the main thread), or by a sink (see `Sink.ended`). A camera from a URI that goes away is opened again
-    (see `open_camera`).
+    Any other camera gives every frame in order. The run ends with the source, after `frames` results, by Ctrl-C,
+    SIGTERM or SIGHUP (in the main thread), or by a sink (see `Sink.ended`). A camera from a URI that goes away is
+    opened again (see `open_camera`). A sink that fails is given up, and the run goes on while there is another.
 
     `camera` is an object, which stays open for its owner, or a URI, whose camera is closed at the end.
     `localizer` is a Localizer, or any function from a Frame to a Result.
@@ -59,32 +62,48 @@ def run(
     exposure began after the last result: youngest results).
     `budget_ms` is the frame age above which a result is marked stale.
     `frames` is the number of results to end after.
+    `overwrite` is whether files that sinks given as a path or URI name are emptied if they are there already.
 
-    What a user should know of how the source did is logged, and in the summary's `findings`.
+    What a user should know of how the source and the sinks did is logged, and in the summary's `findings`.
 
-    Raises CameraError when the camera goes away for good, CameraTimeout when it stalls, DataError for a damaged
-    image of a folder, OutputError when a sink fails, UsageError for a bad argument, and whatever the localizer raises.
+    Raises CameraError when the camera goes away for good, CameraTimeout when it stalls, DataError for a damaged image
+    of a folder, OutputError when the last sink fails, EngineError for a box that is no number, UsageError for a bad
+    argument or a file that is there already, and whatever the localizer raises. Exit statuses are those of failures
+    while running (3) once there was a result.
     """
     _check(localizer, mode, budget_ms, frames)
-    outlets = [open_sink(sink) if isinstance(sink, str) else sink for sink in sinks]
+    outlets = [open_sink(sink, overwrite=overwrite) if isinstance(sink, str) else sink for sink in sinks]
     if isinstance(camera, str):
         with open_camera(camera, size=_input_size(localizer)) as opened:
             return run(opened, localizer, *outlets, mode=mode, budget_ms=budget_ms, frames=frames)
     camera.open()
     tally = _Tally(camera, localizer, budget_ms)
-    with graceful_interrupt() as interrupt, _opened(outlets, camera):
-        try:
-            ended_by = _loop(camera, localizer, outlets, mode, frames, tally, interrupt)
-        except KeyboardInterrupt:
-            ended_by = "interrupt"
-        except (CameraError, DataError) as error:
-            if not tally.frames:
-                raise
-            what = error.message or str(error)
-            raise type(error)(f"{what} ({tally.frames} results before that are kept)", hint=error.hint) from error
+    try:
+        with graceful_interrupt() as interrupt, Outlets(outlets, camera, interrupt) as opened_outlets:
+            try:
+                ended_by = _loop(camera, localizer, opened_outlets, mode, frames, tally, interrupt)
+            except KeyboardInterrupt:
+                ended_by = _by_signal(interrupt)
+    except EdgelocError as error:
+        if not tally.frames:
+            raise
+        raise _while_running(error, tally.frames) from error
     for finding in camera.findings:
         report(logger, finding)
-    return tally.summary(ended_by)
+    return tally.summary(ended_by, opened_outlets)
+
+
+def _by_signal(interrupt: Interrupt) -> EndedBy:
+    return "terminated" if interrupt.terminated else "interrupt"
+
+
+def _while_running(error: EdgelocError, results: int) -> EdgelocError:
+    """The error as one that came after results: bad input before anything ran has another exit status."""
+    if isinstance(error, (CameraError, DataError, OutputError)):
+        what = error.message or str(error)
+        error = type(error)(f"{what} ({results} results before that are kept)", hint=error.hint)
+    error.exit_status = DeviceError.exit_status
+    return error
 
 
 @dataclass(frozen=True)
@@ -97,9 +116,10 @@ class RunSummary:
     `age_ms_p50`, `age_ms_p90` and `age_ms_p99` are percentiles of the age in ms, from a frame's capture to its
     result; for a file, of the time since the frame was read. None without a result.
     `live` is whether the camera's frames came by themselves.
-    `ended_by` is `camera` (the source ended), `frames` (its number of results was reached), `interrupt` (Ctrl-C or
-    SIGTERM) or `sink` (its window was closed).
-    `findings` are what a user should know of how the source did: away for a while, cut short.
+    `ended_by` is `camera` (the source ended), `frames` (its number of results was reached), `interrupt` (Ctrl-C),
+    `terminated` (SIGTERM or SIGHUP) or `sink` (its window was closed).
+    `findings` are what a user should know of how the source and the sinks did: away for a while, cut short, lost.
+    `lost_sinks` are the sinks that failed before the end.
     """
 
     frames: int
@@ -114,6 +134,7 @@ class RunSummary:
     live: bool
     ended_by: EndedBy
     findings: tuple[Finding, ...] = ()
+    lost_sinks: tuple[LostSink, ...] = ()
 
     def __str__(self) -> str:
         """The figures in one paragraph."""
@@ -127,6 +148,8 @@ class RunSummary:
             )
         if self.stale:
             text += f"; {self.stale} stale"
+        for lost in self.lost_sinks:
+            text += f"; {lost.name} failed after {lost.results} results, {lost.seconds:.1f} s"
         return f"{text}. Ended: {_WHY[self.ended_by]}."
 
 
@@ -150,7 +173,7 @@ def _input_size(localizer: Localize) -> tuple[int, int] | None:
 def _loop(
     camera: Camera,
     localizer: Localize,
-    sinks: list[Sink],
+    outlets: Outlets,
     mode: Mode,
     frames: int | None,
     tally: _Tally,
@@ -159,18 +182,21 @@ def _loop(
     """Frame by frame; returns why it ended."""
     capture = LiveCapture(camera, mode, interrupt) if camera.live else None
     with capture or nullcontext():
+        interrupt.at("the camera", breakable=True)
         for frame in capture or camera:
-            observation = tally.observe(frame, localizer(frame), capture.dropped_at_start if capture else 0)
-            drawn = _Drawing(observation, tally.rate)
-            for sink in sinks:
-                _write(sink, observation, drawn)
+            interrupt.at("the localizer", breakable=True)
+            result = localizer(frame)
+            interrupt.at("the loop")
+            observation = tally.observe(frame, result, capture.dropped_at_start if capture else 0)
+            outlets.write(observation, _Drawing(observation, tally.rate))
             if frames is not None and tally.frames >= frames:
                 return "frames"
-            if any(sink.ended for sink in sinks):
+            if outlets.ended:
                 return "sink"
             if interrupt.asked:
                 break
-    return "interrupt" if interrupt.asked else "camera"
+            interrupt.at("the camera", breakable=True)
+    return _by_signal(interrupt) if interrupt.asked else "camera"
 
 
 class _Tally:
@@ -184,7 +210,7 @@ class _Tally:
         self._engine: Any = getattr(localizer, "engine", None)
         self._budget_ms = float("inf") if budget_ms is None else budget_ms
         self._began_at = time.monotonic()
-        self._ages: list[float] = []
+        self._ages = Ages()
         self._recent: deque[float] = deque(maxlen=31)
         self._last: tuple[int, float] | None = None
         self._dropped = self._stale = self._present = 0
@@ -192,7 +218,7 @@ class _Tally:
     @property
     def frames(self) -> int:
         """How many results there were."""
-        return len(self._ages)
+        return self._ages.count
 
     @property
     def rate(self) -> float | None:
@@ -203,13 +229,14 @@ class _Tally:
 
     def observe(self, frame: Frame, result: Result, dropped_at_start: int) -> Observation:
         """The result with what happened to its frame; `dropped_at_start` counts the frames before the first one."""
+        _require_numbers(result)
         now = time.monotonic()
         age_ms = (now - frame.captured_at) * 1000
         stale = age_ms > self._budget_ms
         dropped = dropped_at_start if self._last is None else frame.sequence - self._last[0] - 1
         gap_s = self._away_s(frame) if self._camera.gaps else 0.0
         self._last = frame.sequence, frame.captured_at
-        self._ages.append(age_ms)
+        self._ages.add(age_ms)
         self._recent.append(now)
         self._dropped += dropped
         self._stale += stale
@@ -222,10 +249,9 @@ class _Tally:
         after = float("-inf") if self._last is None else self._last[1]
         return sum((gap.seconds for gap in self._camera.gaps if after < gap.ended_at <= frame.captured_at), 0.0)
 
-    def summary(self, ended_by: EndedBy) -> RunSummary:
+    def summary(self, ended_by: EndedBy, outlets: Outlets) -> RunSummary:
         """The figures of the whole run."""
         seconds = time.monotonic() - self._began_at
-        ages = [float(age) for age in np.percentile(self._ages, (50, 90, 99))] if self._ages else [None] * 3
         return RunSummary(
             frames=self.frames,
             dropped=self._dropped,
@@ -233,13 +259,23 @@ class _Tally:
             present=self._present,
             seconds=seconds,
             fps=self.frames / seconds if seconds > 0 else 0.0,
-            age_ms_p50=ages[0],
-            age_ms_p90=ages[1],
-            age_ms_p99=ages[2],
+            age_ms_p50=self._ages.percentile(50),
+            age_ms_p90=self._ages.percentile(90),
+            age_ms_p99=self._ages.percentile(99),
             live=self._camera.live,
             ended_by=ended_by,
-            findings=self._camera.findings,
+            findings=(*self._camera.findings, *outlets.findings),
+            lost_sinks=tuple(outlets.lost),
         )
+
+
+def _require_numbers(result: Result) -> None:
+    """EngineError for an answer that cannot be drawn or flown by; a localizer of one's own may give any."""
+    if not isinstance(result, Result):
+        raise UsageError(f"the localizer gave {type(result).__name__}", hint="return an edgeloc.Result")
+    for found in result.objects:
+        if not math.isfinite(found.score + (0.0 if found.box is None else sum(found.box))):
+            raise EngineError(f"the localizer's answer is no number: box {found.box}, score {found.score}")
 
 
 class _Drawing:
@@ -254,33 +290,3 @@ class _Drawing:
             seen = self._observation
             self._image = draw(seen.frame.pixels, seen.result, age_ms=seen.age_ms, stale=seen.stale, fps=self._fps)
         return self._image
-
-
-def _write(sink: Sink, observation: Observation, drawn: _Drawing) -> None:
-    try:
-        sink.write(observation, drawn)
-    except EdgelocError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{sink.name} cannot be written to: {error.strerror or error}") from error
-
-
-@contextmanager
-def _opened(sinks: list[Sink], camera: Camera) -> Iterator[None]:
-    """Open every sink, and close each of them again; an error of the run goes before one of closing."""
-    opened: list[Sink] = []
-    failure: BaseException | None = None
-    try:
-        for sink in sinks:
-            opened.append(sink)
-            sink.open(fps=camera.fps, live=camera.live)
-        yield
-    except BaseException as error:
-        failure = error
-    for sink in opened:
-        try:
-            sink.close()
-        except Exception as error:
-            failure = failure or error
-    if failure is not None:
-        raise failure

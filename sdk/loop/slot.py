@@ -20,7 +20,8 @@ Mode = Literal["newest", "fresh"]
 _POLL_S = 0.1
 # After how long a camera whose read() does not return is given up.
 _HANG_S = 10.0
-_JOIN_S = 5.0
+# A read gives up after 2 s by itself.
+_JOIN_S = 2.5
 
 
 class NewestSlot:

@@ -9,9 +9,9 @@ from urllib.parse import unquote
 from edgeloc._support.backend import Uri, split_uri
 from edgeloc._support.lookup import Registry
 from edgeloc.errors import OutputError, UsageError
-from edgeloc.sinks.base import Sink
+from edgeloc.sinks.base import FileSink, Sink
 
-__all__ = ["SINKS", "Sink", "open_sink"]
+__all__ = ["SINKS", "FileSink", "Sink", "open_sink"]
 
 # By scheme, or by the suffix of a file's name.
 SINKS: Registry[type[Sink]] = Registry(
@@ -19,25 +19,33 @@ SINKS: Registry[type[Sink]] = Registry(
     "edgeloc.sinks",
     {
         "window": "edgeloc.sinks.window:WindowSink",
-        ".mp4": "edgeloc.sinks.video:VideoSink",
+        ".mp4": "edgeloc.sinks.video:Mp4Sink",
+        ".avi": "edgeloc.sinks.video:AviSink",
         ".jsonl": "edgeloc.sinks.jsonl:JsonLinesSink",
     },
     failure=OutputError,
 )
-_EXAMPLES = "window, a path ending in .mp4, a path ending in .jsonl"
+_EXAMPLES = "window, a path ending in .mp4, .avi or .jsonl"
 
 
-def open_sink(uri: str | os.PathLike[str]) -> Sink:
+def open_sink(uri: str | os.PathLike[str], *, overwrite: bool = False) -> Sink:
     """The sink that `uri` names, not opened yet: `run` opens it, and closes it.
 
     `window`, the path of a file whose suffix names its kind, or a URI of another package's sink. Raises UsageError
     with the known ones for anything else, OutputError where the sink does not load.
+
+    `overwrite` is whether a file of that name may be emptied; without it, opening the sink refuses one.
     """
     text = os.fspath(uri)
     name, parts = _split(text)
     if not name:
         raise UsageError(f"sink {text or '(empty)'} is of no known kind; known are: {_EXAMPLES}")
-    return SINKS.find(name, text, _EXAMPLES).from_uri(parts)
+    if "\0" in parts.path:
+        raise UsageError(f"sink {text!r} holds a NUL, which no file's name can hold")
+    sink = SINKS.find(name, text, _EXAMPLES).from_uri(parts)
+    if isinstance(sink, FileSink):
+        sink.overwrite = overwrite
+    return sink
 
 
 def _split(text: str) -> tuple[str, Uri]:

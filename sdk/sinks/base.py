@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import os
+import stat
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
 from edgeloc._support.backend import Uri
-from edgeloc._support.files import atomic_path
+from edgeloc._support.files import growing_file, with_time
 from edgeloc.types import Observation, Pixels
 
 __all__ = ["FileSink", "Sink"]
+
+_SYNC_S = 1.0
 
 
 class Sink(ABC):
     """Where observations go: `open()`, `write()` for each observation, `close()`.
 
     `ended` is set to True by a sink whose user wants the run to end (such as a closed window).
+    `auxiliary` is whether nothing of a result gets out through it (such as a watchdog's signal): a run whose other
+    sinks have all failed ends.
     """
 
     ended: bool = False
+    auxiliary: bool = False
 
     @classmethod
     def from_uri(cls, uri: Uri) -> Sink:
@@ -51,24 +59,30 @@ class Sink(ABC):
 
         `drawn` returns the annotated copy of the frame, drawn once for all sinks that call it: do not write into it.
 
-        Raises OutputError, or an OSError, when it cannot be written: the run ends.
+        Whatever it raises when it cannot be written, an OutputError or an OSError, ends this sink: it is closed, and
+        the run goes on without it, unless it was the last one.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Finish and keep what was written, whatever ended the run; may be called more than once."""
+        """Finish and keep what was written, whatever ended the run; may be called more than once.
 
-
-class _Discarded(Exception):
-    """Makes `atomic_path` remove its temporary file."""
+        No signal interrupts it.
+        """
 
 
 class FileSink(Sink):
-    """A sink that writes one file: under a temporary name beside it, which becomes `path` in `close`."""
+    """A sink that writes one file, which others can read under its name from the first observation on.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._target: AbstractContextManager[Path] | None = None
+    `path` is the file. `{time}` in its name becomes the time of opening, 20251231T235959.
+    `overwrite` is whether a file that is there already is emptied; otherwise `open` refuses it with a UsageError.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        self.path = self._given = Path(path)
+        self.overwrite = overwrite
+        self._file: FileIO | None = None
+        self._synced: threading.Event | None = None
 
     @classmethod
     def from_uri(cls, uri: Uri) -> FileSink:
@@ -81,22 +95,30 @@ class FileSink(Sink):
         """The file's path."""
         return str(self.path)
 
-    def _begin(self) -> Path:
-        """The temporary path to write to; OutputError when nothing can be written there."""
-        target = atomic_path(self.path)
-        temporary = target.__enter__()
-        self._target = target
-        return temporary
+    def _begin(self) -> FileIO:
+        """Create the file; UsageError where there is one, OutputError when nothing can be written there."""
+        self.path = with_time(self._given)
+        self._file = file = growing_file(self.path, overwrite=self.overwrite)
+        self._synced = threading.Event()
+        threading.Thread(target=_sync, args=(os.dup(file.fileno()), self._synced), daemon=True).start()
+        return file
 
-    def _keep(self) -> None:
-        """Give the temporary file its name."""
-        target, self._target = self._target, None
-        if target is not None:
-            target.__exit__(None, None, None)
+    def _end(self) -> None:
+        """Close the file; one that nothing was written into is removed."""
+        file, self._file = self._file, None
+        if file is None or self._synced is None:
+            return
+        self._synced.set()
+        status = os.fstat(file.fileno())
+        file.close()
+        if stat.S_ISREG(status.st_mode) and not status.st_size:
+            Path(os.path.realpath(self.path)).unlink(missing_ok=True)
 
-    def _discard(self) -> None:
-        """Remove the temporary file."""
-        target, self._target = self._target, None
-        if target is not None:
-            with suppress(_Discarded):
-                target.__exit__(_Discarded, _Discarded(), None)
+
+def _sync(descriptor: int, stop: threading.Event) -> None:
+    """Have the system write out each second what it keeps in memory: a power cut loses no more than that."""
+    with suppress(OSError):  # a pipe has no disk
+        while not stop.wait(_SYNC_S):
+            os.fdatasync(descriptor)
+        os.fdatasync(descriptor)
+    os.close(descriptor)

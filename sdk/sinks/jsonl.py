@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from io import FileIO
+from contextlib import suppress
 from typing import Any
 
 from edgeloc.errors import OutputError
@@ -15,14 +15,13 @@ __all__ = ["JsonLinesSink", "as_record"]
 
 
 class JsonLinesSink(FileSink):
-    """One line for each observation, flushed as it comes; the lines of a run that ends early are kept."""
+    """One line for each observation, written as it comes: a reader of the file never sees half of one."""
 
-    _file: FileIO | None = None
     _whole = 0
 
     def open(self, *, fps: float | None = None, live: bool = False) -> None:
-        """Make the file."""
-        self._file = FileIO(self._begin(), "w")
+        """Create the file; UsageError where there is one already, OutputError when it cannot be written."""
+        self._begin()
         self._whole = 0
 
     def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
@@ -36,16 +35,14 @@ class JsonLinesSink(FileSink):
         except OSError as error:
             complete, reason = False, error.strerror or str(error)
         if not complete:
-            self._file.truncate(self._whole)
+            with suppress(OSError):  # a pipe cannot be cut
+                self._file.truncate(self._whole)
             raise OutputError(f"{self.path} cannot be written to: {reason}; the lines before are kept")
         self._whole += len(line)
 
     def close(self) -> None:
-        """Give the file its name."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
-            self._keep()
+        """Close the file."""
+        self._end()
 
 
 def as_record(observation: Observation) -> dict[str, Any]:

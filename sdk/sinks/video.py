@@ -1,111 +1,198 @@
-"""Writes annotated frames as an MP4 video."""
+"""Writes annotated frames as a video that plays up to its last second, whatever ends the program."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
-from pathlib import Path
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
 
 import cv2
 import numpy as np
 
 from edgeloc._support.files import utf8_path
-from edgeloc._support.terminal import quiet_opencv
-from edgeloc.errors import OutputError
+from edgeloc.errors import MissingExtra, OutputError
 from edgeloc.sinks.base import FileSink
 from edgeloc.types import Observation, Pixels
 
-__all__ = ["VideoSink", "fit"]
+__all__ = ["AviSink", "Mp4Sink", "VideoSink", "fit"]
 
-# MPEG-4 Part 2: what every FFmpeg of the OpenCV wheels can encode; they hold no software H.264 encoder.
-FOURCC = "mp4v"
 LIVE_FPS = 30.0
 IMAGES_FPS = 10.0
-# A picture of a live camera is held for no longer than this.
-LONGEST_HOLD_S = 10.0
 LEAST_FREE_BYTES = 2**20
 CHECK_EVERY = 32
+# A picture of a live camera is held in an .avi for no longer than this.
+LONGEST_HOLD_S = 10.0
+_TICKS_PER_S = 90_000
+# Each second begins a fragment of its own, so no more than this is lost when the program is killed.
+_FRAGMENT_S = 1.0
+_MP4 = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
+_H264 = {"preset": "ultrafast", "tune": "zerolatency"}
 
 
 class VideoSink(FileSink):
-    """An MP4 that plays at the speed at which things happened.
+    """A video that plays at the speed at which things happened.
 
-    From a file or folder each result is one picture. From a live camera, which gives results at
-    no constant rate, a picture is held until the next result's time of capture. The video takes
-    the size of the first frame; a later one of another size is scaled to fit, with black bars.
+    From a file or folder each result is one picture; from a live camera a picture is shown until the next result's
+    time of capture. The video takes the size of the first frame; a later one of another size is scaled to fit, with
+    black bars.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        super().__init__(path)
-        self._temporary: Path | None = None
-        self._writer: cv2.VideoWriter | None = None
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        super().__init__(path, overwrite=overwrite)
         self._fps, self._live = LIVE_FPS, False
         self._size = (0, 0)
         self._written = 0
         self._began_at = 0.0
-        self._last: Pixels | None = None
 
     def open(self, *, fps: float | None = None, live: bool = False) -> None:
-        """Make the file, so that an unwritable place shows before the run; the writer waits for the first frame."""
+        """Create the file, so that an unwritable place shows before the run; the encoder waits for the first frame.
+
+        Raises UsageError where the file is there already, OutputError when it cannot be written.
+        """
         utf8_path(self.path)
-        self._temporary = self._begin()
+        self._begin()
         self._fps, self._live = fps or (LIVE_FPS if live else IMAGES_FPS), live
-        self._writer, self._last, self._written = None, None, 0
+        self._written = 0
 
     def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
         """Append the annotated frame; OutputError when the disk is full or the video cannot be encoded."""
         picture = drawn()
-        if self._writer is None:
-            self._writer = self._start(picture)
+        if not self._written:
+            height, width = picture.shape[:2]
+            # The encoder halves the colour's resolution.
+            self._size = (width + width % 2, height + height % 2)
             self._began_at = observation.captured_at
-        picture = fit(picture, self._size)
-        if self._live:
-            place = round((observation.captured_at - self._began_at) * self._fps)
-            if place < self._written:
-                return
-            self._hold(place)
+            self._start()
+        # Neither encoder reports each failed write.
+        if self._written % CHECK_EVERY == 0 and shutil.disk_usage(self.path.parent).free < LEAST_FREE_BYTES:
+            raise OutputError(f"{self.path}: the disk is full (under 1 MB free); frames written before are kept")
+        at_s = observation.captured_at - self._began_at if self._live else self._written / self._fps
+        self._encode(fit(picture, self._size), at_s)
+        self._written += 1
+
+    def close(self) -> None:
+        """Finish the video; without a frame none is left. OutputError where its end could not be written."""
+        try:
+            self._finish()
+        finally:
+            self._end()
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Make the encoder for pictures of `_size`; OutputError where it cannot be made."""
+
+    @abstractmethod
+    def _encode(self, picture: Pixels, at_s: float) -> None:
+        """Append a picture that was taken `at_s` seconds after the first."""
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Write what the encoder holds back; may be called without a start."""
+
+
+class Mp4Sink(VideoSink):
+    """H.264 in an MP4 of one-second fragments: browsers play it, and a killed program loses the last second at most.
+
+    Needs PyAV, the extra `video`.
+    """
+
+    _container: Any = None
+
+    def open(self, *, fps: float | None = None, live: bool = False) -> None:
+        """Create the file; MissingExtra without PyAV."""
+        try:
+            import av  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("av", "video", "writing .mp4 (writing .avi does not)") from error
+        super().open(fps=fps, live=live)
+
+    def _start(self) -> None:
+        import av
+
+        with self._reported():
+            self._container = av.open(str(self.path), "w", format="mp4", options=_MP4)
+            stream = self._container.add_stream("libx264", rate=Fraction(self._fps).limit_denominator(1001))
+            stream.width, stream.height = self._size
+            stream.pix_fmt, stream.options = "yuv420p", _H264
+            stream.codec_context.time_base = Fraction(1, _TICKS_PER_S)
+        self._stream, self._key_at, self._tick = stream, -_FRAGMENT_S, -1
+
+    def _encode(self, picture: Pixels, at_s: float) -> None:
+        import av
+
+        frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
+        # Two frames of one time of capture keep their order.
+        self._tick = max(self._tick + 1, round(at_s * _TICKS_PER_S))
+        frame.pts, frame.time_base = self._tick, Fraction(1, _TICKS_PER_S)
+        if at_s >= self._key_at + _FRAGMENT_S:
+            self._key_at = at_s
+            frame.pict_type = av.video.frame.PictureType.I
+        with self._reported():
+            self._container.mux(self._stream.encode(frame))
+
+    def _finish(self) -> None:
+        container, self._container = self._container, None
+        if container is None:
+            return
+        with self._reported():
+            try:
+                container.mux(self._stream.encode(None))
+            finally:
+                container.close()
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        import av
+
+        try:
+            yield
+        except av.FFmpegError as error:
+            reason = error.strerror or str(error)
+            raise OutputError(f"{self.path} cannot be written to: {reason}; frames written before are kept") from error
+
+
+class AviSink(VideoSink):
+    """Motion JPEG in an AVI, by OpenCV alone: each picture is whole in itself, so what is in the file plays.
+
+    It has one rate, the camera's: a picture of a live camera is repeated until the next one's time.
+    """
+
+    _writer: cv2.VideoWriter | None = None
+    _last: Pixels | None = None
+    _pictures = 0
+
+    def _start(self) -> None:
+        fourcc = cv2.VideoWriter.fourcc(*"MJPG")
+        # OpenCV's own writer: FFmpeg's keeps pictures back until the end.
+        self._writer = cv2.VideoWriter(str(self.path), cv2.CAP_OPENCV_MJPEG, fourcc, self._fps, self._size)
+        if not self._writer.isOpened():
+            raise OutputError(f"{self.path}: this OpenCV cannot encode Motion JPEG", hint="pip install opencv-python")
+        self._last, self._pictures = None, 0
+
+    def _encode(self, picture: Pixels, at_s: float) -> None:
+        assert self._writer is not None
+        place = round(at_s * self._fps)
+        if place < self._pictures:
+            return
+        if self._last is not None:
+            for _ in range(min(place - self._pictures, round(LONGEST_HOLD_S * self._fps))):
+                self._append(self._last)
         self._append(picture)
         self._last = picture
 
-    def close(self) -> None:
-        """Finish the video, check that it can be read, and give it its name; without a frame none is left."""
-        writer, self._writer, self._last = self._writer, None, None
-        if writer is None:
-            self._discard()
-            return
-        writer.release()
-        if not _readable(self._temporary):
-            self._discard()
-            raise OutputError(f"{self.path} could not be written in full: is the disk full?")
-        self._keep()
-
-    def _start(self, picture: Pixels) -> cv2.VideoWriter:
-        """The writer for pictures of this size, made even since the encoder halves the colour's resolution."""
-        height, width = picture.shape[:2]
-        self._size = (width + width % 2, height + height % 2)
-        writer = cv2.VideoWriter(str(self._temporary), cv2.VideoWriter.fourcc(*FOURCC), self._fps, self._size)
-        if not writer.isOpened():
-            raise OutputError(
-                f"{self.path}: this OpenCV cannot encode MP4 ({FOURCC})",
-                hint="pip install opencv-python, or write .jsonl",
-            )
-        return writer
-
-    def _hold(self, place: int) -> None:
-        """Repeat the last picture up to the place of the next one."""
-        missing = min(place - self._written, round(LONGEST_HOLD_S * self._fps))
-        if self._last is not None:
-            for _ in range(missing):
-                self._append(self._last)
-
     def _append(self, picture: Pixels) -> None:
         assert self._writer is not None
-        # OpenCV does not report a failed write, so the free space is checked.
-        if self._written % CHECK_EVERY == 0 and shutil.disk_usage(self.path.parent).free < LEAST_FREE_BYTES:
-            raise OutputError(f"{self.path}: the disk is full (under 1 MB free); frames written before are kept")
         self._writer.write(picture)
-        self._written += 1
+        self._pictures += 1
+
+    def _finish(self) -> None:
+        writer, self._writer, self._last = self._writer, None, None
+        if writer is not None:
+            writer.release()
 
 
 def fit(picture: Pixels, size: tuple[int, int]) -> Pixels:
@@ -121,13 +208,3 @@ def fit(picture: Pixels, size: tuple[int, int]) -> Pixels:
     right, bottom = size[0] - width, size[1] - height
     sides = (bottom // 2, bottom - bottom // 2, right // 2, right - right // 2)
     return np.asarray(cv2.copyMakeBorder(picture, *sides, cv2.BORDER_CONSTANT, value=(0, 0, 0)), np.uint8)
-
-
-def _readable(path: Path | None) -> bool:
-    """Whether the video's first frame can be decoded: without its index, written last, it cannot."""
-    with quiet_opencv():
-        capture = cv2.VideoCapture(str(path))
-        try:
-            return bool(capture.isOpened() and capture.grab())
-        finally:
-            capture.release()

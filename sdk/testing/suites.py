@@ -21,8 +21,8 @@ from edgeloc.cameras.base import Camera
 from edgeloc.device.power.base import PowerMeter
 from edgeloc.device.power.trace import PowerTrace
 from edgeloc.engines.base import Engine
-from edgeloc.errors import CameraError, DeviceError, MissingExtra, OutputError
-from edgeloc.sinks.base import Sink
+from edgeloc.errors import CameraError, DeviceError, MissingExtra, OutputError, UsageError
+from edgeloc.sinks.base import FileSink, Sink
 from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result
 
 try:
@@ -254,13 +254,18 @@ class FileSinkSuite(SinkSuite):
         """The sink that writes `path`."""
         return self.make(path)
 
-    def test_nothing_has_the_name_until_the_end(self, sink: Sink, path: Path) -> None:
+    def test_it_has_its_name_from_the_first_result_on(self, sink: Sink, path: Path) -> None:
         sink.open(fps=10)
         self.write(sink, example_frame())
-        assert not path.exists()
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
         sink.close()
         assert path.stat().st_size > 0
         assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+    def test_nothing_is_left_without_a_result(self, sink: Sink, path: Path) -> None:
+        sink.open(fps=10)
+        sink.close()
+        assert not path.exists()
 
     def test_a_place_that_cannot_be_written_shows_in_open(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("no folder")
@@ -273,12 +278,36 @@ class FileSinkSuite(SinkSuite):
         with pytest.raises(OutputError, match="folder"):
             sink.open()
 
-    def test_an_older_file_is_replaced(self, sink: Sink, path: Path) -> None:
+    def test_an_older_file_is_refused(self, sink: Sink, path: Path) -> None:
         path.write_text("old")
+        with pytest.raises(UsageError, match="there already"):
+            sink.open(fps=10)
+        sink.close()
+        assert path.read_text() == "old"
+
+    def test_an_older_file_is_emptied_where_that_was_asked_for(self, sink: Sink, path: Path) -> None:
+        path.write_text("old")
+        assert isinstance(sink, FileSink)
+        sink.overwrite = True
         sink.open(fps=10)
         self.write(sink, example_frame(0), example_frame(1))
         sink.close()
         assert b"old" not in path.read_bytes()
+
+    def test_a_link_is_followed(self, sink: Sink, path: Path) -> None:
+        path.symlink_to(path.parent / "elsewhere")
+        sink.open(fps=10)
+        self.write(sink, example_frame())
+        sink.close()
+        assert path.is_symlink() and path.stat().st_size > 0
+
+    def test_the_time_in_a_name_makes_each_opening_a_new_file(self, path: Path) -> None:
+        for _ in range(2):
+            sink = self.make(path.with_stem("out-{time}"))
+            sink.open(fps=10)
+            self.write(sink, example_frame())
+            sink.close()
+        assert len(list(path.parent.glob(f"out-2*{self.suffix}"))) == 2
 
 
 def _picture_of(frame: Frame) -> Callable[[], Pixels]:

@@ -7,10 +7,16 @@ import threading
 
 import pytest
 
-from edgeloc._support.interrupt import graceful_interrupt, signals_wait
+from edgeloc._support.interrupt import Terminated, _Process, graceful_interrupt, raise_on_signals, signals_wait
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture(autouse=True)
+def _first_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test before has sent one."""
+    monkeypatch.setattr(_Process, "heard_at", float("-inf"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_only_asks(number: signal.Signals) -> None:
     with graceful_interrupt() as interrupt:
         assert not interrupt.asked
@@ -18,10 +24,21 @@ def test_the_first_signal_only_asks(number: signal.Signals) -> None:
         assert interrupt.asked
 
 
-def test_a_second_ctrl_c_does_not_wait() -> None:
-    with pytest.raises(KeyboardInterrupt), graceful_interrupt():
+def test_a_second_ctrl_c_breaks_only_into_what_may_be_broken() -> None:
+    with pytest.raises(KeyboardInterrupt), graceful_interrupt() as interrupt:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        interrupt.at("the localizer", breakable=True)
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+
+
+def test_the_impatience_of_a_first_signal_does_nothing() -> None:
+    with pytest.raises(Terminated), raise_on_signals():
+        try:
+            signal.raise_signal(signal.SIGHUP)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_signal_waits_for_the_end_of_a_write() -> None:

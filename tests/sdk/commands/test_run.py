@@ -137,24 +137,99 @@ def test_the_video_that_is_read_is_not_overwritten(
     assert path.read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize(("live", "status"), [(1, 0), (0, 130)])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_well(model: str, tmp_path: Path, number: signal.Signals, live: int, status: int) -> None:
+@pytest.mark.parametrize(
+    ("live", "number", "status"),
+    [
+        (1, signal.SIGINT, 0),
+        (1, signal.SIGTERM, 0),
+        (1, signal.SIGHUP, 0),
+        (0, signal.SIGINT, 130),
+        (0, signal.SIGTERM, 143),
+        (0, signal.SIGHUP, 143),
+    ],
+)
+def test_a_signal_ends_a_run_well(model: str, tmp_path: Path, live: int, number: signal.Signals, status: int) -> None:
     lines, video = tmp_path / "out.jsonl", tmp_path / "out.mp4"
-    command = [sys.executable, "-m", "edgeloc.cli", "run", model, "--camera", f"synthetic://?size=64x48&live={live}"]
-    process = subprocess.Popen(
-        [*command, "--sink", str(lines), "--sink", str(video)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    # The run is under way once the temporary file has its first line.
-    while process.poll() is None and not any(one.stat().st_size for one in tmp_path.glob(".out-*.jsonl")):
-        time.sleep(0.02)
+    sinks = ["--sink", str(lines), "--sink", str(video)]
+    process = start(["run", model, "--camera", f"synthetic://?size=64x48&live={live}", *sinks], lines)
     os.kill(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == status and "error" not in err and "Traceback" not in err
-    assert "interrupted" in out
+    assert ("interrupted" if number == signal.SIGINT else "terminated") in out
     assert all(json.loads(line) for line in lines.read_text().splitlines())
     assert cv2.VideoCapture(str(video)).read()[0]
     assert sorted(one.name for one in tmp_path.iterdir()) == ["out.jsonl", "out.mp4"]
+
+
+PROGRAM = """
+import sys
+from edgeloc.cli import program
+sys.exit(program())
+"""
+
+
+def start(line: list[str], lines: Path, program: str = PROGRAM) -> subprocess.Popen[str]:
+    """A command in a process of its own, once the file `lines` has its first line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 60
+    while process.poll() is None and not (lines.exists() and lines.stat().st_size):
+        if time.monotonic() > until:
+            process.kill()
+            pytest.fail(f"no result in 60 s: {process.communicate()}")
+        time.sleep(0.02)
+    return process
+
+
+HANGING = """
+import ctypes, sys
+from edgeloc import localizer
+original = localizer.Localizer.__call__
+def hang(self, frame):
+    if frame.sequence > 5:
+        open(sys.argv[-1].replace("out.mp4", "hangs"), "w")
+        ctypes.CDLL(None).pause()  # in native code, as a driver does
+        while True:
+            ctypes.CDLL(None).pause()
+    return original(self, frame)
+localizer.Localizer.__call__ = hang
+from edgeloc.cli import program
+sys.exit(program())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_localizer_that_hangs_in_native_code_does_not_keep_a_run_alive(
+    model: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    lines, video = tmp_path / "out.jsonl", tmp_path / "out.mp4"
+    sinks = ["--sink", str(lines), "--sink", str(video)]
+    process = start(["run", model, "--camera", "synthetic://?size=64x48&live=0", *sinks], lines, HANGING)
+    while not (tmp_path / "hangs").exists():
+        time.sleep(0.02)
+    asked_at = time.monotonic()
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - asked_at < 5
+    assert process.returncode == 143
+    assert "the localizer did not end after SIG" in err and str(lines) in err
+    assert len(lines.read_text().splitlines()) == 6
+    capture = cv2.VideoCapture(str(video))
+    assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 6
+
+
+def test_a_file_that_is_there_already_is_refused_before_the_camera_is_opened(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("yesterday\n")
+    line = ["run", model, "--camera", SYNTHETIC, "--sink", str(path), "--frames", "3"]
+    assert main(line) == 2
+    assert (
+        f"{path} is there already: give another name, one with {{time}} in it, or --overwrite"
+        in capsys.readouterr().err
+    )
+    assert path.read_text() == "yesterday\n"
+    assert main([*line, "--overwrite"]) == 0
+    assert "yesterday" not in path.read_text()

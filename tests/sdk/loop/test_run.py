@@ -17,7 +17,8 @@ import pytest
 
 from edgeloc._support.backend import Uri
 from edgeloc.cameras import Camera, open_camera
-from edgeloc.errors import CameraError, CameraTimeout, EngineError, OutputError, UsageError
+from edgeloc.errors import CameraError, CameraTimeout, DataError, EngineError, OutputError, UsageError
+from edgeloc.loop.ages import Ages
 from edgeloc.loop.run import run
 from edgeloc.sinks import Sink, open_sink
 from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result
@@ -224,12 +225,84 @@ def test_a_camera_whose_read_never_returns_is_a_timeout(monkeypatch: pytest.Monk
         thread.join()
 
 
-def test_a_failing_sink_ends_the_run_and_the_others_are_kept(tmp_path: Path) -> None:
+def test_a_full_disk_loses_one_sink_and_the_run_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     failing = Recorder(failure=OSError(28, "No space left on device"))
-    with pytest.raises(OutputError, match="recorder cannot be written to: No space left"):
-        run(FakeCamera(9), found, str(tmp_path / "out.jsonl"), failing)
-    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    summary = run(FakeCamera(9), found, str(tmp_path / "out.jsonl"), failing)
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == summary.frames == 9
     assert failing.closed == 1
+    (lost,) = summary.lost_sinks
+    assert (lost.name, lost.results) == ("recorder", 1)
+    assert "recorder cannot be written to: No space left" in lost.reason
+    assert [finding.code for finding in summary.findings] == ["sink-lost"]
+    assert caplog.text.count("goes on without it") == 1
+    assert "recorder failed after 1 results" in str(summary)
+
+
+def test_the_last_sink_that_fails_ends_the_run_with_the_status_of_a_failure() -> None:
+    class Watchdog(Recorder):
+        auxiliary = True
+
+    failing, watchdog = Recorder(failure=OSError(28, "No space left on device")), Watchdog()
+    with pytest.raises(OutputError, match=r"No space left on device \(2 results before that are kept\)") as caught:
+        run(FakeCamera(9), found, failing, watchdog)
+    assert caught.value.exit_status == 3  # a service is started again after 3, never after 2
+    assert (failing.closed, watchdog.closed) == (1, 1)
+
+
+def test_a_failure_after_the_first_result_is_not_bad_input() -> None:
+    failure = DataError("images/3.png is damaged", hint="remove it")
+    with pytest.raises(DataError, match=r"damaged \(2 results before that are kept\): remove it") as caught:
+        run(FakeCamera(2, failure=failure), found)
+    assert caught.value.exit_status == 3
+    with pytest.raises(DataError) as caught:
+        run(FakeCamera(0, failure=failure), found)
+    assert caught.value.exit_status == 2
+
+
+def test_a_signal_while_sinks_close_keeps_every_file(tmp_path: Path) -> None:
+    class Impatient(Recorder):
+        def close(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            super().close()
+
+    def localize(frame: Frame) -> Result:
+        if frame.sequence == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return found(frame)
+
+    paths = [tmp_path / "out.jsonl", tmp_path / "out.mp4"]
+    summary = run(FakeCamera(10**9), localize, Impatient(), *map(str, paths))
+    assert summary.ended_by == "interrupt"
+    assert len(paths[0].read_text().splitlines()) == summary.frames == 4
+    assert cv2.VideoCapture(str(paths[1])).read()[0]
+
+
+def test_a_sink_that_raises_an_interrupt_while_closing_keeps_no_other_from_it(tmp_path: Path) -> None:
+    class Bad(Recorder):
+        def close(self) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(OutputError, match="recorder was not closed"):
+        run(FakeCamera(4), found, Bad(), str(tmp_path / "out.jsonl"))
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("box", [Box(1, 2, float("nan"), 4), Box(1, 2, 3, float("inf"))])
+def test_a_box_that_is_no_number_is_an_error_of_the_engine(box: Box) -> None:
+    with pytest.raises(EngineError, match="the localizer's answer is no number"):
+        run(FakeCamera(3), lambda frame: Result((Detection(box, 0.9),)))
+    with pytest.raises(UsageError, match=r"the localizer gave tuple: return an edgeloc\.Result"):
+        run(FakeCamera(3), lambda frame: (1, 2, 3, 4))  # type: ignore[arg-type, return-value]
+
+
+def test_percentiles_of_a_week_need_no_more_memory_than_those_of_a_minute() -> None:
+    ages, exact = Ages(), np.random.default_rng(0).gamma(9, 5, 200_000)
+    for age in exact:
+        ages.add(float(age))
+    for percent in (50, 90, 99):
+        assert ages.percentile(percent) == pytest.approx(np.percentile(exact, percent), rel=2e-3)
+    assert len(ages._bins) < 6000
 
 
 def test_a_sink_that_does_not_open_ends_the_run_before_the_first_frame(tmp_path: Path) -> None:
@@ -257,7 +330,7 @@ def test_a_bug_in_a_camera_is_not_dressed_up() -> None:
         run(FakeCamera(1, failure=ZeroDivisionError("bug"), live=True), found)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("live", [False, True])
 def test_a_signal_ends_the_run_with_everything_kept(tmp_path: Path, number: signal.Signals, live: bool) -> None:
     def localize(frame: Frame) -> Result:
@@ -268,8 +341,8 @@ def test_a_signal_ends_the_run_with_everything_kept(tmp_path: Path, number: sign
     before = signal.getsignal(number)
     paths = [tmp_path / "out.jsonl", tmp_path / "out.mp4"]
     summary = run(FakeCamera(10**9, live=live, period_s=0.005), localize, *map(str, paths))
-    assert summary.ended_by == "interrupt"
-    assert "interrupted" in str(summary)
+    assert summary.ended_by == ("interrupt" if number == signal.SIGINT else "terminated")
+    assert ("interrupted" if number == signal.SIGINT else "terminated") in str(summary)
     lines = paths[0].read_text().splitlines()
     assert len(lines) == summary.frames
     assert json.loads(lines[-1])["sequence"] >= 3

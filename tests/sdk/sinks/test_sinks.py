@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -13,10 +14,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.errors import DeviceError, OutputError, UsageError
+from edgeloc.errors import DeviceError, MissingExtra, OutputError, UsageError
 from edgeloc.sinks import SINKS, Sink, open_sink
 from edgeloc.sinks.jsonl import as_record
-from edgeloc.sinks.video import VideoSink, fit
+from edgeloc.sinks.video import Mp4Sink, fit
 from edgeloc.testing import FileSinkSuite, example_frame, example_observation
 from edgeloc.types import Box, Frame, Pixels
 
@@ -38,7 +39,7 @@ def pictures(path: Path) -> list[Pixels]:
     return found
 
 
-@pytest.mark.parametrize("uri", ["", "out.avi", "gopher://x", "nosuffix", "out.mp4/"])
+@pytest.mark.parametrize("uri", ["", "out.mov", "gopher://x", "nosuffix", "out.mp4/"])
 def test_an_unknown_sink_is_an_error_that_lists_the_known_ones(uri: str) -> None:
     with pytest.raises(UsageError, match=r"window.*\.mp4.*\.jsonl") as caught:
         open_sink(f"{uri}x" if uri.endswith("/") else uri)
@@ -51,7 +52,7 @@ def test_every_sink_in_the_table_loads() -> None:
 
 
 class TestEveryFileSink(FileSinkSuite):
-    @pytest.fixture(params=[".mp4", ".jsonl"], autouse=True)
+    @pytest.fixture(params=[".mp4", ".avi", ".jsonl"], autouse=True)
     def kind(self, request: pytest.FixtureRequest) -> None:
         self.suffix = request.param
 
@@ -88,8 +89,7 @@ def test_lines_are_on_the_disk_as_they_come(tmp_path: Path) -> None:
     sink = open_sink(str(tmp_path / "out.jsonl"))
     sink.open()
     write(sink, [example_frame(0), example_frame(1)])
-    (temporary,) = tmp_path.iterdir()
-    assert len(temporary.read_text().splitlines()) == 2
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
     sink.close()
 
 
@@ -152,13 +152,24 @@ def test_a_file_gives_a_video_with_each_frame_once(tmp_path: Path) -> None:
     assert levels == pytest.approx([20 + 10 * number for number in range(7)], abs=6)
 
 
-def test_a_live_video_holds_pictures_so_that_time_stays_true(tmp_path: Path) -> None:
+def test_a_live_avi_holds_pictures_so_that_time_stays_true(tmp_path: Path) -> None:
+    sink = open_sink(str(tmp_path / "out.avi"))
+    sink.open(fps=10, live=True)
+    write(sink, [example_frame(0, 5.0), example_frame(10, 5.3), example_frame(20, 5.4)])
+    sink.close()
+    levels = [float(picture.mean()) for picture in pictures(tmp_path / "out.avi")]
+    assert levels == pytest.approx([20, 20, 20, 120, 220], abs=6)
+
+
+def test_a_live_mp4_shows_each_picture_at_its_time_of_capture(tmp_path: Path) -> None:
     sink = open_sink(str(tmp_path / "out.mp4"))
     sink.open(fps=10, live=True)
     write(sink, [example_frame(0, 5.0), example_frame(10, 5.3), example_frame(20, 5.4)])
     sink.close()
-    levels = [float(picture.mean()) for picture in pictures(tmp_path / "out.mp4")]
-    assert levels == pytest.approx([20, 20, 20, 120, 220], abs=6)
+    capture, times = cv2.VideoCapture(str(tmp_path / "out.mp4")), []
+    while capture.read()[0]:
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+    assert times == pytest.approx([0, 300, 400], abs=1)
 
 
 def test_a_frame_of_another_size_is_fitted_in(tmp_path: Path) -> None:
@@ -193,7 +204,7 @@ def test_a_video_without_a_frame_is_not_left(tmp_path: Path) -> None:
 
 def test_a_full_disk_ends_a_video_and_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeloc.sinks.video.CHECK_EVERY", 4)
-    sink = VideoSink(tmp_path / "out.mp4")
+    sink = Mp4Sink(tmp_path / "out.mp4")
     sink.open(fps=10)
     write(sink, [example_frame(number) for number in range(4)])
     monkeypatch.setattr("edgeloc.sinks.video.LEAST_FREE_BYTES", 2**80)
@@ -203,14 +214,61 @@ def test_a_full_disk_ends_a_video_and_keeps_what_was_written(tmp_path: Path, mon
     assert len(pictures(tmp_path / "out.mp4")) == 4
 
 
-def test_a_video_that_cannot_be_read_back_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sink = VideoSink(tmp_path / "out.mp4")
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_a_video_without_its_end_plays(tmp_path: Path, suffix: str) -> None:
+    """As after a kill: what is under the name in the middle of a run is a video."""
+    path = tmp_path / f"out{suffix}"
+    sink = open_sink(path)
     sink.open(fps=10)
-    write(sink, [example_frame(0)])
-    monkeypatch.setattr("edgeloc.sinks.video._readable", lambda path: False)
-    with pytest.raises(OutputError, match="disk full"):
-        sink.close()
+    noise = np.random.default_rng(0)
+    for number in range(60):
+        pixels = noise.integers(0, 256, (96, 128, 3)).astype(np.uint8)
+        write(sink, [Frame(pixels, number / 10, number)])
+    copy = path.with_name(f"copy{suffix}")
+    copy.write_bytes(path.read_bytes())
+    sink.close()
+    assert 40 <= len(pictures(copy)) <= len(pictures(path)) == 60
+
+
+def test_a_live_video_has_a_key_frame_each_second_however_few_its_pictures(tmp_path: Path) -> None:
+    sink = open_sink(tmp_path / "out.mp4")
+    sink.open(fps=30, live=True)
+    write(sink, [example_frame(number, number / 2) for number in range(9)])
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes((tmp_path / "out.mp4").read_bytes())
+    sink.close()
+    assert len(pictures(copy)) >= 6
+
+
+def test_a_video_without_pyav_names_the_extra_and_the_other_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingExtra, match=r"\.avi does not.*edgeloc\[video\]"):
+        open_sink(tmp_path / "out.mp4").open()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_with_a_name_is_written_into_and_stays_one(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    os.mkfifo(path)
+    with pytest.raises(OutputError, match="nobody reads from the pipe"):
+        open_sink(path).open()
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    sink = open_sink(path)
+    sink.open()
+    write(sink, [example_frame(0), example_frame(1)])
+    assert [json.loads(line)["sequence"] for line in os.read(reader, 65536).splitlines()] == [0, 1]
+    os.close(reader)
+    with pytest.raises(OutputError, match="Broken pipe"):
+        write(sink, [example_frame(2)])
+    sink.close()
+    assert path.is_fifo()
+
+
+def test_a_name_with_a_nul_is_refused_in_one_sentence() -> None:
+    with pytest.raises(UsageError, match="NUL"):
+        open_sink("file:///tmp/x%00.jsonl")
 
 
 def test_a_window_without_a_screen_is_an_error_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,128 @@
+"""The sinks of a run: opened together, written to, each given up when it fails, all of them closed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+
+from edgeloc._support.interrupt import Interrupt
+from edgeloc.cameras.base import Camera
+from edgeloc.errors import EdgelocError, OutputError
+from edgeloc.findings import Finding, report
+from edgeloc.sinks import Sink
+from edgeloc.types import Observation, Pixels
+
+__all__ = ["LostSink", "Outlets"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LostSink:
+    """A sink that failed in the middle of a run, which went on without it.
+
+    `name` is the sink's. `results` is how many results it had taken, `seconds` how long after the run's beginning it
+    failed, `reason` why.
+    """
+
+    name: str
+    results: int
+    seconds: float
+    reason: str
+
+
+class Outlets:
+    """Hands each observation to every sink; used in a `with`, which opens the sinks and closes them.
+
+    A sink that fails is closed and left out from there on: a finding, and an entry in `lost`. The last one's failure is
+    raised. Closing is never interrupted, and the failure of one sink to close keeps no other from it.
+    """
+
+    def __init__(self, sinks: Iterable[Sink], camera: Camera, interrupt: Interrupt) -> None:
+        self._sinks, self._camera, self._interrupt = list(sinks), camera, interrupt
+        self._open: list[Sink] = []
+        self._results = 0
+        self._began_at = time.monotonic()
+        self.lost: list[LostSink] = []
+        self.findings: list[Finding] = []
+
+    @property
+    def ended(self) -> bool:
+        """Whether the user of a sink wants the run to end."""
+        return any(sink.ended for sink in self._open)
+
+    def __enter__(self) -> Outlets:
+        try:
+            for sink in self._sinks:
+                self._interrupt.at(sink.name)
+                self._open.append(sink)
+                sink.open(fps=self._camera.fps, live=self._camera.live)
+        except BaseException:
+            self._close()
+            raise
+        self._began_at = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failure = self._close()
+        if failure is not None and error is None:
+            raise failure
+
+    def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
+        """Hand the observation to each sink."""
+        failed: list[tuple[Sink, Exception]] = []
+        for sink in self._open:
+            self._interrupt.at(sink.name)
+            try:
+                sink.write(observation, drawn)
+            except Exception as error:
+                failed.append((sink, error))
+        for sink, error in failed:
+            self._lose(sink, error)
+        self._results += 1
+
+    def _lose(self, sink: Sink, error: Exception) -> None:
+        """Go on without the sink; raise its failure where no other takes results."""
+        self._open.remove(sink)
+        try:
+            sink.close()
+        except Exception as closing:
+            logger.debug("closing %s: %r", sink.name, closing)
+        reason = _reason(sink, error)
+        self.lost.append(LostSink(sink.name, self._results, time.monotonic() - self._began_at, reason))
+        if all(other.auxiliary for other in self._open):
+            if isinstance(error, OSError) and not isinstance(error, EdgelocError):
+                raise OutputError(reason) from error
+            raise error
+        message = f"{reason}; it took {self._results} results, and the run goes on without it"
+        self.findings.append(report(logger, Finding("sink-lost", "problem", message)))
+
+    def _close(self) -> Exception | None:
+        """Close every sink that is open; returns the first failure, the others are logged."""
+        self._interrupt.closing_since = time.monotonic()
+        failure: Exception | None = None
+        while self._open:
+            sink = self._open.pop(0)
+            self._interrupt.at(f"closing {sink.name}")
+            try:
+                sink.close()
+            except BaseException as error:
+                # One that a sink raised by itself: signals only leave their number here.
+                ours = error if isinstance(error, Exception) else OutputError(f"{sink.name} was not closed: {error!r}")
+                if failure is not None:
+                    logger.error("%s", ours)
+                failure = failure or ours
+        return failure
+
+
+def _reason(sink: Sink, error: Exception) -> str:
+    if isinstance(error, EdgelocError):
+        return error.message or str(error)
+    if isinstance(error, OSError):
+        return f"{sink.name} cannot be written to: {error.strerror or error}"
+    return f"{sink.name} failed: {type(error).__name__}: {error}"
