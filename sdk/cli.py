@@ -31,7 +31,7 @@ from edgeloc._support.interrupt import (
 from edgeloc._support.lookup import did_you_mean, entry_points
 from edgeloc._support.terminal import quiet_import, trace_crashes, write_line
 from edgeloc._version import __version__
-from edgeloc.errors import EdgelocError, MissingExtra, UsageError, first_line, printable
+from edgeloc.errors import EdgelocError, MissingExtra, UsageError, first_line
 from edgeloc.findings import Finding
 
 __all__ = ["COMMAND_GROUP", "Terminated", "main", "program"]

@@ -165,7 +165,9 @@ def _check_sink(sink: str, state: Path, *, overwrite: bool) -> None:
         raise UsageError(f"a service writes to {state} alone: give sink {sink} as {Path(sink).name}, which lands there")
     if isinstance(found, FileSink) and "{time}" not in found.path.name and not overwrite:
         name = f"{found.path.stem}-{{time}}{found.path.suffix}"
-        raise UsageError(f"sink {sink} is there already when the service starts again: give it as {name}, or --overwrite")
+        raise UsageError(
+            f"sink {sink} will be there already when the service starts again: give it as {name}, or give --overwrite"
+        )
 
 
 def _readable(path: str) -> Path:

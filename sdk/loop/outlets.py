@@ -82,8 +82,8 @@ class Outlets:
                 sink.write(observation, drawn)
             except Exception as error:
                 failed.append((sink, error))
-        for sink, error in failed:
-            self._lose(sink, error)
+        for sink, failure in failed:
+            self._lose(sink, failure)
         self._results += 1
 
     def _lose(self, sink: Sink, error: Exception) -> None:

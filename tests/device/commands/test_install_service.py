@@ -34,7 +34,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_the_unit_runs_what_was_typed(capsys: pytest.CaptureFixture[str], model: Path) -> None:
-    flags = ["--camera", "v4l2:///dev/video0?size=640x480", "--sink", "a.jsonl", "--sink", "b.mp4", "--threads", "2"]
+    flags = ["--camera", "v4l2:///dev/video0?size=640x480", "--sink", "a-{time}.jsonl", "--sink", "b.mp4"]
+    flags += ["--overwrite", "--threads", "2"]
     command = printed(capsys, str(model), *flags)
     assert command[0] == sys.executable
     assert command[command.index("run") + 1 :] == [str(model), *flags]
@@ -63,7 +64,14 @@ def test_files_within_a_uri_are_shown_to_the_service(
 
 
 def test_sinks_stay_relative_to_the_services_folder(capsys: pytest.CaptureFixture[str], model: Path) -> None:
-    assert "boxes.jsonl" in printed(capsys, str(model), "--camera", "v4l2://0", "--sink", "boxes.jsonl")
+    assert "b-{time}.jsonl" in printed(capsys, str(model), "--camera", "v4l2://0", "--sink", "b-{time}.jsonl")
+
+
+def test_a_file_that_the_next_start_would_refuse_is_refused_now(
+    capsys: pytest.CaptureFixture[str], model: Path
+) -> None:
+    line = [str(model), "--camera", "v4l2://0", "--sink", "boxes.jsonl", "--print"]
+    assert "give it as boxes-{time}.jsonl, or give --overwrite" in refused(capsys, *line)
 
 
 @pytest.mark.parametrize(
