@@ -221,7 +221,7 @@ def _energy_table(energy: Energy) -> _Table:
     idle = f"{energy.idle_before_w:.4g} and {energy.idle_after_w:.4g} W"
     rows = [
         [f"energy per frame, all stages, over {energy.frames} frames", f"{frame} mJ"],
-        [f"energy per inference, invoke alone, over {energy.inferences}", f"{inference} mJ"],
+        [f"energy per inference, invoke only, over {energy.inferences}", f"{inference} mJ"],
         ["power while frames were timed, idle included", f"{power} W"],
         ["power idle, before and after", idle],
     ]

@@ -49,7 +49,7 @@ class HeadGraph:
         self._producers = {int(out): op for op in self.main.operators for out in op.outputs}
         signatures = [s for s in self.model.signatureDefs or [] if not s.subgraphIndex]
         if not signatures:
-            raise ModelError("the float model has no signature: its outputs have no names to speak of")
+            raise ModelError("the float model has no signature: its outputs have no names")
         self.signature: Any = next((s for s in signatures if text(s.signatureKey) == "serving_default"), signatures[0])
 
     @property
@@ -196,7 +196,7 @@ class Part:
     alone: bool
 
     def is_apart(self, parts: tuple[Part, ...]) -> bool:
-        """Whether it is an output of its own already, of a layer of its own and without an activation to take off."""
+        """Whether it is already a separate output, of a separate layer, without an activation to take off."""
         shared = any(self.scales & other.scales for other in parts if other is not self)
         return self.alone and self.in_graph == "none" and not shared
 
@@ -259,7 +259,7 @@ def _last_activation(graph: HeadGraph, places: Places) -> Activation:
 
 
 def _whole_rows(indices: Places, shape: tuple[int, ...]) -> bool:
-    """A softmax can be moved only with all that it runs over; the order within a row is free."""
+    """Whether the indices are whole rows, in any order: a softmax can be moved only with all that it runs over."""
     rows = indices.reshape(-1, shape[-1]) if indices.size % shape[-1] == 0 else None
     return rows is not None and indices.size == np.prod(shape) and all(len(set(row // shape[-1])) == 1 for row in rows)
 

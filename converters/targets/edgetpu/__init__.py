@@ -293,8 +293,8 @@ def _find(compiler: str) -> str:
     if found is not None:
         return os.path.abspath(found)
     if platform.machine() != "x86_64" or platform.system() != "Linux":
-        raise UsageError(f"{compiler} exists for x86-64 Linux alone: compile the int8 .tflite on such a machine")
-    raise UsageError(f"{compiler} is not installed; on Debian or Ubuntu (x86-64 alone): {_INSTALL}")
+        raise UsageError(f"{compiler} runs on x86-64 Linux only: compile the int8 .tflite on such a machine")
+    raise UsageError(f"{compiler} is not installed; on Debian or Ubuntu (x86-64 only): {_INSTALL}")
 
 
 def _compile(program: str, file: ModelFile, timeout_s: float, min_mapped: float) -> tuple[bytes, Compilation]:

@@ -144,7 +144,7 @@ def read_settings(flatbuffer: bytes) -> tuple[Settings, ...]:
 
 
 def judge_operator(graph: Graph, operator: Operator, settings: Settings) -> Judgement:
-    """Whether the Edge TPU takes this operator, were it alone."""
+    """Whether the Edge TPU takes this operator, whatever surrounds it."""
     limits = OPERATORS.get(operator.name)
     if limits is None or operator.is_custom:
         return Judgement("not an operator of the Edge TPU")
@@ -162,9 +162,9 @@ def judge_operator(graph: Graph, operator: Operator, settings: Settings) -> Judg
 
 
 def _tensor_fault(tensor: Tensor) -> str:
-    """What every tensor must keep to."""
+    """What is wrong by the limits of every tensor."""
     if tensor.dtype not in _EIGHT_BITS or not tensor.is_quantized:
-        return f"works on {tensor.dtype}: the Edge TPU computes in int8 and uint8 alone"
+        return f"works on {tensor.dtype}: the Edge TPU computes only in int8 and uint8"
     if any(size < 0 for size in tensor.shape[1:]):
         return f"the size {_sizes(tensor)} is open until the model runs"
     if any(abs(size) != 1 for size in tensor.shape[:-MOST_INNER_DIMENSIONS]):
@@ -173,7 +173,7 @@ def _tensor_fault(tensor: Tensor) -> str:
 
 
 def _limit_fault(limits: Limits, inputs: list[Tensor | None], outputs: list[Tensor], settings: Settings) -> str:
-    """What the table asks of several operators in the same words."""
+    """What is wrong by the limits that several operators share."""
     if not limits.fused_activation and settings.get("fusedActivationFunction"):
         return "has a fused activation"
     if limits.equal_dilation and settings.get("dilationHFactor", 1) != settings.get("dilationWFactor", 1):
@@ -204,7 +204,7 @@ def _axis_fault(limits: Limits, inputs: list[Tensor | None]) -> str:
 
 
 def _own_fault(name: str, inputs: list[Tensor | None], outputs: list[Tensor], settings: Settings) -> str:
-    """What the table asks of one operator alone."""
+    """What is wrong by the limits of one kind of operator."""
     fault = ""
     match name:
         case "CONCATENATION":
@@ -216,7 +216,7 @@ def _own_fault(name: str, inputs: list[Tensor | None], outputs: list[Tensor], se
         case "PAD" if any((_numbers(inputs[1]) or [1])[:2]):
             fault = "pads the batch, or by amounts that are no constants"
         case "PRELU" if inputs[1] is not None and any(size != 1 for size in inputs[1].shape[:-1]):
-            fault = f"its slopes are {_sizes(inputs[1])}: they may differ by channel alone"
+            fault = f"its slopes are {_sizes(inputs[1])}: they may differ only by channel"
         case "SOFTMAX" if max(outputs[0].shape, default=1) > LONGEST_SOFTMAX:
             fault = f"is over {max(outputs[0].shape)} numbers: at most {LONGEST_SOFTMAX}"
         case "STRIDED_SLICE" if any(stride != 1 for stride in _numbers(inputs[3]) or ()):

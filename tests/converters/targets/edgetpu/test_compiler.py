@@ -180,7 +180,7 @@ def test_without_the_compiler_the_install_lines_are_told(model: Path, monkeypatc
 
 def test_on_another_machine_the_way_round_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    with pytest.raises(UsageError, match="x86-64 Linux alone"):
+    with pytest.raises(UsageError, match="x86-64 Linux only"):
         compile_edgetpu(model, model.with_name("out.tflite"), compiler="no-such-compiler")
 
 

@@ -88,7 +88,7 @@ def test_within_the_limits_an_operator_maps(
         ("SPLIT", [numbers(0), PICTURE], SQUARE, {}, "across the batch"),
         ("PACK", [image(8, 4)], image(1, 8, 4), {"axis": 0}, "packs along the batch"),
         ("PAD", [PICTURE, numbers(1, 0, 0, 0, 0, 0, 0, 0, shape=(4, 2))], SQUARE, {}, "pads the batch"),
-        ("PRELU", [PICTURE, weights(8, 8, 4)], SQUARE, {}, "by channel alone"),
+        ("PRELU", [PICTURE, weights(8, 8, 4)], SQUARE, {}, "only by channel"),
         ("SOFTMAX", [image(1, 16_001)], image(1, 16_001), {}, "at most 16000"),
         ("SOFTMAX", [image(1, 10, 4)], image(1, 10, 4), {}, "more than one dimension"),
         ("RESIZE_BILINEAR", [PICTURE, numbers(513, 513)], image(1, 513, 513, 4), {}, "513 pixels"),
