@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 import time
 
 from edgeloc._support.backend import Uri
@@ -33,7 +34,8 @@ class ReconnectingCamera(Camera):
     Until the camera is back, every `read` raises CameraTimeout; after `limit_s` it raises CameraError with the first
     reason. `sequence` continues where it stopped, and a frame captured before the gap is not handed out after it.
     Each gap is logged; those that ended are in `gaps`, and `findings` sums them up. A camera that fails before its
-    first frame is not tried again: it is busy, or not the right one.
+    first frame is not tried again: it is busy, or not the right one. After `close()` nothing is opened, and what an
+    attempt that was under way opens is closed at once, also where another thread is reading.
     """
 
     live = True
@@ -42,6 +44,8 @@ class ReconnectingCamera(Camera):
         if not limit_s > 0:
             raise UsageError(field="limit_s", value=limit_s, allowed="above 0")
         self._camera, self._limit_s = camera, limit_s
+        # Whether its owner wants it open; with the lock, so that what an attempt opens after close() is closed again.
+        self._wanted, self._lock = threading.Event(), threading.Lock()
         self._forget()
 
     def _forget(self) -> None:
@@ -73,15 +77,28 @@ class ReconnectingCamera(Camera):
 
     def _open(self) -> None:
         self._forget()
+        self._wanted.set()
         self._start()
 
     def _start(self) -> None:
+        """Open the camera; CameraError where it was closed meanwhile."""
+        self._require_wanted()
         self._camera.open()
+        with self._lock:
+            if not self._wanted.is_set():
+                self._camera.close()
+        self._require_wanted()
         self.live, self.fps, self.size = self._camera.live, self._camera.fps, self._camera.size
         self._waiting_since = None
 
+    def _require_wanted(self) -> None:
+        if not self._wanted.is_set():
+            raise CameraError(f"camera {self.name} is closed")
+
     def _close(self) -> None:
-        self._camera.close()
+        with self._lock:
+            self._wanted.clear()
+            self._camera.close()
 
     def _read(self, timeout_s: float) -> Frame | None:
         deadline = time.monotonic() + timeout_s
@@ -92,6 +109,7 @@ class ReconnectingCamera(Camera):
                 self._waiting_since = self._waiting_since or time.monotonic()
                 frame = self._camera.read(max(0.0, deadline - time.monotonic()))
             except CameraError as error:
+                self._require_wanted()
                 self._lose(error, deadline)
                 continue
             if frame is None:
@@ -105,6 +123,7 @@ class ReconnectingCamera(Camera):
         now = time.monotonic()
         if self._try_at > now:
             time.sleep(max(0.0, min(self._try_at, deadline) - now))
+        self._require_wanted()
         if self._try_at > time.monotonic():
             raise CameraTimeout(f"camera {self.name} is not tried again yet")
         # One that is open was opened in an earlier read, and its first frame is still to come.

@@ -170,6 +170,63 @@ def test_a_run_whose_camera_stays_away_ends_with_what_it_had() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "edgeloc-capture"]
 
 
+def test_a_camera_that_was_being_opened_again_is_closed_after_close() -> None:
+    class Slow(FakeCamera):
+        """Its second opening takes until it is let go."""
+
+        def _open(self) -> None:
+            if self.opened:
+                opening.set()
+                assert let_go.wait(5)
+            super()._open()
+            self.opened += 1
+
+        def _close(self) -> None:
+            super()._close()
+            self.closed_last.set()
+
+        opened = 0
+        closed_last = threading.Event()
+
+    def read() -> None:
+        try:
+            while True:
+                camera.read(0.5)
+        except CameraTimeout:
+            read()
+        except CameraError as error:
+            ended.append(error)
+
+    opening, let_go, ended = threading.Event(), threading.Event(), list[CameraError]()
+    slow = Slow(size=(64, 48), fps=100, disconnect={3: 0.01})
+    camera = ReconnectingCamera(slow)
+    camera.open()
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert opening.wait(5)
+    camera.close()
+    slow.closed_last.clear()
+    let_go.set()
+    reader.join(5)
+    assert not reader.is_alive() and "is closed" in str(ended[0])
+    assert slow.opened == 2 and not slow._opened and slow.closed_last.is_set(), "it holds the device"
+
+
+def test_after_close_nothing_opens_a_camera_that_was_away() -> None:
+    slow = FakeCamera(size=(64, 48), fps=100, disconnect={3: 0.05})
+    camera = ReconnectingCamera(slow)
+    camera.open()
+    with pytest.raises(CameraTimeout):
+        while camera.read(0.01):
+            pass
+    camera.close()
+    with pytest.raises(CameraError, match="is not open"):
+        camera.read()
+    with pytest.raises(CameraError, match="is closed"):
+        camera._read(0.5)
+    assert not slow._opened
+
+
 def test_a_limit_of_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="limit_s is 0"):
         ReconnectingCamera(FakeCamera(), 0)
