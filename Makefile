@@ -13,7 +13,7 @@ OLD_STAMP := $(OLD)/.installed
 # Two workers, since each may load TensorFlow and take 3 GB; tests side by side in a file share what they set up.
 WORKERS := -n 2 --dist worksteal
 
-.PHONY: demo test fuzz compat lint typecheck docs clean
+.PHONY: demo test fuzz faults compat lint typecheck docs clean
 
 demo: $(STAMP)
 	$(BIN)/edgeloc demo --out $(OUT)
@@ -26,6 +26,10 @@ COUNT ?= 10000
 SEED ?= 0
 fuzz: $(BIN)/.frameworks
 	$(BIN)/python tests/fuzz/run.py --seed $(SEED) --count $(COUNT) --out $(OUT)/fuzz-$(SEED) $(ARGS)
+
+# A hundred runs that signals interrupt, fifty that are killed.
+faults: $(STAMP)
+	EDGELOC_FAULT_RUNS=100 $(BIN)/python -m pytest tests/faults $(ARGS)
 
 # The runtime's tests again on the oldest pair that boards still have: NumPy 1.26 and tflite-runtime 2.14.
 compat: $(OLD_STAMP)

@@ -23,7 +23,6 @@ __all__ = ["AviSink", "Mp4Sink", "VideoSink", "fit"]
 LIVE_FPS = 30.0
 IMAGES_FPS = 10.0
 LEAST_FREE_BYTES = 2**20
-CHECK_EVERY = 32
 # A picture of a live camera is held in an .avi for no longer than this.
 LONGEST_HOLD_S = 10.0
 _TICKS_PER_S = 90_000
@@ -68,7 +67,7 @@ class VideoSink(FileSink):
             self._began_at = observation.captured_at
             self._start()
         # Neither encoder reports each failed write.
-        if self._written % CHECK_EVERY == 0 and shutil.disk_usage(self.path.parent).free < LEAST_FREE_BYTES:
+        if shutil.disk_usage(self.path.parent).free < LEAST_FREE_BYTES:
             raise OutputError(f"{self.path}: the disk is full (under 1 MB free); frames written before are kept")
         at_s = observation.captured_at - self._began_at if self._live else self._written / self._fps
         self._encode(fit(picture, self._size), at_s)

@@ -203,7 +203,6 @@ def test_a_video_without_a_frame_is_not_left(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_ends_a_video_and_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeloc.sinks.video.CHECK_EVERY", 4)
     sink = Mp4Sink(tmp_path / "out.mp4")
     sink.open(fps=10)
     write(sink, [example_frame(number) for number in range(4)])
