@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgeloc._support.json import print_json
 from edgeloc._support.numbers import at_least_one, at_least_zero
+from edgeloc.errors import printable
 
 if TYPE_CHECKING:
     from edgeloc.benchmarks.result import BenchResult
@@ -71,7 +73,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, save and print; 0 when done."""
-    import json
 
     from edgeloc.benchmarks.measurement import BenchOptions, bench
 
@@ -95,9 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
     )
     if arguments.json:
-        print(json.dumps(summary(result, arguments.out), indent=2))
+        print_json(summary(result, arguments.out))
     else:
-        print(closing_table(result, arguments.out))
+        print(printable(closing_table(result, arguments.out)))
     return 0
 
 

@@ -21,9 +21,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, render and write; 0 when done."""
-    import json
-
     from edgeloc._support.files import require_writable
+    from edgeloc._support.json import print_json
     from edgeloc.benchmarks.report import write_report
     from edgeloc.benchmarks.result import read_result
 
@@ -31,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     require_writable(arguments.out, arguments.result)
     write_report(arguments.out, result)
     if arguments.json:
-        print(json.dumps({"report": arguments.out, "result": arguments.result, "complete": result.complete}))
+        print_json({"report": arguments.out, "result": arguments.result, "complete": result.complete})
     else:
         print(f"report  {arguments.out}")
     return 0

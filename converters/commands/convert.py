@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeloc._support.json import print_json
 from edgeloc._support.numbers import at_least_one, at_least_zero
+from edgeloc.errors import printable
 
 if TYPE_CHECKING:
     from edgeloc.converters.conversion import Conversion, ConvertOptions
@@ -120,10 +121,10 @@ def run(args: argparse.Namespace) -> int:
         _print_refusal(refused.report, refused.trials, args.json)
         raise
     if args.json:
-        print(json.dumps(made.to_dict(), indent=2))
+        print_json(made.to_dict())
     else:
         _print_gate(made.gate, made.trials)
-        print(_summary(made))
+        print(printable(_summary(made)))
     return 0
 
 
@@ -186,7 +187,7 @@ def _print_gate(report: GateReport | None, trials: tuple[Trial, ...]) -> None:
 
     lines = [*(trial_lines(trials) if trials else ()), *(report_lines(report) if report is not None else ())]
     if lines:
-        print("\n".join(lines))
+        print(printable("\n".join(lines)))
 
 
 def _print_refusal(report: GateReport | None, trials: tuple[Trial, ...], as_json: bool) -> None:
@@ -195,4 +196,4 @@ def _print_refusal(report: GateReport | None, trials: tuple[Trial, ...], as_json
         return
     findings = [] if report is None else [finding.to_dict() for finding in report.findings]
     gate = None if report is None else report.to_dict()
-    print(json.dumps({"path": None, "gate": gate, "findings": findings}, indent=2))
+    print_json({"path": None, "gate": gate, "findings": findings})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from edgeloc._support.json import print_json
 from edgeloc._support.numbers import above_zero, at_least_one, at_least_zero
 
 HELP = "train a reference localizer on your labelled images, or a trained network further"
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         _log_what_is_kept(Path(args.out), same_command=options.model is not None)
         raise
     if args.json:
-        print(json.dumps(made.to_dict(), indent=2))
+        print_json(made.to_dict())
         return 0
     how = " with fake quantization" if options.qat else ""
     start = made.metrics.get("box_iou_at_start")

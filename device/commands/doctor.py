@@ -8,6 +8,9 @@ import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from edgeloc._support.json import print_json
+from edgeloc.errors import printable
+
 if TYPE_CHECKING:
     from edgeloc.device.doctor import DoctorReport
 
@@ -34,11 +37,9 @@ def run(args: argparse.Namespace) -> int:
 
     report = examine()
     if args.json:
-        import json
-
-        print(json.dumps(report.to_dict(), indent=2))
+        print_json(report.to_dict())
     else:
-        print("\n".join(_lines(report)))
+        print(printable("\n".join(_lines(report))))
     return 0 if report.able else _UNABLE
 
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from edgeloc._support.json import print_json
 from edgeloc._support.numbers import at_least_one
 from edgeloc.errors import UsageError, printable
 
@@ -56,20 +57,21 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    import json
 
     from edgeloc.evaluation.layers import LayerOptions, compare_files, layer_lines
 
     before, after = args.compare
     options = LayerOptions(before, after, args.validation, args.validation_split, args.max_images or 16, plot=args.plot)
     report = compare_files(options)
-    print(json.dumps(report.to_dict(), indent=2) if args.json else "\n".join(layer_lines(report)))
+    if args.json:
+        print_json(report.to_dict())
+    else:
+        print(printable("\n".join(layer_lines(report))))
     return 0
 
 
 def _inspect(args: argparse.Namespace) -> int:
     """Print the report; 1 when the self-test fails, ContractError when the contract does not fit the tensors."""
-    import json
 
     from edgeloc.errors import ContractError
     from edgeloc.model.inspection import GoldenCheck, check_golden, inspect_model, with_true_shapes
@@ -82,7 +84,7 @@ def _inspect(args: argparse.Namespace) -> int:
         golden = GoldenCheck("not run", "--no-self-test") if args.no_self_test else check_golden(args.model)
     if args.json:
         check = {"status": golden.status, "detail": golden.detail}
-        print(json.dumps({**report.to_dict(), "self_test": check}, indent=2))
+        print_json({**report.to_dict(), "self_test": check})
     else:
         for name, text in _rows(report, golden):
             print(printable(f"{name:<13} {text}"))

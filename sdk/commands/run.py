@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
-import json
 import os
 from functools import partial
 from typing import TYPE_CHECKING
 
 from edgeloc._support.interrupt import EXIT_INTERRUPTED, EXIT_TERMINATED, sure_end
+from edgeloc._support.json import print_json
 from edgeloc._support.numbers import above_zero, at_least_one
-from edgeloc.errors import UsageError
+from edgeloc.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from edgeloc.loop.run import RunSummary
@@ -96,7 +96,11 @@ def run(args: argparse.Namespace) -> int:
         summary = _run(args, sinks)
     # A video without a frame is not kept.
     written = [sink.name for sink in sinks if os.path.exists(sink.name)]
-    print(_as_json(summary, written) if args.json else _as_text(summary, written))
+    if args.json:
+        findings = [finding.to_dict() for finding in summary.findings]
+        print_json({**dataclasses.asdict(summary), "findings": findings, "written": written})
+    else:
+        print(printable(_as_text(summary, written)))
     return 0 if summary.live else _STATUSES.get(summary.ended_by, 0)
 
 
@@ -125,11 +129,6 @@ def _last_words(sinks: list[Sink], doing: str) -> str:
 
 def _as_text(summary: RunSummary, written: list[str]) -> str:
     return f"{summary}\nWrote {', '.join(written)}." if written else str(summary)
-
-
-def _as_json(summary: RunSummary, written: list[str]) -> str:
-    findings = [finding.to_dict() for finding in summary.findings]
-    return json.dumps({**dataclasses.asdict(summary), "findings": findings, "written": written}, indent=2)
 
 
 def _service_manager() -> list[Sink]:

@@ -22,6 +22,8 @@ _JPEG = b"\xff\xd8"
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _TURNED = (5, 6, 7, 8)  # Exif orientations that swap width and height
 _HEADER_BYTES = 1 << 16
+# 8192 x 8192: 200 MB as pixels.
+_MOST_PIXELS = 1 << 26
 
 
 class _JpegHeader(NamedTuple):
@@ -35,11 +37,12 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Pixels:
     `path`: the file.
     `size`: the annotated (width, height) in pixels; None where there is none.
 
-    Raises DataError where the file is missing, cut short, damaged or not of that size.
+    Raises DataError where the file is missing, cut short, damaged, not of that size, or a PNG or JPEG of more than 67
+    million pixels.
     """
     # OpenCV fills what is missing of a JPEG with grey without an error: look at the end of the file first.
     data = _bytes(path)
-    fault = _fault(data)
+    fault = _fault(data) or _excess(data)
     if fault:
         raise DataError(f"{path}: {fault}; replace the file or take it out of the data set")
     try:
@@ -61,16 +64,25 @@ def image_size(path: Path) -> tuple[int, int]:
             head = file.read(_HEADER_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot read the image: {error.strerror or error}") from error
-    size: tuple[int, int] | None = None
-    if head.startswith(_PNG) and len(head) >= 24:
-        width, height = struct.unpack(">II", head[16:24])
-        size = (width, height)
-    elif head.startswith(_JPEG):
-        size = _jpeg_header(head).size
+    size = _header_size(head)
     if size is None or not all(size):
         height, width = read_image(path).shape[:2]
         size = (width, height)
     return size
+
+
+def _header_size(head: bytes) -> tuple[int, int] | None:
+    if head.startswith(_PNG) and len(head) >= 24:
+        width, height = struct.unpack(">II", head[16:24])
+        return (width, height)
+    return _jpeg_header(head).size if head.startswith(_JPEG) else None
+
+
+def _excess(data: bytes) -> str:
+    """What is wrong with an image that takes too much memory; a small file can hold a huge one of a single colour."""
+    width, height = _header_size(data) or (0, 0)
+    most = f"{_MOST_PIXELS / 1e6:.0f} million pixels"
+    return f"the image has {width}x{height} pixels, more than {most}" if width * height > _MOST_PIXELS else ""
 
 
 def _bytes(path: Path) -> bytes:

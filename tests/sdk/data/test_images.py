@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,3 +111,16 @@ def test_an_annotation_of_another_size_is_refused(tmp_path: Path, image: Write) 
     assert read_image(path, (60, 40)).shape == (40, 60, 3)
     with pytest.raises(DataError, match="is 60x40, its annotation 40x60"):
         read_image(path, (40, 60))
+
+
+def test_a_small_file_of_huge_size_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "huge.png"
+    header = struct.pack(">II", 16000, 16000) + b"\x08\x00\x00\x00\x00"
+    row = zlib.compress(bytes(16001 * 16000), 9)
+    chunks = [(b"IHDR", header), (b"IDAT", row), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    with pytest.raises(DataError, match="16000x16000 pixels, more than 67 million pixels"):
+        read_image(path)
