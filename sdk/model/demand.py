@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
-import numpy as np
-
 from edgeloc.errors import ModelError
 
 __all__ = ["MOST_BYTES", "Demand", "demand_of"]
@@ -155,8 +153,10 @@ class _Bytes:
         self._left -= count
         if self._left < 0:
             raise ValueError("its tables lie upon each other")
-        values: list[int] = np.frombuffer(self._data, form, count, position).tolist()
-        return values
+        if position < 0 or count < 0:
+            raise IndexError("before the file")
+        # Not by NumPy: the doctor comes here where NumPy does not load.
+        return list(struct.unpack_from(f"{form[0]}{count}{form[1]}", self._data, position))
 
 
 class _Table:
@@ -177,7 +177,7 @@ class _Table:
         start = self._vector(number)
         return self._data.number("<I", start) if start else 0
 
-    def numbers(self, number: int, form: str = "<i4") -> list[int]:
+    def numbers(self, number: int, form: str = "<i") -> list[int]:
         """A vector of numbers, empty where it is absent."""
         start = self._vector(number)
         return self._data.numbers(form, start + 4, self.length(number)) if start else []
@@ -185,7 +185,7 @@ class _Table:
     def tables(self, number: int) -> Iterator[_Table]:
         """A vector of tables, empty where it is absent."""
         start = self._vector(number)
-        for index, offset in enumerate(self.numbers(number, "<u4")):
+        for index, offset in enumerate(self.numbers(number, "<I")):
             yield _Table(self._data, start + 4 + 4 * index + offset)
 
     def _vector(self, number: int) -> int:
