@@ -1,17 +1,18 @@
-"""The values that flow through the package: box, frame, detection, result, observation."""
+"""The values that flow through the package: box, frame, detection, result, track, observation."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Box", "Detection", "Frame", "Observation", "Pixels", "Result"]
+__all__ = ["Box", "Detection", "Frame", "Observation", "Pixels", "Result", "Track", "TrackState"]
 
 Pixels = NDArray[np.uint8]
+TrackState = Literal["measured", "predicted", "lost"]
 
 _NO_CLASSES: NDArray[np.float32] = np.zeros(0, np.float32)
 
@@ -150,6 +151,37 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Track:
+    """Where an object is that a `Tracker` follows.
+
+    Parameters:
+        state: "measured" (this frame shows the object), "predicted" (it does not, but frames shortly before did) or
+            "lost" (there is nothing to follow).
+        at: the time for which the box holds, seconds of `time.monotonic()`.
+        box: in pixels of the full frame; it may reach out of it. None when lost.
+        velocity: that of the box's centre to the right and down, in pixels a second.
+        unseen_s: how many seconds before this frame the object was seen last.
+        id: the track's number in the run, from 1; None when lost. An object that was lost or that is suddenly
+            elsewhere gets another.
+    """
+
+    state: TrackState
+    at: float
+    box: Box | None = None
+    velocity: tuple[float, float] = (0.0, 0.0)
+    unseen_s: float = 0.0
+    id: int | None = None
+
+    def box_at(self, seconds: float) -> Box | None:
+        """Where the box is, or will be, at another time, seconds of `time.monotonic()`; None when lost."""
+        if self.box is None:
+            return None
+        right, down = ((seconds - self.at) * speed for speed in self.velocity)
+        x1, y1, x2, y2 = self.box
+        return Box(x1 + right, y1 + down, x2 + right, y2 + down)
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """One frame of a run: the frame, the model's answer, and what happened to the frame on its way.
 
@@ -159,6 +191,7 @@ class Observation:
         dropped: how many frames were dropped since the observation before.
         gap_s: how long the camera was away before this frame, in seconds from the last frame before; 0 if it was not.
         engine: the name of the engine that computed the result; "" where the localizer has none.
+        track: where the tracker has the object; None in a run without tracking.
     """
 
     frame: Frame
@@ -168,6 +201,7 @@ class Observation:
     dropped: int = 0
     gap_s: float = 0.0
     engine: str = ""
+    track: Track | None = None
 
     @property
     def sequence(self) -> int:

@@ -1,0 +1,199 @@
+"""Measures the tracker on labelled video clips with a simulated detector.
+
+    python -m edgeloc.benchmarks.tracking LABELS.json
+
+The detector is the truth with Gaussian noise, a share of the box's sides, and misses a third of the frames: each by
+itself, or in bursts. Scored is the share of frames whose box has an IoU of 0.5 or more with the truth, now and 200 ms
+later; no answer is a miss. LABELS.json is a list of clips, each with `boxes`: [x, y, w, h] in pixels or null a frame,
+at 30 frames a second, and `w` and `h`, the size of a frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeloc.errors import DataError, EdgelocError
+from edgeloc.loop.tracking import Tracker
+from edgeloc.types import Box, Detection, Frame, Result
+
+__all__ = ["Clip", "Detector", "Share", "cost_us", "last_box", "main", "read_clips", "score", "tracked", "untracked"]
+
+FPS = 30.0
+LEAD_FRAMES = 6
+SEEDS = (200, 201, 202)
+_MISSED = 1 / 3
+# Of bursts: to begin in a frame, and to go on in the next; a third of the time in all, 6.7 frames long.
+_BEGINS, _GOES_ON = 0.075, 0.85
+
+Boxes = Sequence[Box | None]
+Answers = list[tuple[Box | None, Box | None]]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A labelled clip: its frame's width and height in pixels, and the box of each frame."""
+
+    width: int
+    height: int
+    boxes: tuple[Box | None, ...]
+
+
+Method = Callable[[Clip, Boxes], Answers]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A simulated detector.
+
+    `noise` is the standard deviation on centre and size, as a share of the sides; `bursts` is whether misses come in
+    bursts; `correlation` is that of the noise from one detection to the next.
+    """
+
+    noise: float
+    bursts: bool = False
+    correlation: float = 0.0
+
+    def __call__(self, boxes: Boxes, seed: int) -> list[Box | None]:
+        """What it sees of the true boxes."""
+        rng = np.random.default_rng(seed)
+        missed, noise, seen = False, None, list[Box | None]()
+        for box in boxes:
+            missed = rng.random() < ((_GOES_ON if missed else _BEGINS) if self.bursts else _MISSED)
+            if box is None or missed:
+                seen.append(None)
+                continue
+            white = rng.normal(0, self.noise, 4) * (box.width, box.height, box.width, box.height)
+            held = self.correlation
+            noise = white if noise is None else held * noise + np.sqrt(1 - held**2) * white
+            x, y, width, height = (float(value) for value in _centre_and_size(box) + noise)
+            width, height = max(width, 1.0), max(height, 1.0)
+            seen.append(Box(x - width / 2, y - height / 2, x + width / 2, y + height / 2))
+        return seen
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of frames with an IoU of 0.5 or more, now and 200 ms later."""
+
+    now: float
+    later: float
+
+    def __str__(self) -> str:
+        return f"{self.now:.3f} / {self.later:.3f}"
+
+
+def read_clips(path: str | Path) -> list[Clip]:
+    """The clips of a file of labels; DataError where it is none."""
+    try:
+        return [_clip(entry) for entry in json.loads(Path(path).read_text(encoding="utf-8"))]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} is no list of clips with `w`, `h` and `boxes`: {error!r}") from error
+
+
+def _clip(entry: Any) -> Clip:
+    boxes: list[Box | None] = []
+    for box in entry["boxes"]:
+        x, y, width, height = box or (0, 0, 0, 0)
+        boxes.append(Box(x, y, x + width, y + height) if box else None)
+    return Clip(int(entry["w"]), int(entry["h"]), tuple(boxes))
+
+
+def _centre_and_size(box: Box) -> Any:
+    return np.array([(box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, box.width, box.height])
+
+
+def untracked(clip: Clip, seen: Boxes) -> Answers:
+    """Each frame's own detection, or nothing."""
+    return [(box, box) for box in seen]
+
+
+def last_box(clip: Clip, seen: Boxes) -> Answers:
+    """The last detection there was."""
+    answers: Answers = []
+    last = None
+    for box in seen:
+        last = last if box is None else box
+        answers.append((last, last))
+    return answers
+
+
+def tracked(noise: float | None) -> Method:
+    """What a new tracker says of each frame."""
+
+    def method(clip: Clip, seen: Boxes) -> Answers:
+        tracker = Tracker(noise=noise, predict_ms=LEAD_FRAMES / FPS * 1000)
+        tracks = [(frame, tracker(frame, result, seconds=frame.captured_at)) for frame, result in _frames(clip, seen)]
+        return [(track.box_at(frame.captured_at), track.box) for frame, track in tracks]
+
+    return method
+
+
+def _frames(clip: Clip, seen: Boxes) -> Iterator[tuple[Frame, Result]]:
+    pixels = np.broadcast_to(np.uint8(0), (clip.height, clip.width, 3))
+    for number, box in enumerate(seen):
+        yield Frame(pixels, number / FPS, number), Result() if box is None else Result((Detection(box, 1.0),))
+
+
+def score(clips: Sequence[Clip], method: Method, detector: Detector) -> Share:
+    """The mean share over clips and seeds."""
+    now, later = [], []
+    for clip in clips:
+        truth = clip.boxes
+        after = [later if box else None for box, later in zip(truth, truth[LEAD_FRAMES:], strict=False)]
+        for seed in SEEDS:
+            answers = method(clip, detector(truth, seed))
+            now.append(_share(truth, [answer for answer, _ in answers]))
+            later.append(_share(after, [answer for _, answer in answers]))
+    return Share(float(np.mean(now)), float(np.mean(later)))
+
+
+def _share(truth: Boxes, answers: Boxes) -> float:
+    pairs = [(box, answer) for box, answer in zip(truth, answers, strict=False) if box is not None]
+    return float(np.mean([answer is not None and box.iou(answer) >= 0.5 for box, answer in pairs]))
+
+
+def cost_us(clip: Clip, seen: Boxes) -> float:
+    """Median microseconds a frame of the tracker."""
+    track, times = Tracker(predict_ms=0), []
+    for frame, result in _frames(clip, seen):
+        began_at = time.perf_counter()
+        track(frame, result)
+        times.append(time.perf_counter() - began_at)
+    return float(np.median(times)) * 1e6
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table and the cost; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m edgeloc.benchmarks.tracking", description="measure the tracker")
+    parser.add_argument("labels", metavar="LABELS.json", help="clips with a box for each frame")
+    args = parser.parse_args(argv)
+    try:
+        clips = read_clips(args.labels)
+    except EdgelocError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    print("| noise | misses | no tracking | last box | tracker | tracker, noise unknown |\n|---|---|---|---|---|---|")
+    for noise, correlation in ((0.03, 0.0), (0.06, 0.0), (0.10, 0.0), (0.06, 0.8)):
+        for bursts in (False, True):
+            detector = Detector(noise, bursts, correlation)
+            methods = (untracked, last_box, tracked(noise), tracked(None))
+            name = f"{noise:.0%}" + (", correlated" if correlation else "")
+            cells = [name, "bursts" if bursts else "single", *(str(score(clips, one, detector)) for one in methods)]
+            print(f"| {' | '.join(cells)} |", flush=True)
+    print(f"{cost_us(clips[0], Detector(0.06)(clips[0].boxes, SEEDS[0])):.0f} us a frame")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
