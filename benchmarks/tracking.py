@@ -54,8 +54,10 @@ Method = Callable[[Clip, Boxes], Answers]
 class Detector:
     """A simulated detector.
 
-    `noise` is the standard deviation on centre and size, as a share of the sides; `bursts` is whether misses come in
-    bursts; `correlation` is that of the noise from one detection to the next.
+    Parameters:
+        noise: the standard deviation on centre and size, as a share of the sides.
+        bursts: whether misses come in bursts.
+        correlation: that of the noise from one detection to the next.
     """
 
     noise: float

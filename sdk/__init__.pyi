@@ -27,6 +27,7 @@ from edgeloc.localizer import Localizer as Localizer
 from edgeloc.loop.outlets import LostSink as LostSink
 from edgeloc.loop.run import RunSummary as RunSummary
 from edgeloc.loop.run import run as run
+from edgeloc.loop.tracking import Tracker as Tracker
 from edgeloc.model.contract import BoxEncoding as BoxEncoding
 from edgeloc.model.contract import Contract as Contract
 from edgeloc.model.contract import InputSpec as InputSpec
@@ -48,3 +49,4 @@ from edgeloc.types import Frame as Frame
 from edgeloc.types import Observation as Observation
 from edgeloc.types import Pixels as Pixels
 from edgeloc.types import Result as Result
+from edgeloc.types import Track as Track

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgeloc._support.interrupt import EXIT_INTERRUPTED, EXIT_TERMINATED, sure_end
 from edgeloc._support.json import print_json
-from edgeloc._support.numbers import above_zero, at_least_one
+from edgeloc._support.numbers import above_zero, at_least_one, for_flag, number
 from edgeloc.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -78,6 +78,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames", type=at_least_one, metavar="N", help="end after this many results (default: with the source)"
     )
+    parser.add_argument(
+        "--track",
+        action="store_true",
+        help="follow the object between frames: smooth its box, bridge up to a second without it",
+    )
+    parser.add_argument(
+        "--predict-ms",
+        type=for_flag(number(0)),
+        metavar="MS",
+        help="with --track: the track's box is where the object will be this long after the result is ready",
+    )
     parser.add_argument("--contract", metavar="FILE.json", help="the contract of a model that carries none")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object instead of text")
 
@@ -90,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
     """
     from edgeloc.sinks import open_sink
 
+    if args.predict_ms is not None and not args.track:
+        raise UsageError("only a track can be predicted", hint="give {track}")
     _keep_apart(args.camera, args.sink)
     sinks = [open_sink(uri, overwrite=args.overwrite) for uri in args.sink] + _service_manager()
     with sure_end(partial(_last_words, sinks)):
@@ -108,6 +121,7 @@ def _run(args: argparse.Namespace, sinks: list[Sink]) -> RunSummary:
     from edgeloc.cameras import open_camera
     from edgeloc.localizer import Localizer
     from edgeloc.loop.run import run as run_loop
+    from edgeloc.loop.tracking import Tracker
 
     if args.cores:
         # edgeloc.device knows the board's cores; the SDK may not import it.
@@ -115,7 +129,10 @@ def _run(args: argparse.Namespace, sinks: list[Sink]) -> RunSummary:
     localizer = Localizer(args.model, args.engine, args.threads, args.contract, args.cpu_model)
     wanted = localizer.contract.input
     with open_camera(args.camera, size=(wanted.width, wanted.height)) as camera:
-        return run_loop(camera, localizer, *sinks, mode=args.mode, budget_ms=args.budget_ms, frames=args.frames)
+        tracker = Tracker(localizer.contract, predict_ms=args.predict_ms) if args.track else None
+        return run_loop(
+            camera, localizer, *sinks, mode=args.mode, budget_ms=args.budget_ms, frames=args.frames, tracker=tracker
+        )
 
 
 def _last_words(sinks: list[Sink], doing: str) -> str:

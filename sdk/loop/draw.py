@@ -7,16 +7,17 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from edgeloc.types import Box, Detection, Pixels, Result
+from edgeloc.types import Box, Detection, Pixels, Result, Track
 
 __all__ = ["FLOAT_COLOR", "QUANTIZED_COLOR", "TRUTH_COLOR", "Color", "draw", "draw_boxes"]
 
 Color = tuple[int, int, int]
 
-# BGR; safe for colour-blind viewers too (Okabe and Ito's orange, sky blue and bluish green).
+# BGR; safe for colour-blind viewers too (Okabe and Ito's orange, sky blue, bluish green and reddish purple).
 QUANTIZED_COLOR: Color = (0, 159, 230)
 FLOAT_COLOR: Color = (233, 180, 86)
 TRUTH_COLOR: Color = (115, 158, 0)
+TRACK_COLOR: Color = (167, 121, 204)
 STALE_COLOR: Color = (60, 60, 220)
 _DARK: Color = (24, 24, 24)
 _WHITE: Color = (255, 255, 255)
@@ -27,15 +28,24 @@ _SHIFT = 3
 
 
 def draw(
-    pixels: Pixels, result: Result, *, age_ms: float | None = None, stale: bool = False, fps: float | None = None
+    pixels: Pixels,
+    result: Result,
+    *,
+    age_ms: float | None = None,
+    stale: bool = False,
+    fps: float | None = None,
+    track: Track | None = None,
 ) -> Pixels:
-    """A copy of a BGR frame (height, width, 3) with the result's boxes and a status line.
+    """A copy of a BGR frame (height, width, 3) with the result's boxes, the track's box and a status line.
 
-    `age_ms` (the frame's age), `fps` (results a second) and "no object" stand in the line where they apply.
-    `stale` draws in the colour of a result over the age budget, and writes "STALE".
+    `age_ms` (the frame's age), `fps` (results a second), "no object" and "track lost" stand in the line where they
+    apply. `stale` draws in the colour of a result over the age budget, and writes "STALE".
     """
     color = STALE_COLOR if stale else QUANTIZED_COLOR
-    image = draw_boxes(pixels, [(one.box, _title(one), color) for one in result.objects if one.box is not None])
+    boxes = [(one.box, _title(one), color) for one in result.objects if one.box is not None]
+    if track is not None and track.box is not None:
+        boxes.append((track.box, _track_title(track), TRACK_COLOR))
+    image = draw_boxes(pixels, boxes)
     words = [f"{fps:.1f} fps"] if fps else []
     if age_ms is not None:
         words.append(f"{age_ms:.0f} ms")
@@ -43,6 +53,8 @@ def draw(
         words.append(f"no object ({result.presence:.2f})")
     elif result.box is None:
         words.append(_title(result.objects[0]))
+    if track is not None and track.state == "lost":
+        words.append("track lost")
     if stale:
         words.append("STALE")
     if words:
@@ -78,6 +90,11 @@ def draw_boxes(pixels: Pixels, boxes: Iterable[tuple[Box, str, Color]]) -> Pixel
 def _title(found: Detection) -> str:
     score = found.score if found.label_score is None else found.label_score
     return f"{found.label or 'object'} {score:.2f}"
+
+
+def _track_title(track: Track) -> str:
+    predicted = f", predicted for {track.unseen_s:.1f} s" if track.state == "predicted" else ""
+    return f"track {track.id}{predicted}"
 
 
 class _Plate:

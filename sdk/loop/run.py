@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import time
@@ -19,6 +20,7 @@ from edgeloc.loop.ages import Ages
 from edgeloc.loop.draw import draw
 from edgeloc.loop.outlets import LostSink, Outlets
 from edgeloc.loop.slot import LiveCapture, Mode
+from edgeloc.loop.tracking import Tracker
 from edgeloc.sinks import Sink, open_sink
 from edgeloc.types import Frame, Observation, Pixels, Result
 
@@ -35,6 +37,9 @@ _WHY: dict[EndedBy, str] = {
     "sink": "the window was closed",
 }
 
+# At which a folder of images counts as taken.
+_FPS = 30.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -46,6 +51,7 @@ def run(
     budget_ms: float | None = None,
     frames: int | None = None,
     overwrite: bool = False,
+    tracker: Tracker | None = None,
 ) -> RunSummary:
     """Localize what the camera sees and hand each observation to the sinks, until something ends the run.
 
@@ -63,6 +69,7 @@ def run(
     `budget_ms` is the frame age above which a result is marked stale.
     `frames` is the number of results to end after.
     `overwrite` is whether files that sinks given as a path or URI name are emptied if they are there already.
+    `tracker` follows the object from frame to frame, for `Observation.track`; a file's frames in the file's own time.
 
     What a user should know of how the source and the sinks did is logged, and in the summary's `findings`.
 
@@ -75,13 +82,13 @@ def run(
     outlets = [open_sink(sink, overwrite=overwrite) if isinstance(sink, str) else sink for sink in sinks]
     if isinstance(camera, str):
         with open_camera(camera, size=_input_size(localizer)) as opened:
-            return run(opened, localizer, *outlets, mode=mode, budget_ms=budget_ms, frames=frames)
+            return run(opened, localizer, *outlets, mode=mode, budget_ms=budget_ms, frames=frames, tracker=tracker)
     camera.open()
     tally = _Tally(camera, localizer, budget_ms)
     try:
         with graceful_interrupt() as interrupt, Outlets(outlets, camera, interrupt) as opened_outlets:
             try:
-                ended_by = _loop(camera, localizer, opened_outlets, mode, frames, tally, interrupt)
+                ended_by = _loop(camera, localizer, opened_outlets, mode, frames, tally, interrupt, tracker)
             except KeyboardInterrupt:
                 ended_by = _by_signal(interrupt)
     except EdgelocError as error:
@@ -178,6 +185,7 @@ def _loop(
     frames: int | None,
     tally: _Tally,
     interrupt: Interrupt,
+    tracker: Tracker | None,
 ) -> EndedBy:
     """Frame by frame; returns why it ended."""
     capture = LiveCapture(camera, mode, interrupt) if camera.live else None
@@ -188,6 +196,9 @@ def _loop(
             result = localizer(frame)
             interrupt.at("the loop")
             observation = tally.observe(frame, result, capture.dropped_at_start if capture else 0)
+            if tracker is not None:
+                track = tracker(frame, result, seconds=None if camera.live else frame.sequence / (camera.fps or _FPS))
+                observation = dataclasses.replace(observation, track=track)
             outlets.write(observation, _Drawing(observation, tally.rate))
             if frames is not None and tally.frames >= frames:
                 return "frames"
@@ -288,5 +299,7 @@ class _Drawing:
     def __call__(self) -> Pixels:
         if self._image is None:
             seen = self._observation
-            self._image = draw(seen.frame.pixels, seen.result, age_ms=seen.age_ms, stale=seen.stale, fps=self._fps)
+            self._image = draw(
+                seen.frame.pixels, seen.result, age_ms=seen.age_ms, stale=seen.stale, fps=self._fps, track=seen.track
+            )
         return self._image

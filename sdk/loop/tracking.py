@@ -77,7 +77,7 @@ class Tracker:
         self._noise = {size: box_noise(contract, size) if noise is None else noise for size in SIZES}
         self._bridge_s = bridge_s
         self._predict_s = None if predict_ms is None else predict_ms / 1000
-        # The seam for several objects: a filter for each, and `_best_fit` assigns the boxes to them.
+        # The seam for several objects: a filter for each, and `_measure` assigns the boxes to them.
         self._filter: _BoxFilter | None = None
         self._now = self._seen_at = math.nan
         self._id = 0
@@ -185,8 +185,8 @@ class _BoxFilter:
             self._kalman.errorCovPre = covariance
         self._kalman.correct(_column(*_centre_and_size(box)))
         # Rounding makes the covariance lopsided, and each jump would multiply that.
-        covariance = self._kalman.errorCovPost
-        self._kalman.errorCovPost = (covariance + covariance.T) / 2
+        after = self._kalman.errorCovPost
+        self._kalman.errorCovPost = (after + after.T) / 2
 
 
 def _variances(*deviations: float) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeloc.errors import OutputError
 from edgeloc.sinks.base import FileSink
-from edgeloc.types import Box, Detection, Observation, Pixels
+from edgeloc.types import Box, Detection, Observation, Pixels, Track
 
 __all__ = ["JsonLinesSink", "as_record"]
 
@@ -48,7 +48,7 @@ class JsonLinesSink(FileSink):
 def as_record(observation: Observation) -> dict[str, Any]:
     """An observation as JSON values: boxes as [x1, y1, x2, y2] in pixels of the frame, `objects` best first.
 
-    `gap_s` is there after a gap only, `truth` where it is known.
+    `gap_s` is there after a gap only, `track` with tracking, `truth` where it is known.
     """
     frame, result = observation.frame, observation.result
     best = result.objects[0] if result.objects else None
@@ -68,6 +68,8 @@ def as_record(observation: Observation) -> dict[str, Any]:
     }
     if observation.gap_s:
         record["gap_s"] = round(observation.gap_s, 3)
+    if observation.track is not None:
+        record["track"] = _track(observation.track)
     if frame.has_truth:
         record["truth"] = {"box": _corners(frame.truth), "label": frame.truth_label}
     return record
@@ -79,6 +81,17 @@ def _object(found: Detection) -> dict[str, Any]:
         "score": _rounded(found.score),
         "label": found.label,
         "label_score": _rounded(found.label_score),
+    }
+
+
+def _track(track: Track) -> dict[str, Any]:
+    return {
+        "id": track.id,
+        "state": track.state,
+        "box": _corners(track.box),
+        "at": round(track.at, 6),
+        "velocity": [round(value, 2) for value in track.velocity],
+        "unseen_s": round(track.unseen_s, 3),
     }
 
 

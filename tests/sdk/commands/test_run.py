@@ -79,6 +79,15 @@ def test_frames_budget_mode_and_threads_are_obeyed(
     assert [json.loads(line)["stale"] for line in lines.read_text().splitlines()] == [True] * 3
 
 
+def test_tracking_is_in_every_line_and_holds_for_the_time_asked_for(model: str, tmp_path: Path) -> None:
+    lines = tmp_path / "out.jsonl"
+    flags = ["--sink", str(lines), "--track", "--predict-ms", "150"]
+    assert main(["run", model, "--camera", f"{SYNTHETIC}&frames=3", *flags]) == 0
+    for line in map(json.loads, lines.read_text().splitlines()):
+        assert line["track"]["state"] in ("measured", "predicted", "lost")
+        assert line["track"]["at"] >= line["captured_at"] + 0.15
+
+
 def test_a_contract_can_be_given_for_a_bare_model(
     bare_model: Path, contract: Contract, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +112,8 @@ def test_a_contract_can_be_given_for_a_bare_model(
         (["--camera", SYNTHETIC, "--frames", "0"], 2, "--frames"),
         (["--camera", SYNTHETIC, "--budget-ms", "-1"], 2, "--budget-ms"),
         (["--camera", SYNTHETIC, "--mode", "latest"], 2, "--mode"),
+        (["--camera", SYNTHETIC, "--predict-ms", "100"], 2, "give --track"),
+        (["--camera", SYNTHETIC, "--track", "--predict-ms", "-1"], 2, "--predict-ms"),
         ([], 2, "--camera"),
     ],
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeloc.loop.draw import QUANTIZED_COLOR, STALE_COLOR, TRUTH_COLOR, draw, draw_boxes
-from edgeloc.types import Box, Detection, Pixels, Result
+from edgeloc.loop.draw import QUANTIZED_COLOR, STALE_COLOR, TRACK_COLOR, TRUTH_COLOR, draw, draw_boxes
+from edgeloc.types import Box, Detection, Pixels, Result, Track
 
 SIZES = [(320, 240), (640, 480), (1920, 1080), (192, 192)]
 
@@ -60,6 +60,18 @@ def test_the_frame_is_not_modified_and_memory_is_not_shared() -> None:
 def test_a_view_that_is_not_contiguous_can_be_drawn_on() -> None:
     pixels = ground(640, 480)[:, ::-1]
     assert draw(pixels, result(Box(10, 10, 100, 100))).shape == pixels.shape
+
+
+def test_the_track_is_drawn_beside_the_answer() -> None:
+    track = Track("predicted", 0.0, Box(150, 100, 250, 200), unseen_s=0.3, id=2)
+    image = draw(ground(320, 240), result(Box(20, 20, 100, 100)), track=track)
+    assert like(image, 250, 150, TRACK_COLOR) and like(image, 100, 60, QUANTIZED_COLOR)
+    assert like(draw(ground(320, 240), result(), track=track), 150, 150, TRACK_COLOR)
+
+
+def test_a_lost_track_is_words_in_the_line() -> None:
+    lost, none = (draw(ground(640, 480), result(), track=track) for track in (Track("lost", 0.0), None))
+    assert differs(lost, none)[440:].any() and not differs(lost, none)[:440].any()
 
 
 def test_staleness_changes_the_colour() -> None:

@@ -20,6 +20,7 @@ from edgeloc.cameras import Camera, open_camera
 from edgeloc.errors import CameraError, CameraTimeout, DataError, EngineError, OutputError, UsageError
 from edgeloc.loop.ages import Ages
 from edgeloc.loop.run import run
+from edgeloc.loop.tracking import Tracker
 from edgeloc.sinks import Sink, open_sink
 from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result
 
@@ -371,6 +372,46 @@ def test_uris_do_for_camera_and_sinks(tmp_path: Path) -> None:
     summary = run("synthetic://?seed=3&size=64x48&frames=5&live=0", found, str(path))
     assert summary.frames == 5
     assert all("truth" in json.loads(line) for line in path.read_text().splitlines())
+
+
+def right_by_a_pixel_a_frame(frame: Frame) -> Result:
+    return Result((Detection(Box(5 + frame.sequence, 5, 15 + frame.sequence, 20), 0.9),))
+
+
+def test_without_a_tracker_there_is_no_track() -> None:
+    sink = Recorder()
+    run(FakeCamera(2), found, sink)
+    assert [one.track for one in sink.seen] == [None, None]
+
+
+def test_a_video_is_tracked_in_its_own_time_and_the_answer_stays_the_models() -> None:
+    sink = Recorder(draws=True)
+    run(FakeCamera(30), right_by_a_pixel_a_frame, sink, tracker=Tracker(predict_ms=100))
+    last = sink.seen[-1]
+    assert last.track is not None and last.track.velocity == pytest.approx((30, 0), abs=1)
+    assert last.track.at == pytest.approx(last.captured_at + 0.1)
+    assert last.result == right_by_a_pixel_a_frame(last.frame)
+    assert [one.track.state for one in sink.seen if one.track] == ["measured"] * 30
+
+
+def test_a_live_camera_is_tracked_by_its_time_stamps() -> None:
+    sink = Recorder()
+    began_at = time.monotonic()
+
+    def right_by_50_a_second(frame: Frame) -> Result:
+        x = 50 * (frame.captured_at - began_at)
+        return Result((Detection(Box(x, 5, x + 10, 15), 0.9),))
+
+    run(FakeCamera(40, live=True, period_s=0.005), right_by_50_a_second, sink, tracker=Tracker())
+    track = sink.seen[-1].track
+    assert track is not None and track.velocity == pytest.approx((50, 0), abs=5)
+    assert track.at == sink.seen[-1].captured_at
+
+
+def test_a_camera_given_by_uri_is_tracked_too() -> None:
+    sink = Recorder()
+    run("synthetic://?seed=1&frames=2&live=0", found, sink, tracker=Tracker())
+    assert all(one.track is not None for one in sink.seen)
 
 
 def test_an_opened_camera_stays_open_for_its_owner() -> None:

@@ -19,7 +19,7 @@ from edgeloc.sinks import SINKS, Sink, open_sink
 from edgeloc.sinks.jsonl import as_record
 from edgeloc.sinks.video import Mp4Sink, fit
 from edgeloc.testing import FileSinkSuite, example_frame, example_observation
-from edgeloc.types import Box, Frame, Pixels
+from edgeloc.types import Box, Frame, Pixels, Track
 
 
 def write(sink: Sink, frames: Iterable[Frame]) -> None:
@@ -85,6 +85,21 @@ def test_a_line_of_json_for_each_result(tmp_path: Path) -> None:
     assert "truth" not in third
 
 
+def test_a_track_is_told_apart_from_the_answer(tmp_path: Path) -> None:
+    sink = open_sink(str(tmp_path / "out.jsonl"))
+    sink.open()
+    track = Track("predicted", 7.45, Box(-3.456, 2, 3, 4), (12.3456, -1), 0.3004, 2)
+    for one in (track, Track("lost", 7.45), None):
+        sink.write(dataclasses.replace(example_observation(example_frame()), track=one), lambda: pytest.fail("drawn"))
+    sink.close()
+    predicted, lost, none = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    assert predicted["box"] is None and predicted["track"] == {
+        "id": 2, "state": "predicted", "box": [-3.46, 2, 3, 4], "at": 7.45, "velocity": [12.35, -1], "unseen_s": 0.3,
+    }  # fmt: skip
+    assert (lost["track"]["state"], lost["track"]["box"], lost["track"]["id"]) == ("lost", None, None)
+    assert "track" not in none
+
+
 def test_lines_are_on_the_disk_as_they_come(tmp_path: Path) -> None:
     sink = open_sink(str(tmp_path / "out.jsonl"))
     sink.open()
@@ -98,10 +113,11 @@ def test_the_guide_shows_every_field_of_a_line() -> None:
     shown = json.loads(guide.partition("```json\n")[2].partition("```")[0])
     one = example_frame()
     frame = Frame(one.pixels, one.captured_at, one.sequence, has_truth=True, truth=Box(1, 2, 3, 4), truth_label="bolt")
-    observation = dataclasses.replace(example_observation(frame, Box(1, 2, 3, 4)), gap_s=1.0)
+    track = Track("predicted", one.captured_at, Box(1, 2, 3, 4), id=1)
+    observation = dataclasses.replace(example_observation(frame, Box(1, 2, 3, 4)), gap_s=1.0, track=track)
     record = as_record(observation)
     assert list(shown) == list(record)
-    for part in ("objects", "truth"):
+    for part in ("objects", "track", "truth"):
         inner, own = shown[part], record[part]
         assert list(inner[0] if part == "objects" else inner) == list(own[0] if part == "objects" else own)
 
