@@ -85,7 +85,7 @@ def test_tracking_is_in_every_line_and_holds_for_the_time_asked_for(model: str, 
     assert main(["run", model, "--camera", f"{SYNTHETIC}&frames=3", *flags]) == 0
     for line in map(json.loads, lines.read_text().splitlines()):
         assert line["track"]["state"] in ("measured", "predicted", "lost")
-        assert line["track"]["at"] >= line["captured_at"] + 0.15
+        assert line["track"]["at"] == pytest.approx(line["captured_at"] + 0.15)
 
 
 def test_a_contract_can_be_given_for_a_bare_model(
