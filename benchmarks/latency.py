@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeloc.benchmarks.result import STAGES, LatencyRun, StageLatency
 from edgeloc.data.sample import spread
-from edgeloc.errors import CameraError, DataError
+from edgeloc.errors import CameraError, DataError, mask_credentials
 from edgeloc.evaluation.statistics import summarize
 from edgeloc.loop.draw import draw
 from edgeloc.types import Pixels
@@ -58,7 +58,7 @@ class CameraSource(FrameSource):
     """
 
     def __init__(self, uri: str, size: tuple[int, int] | None = None) -> None:
-        self.name, self._size = uri, size
+        self.name, self._uri, self._size = mask_credentials(uri, one_uri=not uri.startswith("gst:")), uri, size
         self._camera = self._open()
         self.capture = (
             "waiting for the camera's next frame" if self._camera.live else "reading and decoding the next frame"
@@ -67,7 +67,7 @@ class CameraSource(FrameSource):
     def _open(self) -> Camera:
         from edgeloc.cameras import open_camera
 
-        return open_camera(self.name, size=self._size)
+        return open_camera(self._uri, size=self._size)
 
     def grab(self) -> Pixels:
         frame = self._camera.read()

@@ -27,7 +27,7 @@ from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.data.sample import spread
 from edgeloc.device.thermal import ThermalReader, ThermalSampler
 from edgeloc.engines import Engine
-from edgeloc.errors import DataError, ModelError, UsageError
+from edgeloc.errors import DataError, ModelError, UsageError, mask_credentials
 from edgeloc.evaluation.accuracy import Accuracy, AccuracyRecorder, accuracy_figures
 from edgeloc.evaluation.figures import Regression, regression_figures
 from edgeloc.evaluation.pairing import RegressionRecorder, Side, float_side
@@ -284,7 +284,7 @@ class _Measurement:
         images = self.pairs or self.answers
         skipped = list(dict.fromkeys([*self.source.skipped, *(images.skipped if images else [])]))
         return DataInfo(
-            uri=str(self.options.validation),
+            uri=mask_credentials(str(self.options.validation)),
             name=self.data.name,
             split=self.data.split,
             labels=self.data.labels,

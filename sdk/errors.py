@@ -34,6 +34,7 @@ __all__ = [
     "OutputError",
     "UsageError",
     "first_line",
+    "mask_credentials",
     "name_parameters",
     "printable",
     "with_fix",
@@ -42,6 +43,17 @@ __all__ = [
 # LiteRT joins its messages without an end of line, thousands of characters were seen.
 _LONGEST_LINE = 300
 _LONGEST_SENTENCE = 2000
+# Words, and URIs in quotes, which may hold spaces.
+_WORDS = r'[^\s"]*"\w+://[^"]*"|\S+'
+# What stands between "://" and the last "@": a user and a password (which may hold an "@" itself), or a token alone.
+_USER_INFO = r"(?s)(?<=://)(?:([^/:@?#]*:).*@|[^/:@?#]+@)"
+_SECRET = (
+    r"(?i)((?:password|passwd|passphrase|secret|token|credentials?|signature"
+    r"|(?<![a-z])(?:pwd?|pass|key|apikey|auth|authorization|sig))\s*=\s*)"
+)
+_OPTION = _SECRET + "[^&]+"
+# In a pipeline a value may have its type before it, and quotes that are escaped.
+_PROPERTY = _SECRET + r"""(?:(?:\(\w+\)\s*)?(?:\\?"[^"]*"|\\?'[^']*')|[^\s&]+)"""
 
 
 class EdgelocError(Exception):
@@ -63,7 +75,9 @@ class EdgelocError(Exception):
     def __init__(
         self, message: str = "", *, field: str | None = None, value: object = None, allowed: str = "", hint: str = ""
     ) -> None:
-        self.message, self.field, self.value, self.allowed, self.hint = message, field, value, allowed, hint
+        self.message, self.hint = mask_credentials(message), mask_credentials(hint)
+        self.field, self.allowed = field, allowed
+        self.value = mask_credentials(value) if isinstance(value, str) else value
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -161,6 +175,24 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(one if one == "\n" or one.isprintable() or category(one) == "Zs" else _escape(one) for one in text)
+
+
+def mask_credentials(text: str, *, one_uri: bool = False) -> str:
+    """`text` with the passwords and tokens of every URI and pipeline in it as `***`.
+
+    Masked are what stands before a host's `@`, and the values of options such as `password=`, `user-pw=` and `token=`.
+    With `one_uri`, all of `text` is one URI, in which a password may hold spaces.
+    """
+    if "://" in text and "@" in text:
+        text = _without_user_info(text) if one_uri else re.sub(_WORDS, lambda word: _without_user_info(word[0]), text)
+    if "=" not in text:
+        return text
+    return re.sub(_OPTION if one_uri else _PROPERTY, r"\1***", text)
+
+
+def _without_user_info(text: str) -> str:
+    before, at, host = text.rpartition("@")
+    return re.sub(_USER_INFO, lambda found: f"{found[1] or ''}***@", before + at) + host
 
 
 def _escape(character: str) -> str:

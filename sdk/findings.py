@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeloc.errors import name_parameters, with_fix
+from edgeloc.errors import mask_credentials, name_parameters, with_fix
 
 __all__ = ["Finding", "Severity", "report"]
 
@@ -33,6 +33,12 @@ class Finding:
     severity: Severity
     message: str
     fix: str | None = None
+
+    def __post_init__(self) -> None:
+        # A finding ends in results and reports that others read.
+        object.__setattr__(self, "message", mask_credentials(self.message))
+        if self.fix:
+            object.__setattr__(self, "fix", mask_credentials(self.fix))
 
     def __str__(self) -> str:
         """The message and its fix in one line."""

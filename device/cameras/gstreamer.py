@@ -14,7 +14,7 @@ from edgeloc._support.backend import Uri
 from edgeloc.cameras.base import Camera, cover, rate, sensor_time
 from edgeloc.cameras.base import size as parse_size
 from edgeloc.device.cameras.grab import Grabber
-from edgeloc.errors import CameraError, CameraTimeout, UsageError
+from edgeloc.errors import CameraError, CameraTimeout, UsageError, mask_credentials
 from edgeloc.types import Frame, Pixels
 
 __all__ = ["AppSink", "CsiCamera", "GstCamera", "Source", "has_gobject"]
@@ -141,8 +141,8 @@ class GstCamera(Camera):
 
     @property
     def name(self) -> str:
-        """The pipeline, without what is put at its end."""
-        return f"gst://{self.pipeline.removesuffix(_TAIL).rstrip(' !')}"
+        """The pipeline without credentials, and without what is put at its end."""
+        return mask_credentials(f"gst://{self.pipeline.removesuffix(_TAIL).rstrip(' !')}")
 
     def _open(self) -> None:
         if not (has_gobject() or _opencv_has_gstreamer()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import cv2
 from edgeloc._support.backend import Uri
 from edgeloc.cameras.base import Camera
 from edgeloc.device.cameras.grab import Grabber
-from edgeloc.errors import CameraError, UsageError
+from edgeloc.errors import CameraError, UsageError, mask_credentials
 from edgeloc.types import Frame
 
 __all__ = ["RtspCamera"]
@@ -38,7 +37,9 @@ class RtspCamera(Camera):
 
     def __init__(self, url: str, *, transport: str = "tcp") -> None:
         if transport not in ("tcp", "udp"):
-            raise UsageError(f"camera {_masked(url)}: transport is {transport!r}: it must be tcp or udp")
+            raise UsageError(
+                f"camera {mask_credentials(url, one_uri=True)}: transport is {transport!r}: it must be tcp or udp"
+            )
         _require_host(url)
         self.url, self._transport = url, transport
         self._grabber: Grabber | None = None
@@ -51,7 +52,7 @@ class RtspCamera(Camera):
     @property
     def name(self) -> str:
         """The URL without its password."""
-        return _masked(self.url)
+        return mask_credentials(self.url, one_uri=True)
 
     def _open(self) -> None:
         limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS)
@@ -85,10 +86,6 @@ def _ffmpeg_options(options: str) -> Iterator[None]:
         os.environ.pop(_OPTIONS, None)
 
 
-def _masked(url: str) -> str:
-    return re.sub(r"(?<=//)([^/@:]*):[^/@]*@", r"\1:***@", url)
-
-
 def _require_host(url: str) -> None:
     """UsageError where no server is named, or none can be at that port."""
     try:
@@ -98,7 +95,8 @@ def _require_host(url: str) -> None:
         named = False
     if not named:
         raise UsageError(
-            f"camera {_masked(url)} names no server", hint="write rtsp://HOST/STREAM or rtsp://HOST:PORT/STREAM"
+            f"camera {mask_credentials(url, one_uri=True)} names no server",
+            hint="write rtsp://HOST/STREAM or rtsp://HOST:PORT/STREAM",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 from edgeloc.commands import run as run_command
-from edgeloc.errors import UsageError
+from edgeloc.errors import UsageError, mask_credentials
 
 if TYPE_CHECKING:
     from edgeloc.device.service.unit import Service
@@ -23,6 +24,8 @@ NEEDS = run_command.NEEDS
 
 _DEFAULT_NAME = "edgeloc"
 _LIBRARY = re.compile(r"[?&]library=([^&]+)")
+
+logger = logging.getLogger(__name__)
 
 
 class _Relay:
@@ -63,7 +66,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     service = _service(args)
     if args.print:
-        print(service.unit(), end="")
+        unit = service.unit()
+        shown = mask_credentials(unit)
+        print(shown, end="")
+        if shown != unit:
+            logger.warning("credentials are shown as ***; the unit that is installed holds them")
         return 0
     _require_root()
     path = install(service)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from edgeloc.errors import UsageError
+from edgeloc.errors import UsageError, mask_credentials
 
 __all__ = ["Openable", "Uri", "split_uri"]
 
@@ -20,7 +20,7 @@ _Own = TypeVar("_Own", bound="Openable")
 
 @dataclass(frozen=True)
 class Uri:
-    """A URI: the text as given (without a password), its scheme ("" for a path), what it names, its options.
+    """A URI: the text to show (without credentials), its scheme ("" for a path), what it names, its options.
 
     `kind` is what messages call the thing: camera or power meter.
     """
@@ -30,6 +30,11 @@ class Uri:
     path: str
     query: tuple[tuple[str, str], ...] = ()
     kind: str = "camera"
+
+    def __post_init__(self) -> None:
+        # A pipeline is many words, of which one may be a URI.
+        masked = mask_credentials(self.text, one_uri=self.scheme not in ("", "gst"))
+        object.__setattr__(self, "text", masked)
 
     def options(self, parsers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
         """The options read by `parsers`, one for each known name; UsageError names what does not fit.
@@ -53,8 +58,9 @@ class Uri:
     def require_no_path(self) -> None:
         """UsageError where something is named though there is nothing to name: most often an option without its ?."""
         if self.path.strip("/"):
+            shown = self.text.partition("://")[2].partition("?")[0]
             raise UsageError(
-                f"{self.kind} {self.text}: {self.path!r} means nothing here: write {self.scheme}://, "
+                f"{self.kind} {self.text}: {shown!r} means nothing here: write {self.scheme}://, "
                 "and options, if any, behind a ?"
             )
 
@@ -69,7 +75,9 @@ def split_uri(text: str, kind: str) -> Uri:
         parts = urlsplit(text, allow_fragments=False)
         query = tuple(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     except ValueError as error:
-        raise UsageError(f"{kind} {text}: this is no URI: {error}") from None
+        # What it quotes may be a password.
+        reason = str(error).partition("'")[0].rstrip(": ")
+        raise UsageError(f"{kind} {mask_credentials(text, one_uri=True)}: this is no URI: {reason}") from None
     return Uri(text, parts.scheme.lower(), unquote(parts.netloc + parts.path), query, kind)
 
 

@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, BinaryIO, TextIO, TypeVar
 
-from edgeloc.errors import EdgelocError, printable
+from edgeloc.errors import EdgelocError, mask_credentials, printable
 
 __all__ = ["progress", "quiet_import", "quiet_opencv", "quiet_stderr", "trace_crashes", "write_line"]
 
@@ -153,11 +153,11 @@ def _held_back() -> BinaryIO:
 def write_line(text: str) -> None:
     """Print a line on the standard error: above a progress bar that is shown, and through `quiet_stderr`.
 
-    Where nobody can read it any more, work goes on without it.
+    Credentials are masked. Where nobody can read it any more, work goes on without it.
     """
     if sys.stderr is None:
         return
-    text = printable(text)
+    text = printable(mask_credentials(text))
     with suppress(OSError, ValueError):
         tqdm: Any = sys.modules.get("tqdm")
         if _is_the_process_own(sys.stderr) and _silence.say(f"{text}\n".encode(errors="backslashreplace")):

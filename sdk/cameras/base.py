@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,7 +38,6 @@ _LARGEST = 16384
 _OLDEST_S = 10.0
 # Schemes whose text belongs to another program (a pipeline, an address with its own query), and our options in it.
 _FOREIGN = {"gst": ("reconnect",), "rtsp": ("reconnect", "transport"), "rtsps": ("reconnect", "transport")}
-_PASSWORD = re.compile(r"(?<=//)([^/@:]*):[^/@]*@")
 
 # Parsers of options.
 integer = whole(0)
@@ -220,6 +218,6 @@ def _foreign(text: str, scheme: str, rest: str) -> Uri:
     pairs = [pair.partition("=")[::2] for pair in query.split("&")]
     ours = tuple((name, value) for name, value in pairs if name in _FOREIGN[scheme])
     if not ours:
-        return Uri(_PASSWORD.sub(r"\1:***@", text), scheme, rest)
+        return Uri(text, scheme, rest)
     theirs = "&".join("=".join(pair) for pair in pairs if pair[0] not in _FOREIGN[scheme])
-    return Uri(_PASSWORD.sub(r"\1:***@", text), scheme, f"{path}?{theirs}" if theirs else path, ours)
+    return Uri(text, scheme, f"{path}?{theirs}" if theirs else path, ours)

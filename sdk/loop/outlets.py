@@ -10,7 +10,7 @@ from types import TracebackType
 
 from edgeloc._support.interrupt import Interrupt
 from edgeloc.cameras.base import Camera
-from edgeloc.errors import EdgelocError, OutputError
+from edgeloc.errors import EdgelocError, OutputError, mask_credentials
 from edgeloc.findings import Finding, report
 from edgeloc.sinks import Sink
 from edgeloc.types import Observation, Pixels
@@ -94,7 +94,11 @@ class Outlets:
         except Exception as closing:
             logger.debug("closing %s: %r", sink.name, closing)
         reason = _reason(sink, error)
-        self.lost.append(LostSink(sink.name, self._results, time.monotonic() - self._began_at, reason))
+        self.lost.append(
+            LostSink(
+                mask_credentials(sink.name), self._results, time.monotonic() - self._began_at, mask_credentials(reason)
+            )
+        )
         if all(other.auxiliary for other in self._open):
             if isinstance(error, OSError) and not isinstance(error, EdgelocError):
                 raise OutputError(reason) from error

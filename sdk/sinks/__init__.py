@@ -42,7 +42,7 @@ def open_sink(uri: str | os.PathLike[str], *, overwrite: bool = False) -> Sink:
         raise UsageError(f"sink {text or '(empty)'} is of no known kind; known are: {_EXAMPLES}")
     if "\0" in parts.path:
         raise UsageError(f"sink {text!r} holds a NUL, which no file's name can hold")
-    sink = SINKS.find(name, text, _EXAMPLES).from_uri(parts)
+    sink = SINKS.find(name, parts.text, _EXAMPLES).from_uri(parts)
     if isinstance(sink, FileSink):
         sink.overwrite = overwrite
     return sink
