@@ -95,20 +95,23 @@ def identify(root: Path) -> Identity:
 class Board:
     """A board and its software; None or empty is what it does not report.
 
-    `name`: the product's, such as "Raspberry Pi 5 Model B" or "Jetson Orin Nano".
-    `family`: raspberry-pi, jetson, coral, pc or other.
-    `model`, `compatible`: the device tree's own strings.
-    `revision`: the circuit board's.
-    `cpu`: the processor's name, or the designs of its cores.
-    `machine`: the kernel's architecture, such as aarch64.
-    `clusters`: the cores that are switched on, the fastest first.
-    `memory_mib`: all of it, in MiB.
-    `os`, `kernel`: the system's name and the kernel's release.
-    `l4t`: the version of NVIDIA's board support package.
-    `python`: the running Python's version.
-    `python_bits`: 32 where a 32-bit Python runs on a 64-bit kernel.
-    `packages`: versions of the installed packages that matter here, by name.
-    `accelerators`: what is plugged in or built in.
+    Parameters:
+        name: the product's, such as "Raspberry Pi 5 Model B" or "Jetson Orin Nano".
+        family: raspberry-pi, jetson, coral, pc or other.
+        model: the device tree's own name.
+        compatible: the device tree's own identifiers.
+        revision: the circuit board's.
+        cpu: the processor's name, or the designs of its cores.
+        machine: the kernel's architecture, such as aarch64.
+        clusters: the cores that are switched on, the fastest first.
+        memory_mib: all of it, in MiB.
+        os: the system's name.
+        kernel: its release.
+        l4t: the version of NVIDIA's board support package.
+        python: the running Python's version.
+        python_bits: 32 where a 32-bit Python runs on a 64-bit kernel.
+        packages: versions of the installed packages that matter here, by name.
+        accelerators: what is plugged in or built in.
     """
 
     name: str
@@ -174,13 +177,14 @@ def memory_mib(root: Path, name: str) -> int | None:
 class Accelerator:
     """One accelerator that is plugged in or built in.
 
-    `kind`: edge-tpu, hailo or nvidia-gpu.
-    `name`: the product's.
-    `bus`: usb, pci or soc.
-    `device_id`: vendor:product.
-    `place`: its name under the bus in sysfs.
-    `node`: the file in /dev by which programs reach it, where it is known.
-    `note`: what is particular about its state.
+    Parameters:
+        kind: edge-tpu, hailo or nvidia-gpu.
+        name: the product's.
+        bus: usb, pci or soc.
+        device_id: vendor:product.
+        place: its name under the bus in sysfs.
+        node: the file in /dev by which programs reach it, where it is known.
+        note: what is particular about its state.
     """
 
     kind: str

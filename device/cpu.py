@@ -34,9 +34,10 @@ _AS_FAST = 0.8
 class Cluster:
     """Cores of one kind.
 
-    `cpus`: their numbers.
-    `core`: the name of their design, such as Cortex-A76.
-    `max_mhz`: the highest clock.
+    Parameters:
+        cpus: their numbers.
+        core: the name of their design, such as Cortex-A76.
+        max_mhz: the highest clock.
     """
 
     cpus: tuple[int, ...]
@@ -89,7 +90,8 @@ def use_cores(text: str) -> tuple[int, ...]:
 
     Call it in the main thread before an engine is loaded, whose threads inherit it.
 
-    `text`: as for `choose_cores`.
+    Parameters:
+        text: as for `choose_cores`.
 
     Raises UsageError for cores that are not there, DeviceError where the system does not allow it.
     """
@@ -106,9 +108,10 @@ def use_cores(text: str) -> tuple[int, ...]:
 def choose_cores(text: str, allowed: tuple[int, ...], root: Path = Path("/")) -> tuple[int, ...]:
     """The cores that `text` names.
 
-    `text`: `all`, `big` (the fast ones), or numbers and ranges such as `0,4-7`.
-    `allowed`: the cores that this program may use.
-    `root`: where sys is found.
+    Parameters:
+        text: `all`, `big` (the fast ones), or numbers and ranges such as `0,4-7`.
+        allowed: the cores that this program may use.
+        root: where sys is found.
 
     Raises UsageError for any other text, and for cores that are not allowed.
     """

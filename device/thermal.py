@@ -56,11 +56,13 @@ class ClusterClock:
 class ThermalSnapshot:
     """One reading; None is what this board does not report.
 
-    `temperatures_c`: by sensor, °C.
-    `clocks`: by cluster.
-    `throttled_now`, `throttled_since_boot`: what slows the board down, such as "under-voltage"; empty: nothing does.
-    `events`: how often a PC's cores and packages were throttled since boot.
-    `power_mode`: a Jetson's, such as MAXN or 15W.
+    Parameters:
+        temperatures_c: by sensor, °C.
+        clocks: by cluster.
+        throttled_now: what slows the board down, such as "under-voltage"; empty: nothing does.
+        throttled_since_boot: what has slowed it down since it started.
+        events: how often a PC's cores and packages were throttled since boot.
+        power_mode: a Jetson's, such as MAXN or 15W.
     """
 
     temperatures_c: dict[str, float]
@@ -207,13 +209,18 @@ def decode_throttled(bits: int, unknown: set[int] | None = None) -> tuple[tuple[
 class ThermalRecord:
     """Temperatures and clocks from before a run until after it.
 
-    `before`, `after`: the readings at both ends.
-    `samples`: how many readings were taken over `duration_s` seconds, the ends included.
-    `lowest_c`, `highest_c`: by sensor.
-    `lowest_mhz`, `highest_mhz`: by cluster, such as "0-3".
-    `throttled`: what slowed the board down during the run.
-    `reports_throttling`: whether the board reports throttling at all; where it does not, an empty `throttled`
-    means nothing.
+    Parameters:
+        before: the reading at the start.
+        after: the reading at the end.
+        samples: how many readings were taken, the ends included.
+        duration_s: from the first to the last, in seconds.
+        lowest_c: by sensor.
+        highest_c: by sensor.
+        lowest_mhz: by cluster, such as "0-3".
+        highest_mhz: by cluster.
+        throttled: what slowed the board down during the run.
+        reports_throttling: whether the board reports throttling at all; where it does not, an empty `throttled` means
+            nothing.
     """
 
     before: ThermalSnapshot

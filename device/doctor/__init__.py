@@ -44,10 +44,12 @@ CHECKS: dict[str, Check] = {
 class DoctorReport:
     """What an examination found.
 
-    `able`: whether the main job can run: the shipped model on the engine that "auto" takes.
-    `board`, `thermal`: the board, its temperatures and its clocks.
-    `self_tests`: the shipped model's self-test on each engine that is installed.
-    `checks`: the findings of each check, by its name.
+    Parameters:
+        able: whether the main job can run: the shipped model on the engine that "auto" takes.
+        board: the board and its software.
+        thermal: its temperatures and clocks.
+        self_tests: the shipped model's self-test on each engine that is installed.
+        checks: the findings of each check, by its name.
     """
 
     able: bool
@@ -72,8 +74,9 @@ class DoctorReport:
 def examine(root: Path = Path("/"), run: Run | None = None) -> DoctorReport:
     """Look at everything and change nothing; a check that fails is itself a finding.
 
-    `root`: where proc, sys, etc and dev are; engines and packages are always those of the running Python.
-    `run`: returns what a board's own tool prints, None for the tools of this machine.
+    Parameters:
+        root: where proc, sys, etc and dev are; engines and packages are always those of the running Python.
+        run: returns what a board's own tool prints, None for the tools of this machine.
     """
     board = read_board(root)
     facts = Facts(root, board, ThermalReader(root, run).read(), run_self_tests(board.packages))

@@ -47,10 +47,11 @@ _EXAMPLES = (
 def open_meter(uri: str, *, root: str | Path = "/") -> PowerMeter:
     """Open a power meter; the caller closes it, best by a `with`.
 
-    `uri`: the meter, such as `ina219://1/0x40?shunt=0.1`. `auto` takes the first that can be read: the board's own
-    sensors (jetson://, pmic://), a sensor with a kernel driver (hwmon://), the processor's counters (rapl://). Meters
-    on an I2C bus or a serial port are never searched for, since probing may disturb other devices there.
-    `root`: where sys is found.
+    Parameters:
+        uri: the meter, such as `ina219://1/0x40?shunt=0.1`. `auto` takes the first that can be read: the board's own
+            sensors (jetson://, pmic://), a sensor with a kernel driver (hwmon://), the processor's counters (rapl://).
+            Meters on an I2C bus or a serial port are never searched for, since probing may disturb other devices there.
+        root: where sys is found.
 
     Raises UsageError for an unknown scheme or option, DeviceError where the meter is not there or cannot be read,
     MissingExtra without the package it needs.

@@ -55,10 +55,11 @@ class AbsentMeterError(DeviceError):
 class PowerSample:
     """One reading, of either watts or joules.
 
-    `t`: when it was taken, s of the monotonic clock.
-    `watts`: by rail; negative where the current flows back.
-    `joules`: by rail, a counter as the hardware gives it: it starts anywhere, and again from 0 at the meter's
-    `counter_range_j`.
+    Parameters:
+        t: when it was taken, s of the monotonic clock.
+        watts: by rail; negative where the current flows back.
+        joules: by rail, a counter as the hardware gives it: it starts anywhere, and again from 0 at the meter's
+            `counter_range_j`.
     """
 
     t: float
@@ -78,17 +79,19 @@ class PowerMeter(Openable):
 
     The contract, which one test suite holds every meter to, once it is open:
 
-    `rails`: all that is read; each sample holds exactly these.
-    `total`: the rails that add up to what the meter sees, so that nothing is counted twice.
-    `rate_hz`: how often reading makes sense.
-    `paced`: `read()` waits for the next reading; any other meter answers at once, and is not to be read more often.
-    `replayed`: the readings were recorded earlier, and are not of this run.
-    `resolution_w`: the largest step of the total so far, W.
-    `resolution_j`: a counter's step, J.
-    `offset_w`: bounds an error that is the same in each reading, W.
-    `gain_error`: bounds an error that is a share of the reading; None where it is not stated.
-    `counter_range_j`: where a counter starts again from 0, J, by rail.
-    `source`, `blind_to`: what is read, and what of the board's power is not seen, in words.
+    Attributes:
+        rails: all that is read; each sample holds exactly these.
+        total: the rails that add up to what the meter sees, so that nothing is counted twice.
+        rate_hz: how often reading makes sense.
+        paced: `read()` waits for the next reading; any other meter answers at once, and is not to be read more often.
+        replayed: the readings were recorded earlier, and are not of this run.
+        resolution_w: the largest step of the total so far, W.
+        resolution_j: a counter's step, J.
+        offset_w: bounds an error that is the same in each reading, W.
+        gain_error: bounds an error that is a share of the reading; None where it is not stated.
+        counter_range_j: where a counter starts again from 0, J, by rail.
+        source: what is read, in words.
+        blind_to: what of the board's power is not seen, in words.
 
     A sample's `t` is the monotonic clock's and grows. `read()` raises DeviceError when the meter is closed, gone, or
     reads nonsense; no reading is repeated or made up. `open()` cleans up after a failure; `close()` may be called

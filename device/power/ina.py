@@ -39,7 +39,9 @@ class I2cBus(Protocol):
 class InaChip:
     """One kind of chip: its steps, errors (data sheet, at 25 C) and the setting that averages over `averaging_s`.
 
-    `shunt_v` is the step of the shunt register in V, `amps` that of a chip that measures current itself.
+    Parameters:
+        shunt_v: the step of the shunt register in V.
+        amps: the step of a chip that measures current itself, in A.
     """
 
     title: str
@@ -69,11 +71,13 @@ class InaMeter(PowerMeter):
 
     An INA260 has its shunt inside and takes neither. The chip is set to average, and back on `close()`.
 
-    `chip`: a name in CHIPS.
-    `bus_number`, `address`: where it is.
-    `shunt_ohm`: the shunt's resistance.
-    `tolerance`: the shunt's, as a fraction.
-    `bus`: used instead of smbus2, such as `edgeloc.testing.power.FakeI2cBus`.
+    Parameters:
+        chip: a name in CHIPS.
+        bus_number: of the I2C bus.
+        address: on that bus.
+        shunt_ohm: the shunt's resistance.
+        tolerance: the shunt's, as a fraction.
+        bus: used instead of smbus2, such as `edgeloc.testing.power.FakeI2cBus`.
     """
 
     rails = total = ("supply",)

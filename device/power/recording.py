@@ -83,8 +83,9 @@ def read_recording(path: str | Path, gain_error: float | None = None) -> PowerTr
 
     Times stay the file's own, in s. The resolution is that of the last printed digit.
 
-    `path`: the file.
-    `gain_error`: of the meter that was recorded, as a fraction; None: not stated.
+    Parameters:
+        path: the file.
+        gain_error: of the meter that was recorded, as a fraction; None: not stated.
 
     Raises UsageError where there is no such file or column, DataError naming the line that does not fit.
     """
@@ -122,8 +123,9 @@ class RecordedMeter(PowerMeter):
     The first row is at the moment of the first `read()`, and the others follow at the pace at which they were
     recorded: `read()` waits for the next row. After the last one it raises DeviceError.
 
-    `path`: the file, as for `read_recording`.
-    `tolerance`: the gain error, as a fraction; None: not stated.
+    Parameters:
+        path: the file, as for `read_recording`.
+        tolerance: the gain error, as a fraction; None: not stated.
     """
 
     rails = total = ("recorded",)
@@ -185,12 +187,13 @@ class SerialPort(Protocol):
 class SerialMeter(PowerMeter):
     """`serial:///dev/ttyACM0?columns=volts,amps&baud=115200&tolerance=1`: one line of numbers for each reading.
 
-    `device`: the port.
-    `columns`: what a line holds, separated by commas, semicolons or spaces: `watts`, or `volts` and `amps`; other
-    names are ignored.
-    `baud`: the port's speed.
-    `tolerance`: the meter's gain error, as a fraction; None: not stated.
-    `port`: used instead of pyserial's.
+    Parameters:
+        device: the port.
+        columns: what a line holds, separated by commas, semicolons or spaces: `watts`, or `volts` and `amps`; other
+            names are ignored.
+        baud: the port's speed.
+        tolerance: the meter's gain error, as a fraction; None: not stated.
+        port: used instead of pyserial's.
     """
 
     rails = total = ("supply",)

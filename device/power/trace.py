@@ -48,13 +48,15 @@ _ANSWER_S = 5.0
 class EnergyEstimate:
     """Energy over a span of time, and the parts of its uncertainty.
 
-    `joules`: the energy, J.
-    `seconds`: the span.
-    `samples`: how many readings fell into it.
-    `longest_gap_s`: the longest time between two of them.
-    `between_j`: how far off it may be by the power between readings.
-    `resolution_j`, `offset_j`: by the meter's steps and its offset.
-    `gain_error`: the meter's, as a fraction; None: not stated.
+    Parameters:
+        joules: the energy, J.
+        seconds: the span.
+        samples: how many readings fell into it.
+        longest_gap_s: the longest time between two of them.
+        between_j: how far off it may be by the power between readings.
+        resolution_j: by the meter's steps.
+        offset_j: by the meter's offset.
+        gain_error: the meter's, as a fraction; None: not stated.
     """
 
     joules: float
@@ -81,11 +83,15 @@ class EnergyEstimate:
 class PowerTrace:
     """Readings in order of time.
 
-    `t`: s, float64 (n,), growing.
-    `watts`: W, float64 (n,); None of a counter.
-    `joules`: of a counter, J, float64 (n,), without its wraps; else None.
-    `resolution_w`, `resolution_j`, `offset_w`, `gain_error`: the meter's, see `PowerMeter`.
-    `counter_range_j`: the smallest range of the counters that were added up, J; 0 without one.
+    Parameters:
+        t: s, float64 (n,), growing.
+        watts: W, float64 (n,); None of a counter.
+        joules: of a counter, J, float64 (n,), without its wraps; else None.
+        resolution_w: the meter's, see `PowerMeter`.
+        resolution_j: likewise.
+        offset_w: likewise.
+        gain_error: likewise.
+        counter_range_j: the smallest range of the counters that were added up, J; 0 without one.
     """
 
     t: Series
@@ -184,8 +190,9 @@ def net_energy(run: EnergyEstimate, idle: Mapping[str, EnergyEstimate]) -> tuple
 
     A constant offset of the meter drops out; the difference between the idle measurements counts in full.
 
-    `run`: the work.
-    `idle`: idle measurements by name; idle power is their mean.
+    Parameters:
+        run: the work.
+        idle: idle measurements by name; idle power is their mean.
     """
     seconds = run.seconds
     powers = [part.mean_w for part in idle.values()]
@@ -204,8 +211,9 @@ class PowerSampler:
     frames) does not fall into step with the readings. A meter that fails ends the sampling: `error` holds the reason,
     and the readings until then stay.
 
-    `meter`: open.
-    `seed`: of the times between readings.
+    Parameters:
+        meter: open.
+        seed: of the times between readings.
     """
 
     def __init__(self, meter: PowerMeter, seed: int = 0) -> None:

@@ -41,11 +41,12 @@ _EXAMPLES = (
 def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = None) -> Camera:
     """Open the camera that `uri` names; the caller closes it, best with a `with`.
 
-    `uri` has a scheme (`v4l2:///dev/video0?size=640x480&fps=30&format=MJPG`, `picamera://0`,
-    `synthetic://?seed=1&fps=30&frames=300&live=0`, `data://PATH?split=val&frames=300`), or is the path of a video,
-    an image or a folder of images.
-    `size` is the (width, height) in pixels that the model takes: a camera that scales by itself delivers no more than
-    it needs to cover it, others ignore it. A size in the URI takes precedence.
+    Parameters:
+        uri: a URI with a scheme (`v4l2:///dev/video0?size=640x480&fps=30&format=MJPG`, `picamera://0`,
+            `synthetic://?seed=1&fps=30&frames=300&live=0`, `data://PATH?split=val&frames=300`), or the path of a video,
+            an image or a folder of images.
+        size: the (width, height) in pixels that the model takes: a camera that scales by itself delivers no more than
+            it needs to cover it, others ignore it. A size in the URI takes precedence.
 
     A device or stream that goes away once it has given a frame is opened again for up to 30 s, or as many as
     `reconnect=SECONDS` in its URI (0: not at all).

@@ -60,16 +60,17 @@ def run(
     SIGTERM or SIGHUP (in the main thread), or by a sink (see `Sink.ended`). A camera from a URI that goes away is
     opened again (see `open_camera`). A sink that fails is given up, and the run goes on while there is another.
 
-    `camera` is an object, which stays open for its owner, or a URI, whose camera is closed at the end.
-    `localizer` is a Localizer, or any function from a Frame to a Result.
-    `sinks` are objects or URIs; they are opened before the first frame, and closed whatever happens, with what was
-    written kept.
-    `mode` is, for a live camera, "newest" (the newest frame there is: most results) or "fresh" (a frame whose
-    exposure began after the last result: youngest results).
-    `budget_ms` is the frame age above which a result is marked stale.
-    `frames` is the number of results to end after.
-    `overwrite` is whether files that sinks given as a path or URI name are emptied if they are there already.
-    `tracker` follows the object from frame to frame, for `Observation.track`; a file's frames in the file's own time.
+    Parameters:
+        camera: an object, which stays open for its owner, or a URI, whose camera is closed at the end.
+        localizer: a Localizer, or any function from a Frame to a Result.
+        sinks: objects or URIs; they are opened before the first frame, and closed whatever happens, with what was
+            written kept.
+        mode: for a live camera: "newest" (the newest frame there is: most results) or "fresh" (a frame whose exposure
+            began after the last result: youngest results).
+        budget_ms: the frame age above which a result is marked stale.
+        frames: the number of results to end after.
+        overwrite: whether files that sinks given as a path or URI name are emptied if they are there already.
+        tracker: follows the object from frame to frame, for `Observation.track`; a file's frames in the file's own time.
 
     What a user should know of how the source and the sinks did is logged, and in the summary's `findings`.
 
@@ -117,16 +118,22 @@ def _while_running(error: EdgelocError, results: int) -> EdgelocError:
 class RunSummary:
     """What a run did.
 
-    `frames` counts the results, `dropped` the frames that had none, `stale` the results over the age budget, and
-    `present` the results with an object.
-    `seconds` is how long the run took, `fps` its results a second.
-    `age_ms_p50`, `age_ms_p90` and `age_ms_p99` are percentiles of the age in ms, from a frame's capture to its
-    result; for a file, of the time since the frame was read. None without a result.
-    `live` is whether the camera's frames came by themselves.
-    `ended_by` is `camera` (the source ended), `frames` (its number of results was reached), `interrupt` (Ctrl-C),
-    `terminated` (SIGTERM or SIGHUP) or `sink` (its window was closed).
-    `findings` are what a user should know of how the source and the sinks did: away for a while, cut short, lost.
-    `lost_sinks` are the sinks that failed before the end.
+    Parameters:
+        frames: the number of results.
+        dropped: the number of frames that had none.
+        stale: the number of results over the age budget.
+        present: the number of results with an object.
+        seconds: how long the run took.
+        fps: its results per second.
+        age_ms_p50: the median age in ms, from a frame's capture to its result; for a file, of the time since the frame
+            was read. None without a result.
+        age_ms_p90: its 90th percentile.
+        age_ms_p99: its 99th percentile.
+        live: whether the camera's frames came by themselves.
+        ended_by: `camera` (the source ended), `frames` (its number of results was reached), `interrupt` (Ctrl-C),
+            `terminated` (SIGTERM or SIGHUP) or `sink` (its window was closed).
+        findings: what a user should know of how the source and the sinks did: away for a while, cut short, lost.
+        lost_sinks: the sinks that failed before the end.
     """
 
     frames: int

@@ -53,13 +53,16 @@ BoxForm = Literal["cxcywh", "xyxy", "yxyx", "xywh", "cxcyhw", "distribution", "g
 class InputSpec:
     """How a BGR frame becomes the model's input: one resize, then `(pixel - mean) / std`.
 
-    `tensor`: the input's name in the model's signature.
-    `width`, `height`: its size in pixels.
-    `color`: rgb, bgr or gray.
-    `mean`, `std`: one number, or one for each channel in the order of `color`.
-    `resize`: letterbox, stretch or center-crop.
-    `pad_value`: fills what a letterbox leaves free, 0 to 255.
-    `interpolation`: linear, area, nearest or cubic.
+    Parameters:
+        tensor: the input's name in the model's signature.
+        width: its width in pixels.
+        height: its height in pixels.
+        color: rgb, bgr or gray.
+        mean: one number, or one for each channel in the order of `color`.
+        std: likewise.
+        resize: letterbox, stretch or center-crop.
+        pad_value: fills what a letterbox leaves free, 0 to 255.
+        interpolation: linear, area, nearest or cubic.
     """
 
     tensor: str
@@ -100,13 +103,14 @@ class InputSpec:
 class OutputSpec:
     """One output tensor and the role it plays.
 
-    `tensor`: its name in the model's signature.
-    `role`: presence, class, box, vector, box-bins, grid-weights, grid-distances, ssd-boxes, ssd-classes, ssd-scores,
-    ssd-count or yolo.
-    `activation`: what the host still has to apply to the dequantized values; in a vector to presence and box.
-    `slots`: of a vector, what each number is: `presence`, a part of the box (`x1 y1 x2 y2 cx cy w h`), `class:0` ...
-    `class:K-1`, or `unused`.
-    `class_activation`: of a vector, the activation of its classes.
+    Parameters:
+        tensor: its name in the model's signature.
+        role: presence, class, box, vector, box-bins, grid-weights, grid-distances, ssd-boxes, ssd-classes, ssd-scores,
+            ssd-count or yolo.
+        activation: what the host still has to apply to the dequantized values; in a vector to presence and box.
+        slots: of a vector, what each number is: `presence`, a part of the box (`x1 y1 x2 y2 cx cy w h`), `class:0` ...
+            `class:K-1`, or `unused`.
+        class_activation: of a vector, the activation of its classes.
     """
 
     tensor: str
@@ -127,11 +131,12 @@ class OutputSpec:
 class BoxEncoding:
     """What the numbers of a box mean.
 
-    `form`: the order of four numbers; or `distribution` (logits of four groups of bins over [0, 1], in the order x1,
-    y1, x2, y2); or `grid` (for each cell of a feature map a weight logit and the distances from its centre to the
-    left, top, right and bottom edge, as softplus logits in units of the input's side).
-    `units`: whether coordinates are fractions of the model's input, or its pixels.
-    `objects`: how many objects the model was made for.
+    Parameters:
+        form: the order of four numbers; or `distribution` (logits of four groups of bins over [0, 1], in the order x1,
+            y1, x2, y2); or `grid` (for each cell of a feature map a weight logit and the distances from its centre to
+            the left, top, right and bottom edge, as softplus logits in units of the input's side).
+        units: whether coordinates are fractions of the model's input, or its pixels.
+        objects: how many objects the model was made for.
     """
 
     form: BoxForm = "cxcywh"
@@ -161,11 +166,16 @@ class Thresholds:
 class Contract:
     """Everything that a user of the model file must know and that its tensors do not hold.
 
-    `input`, `outputs`, `box`, `labels`, `thresholds`: how to use the model.
-    `recipe`: the quantization recipe's name.
-    `tools`: versions by name.
-    `hashes`: SHA-256 of the float model, of the calibration manifest and of the file's own network (`payload`).
-    `measured`: figures, and the data they were measured on.
+    Parameters:
+        input: how a frame becomes the model's input.
+        outputs: each output and its role.
+        box: what the numbers of a box mean.
+        labels: the names of the classes, in the model's order.
+        thresholds: from which probability an object is present, and its class known.
+        recipe: the quantization recipe's name.
+        tools: versions by name.
+        hashes: SHA-256 of the float model, of the calibration manifest and of the file's own network (`payload`).
+        measured: figures, and the data they were measured on.
     """
 
     input: InputSpec

@@ -54,9 +54,10 @@ _MOST_LABELS = 100_000
 class Golden:
     """A small image and what the model must answer on it: the self-test on the device.
 
-    `image` is BGR uint8 (height, width, 3); `box` is in its pixels, None where the model must find
-    nothing. Every edge may differ by `box_px` pixels and the presence by `presence_tolerance`,
-    since kernels and CPUs round differently.
+    Parameters:
+        image: BGR uint8 (height, width, 3); `box` is in its pixels, None where the model must find nothing. Every edge
+            may differ by `box_px` pixels and the presence by `presence_tolerance`, since kernels and CPUs round
+            differently.
     """
 
     image: Pixels
@@ -92,9 +93,10 @@ class _Expected:
 class ModelFile:
     """A model file in memory.
 
-    `payload` is the network alone, a TFLite flatbuffer or an ONNX model as `format` is; `members` are the files that
-    lie beside it in the same file, by name. `contract` is None when the file carries none. `trusted` means that this
-    process made the network, so that it is loaded without a trial.
+    Parameters:
+        payload: the network alone, a TFLite flatbuffer or an ONNX model as `format` is; `members` are the files that
+            lie beside it in the same file, by name. `contract` is None when the file carries none. `trusted` means that
+            this process made the network, so that it is loaded without a trial.
     """
 
     path: Path
@@ -223,7 +225,7 @@ def write_model(
 
     The same arguments give the same bytes.
 
-    Args:
+    Parameters:
         path: where to; its suffix must be that of the payload's format.
         payload: the network, a TFLite flatbuffer or an ONNX model; a zip that it carries already is left out.
         contract: is stored with the payload's SHA-256 in `hashes["payload"]`.

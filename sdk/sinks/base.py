@@ -23,9 +23,10 @@ _SYNC_S = 1.0
 class Sink(ABC):
     """Where observations go: `open()`, `write()` for each observation, `close()`.
 
-    `ended` is set to True by a sink whose user wants the run to end (such as a closed window).
-    `auxiliary` is whether nothing of a result gets out through it (such as a watchdog's signal): a run whose other
-    sinks have all failed ends.
+    Attributes:
+        ended: True once the sink's user wants the run to end (such as a closed window).
+        auxiliary: whether nothing of a result gets out through it (such as a watchdog's signal): a run whose other
+            sinks have all failed ends.
     """
 
     ended: bool = False
@@ -47,8 +48,9 @@ class Sink(ABC):
     def open(self, *, fps: float | None = None, live: bool = False) -> None:
         """Get ready, before any frame is read.
 
-        `fps` is the camera's frame rate, None where it has none.
-        `live` is whether the camera's frames come by themselves.
+        Parameters:
+            fps: the camera's frame rate, None where it has none.
+            live: whether the camera's frames come by themselves.
 
         Raises OutputError or DeviceError when the sink cannot work.
         """
@@ -57,7 +59,8 @@ class Sink(ABC):
     def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
         """Take one observation.
 
-        `drawn` returns the annotated copy of the frame, drawn once for all sinks that call it: do not write into it.
+        Parameters:
+            drawn: returns the annotated copy of the frame, drawn once for all sinks that call it: do not write into it.
 
         Whatever it raises when it cannot be written, an OutputError or an OSError, ends this sink: it is closed, and
         the run goes on without it, unless it was the last one.
@@ -74,8 +77,9 @@ class Sink(ABC):
 class FileSink(Sink):
     """A sink that writes one file, which others can read under its name from the first observation on.
 
-    `path` is the file. `{time}` in its name becomes the time of opening, 20251231T235959.
-    `overwrite` is whether a file that is there already is emptied; otherwise `open` refuses it with a UsageError.
+    Parameters:
+        path: the file. `{time}` in its name becomes the time of opening, 20251231T235959.
+        overwrite: whether a file that is there already is emptied; otherwise `open` refuses it with a UsageError.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
