@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import logging
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 from edgeloc.errors import EdgelocError, OutputError, UsageError
 from edgeloc.findings import Finding, report
 
-__all__ = ["atomic_path", "cache_folder", "growing_file", "require_writable", "utf8_path", "with_time"]
+__all__ = ["atomic_path", "cache_folder", "growing_file", "require_writable", "utf8_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     block's, such as a full disk.
     """
     target = Path(path)
-    temporary = _reserve(target)
+    lock, temporary = _reserve(target)
     try:
         yield temporary
         # mkstemp makes files that only their owner reads; a result is an ordinary file.
@@ -47,15 +48,29 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise _unwritable(target, error) from error
     finally:
+        os.close(lock)
         temporary.unlink(missing_ok=True)
 
 
-def growing_file(path: Path, *, overwrite: bool = False) -> FileIO:
-    """A file that others read under its own name while it is written, unbuffered.
+def growing_file(path: Path, *, overwrite: bool = False) -> tuple[Path, FileIO]:
+    """A file that others read under its own name while it is written, unbuffered; its path, and the file.
 
-    A link is followed. A pipe with a name is written into, as is a device. UsageError where the file is there already
-    and `overwrite` is not given; OutputError where it cannot be written.
+    `{time}` in its name becomes now, as in 20251231T235959, numbered where that file is there already. A link is
+    followed. A pipe with a name is written into, as is a device. UsageError where the file is there already and
+    `overwrite` is not given; OutputError where it cannot be written.
     """
+    if _TIME not in path.name:
+        return path, _create(path, overwrite)
+    now = time.strftime("%Y%m%dT%H%M%S")
+    for number in itertools.count(1):
+        named = path.with_name(path.name.replace(_TIME, now if number == 1 else f"{now}-{number}"))
+        # Another process may begin in the same second: what decides is who creates the file.
+        with suppress(UsageError):
+            return named, _create(named, overwrite=False)
+    raise AssertionError  # counting has no end
+
+
+def _create(path: Path, overwrite: bool) -> FileIO:
     target = Path(os.path.realpath(path))
     _refuse_folder(target)
     flags = os.O_WRONLY | os.O_CLOEXEC
@@ -84,15 +99,6 @@ def _is_stream(target: Path) -> bool:
         return False
 
 
-def with_time(path: Path) -> Path:
-    """`path` with `{time}` replaced by now, as in 20251231T235959; numbered where that file is there already."""
-    if _TIME not in path.name:
-        return path
-    now = time.strftime("%Y%m%dT%H%M%S")
-    names = (path.name.replace(_TIME, now if number == 1 else f"{now}-{number}") for number in itertools.count(1))
-    return next(found for found in map(path.with_name, names) if not os.path.lexists(found))
-
-
 def _refuse_folder(target: Path) -> None:
     if target.is_dir():
         raise OutputError(f"cannot write {target}: it is a folder; give the name of a file")
@@ -105,29 +111,42 @@ def _make_folder(target: Path) -> None:
         raise _unwritable(target, error) from error
 
 
-def _reserve(target: Path) -> Path:
+def _reserve(target: Path) -> tuple[int, Path]:
+    """A file beside `target`, locked while this process lives: that tells it from what a killed one left."""
     _refuse_folder(target)
     _make_folder(target)
     try:
         _report_leftovers(target)
-        # The process in the name tells a leftover from a file that is being written.
-        prefix = f".{target.stem}-{os.getpid()}-"
-        handle, name = tempfile.mkstemp(suffix=target.suffix, prefix=prefix, dir=target.parent)
+        lock, name = tempfile.mkstemp(suffix=target.suffix, prefix=f".{target.stem}-", dir=target.parent)
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(lock, fcntl.LOCK_SH)
     except OSError as error:
         raise _unwritable(target, error) from error
-    os.close(handle)
-    return Path(name)
+    return lock, Path(name)
 
 
 def _report_leftovers(target: Path) -> None:
     """A finding for what processes that were killed left beside `target`."""
-    pattern = re.compile(rf"\.{re.escape(target.stem)}-(\d+)-\w+{re.escape(target.suffix)}")
+    pattern = re.compile(rf"\.{re.escape(target.stem)}-[a-z0-9_]{{8}}{re.escape(target.suffix)}")
     for entry in os.scandir(target.parent):
-        found = pattern.fullmatch(entry.name)
-        if found and entry.path not in _reported and not os.path.exists(f"/proc/{found[1]}"):
+        if pattern.fullmatch(entry.name) and entry.path not in _reported and not _is_locked(entry.path):
             _reported.add(entry.path)
             message = f"{entry.path} was left half written by a process that was killed"
             report(logger, Finding("leftover-file", "warning", message, "remove it"))
+
+
+def _is_locked(path: str) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # gone meanwhile, or another user's
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _unwritable(target: Path, error: OSError) -> OutputError:

@@ -142,7 +142,8 @@ def sure_end(last_words: Callable[[str], str]) -> Iterator[None]:
     """Inside, the process ends a few seconds after the first signal, even where native code never comes back.
 
     Python runs a signal's handler in the main thread only, between two of its instructions; a thread is woken here by
-    the system itself. After 3 s, or 12 s while a loop closes its sinks, it ends the process with the signal's status.
+    the system itself. It waits for 3 s, for 12 s while a loop closes its sinks, and for 3 s of what follows; then it
+    ends the process with the signal's status.
 
     `last_words` is called before that for up to 1 s with what the loop was doing; it may close what can be closed, and
     returns a sentence for the user.
@@ -174,12 +175,17 @@ def _watch(reader: int, done: threading.Event, last_words: Callable[[str], str])
 
 
 def _is_over(done: threading.Event) -> bool:
-    """Wait for the end for as long as it may take."""
-    came_at = time.monotonic()
+    """Wait for the end for as long as it may take; the limit of what follows begins again after closing."""
+    limit = time.monotonic() + _LIMIT_S
+    closing = False
     while not done.wait(0.05):
+        now = time.monotonic()
         closing_since = None if _Process.loop is None else _Process.loop.closing_since
-        limit = came_at + _LIMIT_S if closing_since is None else closing_since + _CLOSING_LIMIT_S
-        if time.monotonic() > limit:
+        if closing_since is not None:
+            limit, closing = max(limit, closing_since + _CLOSING_LIMIT_S), True
+        elif closing:
+            limit, closing = max(limit, now + _LIMIT_S), False
+        if now > limit:
             return False
     return True
 

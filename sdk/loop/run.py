@@ -40,6 +40,9 @@ _WHY: dict[EndedBy, str] = {
 # At which a folder of images counts as taken.
 _FPS = 30.0
 
+# A camera's clock may be a little ahead.
+_CLOCK_SLACK_S = 1.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -70,7 +73,7 @@ def run(
         budget_ms: the frame age above which a result is marked stale.
         frames: the number of results to end after.
         overwrite: whether files that sinks given as a path or URI name are emptied if they are there already.
-        tracker: follows the object from frame to frame, for `Observation.track`; a file's frames in the file's own time.
+        tracker: follows the object from frame to frame, for `Observation.track`; a file's frames in its own time.
 
     What a user should know of how the source and the sinks did is logged, and in the summary's `findings`.
 
@@ -96,6 +99,12 @@ def run(
         if not tally.frames:
             raise
         raise _while_running(error, tally.frames) from error
+    except OSError as error:
+        # Of a driver, or of a localizer of one's own.
+        if not tally.frames:
+            raise
+        message = f"the run failed: {error.strerror or error} ({tally.frames} results before that are kept)"
+        raise DeviceError(message) from error
     for finding in camera.findings:
         report(logger, finding)
     return tally.summary(ended_by, opened_outlets)
@@ -249,6 +258,7 @@ class _Tally:
         """The result with what happened to its frame; `dropped_at_start` counts the frames before the first one."""
         _require_numbers(result)
         now = time.monotonic()
+        self._require_order(frame, now)
         age_ms = (now - frame.captured_at) * 1000
         stale = age_ms > self._budget_ms
         dropped = dropped_at_start if self._last is None else frame.sequence - self._last[0] - 1
@@ -261,6 +271,15 @@ class _Tally:
         self._present += result.present
         engine = "" if self._engine is None else self._engine.name
         return Observation(frame, result, age_ms, stale, dropped, gap_s, engine)
+
+    def _require_order(self, frame: Frame, now: float) -> None:
+        """CameraError for a time or a number that no age and no count can be made of; a camera of one's own may err."""
+        if not frame.captured_at <= now + _CLOCK_SLACK_S:
+            fault = f"gave a frame captured at {frame.captured_at} s, and now is {now:.3f} s"
+            raise CameraError(f"camera {self._camera.name} {fault}", hint="give seconds of time.monotonic()")
+        if self._last is not None and frame.sequence <= self._last[0]:
+            fault = f"gave frame {frame.sequence} after frame {self._last[0]}"
+            raise CameraError(f"camera {self._camera.name} {fault}", hint="let the sequence grow with each frame")
 
     def _away_s(self, frame: Frame) -> float:
         """For how many seconds the camera was away between the last frame and this one."""

@@ -12,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 
 from edgeloc._support.backend import Uri
-from edgeloc._support.files import growing_file, with_time
+from edgeloc._support.files import growing_file
 from edgeloc.types import Observation, Pixels
 
 __all__ = ["FileSink", "Sink"]
@@ -101,11 +101,16 @@ class FileSink(Sink):
 
     def _begin(self) -> FileIO:
         """Create the file; UsageError where there is one, OutputError when nothing can be written there."""
-        self.path = with_time(self._given)
-        self._file = file = growing_file(self.path, overwrite=self.overwrite)
+        self.path, self._file = growing_file(self._given, overwrite=self.overwrite)
+        file = self._file
         self._synced = threading.Event()
         threading.Thread(target=_sync, args=(os.dup(file.fileno()), self._synced), daemon=True).start()
         return file
+
+    @property
+    def _streams(self) -> bool:
+        """Whether what is open is a pipe or a device, which is read once, and not a file."""
+        return self._file is not None and not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
 
     def _end(self) -> None:
         """Close the file; one that nothing was written into is removed."""

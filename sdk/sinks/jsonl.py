@@ -30,8 +30,11 @@ class JsonLinesSink(FileSink):
         line = (json.dumps(as_record(observation)) + "\n").encode()
         try:
             # Unbuffered: each line is out at once, and a full disk leaves nothing to be written again by close.
-            complete = self._file.write(line) == len(line)
-            reason = "the disk is full"
+            written = self._file.write(line)
+            # A pipe may take a line in parts.
+            while 0 < written < len(line) and self._streams:
+                written += self._file.write(line[written:])
+            complete, reason = written == len(line), "the disk is full"
         except OSError as error:
             complete, reason = False, error.strerror or str(error)
         if not complete:

@@ -54,6 +54,9 @@ class VideoSink(FileSink):
         """
         utf8_path(self.path)
         self._begin()
+        if self._streams:
+            self._end()
+            raise OutputError(f"{self.path} is no file, and a video is not written in one go", hint="use a .jsonl")
         self._fps, self._live = fps or (LIVE_FPS if live else IMAGES_FPS), live
         self._written = 0
 

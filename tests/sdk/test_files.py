@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import subprocess
 import sys
 from pathlib import Path
 
@@ -105,3 +106,35 @@ def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="one of the files that are read"):
         require_writable(tmp_path / "link", None, tmp_path / "model")
     assert (tmp_path / "model").read_text() == "measured with effort"
+
+
+LEFT = """
+import os
+import subprocess
+import sys, sys
+from edgeloc._support.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    if sys.argv[2] == "dies":
+        os.kill(os.getpid(), 9)
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_named_and_what_is_being_written_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "result.json"
+    subprocess.run([sys.executable, "-c", LEFT, str(path), "dies"])
+    (left,) = tmp_path.iterdir()
+    line = [sys.executable, "-c", LEFT, str(path), "lives"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as living:
+        assert living.stdout is not None
+        living.stdout.readline()
+        for _ in range(2):
+            with atomic_path(path) as temporary:
+                temporary.write_text("whole")
+        living.communicate("")
+    assert [record.finding.code for record in caplog.records] == ["leftover-file"]  # type: ignore[attr-defined]
+    assert str(left) in caplog.text and left.exists()

@@ -230,6 +230,28 @@ def test_a_localizer_that_hangs_in_native_code_does_not_keep_a_run_alive(
     assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 6
 
 
+SLOW_TO_CLOSE = """
+import sys, time
+from edgeloc.sinks.jsonl import JsonLinesSink
+from edgeloc.testing import SyntheticCamera
+close, closed = JsonLinesSink.close, SyntheticCamera._close
+JsonLinesSink.close = lambda self: (time.sleep(3.2), close(self))  # longer than a hanging model would be given
+SyntheticCamera._close = lambda self: (time.sleep(0.3), closed(self))
+from edgeloc.cli import program
+sys.exit(program())
+"""
+
+
+def test_a_slow_card_is_given_the_time_to_take_the_end(model: str, tmp_path: Path) -> None:
+    lines = tmp_path / "out.jsonl"
+    line = ["run", model, "--camera", "synthetic://?size=64x48", "--sink", str(lines)]
+    process = start(line, lines, SLOW_TO_CLOSE)
+    os.kill(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    assert "Ended: interrupted" in out
+
+
 def test_a_file_that_is_there_already_is_refused_before_the_camera_is_opened(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

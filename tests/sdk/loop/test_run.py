@@ -17,7 +17,7 @@ import pytest
 
 from edgeloc._support.backend import Uri
 from edgeloc.cameras import Camera, open_camera
-from edgeloc.errors import CameraError, CameraTimeout, DataError, EngineError, OutputError, UsageError
+from edgeloc.errors import CameraError, CameraTimeout, DataError, DeviceError, EngineError, OutputError, UsageError
 from edgeloc.loop.ages import Ages
 from edgeloc.loop.run import run
 from edgeloc.loop.tracking import Tracker
@@ -295,6 +295,39 @@ def test_a_box_that_is_no_number_is_an_error_of_the_engine(box: Box) -> None:
         run(FakeCamera(3), lambda frame: Result((Detection(box, 0.9),)))
     with pytest.raises(UsageError, match=r"the localizer gave tuple: return an edgeloc\.Result"):
         run(FakeCamera(3), lambda frame: (1, 2, 3, 4))  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "times", "fault"),
+    [
+        ((0, 1), (0.0, float("nan")), r"captured at nan s.*time\.monotonic"),
+        ((0, 1), (0.0, 1e12), "captured at 1000000000000"),
+        ((0, 5, 4), (0.0, 0.1, 0.2), r"frame 4 after frame 5.*grow"),
+    ],
+)
+def test_times_and_numbers_that_cannot_be_are_refused(
+    numbers: tuple[int, ...], times: tuple[float, ...], fault: str
+) -> None:
+    class Wrong(FakeCamera):
+        def _read(self, timeout_s: float) -> Frame | None:
+            frame = super()._read(timeout_s)
+            assert frame is not None
+            at = self.next - 1
+            return Frame(frame.pixels, times[at], numbers[at])
+
+    with pytest.raises(CameraError, match=fault):
+        run(Wrong(len(numbers)), found)
+
+
+def test_an_error_of_the_system_after_a_result_is_a_failure_and_not_bad_input() -> None:
+    def localize(frame: Frame) -> Result:
+        if frame.sequence == 2:
+            raise OSError(5, "Input/output error")
+        return found(frame)
+
+    with pytest.raises(DeviceError, match=r"Input/output error \(2 results before that are kept\)") as caught:
+        run(FakeCamera(4), localize)
+    assert caught.value.exit_status == 3
 
 
 def test_percentiles_of_a_week_need_no_more_memory_than_those_of_a_minute() -> None:

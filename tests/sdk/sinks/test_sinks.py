@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from edgeloc.sinks import SINKS, Sink, open_sink
 from edgeloc.sinks.jsonl import as_record
 from edgeloc.sinks.video import Mp4Sink, fit
 from edgeloc.testing import FileSinkSuite, example_frame, example_observation
-from edgeloc.types import Box, Frame, Pixels, Track
+from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result, Track
 
 
 def write(sink: Sink, frames: Iterable[Frame]) -> None:
@@ -278,6 +279,37 @@ def test_a_pipe_with_a_name_is_written_into_and_stays_one(tmp_path: Path) -> Non
     with pytest.raises(OutputError, match="Broken pipe"):
         write(sink, [example_frame(2)])
     sink.close()
+    assert path.is_fifo()
+
+
+def test_a_pipe_takes_a_line_in_parts(tmp_path: Path) -> None:
+    """A pipe holds 64 KB: a longer line is whole once its reader has taken the first part."""
+    path = tmp_path / "out.jsonl"
+    os.mkfifo(path)
+    taken: list[bytes] = []
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    reader = threading.Thread(target=lambda: taken.extend(iter(lambda: os.read(descriptor, 4096), b"")))
+    sink = open_sink(path)
+    sink.open()
+    reader.start()
+    one = example_frame()
+    objects = tuple(Detection(Box(1, 2, 3, 4), 0.9, "nut") for _ in range(3000))
+    sink.write(Observation(one, Result(objects)), lambda: one.pixels)
+    sink.close()
+    reader.join(10)
+    os.close(descriptor)
+    assert len(json.loads(b"".join(taken))["objects"]) == 3000
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_a_video_into_a_pipe_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(OutputError, match="is no file"):
+        open_sink(path).open()
+    os.close(descriptor)
     assert path.is_fifo()
 
 
