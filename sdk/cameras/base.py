@@ -33,6 +33,8 @@ __all__ = [
 
 READ_TIMEOUT_S = 2.0
 
+# After how many of its own frame intervals a slower camera counts as stalled.
+_INTERVALS = 3
 _LARGEST = 16384
 # A driver's time further back than this is not of the monotonic clock.
 _OLDEST_S = 10.0
@@ -96,6 +98,8 @@ class Camera(Openable):
     findings: tuple[Finding, ...] = ()
     gaps: tuple[Gap, ...] = ()
     reconnects: bool = False
+    # The number of the frame that was handed out last.
+    _given: int = -1
 
     @classmethod
     @abstractmethod
@@ -112,6 +116,11 @@ class Camera(Openable):
         """Whether the camera is away and being opened again, so that a CameraTimeout is no reason to give up."""
         return False
 
+    @property
+    def stall_s(self) -> float:
+        """The seconds without a frame after which it counts as stalled: 2, or 3 of its frame intervals if longer."""
+        return max(READ_TIMEOUT_S, _INTERVALS / self.fps if self.fps else 0.0)
+
     @abstractmethod
     def _read(self, timeout_s: float) -> Frame | None:
         """The next frame, None at the end."""
@@ -122,6 +131,8 @@ class Camera(Openable):
         Raises CameraError when the camera is absent, busy, forbidden or refuses the format,
         UsageError when a path is not there, DataError when a file cannot be read.
         """
+        if not self._opened:
+            self._given = -1
         super().open()
 
     def read(self, timeout_s: float = READ_TIMEOUT_S) -> Frame | None:
@@ -134,10 +145,13 @@ class Camera(Openable):
         """
         if not self._opened:
             raise CameraError(f"camera {self.name} is not open", hint="call open() first, or use it in a `with`")
-        return self._read(timeout_s)
+        frame = self._read(timeout_s)
+        if frame is not None:
+            self._given = frame.sequence
+        return frame
 
     def __iter__(self) -> Iterator[Frame]:
-        while (frame := self.read()) is not None:
+        while (frame := self.read(self.stall_s)) is not None:
             yield frame
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 
 from edgeloc._support.backend import Uri
-from edgeloc.cameras.base import READ_TIMEOUT_S, Camera, Gap
+from edgeloc.cameras.base import Camera, Gap
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 from edgeloc.findings import Finding
 from edgeloc.types import Frame
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class ReconnectingCamera(Camera):
-    """Another camera, closed and opened again when it fails or sends nothing for 2 s.
+    """Another camera, closed and opened again when it fails or stalls (see `Camera.stall_s`).
 
     `camera` is the one to open again.
     `limit_s` is for how many seconds it is tried after each failure.
@@ -136,7 +136,7 @@ class ReconnectingCamera(Camera):
         if self._last is None:
             raise error
         waited_s = now - (self._waiting_since or now)
-        if not isinstance(error, CameraTimeout) or (self._try_at <= now and waited_s >= READ_TIMEOUT_S):
+        if not isinstance(error, CameraTimeout) or (self._try_at <= now and waited_s >= self.stall_s):
             self._leave(error, now)
         since = self._away_since
         if since is None:

@@ -211,7 +211,7 @@ def _loop(
             interrupt.at("the localizer", breakable=True)
             result = localizer(frame)
             interrupt.at("the loop")
-            observation = tally.observe(frame, result, capture.dropped_at_start if capture else 0)
+            observation = tally.observe(frame, result)
             if tracker is not None:
                 track = tracker(frame, result, seconds=None if camera.live else frame.sequence / (camera.fps or _FPS))
                 observation = dataclasses.replace(observation, track=track)
@@ -239,7 +239,8 @@ class _Tally:
         self._began_at = time.monotonic()
         self._ages = Ages()
         self._recent: deque[float] = deque(maxlen=31)
-        self._last: tuple[int, float] | None = None
+        # The number of the frame before; a camera may have been read before the run.
+        self._number, self._last_at = camera._given, float("-inf")
         self._dropped = self._stale = self._present = 0
 
     @property
@@ -254,16 +255,16 @@ class _Tally:
             return None
         return (len(self._recent) - 1) / (self._recent[-1] - self._recent[0])
 
-    def observe(self, frame: Frame, result: Result, dropped_at_start: int) -> Observation:
-        """The result with what happened to its frame; `dropped_at_start` counts the frames before the first one."""
+    def observe(self, frame: Frame, result: Result) -> Observation:
+        """The result with what happened to its frame."""
         _require_numbers(result)
         now = time.monotonic()
         self._require_order(frame, now)
         age_ms = (now - frame.captured_at) * 1000
         stale = age_ms > self._budget_ms
-        dropped = dropped_at_start if self._last is None else frame.sequence - self._last[0] - 1
+        dropped = frame.sequence - self._number - 1
         gap_s = self._away_s(frame) if self._camera.gaps else 0.0
-        self._last = frame.sequence, frame.captured_at
+        self._number, self._last_at = frame.sequence, frame.captured_at
         self._ages.add(age_ms)
         self._recent.append(now)
         self._dropped += dropped
@@ -283,8 +284,7 @@ class _Tally:
 
     def _away_s(self, frame: Frame) -> float:
         """For how many seconds the camera was away between the last frame and this one."""
-        after = float("-inf") if self._last is None else self._last[1]
-        return sum((gap.seconds for gap in self._camera.gaps if after < gap.ended_at <= frame.captured_at), 0.0)
+        return sum((gap.seconds for gap in self._camera.gaps if self._last_at < gap.ended_at <= frame.captured_at), 0.0)
 
     def summary(self, ended_by: EndedBy, outlets: Outlets) -> RunSummary:
         """The figures of the whole run."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from edgeloc._support.interrupt import Interrupt
-from edgeloc.cameras.base import Camera
+from edgeloc.cameras.base import READ_TIMEOUT_S, Camera
 from edgeloc.errors import CameraTimeout
 from edgeloc.types import Frame
 
@@ -114,8 +114,6 @@ class LiveCapture:
         self._camera, self._fresh, self._interrupt = camera, mode == "fresh", interrupt
         self._slot, self._stop = NewestSlot(), threading.Event()
         self._thread = threading.Thread(target=self._read, name="edgeloc-capture", daemon=True)
-        self.dropped_at_start = 0
-        """How many frames were dropped before the first one that was given."""
 
     def __enter__(self) -> LiveCapture:
         self._thread.start()
@@ -127,26 +125,26 @@ class LiveCapture:
         self._thread.join(_JOIN_S)
 
     def __iter__(self) -> Iterator[Frame]:
-        first = True
         while not self._interrupt.asked:
             asked_at = time.monotonic()
             frame = self._take(asked_at, asked_at if self._fresh else float("-inf"))
             if frame is None:
                 return
-            if first:
-                self.dropped_at_start, first = self._slot.dropped, False
             yield frame
 
     def _read(self) -> None:
         """What the thread does: read, put, until the end, a failure or `_stop`."""
         try:
+            last_at = time.monotonic()
             while not self._stop.is_set():
                 try:
                     frame = self._camera.read()
                 except CameraTimeout:
-                    if not self._camera.reconnecting:
+                    stalled = time.monotonic() - last_at >= self._camera.stall_s
+                    if stalled and not self._camera.reconnecting:
                         raise
                     continue
+                last_at = time.monotonic()
                 if frame is None:
                     return self._slot.end()
                 self._slot.put(frame)
@@ -163,7 +161,8 @@ class LiveCapture:
             except TimeoutError:
                 if self._camera.reconnecting:
                     began_at = time.monotonic()
-                if time.monotonic() - began_at > _HANG_S:
+                limit_s = _HANG_S + self._camera.stall_s - READ_TIMEOUT_S
+                if time.monotonic() - began_at > limit_s:
                     name = self._camera.name
-                    raise CameraTimeout(f"camera {name} hangs: it gave no frame for {_HANG_S:g} s") from None
+                    raise CameraTimeout(f"camera {name} hangs: it gave no frame for {limit_s:g} s") from None
         return None

@@ -10,6 +10,8 @@ import pytest
 
 from edgeloc.cameras import open_camera
 from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
+from edgeloc.loop.run import run
+from edgeloc.types import Result
 
 FAST = "fake://?size=64x48&fps=200&reconnect=0"
 
@@ -116,3 +118,17 @@ def test_a_file_that_holds_no_object_is_named(tmp_path: Path, text: str) -> None
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(DataError, match=r"bad\.json"):
         open_camera(f"fake://{tmp_path / 'bad.json'}")
+
+
+def test_corrupt_frames_at_the_start_count_as_dropped() -> None:
+    for options in ("corrupt=0:5", "corrupt=10:5", "stall=0:0.1"):
+        with open_camera(f"{FAST}&frames=40&{options}") as camera:
+            summary = run(camera, lambda frame: Result())
+        assert summary.frames + summary.dropped == 40, options
+
+
+def test_frames_read_before_a_run_are_not_dropped_by_it() -> None:
+    with open_camera("synthetic://?size=64x48&frames=10&live=0") as camera:
+        assert camera.read() and camera.read()
+        summary = run(camera, lambda frame: Result())
+    assert (summary.frames, summary.dropped) == (8, 0)

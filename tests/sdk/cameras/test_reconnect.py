@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeloc.cameras import open_camera, reconnect
+from edgeloc.cameras import base, open_camera
 from edgeloc.cameras.reconnect import ReconnectingCamera
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 from edgeloc.loop.run import run
@@ -27,7 +27,7 @@ def nothing(frame: Frame) -> Result:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A camera counts as stalled after a tenth of a second instead of two."""
-    monkeypatch.setattr(reconnect, "READ_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(base, "READ_TIMEOUT_S", 0.1)
 
 
 def test_a_disconnection_is_a_gap_and_the_numbers_go_on() -> None:
@@ -97,6 +97,14 @@ def test_a_stalled_camera_is_opened_again(impatient: None) -> None:
             frames.append(frame)
         assert len(camera.gaps) == 1 and camera.gaps[0].seconds >= 0.4
     assert [frame.sequence for frame in frames] == sorted({frame.sequence for frame in frames})
+
+
+def test_a_camera_slower_than_the_stall_limit_is_not_away(impatient: None) -> None:
+    with open_camera("fake://?size=64x48&fps=4&frames=4") as camera:
+        assert camera.stall_s == 0.75 and len(list(camera)) == 4
+        assert camera.gaps == ()
+    summary = run("fake://?size=64x48&fps=4&frames=4", nothing)
+    assert summary.frames == 4 and summary.findings == ()
 
 
 def test_a_short_timeout_of_the_reader_is_no_reason_to_open_it_again() -> None:

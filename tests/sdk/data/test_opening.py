@@ -89,7 +89,8 @@ def test_splits_and_seeds_of_scenes_share_nothing() -> None:
     ("uri", "message"),
     [
         ("synthetic?speed=3", "there is no option 'speed'; known are: seed, count, size, split"),
-        ("synthetic?count=0", "count=0 must be a whole number of 1 or more"),
+        ("synthetic?count=0", "count=0 must be a whole number from 1 to 100,000"),
+        ("synthetic?count=999999999999", "must be a whole number from 1 to 100,000"),
         ("synthetic?seed=-1", "seed=-1 must be"),
         ("synthetic?size=300", "size=300 must be a width and a height"),
         ("synthetic?size=8x8", "32 to 4096"),
