@@ -278,8 +278,8 @@ class _Tally:
         if not frame.captured_at <= now + _CLOCK_SLACK_S:
             fault = f"gave a frame captured at {frame.captured_at} s, and now is {now:.3f} s"
             raise CameraError(f"camera {self._camera.name} {fault}", hint="give seconds of time.monotonic()")
-        if self._last is not None and frame.sequence <= self._last[0]:
-            fault = f"gave frame {frame.sequence} after frame {self._last[0]}"
+        if frame.sequence <= self._number:
+            fault = f"gave frame {frame.sequence} after frame {self._number}"
             raise CameraError(f"camera {self._camera.name} {fault}", hint="let the sequence grow with each frame")
 
     def _away_s(self, frame: Frame) -> float:
