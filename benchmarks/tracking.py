@@ -112,7 +112,7 @@ def _clip(entry: Any) -> Clip:
 
 
 def _centre_and_size(box: Box) -> Any:
-    return np.array([(box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, box.width, box.height])
+    return np.array([*box.center, box.width, box.height])
 
 
 def untracked(clip: Clip, seen: Boxes) -> Answers:

@@ -23,6 +23,8 @@ from edgeloc.errors import ModelError as ModelError
 from edgeloc.errors import OutputError as OutputError
 from edgeloc.errors import UsageError as UsageError
 from edgeloc.findings import Finding as Finding
+from edgeloc.geometry import Bearing as Bearing
+from edgeloc.geometry import CameraGeometry as CameraGeometry
 from edgeloc.localizer import Localizer as Localizer
 from edgeloc.loop.outlets import LostSink as LostSink
 from edgeloc.loop.run import RunSummary as RunSummary

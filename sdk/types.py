@@ -40,6 +40,11 @@ class Box(NamedTuple):
         return max(0.0, self.y2 - self.y1)
 
     @property
+    def center(self) -> tuple[float, float]:
+        """The middle, x and y in pixels."""
+        return (self.x1 + self.x2) / 2, (self.y1 + self.y2) / 2
+
+    @property
     def area(self) -> float:
         """Area in square pixels."""
         return self.width * self.height

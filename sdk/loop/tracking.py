@@ -169,7 +169,7 @@ class _BoxFilter:
     def misfit(self, box: Box, noise: float) -> float:
         """How unlikely a measured box is: its centre's normalized innovation squared (NIS)."""
         x, y, width, height, _, _ = self._state()
-        across, down = (box.x1 + box.x2) / 2 - x, (box.y1 + box.y2) / 2 - y
+        across, down = box.center[0] - x, box.center[1] - y
         (xx, xy), (_, yy) = self._kalman.errorCovPost[:2, :2].tolist()
         xx, yy = xx + (noise * width) ** 2, yy + (noise * height) ** 2
         misfit: float = (across * across * yy - 2 * across * down * xy + down * down * xx) / (xx * yy - xy * xy)
@@ -202,7 +202,7 @@ def _column(*values: float) -> NDArray[np.float64]:
 
 def _centre_and_size(box: Box) -> tuple[float, float, float, float]:
     """Centre x and y, width, height; a side of nothing counts as a pixel."""
-    return (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2, max(box.width, 1.0), max(box.height, 1.0)
+    return *box.center, max(box.width, 1.0), max(box.height, 1.0)
 
 
 def box_noise(contract: Contract | None, size: str) -> float:

@@ -43,3 +43,7 @@ def test_a_frame_grows_older_and_an_observation_does_not() -> None:
     time.sleep(0.01)
     assert frame.age_ms > observation.age_ms
     assert (observation.sequence, observation.captured_at) == (7, frame.captured_at)
+
+
+def test_the_center_of_a_box() -> None:
+    assert Box(10, 20, 40, 30).center == (25, 25)
