@@ -16,6 +16,8 @@ from edgeloc.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from edgeloc.loop.run import RunSummary
+    from edgeloc.loop.tracking import Tracker
+    from edgeloc.model.contract import Contract
     from edgeloc.sinks import Sink
 
 HELP = "find the object in what a camera sees, live, and show or record it"
@@ -121,7 +123,6 @@ def _run(args: argparse.Namespace, sinks: list[Sink]) -> RunSummary:
     from edgeloc.cameras import open_camera
     from edgeloc.localizer import Localizer
     from edgeloc.loop.run import run as run_loop
-    from edgeloc.loop.tracking import Tracker
 
     if args.cores:
         # edgeloc.device knows the board's cores; the SDK may not import it.
@@ -129,10 +130,17 @@ def _run(args: argparse.Namespace, sinks: list[Sink]) -> RunSummary:
     localizer = Localizer(args.model, args.engine, args.threads, args.contract, args.cpu_model)
     wanted = localizer.contract.input
     with open_camera(args.camera, size=(wanted.width, wanted.height)) as camera:
-        tracker = Tracker(localizer.contract, predict_ms=args.predict_ms) if args.track else None
+        tracker = _tracker(args, localizer.contract) if args.track else None
         return run_loop(
             camera, localizer, *sinks, mode=args.mode, budget_ms=args.budget_ms, frames=args.frames, tracker=tracker
         )
+
+
+def _tracker(args: argparse.Namespace, contract: Contract) -> Tracker:
+    # A run without it starts sooner.
+    from edgeloc.loop.tracking import Tracker
+
+    return Tracker(contract, predict_ms=args.predict_ms)
 
 
 def _last_words(sinks: list[Sink], doing: str) -> str:

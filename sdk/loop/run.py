@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgeloc._support.interrupt import Interrupt, graceful_interrupt
 from edgeloc.cameras import Camera, open_camera
@@ -20,9 +20,11 @@ from edgeloc.loop.ages import Ages
 from edgeloc.loop.draw import draw
 from edgeloc.loop.outlets import LostSink, Outlets
 from edgeloc.loop.slot import LiveCapture, Mode
-from edgeloc.loop.tracking import Tracker
 from edgeloc.sinks import Sink, open_sink
 from edgeloc.types import Frame, Observation, Pixels, Result
+
+if TYPE_CHECKING:
+    from edgeloc.loop.tracking import Tracker
 
 __all__ = ["EndedBy", "Mode", "RunSummary", "run"]
 
