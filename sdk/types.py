@@ -94,7 +94,7 @@ class Detection:
         box: in pixels of the full frame, clipped to it; None where the model gives no box.
         score: the probability, 0 to 1, that the object is there.
         label: the most probable class; None where the model has no classes, or where the class is less probable than
-            the contract's label threshold.
+            the contract's label threshold. The number of a class that has no label in the contract ("17").
         class_scores: the probabilities of the classes, float32 (K,), in the order of the contract's labels.
     """
 
@@ -105,8 +105,8 @@ class Detection:
 
     @property
     def label_score(self) -> float | None:
-        """The probability of `label`, 0 to 1; None without a label."""
-        return float(self.class_scores.max()) if self.label is not None and self.class_scores.size else None
+        """The probability of `label`, 0 to 1; None without a label, and for a class that has none in the contract."""
+        return float(self.class_scores.max()) or None if self.label is not None and self.class_scores.size else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -295,7 +295,7 @@ def _decoded(flatbuffer: bytes, contract: Contract, images: NDArray[np.float32],
     reader, rows = head_reader(contract), []
     outputs = answers(flatbuffer, images)
     for index in range(len(images)):
-        presence, scores, corners = reader({name: values[index : index + 1] for name, values in outputs.items()})
+        presence, scores, corners, _ = reader({name: values[index : index + 1] for name, values in outputs.items()})
         box = np.zeros(0) if corners is None else corners.reshape(-1) / unit
         rows.append(np.concatenate([np.asarray(presence, np.float64), scores.reshape(-1), box]))
     return np.stack(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from operator import attrgetter
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgeloc.decode.heads import head_reader
 from edgeloc.errors import EdgelocError, EngineError
+from edgeloc.findings import Finding, report
 from edgeloc.model.contract import Contract
 from edgeloc.preprocess import Placement
 from edgeloc.types import Box, Detection, Result
@@ -18,6 +20,8 @@ from edgeloc.types import Box, Detection, Result
 __all__ = ["Decoder"]
 
 _score = attrgetter("score")
+
+logger = logging.getLogger(__name__)
 
 
 class Decoder:
@@ -32,6 +36,7 @@ class Decoder:
         self._presence, self._label = contract.thresholds.presence, contract.thresholds.label
         pixels = contract.box.units == "pixels" and contract.output("ssd-boxes") is None
         self._unit_x, self._unit_y = (1, 1) if pixels else (contract.input.width, contract.input.height)
+        self._reported = False
         self._nothing = Detection(None, 0.0, None, np.zeros(len(contract.labels), np.float32))
 
     def __call__(
@@ -57,13 +62,13 @@ class Decoder:
         self, outputs: Mapping[str, NDArray[np.float32]], placement: Placement, frame_size: tuple[int, int]
     ) -> Result:
         with np.errstate(all="ignore"):  # numbers that are not finite are found below
-            presence, scores, corners = self._read(outputs)
+            presence, scores, corners, beyond = self._read(outputs)
         boxes = None if corners is None else corners.tolist()
         found, rejected = [], self._nothing
         for i, score in enumerate(presence):
             if not math.isfinite(score):
                 raise _not_finite("presence")
-            label = self._best_label(scores[i])
+            label = self._number(beyond[i], score) if i in beyond else self._best_label(scores[i])
             if score >= self._presence:
                 box = None if boxes is None else self._box(boxes[i], placement, frame_size)
                 found.append(Detection(box, score, label, scores[i]))
@@ -83,6 +88,16 @@ class Decoder:
         if not math.isfinite(score):
             raise _not_finite("class scores")
         return self._labels[best] if score >= self._label else None
+
+    def _number(self, number: int, score: float) -> str | None:
+        """The number of a class that has no label in the contract, as its label; told once."""
+        if score >= self._presence and not self._reported:
+            self._reported = True
+            message = f"the model answered class {number}, the contract has {len(self._labels)} labels"
+            report(
+                logger, Finding("class-beyond-labels", "warning", message, "name every class number, unused ones too")
+            )
+        return str(number) if score >= self._label else None
 
     def _box(self, corners: list[float], placement: Placement, frame_size: tuple[int, int]) -> Box:
         """Corners in the contract's units as a box in frame pixels: edges in order, clipped to the frame."""

@@ -46,18 +46,21 @@ BOX_PARTS: dict[tuple[str, ...], BoxForm] = {
     ("x1", "y1", "w", "h"): "xywh",
 }
 _UNUSED = "unused"
+_NONE_BEYOND: Mapping[int, int] = {}
 
 
 class Reading(NamedTuple):
     """What the outputs hold, one row for each candidate object.
 
     `presence` are probabilities (n,); `scores` are class probabilities (n, K); `corners` are x1, y1, x2, y2 (n, 4) in
-    the contract's units, None where the model gives no box.
+    the contract's units, None where the model gives no box. `beyond` are the class numbers of those rows whose class
+    has no label in the contract.
     """
 
     presence: list[float]
     scores: Array
     corners: Array | None
+    beyond: Mapping[int, int] = _NONE_BEYOND
 
 
 Reader = Callable[[Outputs], Reading]
@@ -322,19 +325,15 @@ class _Ssd:
         found = len(presence) if self._count is None else min(int(outputs[self._count].reshape(-1)[0]), len(presence))
         best = np.argsort(-presence[:found], kind="stable")[: self._objects]
         scores = np.zeros((len(best), self._classes), np.float32)
+        beyond: dict[int, int] = {}
         if self._labels is not None:
-            self._fill(scores, outputs[self._labels].reshape(-1)[best].tolist(), presence[best])
+            for row, number in enumerate(map(int, outputs[self._labels].reshape(-1)[best].tolist())):
+                if 0 <= number < self._classes:
+                    scores[row, number] = presence[best[row]]
+                else:
+                    beyond[row] = number
         corners = corners_of("yxyx", outputs[self._boxes].reshape(-1, 4)[best])
-        return Reading(presence[best].tolist(), scores, corners)
-
-    def _fill(self, scores: Array, classes: list[float], presence: Array) -> None:
-        for row, number in enumerate(classes):
-            if not 0 <= number < self._classes:
-                raise ContractError(
-                    f"labels: the model answered class {number:g}, the contract has {self._classes} labels",
-                    hint="name every class number, unused ones too",
-                )
-            scores[row, int(number)] = presence[row]
+        return Reading(presence[best].tolist(), scores, corners, beyond)
 
 
 class _Yolo:

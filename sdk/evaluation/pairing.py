@@ -155,7 +155,7 @@ class Side:
     def answer(self, pixels: Pixels) -> Answer:
         """The answer on a BGR uint8 image (height, width, 3)."""
         result = self._localizer(pixels)
-        known = bool(self._labels) and result.class_scores.size == len(self._labels)
+        known = bool(self._labels) and result.class_scores.size == len(self._labels) and result.class_scores.any()
         label = self._labels[int(np.argmax(result.class_scores))] if known else None
         return Answer(float(result.presence), result.box, label)
 

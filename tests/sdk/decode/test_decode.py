@@ -201,9 +201,17 @@ def test_ssd_with_nothing_found_is_nothing_present() -> None:
     assert result.class_scores.tolist() == [0, 0, 0]
 
 
-def test_ssd_with_a_class_beyond_the_labels_says_so() -> None:
-    with pytest.raises(ContractError, match="class 2, the contract has 2 labels"):
-        decode(contract(*SSD, labels=("a", "b")), ssd_outputs())
+def test_ssd_with_a_class_beyond_the_labels_keeps_its_number_and_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    decoder = Decoder(contract(*SSD, labels=("a", "b")))
+    arrays = {name: np.asarray(values, np.float32) for name, values in ssd_outputs().items()}
+    for _ in range(2):
+        result = decoder(arrays, PLACEMENT, FRAME)
+    assert (result.presence, result.label) == (pytest.approx(0.7), "2")
+    assert result.objects[0].label_score is None and result.class_scores.tolist() == [0, 0]
+    assert [record.finding.code for record in caplog.records] == ["class-beyond-labels"]
+    assert "class 2, the contract has 2 labels" in caplog.text
 
 
 @pytest.mark.parametrize(
