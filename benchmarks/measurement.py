@@ -336,5 +336,5 @@ def _data_findings(figures: Regression | Accuracy | None) -> Sequence[Finding]:
         return (Finding("no-objects", "warning", message, "give images with boxes"),)
     if figures.ci_by == "image" and len({row.group for row in figures.rows}) == 1:
         message = "the data names no groups, or only one: of frames of one clip, the interval is too narrow"
-        return (Finding("one-group", "note", message),)
+        return (Finding("no-groups", "warning", message, "name the clip of each image in the data"),)
     return ()

@@ -196,6 +196,20 @@ class BenchResult:
         if self.latency and not self.latency["total"].p50_ms > 0:
             raise ValueError(f"latency.total.p50_ms is {self.latency['total'].p50_ms}: it must be above 0")
 
+    @property
+    def size_comparison(self) -> str:
+        """How the model's size compares with the other model's, in words; "" without another model."""
+        if self.against is None or not self.size_ratio:
+            return ""
+        other = self.against.precision
+        name = (
+            "float" if "float32" in other else "the other model" if other == UNKNOWN_PRECISION else f"the {other} model"
+        )
+        ratio = self.size_ratio
+        if 0.95 < ratio < 1.05:
+            return f"as large as {name}"
+        return f"{ratio:.1f} times smaller than {name}" if ratio > 1 else f"{1 / ratio:.1f} times larger than {name}"
+
 
 def write_result(path: str | Path, result: BenchResult) -> None:
     """Write `result` as JSON, whole or not at all; OutputError when `path` cannot be written."""

@@ -387,3 +387,10 @@ def test_every_finding_code_is_explained_and_none_that_does_not_exist() -> None:
     explained = re.findall(r"^\| `([a-z0-9-]+)` \|", (DOCS / "findings.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(explained) == len(set(explained))
     assert set(explained) == codes_used()
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_path_that_a_page_for_contributors_names_is_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = re.findall(r"`((?:sdk|device|converters|benchmarks|tests|docs)/[\w./-]*)`", text)
+    assert named and not [path for path in named if not (ROOT / path).exists()]

@@ -128,7 +128,7 @@ def closing_table(result: BenchResult, out: str) -> str:
         total, invoke = result.latency["total"].p50_ms, result.latency["invoke"].p50_ms
         rows.append(("latency", f"p50 {total:.1f} ms a frame, {1000 / total:.0f} a second  (invoke {invoke:.1f} ms)"))
     rows.append(("energy", format_energy(result.energy)))
-    ratio = f"  ({result.size_ratio:.1f} times smaller than float)" if result.size_ratio else ""
+    ratio = f"  ({result.size_comparison})" if result.size_comparison else ""
     rows.append(("size", f"{format_size(result.model.bytes)}, {result.model.precision}{ratio}"))
     if result.data and result.data.skipped:
         names = format_names(result.data.skipped_names)

@@ -95,8 +95,8 @@ def _tiles(result: BenchResult) -> list[dict[str, str]]:
     if result.energy.per_frame_mj is not None:
         spread = f"± {result.energy.per_frame_uncertainty_mj:.2g}, {result.energy.status}, beyond idle"
         tiles.append(_tile("energy per frame", f"{result.energy.per_frame_mj:.3g} mJ", spread))
-    ratio = f"{result.size_ratio:.1f} times smaller than float" if result.size_ratio else result.model.precision
-    tiles.append(_tile("model file", format_size(result.model.bytes), ratio))
+    note = result.size_comparison or result.model.precision
+    tiles.append(_tile("model file", format_size(result.model.bytes), note))
     return tiles
 
 

@@ -178,7 +178,7 @@ def _about_the_data(regression: Regression, limits: GateLimits) -> Iterator[Find
             "the data names no groups, or only one: if images are frames of one clip, the interval of the drop is "
             "too narrow"
         )
-        yield Finding("gate-no-groups", "warning", message, "name the clip of each image in the data")
+        yield Finding("no-groups", "warning", message, "name the clip of each image in the data")
     if _has_presence(regression) and regression.presence.false_alarms_quantized is None:
         message = "no image without an object was measured: false alarms are unknown"
         yield Finding("gate-no-empty-images", "warning", message, "add images without an object")

@@ -49,8 +49,10 @@ def _lines(report: DoctorReport) -> Iterator[str]:
     for check, findings in report.checks.items():
         for number, finding in enumerate(findings):
             head = f"{finding.severity:<{_SEVERITY_WIDTH}}{'' if number else check:<{_CHECK_WIDTH}}"
+            # "ok" has nothing to look up.
+            code = "" if finding.severity == "ok" else f" [{finding.code}]"
             yield textwrap.fill(
-                finding.message, width, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False
+                finding.message + code, width, initial_indent=head, subsequent_indent=indent, break_on_hyphens=False
             )
             if finding.fix:
                 # Not filled: a command that is broken over lines cannot be copied.

@@ -169,9 +169,9 @@ def _scalars(values: dict[str, Any]) -> str:
 
 
 def _calibration(manifest: dict[str, Any]) -> str:
-    """The manifest's own words: numbers and strings as they are, lists by their length."""
+    """The manifest's own words: numbers and strings as they are, lists by their length; not what is unknown."""
     return ", ".join(
         f"{len(value)} {name}" if isinstance(value, list) else f"{name} {value}"
         for name, value in manifest.items()
-        if not isinstance(value, dict)
+        if value is not None and not isinstance(value, dict)
     )

@@ -78,6 +78,23 @@ def test_figures_and_findings_are_shown(page: str) -> None:
         assert text in page
 
 
+@pytest.mark.parametrize(
+    ("precision", "ratio", "words"),
+    [
+        ("float32", 3.571, "3.6 times smaller than float"),
+        ("int8", 1.01, "as large as the int8 model"),
+        ("int8", 0.5, "2.0 times larger than the int8 model"),
+        ("int8", None, ""),
+    ],
+)
+def test_the_size_is_compared_with_what_the_other_model_is(
+    bench_result: BenchResult, precision: str, ratio: float | None, words: str
+) -> None:
+    assert bench_result.against is not None
+    against = dataclasses.replace(bench_result.against, precision=precision)
+    assert dataclasses.replace(bench_result, against=against, size_ratio=ratio).size_comparison == words
+
+
 def test_names_are_escaped(bench_result: BenchResult) -> None:
     changed = dataclasses.replace(
         bench_result, findings=(Finding("labels-differ", "warning", "<script>alert(1)</script>"),)

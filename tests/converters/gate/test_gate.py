@@ -234,7 +234,7 @@ def test_the_interval_says_what_was_resampled(models: Models, photos: Dataset) -
     assert (by_image.regression.ci_by, by_image.regression.ci_groups) == ("image", COUNT)
     assert any("4 groups resampled" in line for line in report_lines(by_clip))
     assert any(f"{COUNT} images resampled" in line for line in report_lines(by_image))
-    assert "gate-no-groups" in codes(by_image)
+    assert "no-groups" in codes(by_image)
 
 
 def test_data_that_cannot_tell_is_warned_of(models: Models, photos: Dataset) -> None:
