@@ -19,7 +19,7 @@ from pathlib import Path
 from edgeloc.errors import EdgelocError, OutputError, UsageError
 from edgeloc.findings import Finding, report
 
-__all__ = ["atomic_path", "cache_folder", "growing_file", "require_writable", "utf8_path"]
+__all__ = ["atomic_path", "cache_folder", "growing_file", "release", "require_writable", "utf8_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,8 @@ def growing_file(path: Path, *, overwrite: bool = False) -> tuple[Path, FileIO]:
 
     `{time}` in its name becomes now, as in 20251231T235959, numbered where that file is there already. A link is
     followed. A pipe with a name is written into, as is a device. UsageError where the file is there already and
-    `overwrite` is not given; OutputError where it cannot be written.
+    `overwrite` is not given, or another still writes it; OutputError where it cannot be written. `release` it before
+    it is closed.
     """
     if _TIME not in path.name:
         return path, _create(path, overwrite)
@@ -81,7 +82,8 @@ def _create(path: Path, overwrite: bool) -> FileIO:
             descriptor = os.open(target, flags | os.O_NONBLOCK)
             os.set_blocking(descriptor, True)
         else:
-            descriptor = os.open(target, flags | os.O_CREAT | (os.O_TRUNC if overwrite else os.O_EXCL), 0o666)
+            descriptor = os.open(target, flags | os.O_CREAT | (0 if overwrite else os.O_EXCL), 0o666)
+            _empty(descriptor, path)
     except FileExistsError as error:
         hint = "give another name, one with {{time}} in it, or {overwrite}"
         raise UsageError(f"{path} is there already", hint=hint) from error
@@ -90,6 +92,24 @@ def _create(path: Path, overwrite: bool) -> FileIO:
             raise OutputError(f"nobody reads from the pipe {path}", hint="start its reader first") from error
         raise _unwritable(path, error) from error
     return FileIO(descriptor, "w")
+
+
+def _empty(descriptor: int, path: Path) -> None:
+    """Lock the file for as long as it is written, and empty it; UsageError where another program holds it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UsageError(f"{path} is being written by another run", hint="give another name") from error
+    except OSError:
+        logger.debug("%s: its file system has no locks", path)
+    os.ftruncate(descriptor, 0)
+
+
+def release(file: FileIO) -> None:
+    """Let others write a growing file, though a copy of its descriptor may still be open."""
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _is_stream(target: Path) -> bool:

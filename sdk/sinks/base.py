@@ -12,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 
 from edgeloc._support.backend import Uri
-from edgeloc._support.files import growing_file
+from edgeloc._support.files import growing_file, release
 from edgeloc.types import Observation, Pixels
 
 __all__ = ["FileSink", "Sink"]
@@ -99,13 +99,18 @@ class FileSink(Sink):
         """The file's path."""
         return str(self.path)
 
-    def _begin(self) -> FileIO:
-        """Create the file; UsageError where there is one, OutputError when nothing can be written there."""
-        self.path, self._file = growing_file(self._given, overwrite=self.overwrite)
+    def _begin(self, path: Path | None = None) -> FileIO:
+        """Create the file, or another one at `path`; UsageError where there is one, OutputError where none can be."""
+        self.path, self._file = growing_file(path or self._given, overwrite=self.overwrite)
         file = self._file
         self._synced = threading.Event()
         threading.Thread(target=_sync, args=(os.dup(file.fileno()), self._synced), daemon=True).start()
         return file
+
+    @property
+    def _taken(self) -> int:
+        """How many bytes the open file has."""
+        return 0 if self._file is None else os.fstat(self._file.fileno()).st_size
 
     @property
     def _streams(self) -> bool:
@@ -113,15 +118,18 @@ class FileSink(Sink):
         return self._file is not None and not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
 
     def _end(self) -> None:
-        """Close the file; one that nothing was written into is removed."""
+        """Close the file; one that nothing was written into is removed, but never another that took its name."""
         file, self._file = self._file, None
         if file is None or self._synced is None:
             return
         self._synced.set()
-        status = os.fstat(file.fileno())
+        status, target = os.fstat(file.fileno()), os.path.realpath(self.path)
+        release(file)
         file.close()
         if stat.S_ISREG(status.st_mode) and not status.st_size:
-            Path(os.path.realpath(self.path)).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(target), status):
+                    os.unlink(target)
 
 
 def _sync(descriptor: int, stop: threading.Event) -> None:

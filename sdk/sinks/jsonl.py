@@ -25,7 +25,7 @@ class JsonLinesSink(FileSink):
         self._whole = 0
 
     def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
-        """Append one line; OutputError when the disk is full, with the whole lines kept."""
+        """Append one line; OutputError when the disk is full, with the lines before kept whole."""
         assert self._file is not None
         line = (json.dumps(as_record(observation)) + "\n").encode()
         try:
@@ -40,7 +40,7 @@ class JsonLinesSink(FileSink):
         if not complete:
             with suppress(OSError):  # a pipe cannot be cut
                 self._file.truncate(self._whole)
-            raise OutputError(f"{self.path} cannot be written to: {reason}; the lines before are kept")
+            raise OutputError(f"{self.path} cannot be written to: {reason}")
         self._whole += len(line)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from abc import abstractmethod
@@ -20,10 +21,14 @@ from edgeloc.types import Observation, Pixels
 
 __all__ = ["AviSink", "Mp4Sink", "VideoSink", "fit"]
 
+logger = logging.getLogger(__name__)
+
 LIVE_FPS = 30.0
 IMAGES_FPS = 10.0
 LEAST_FREE_BYTES = 2**20
-# A picture of a live camera is held in an .avi for no longer than this.
+# Of an .avi: OpenCV refuses fewer pictures a second, and counts its bytes in 31 bits.
+LEAST_FPS, MOST_BYTES = 1.0, 2_000_000_000
+# A picture is held in an .avi for no longer than this.
 LONGEST_HOLD_S = 10.0
 _TICKS_PER_S = 90_000
 # Each second begins a fragment of its own, so no more than this is lost when the program is killed.
@@ -57,6 +62,8 @@ class VideoSink(FileSink):
         if self._streams:
             self._end()
             raise OutputError(f"{self.path} is no file, and a video is not written in one go", hint="use a .jsonl")
+        # A link may lead to another disk.
+        self._folder = os.path.dirname(os.path.realpath(self.path))
         self._fps, self._live = fps or (LIVE_FPS if live else IMAGES_FPS), live
         self._written = 0
 
@@ -70,8 +77,8 @@ class VideoSink(FileSink):
             self._began_at = observation.captured_at
             self._start()
         # Neither encoder reports each failed write.
-        if shutil.disk_usage(self.path.parent).free < LEAST_FREE_BYTES:
-            raise OutputError(f"{self.path}: the disk is full (under 1 MB free); frames written before are kept")
+        if shutil.disk_usage(self._folder).free < LEAST_FREE_BYTES:
+            raise OutputError(f"{self.path}: the disk is full (under 1 MB free)")
         at_s = observation.captured_at - self._began_at if self._live else self._written / self._fps
         self._encode(fit(picture, self._size), at_s)
         self._written += 1
@@ -103,6 +110,7 @@ class Mp4Sink(VideoSink):
     """
 
     _container: Any = None
+    _stream: Any = None
 
     def open(self, *, fps: float | None = None, live: bool = False) -> None:
         """Create the file; MissingExtra without PyAV."""
@@ -116,7 +124,8 @@ class Mp4Sink(VideoSink):
         import av
 
         with self._reported():
-            self._container = av.open(str(self.path), "w", format="mp4", options=_MP4)
+            # FFmpeg takes what stands before a colon in a name for a protocol.
+            self._container = av.open(f"file:{self.path}", "w", format="mp4", options=_MP4)
             stream = self._container.add_stream("libx264", rate=Fraction(self._fps).limit_denominator(1001))
             stream.width, stream.height = self._size
             stream.pix_fmt, stream.options = "yuv420p", _H264
@@ -137,12 +146,13 @@ class Mp4Sink(VideoSink):
             self._container.mux(self._stream.encode(frame))
 
     def _finish(self) -> None:
-        container, self._container = self._container, None
+        container, stream, self._container, self._stream = self._container, self._stream, None, None
         if container is None:
             return
         with self._reported():
             try:
-                container.mux(self._stream.encode(None))
+                if stream is not None:
+                    container.mux(stream.encode(None))
             finally:
                 container.close()
 
@@ -152,44 +162,55 @@ class Mp4Sink(VideoSink):
 
         try:
             yield
-        except av.FFmpegError as error:
-            reason = error.strerror or str(error)
-            raise OutputError(f"{self.path} cannot be written to: {reason}; frames written before are kept") from error
+        except (av.FFmpegError, av.codec.codec.UnknownCodecError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise OutputError(f"{self.path} cannot be written to: {reason}") from error
 
 
 class AviSink(VideoSink):
     """Motion JPEG in an AVI, by OpenCV alone: each picture is whole in itself, so what is in the file plays.
 
-    It has one rate, the camera's: a picture of a live camera is repeated until the next one's time.
+    It has one rate, the camera's, and at least 1 a second: a picture is repeated until the next one's time. The kind of
+    file ends at 2 GB: what follows is in files with the time of their start in their names.
     """
 
     _writer: cv2.VideoWriter | None = None
     _last: Pixels | None = None
-    _pictures = 0
+    _rate = LIVE_FPS
+    # How many pictures the video holds by its time; after a long gap it holds fewer.
+    _place = 0
 
     def _start(self) -> None:
         fourcc = cv2.VideoWriter.fourcc(*"MJPG")
+        self._rate = max(LEAST_FPS, self._fps)
         # OpenCV's own writer: FFmpeg's keeps pictures back until the end.
-        self._writer = cv2.VideoWriter(str(self.path), cv2.CAP_OPENCV_MJPEG, fourcc, self._fps, self._size)
+        self._writer = cv2.VideoWriter(str(self.path), cv2.CAP_OPENCV_MJPEG, fourcc, self._rate, self._size)
         if not self._writer.isOpened():
             raise OutputError(f"{self.path}: this OpenCV cannot encode Motion JPEG", hint="pip install opencv-python")
-        self._last, self._pictures = None, 0
+        self._last, self._place = None, 0
 
     def _encode(self, picture: Pixels, at_s: float) -> None:
         assert self._writer is not None
-        place = round(at_s * self._fps)
-        if place < self._pictures:
+        place = round(at_s * self._rate)
+        if place < self._place:
             return
+        if self._taken >= MOST_BYTES:
+            self._go_on(place)
         if self._last is not None:
-            for _ in range(min(place - self._pictures, round(LONGEST_HOLD_S * self._fps))):
-                self._append(self._last)
-        self._append(picture)
-        self._last = picture
-
-    def _append(self, picture: Pixels) -> None:
-        assert self._writer is not None
+            for _ in range(min(place - self._place, round(LONGEST_HOLD_S * self._rate))):
+                self._writer.write(self._last)
         self._writer.write(picture)
-        self._pictures += 1
+        self._last, self._place = picture, place + 1
+
+    def _go_on(self, place: int) -> None:
+        """Begin another file: OpenCV ends the whole process when one of more than 2 GB is closed."""
+        full = self.path
+        self._finish()
+        self._end()
+        self._begin(full.with_stem(f"{self._given.stem.replace('{time}', '')}-{{time}}"))
+        self._start()
+        self._place = place
+        logger.info("%s is full; the video goes on in %s", full, self.path)
 
     def _finish(self) -> None:
         writer, self._writer, self._last = self._writer, None, None

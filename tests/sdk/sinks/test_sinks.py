@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -176,6 +178,112 @@ def test_a_live_avi_holds_pictures_so_that_time_stays_true(tmp_path: Path) -> No
     sink.close()
     levels = [float(picture.mean()) for picture in pictures(tmp_path / "out.avi")]
     assert levels == pytest.approx([20, 20, 20, 120, 220], abs=6)
+
+
+def test_an_avi_of_a_camera_slower_than_a_picture_a_second(tmp_path: Path) -> None:
+    """OpenCV makes none of under 1 fps: pictures are repeated."""
+    sink = open_sink(tmp_path / "out.avi")
+    sink.open(fps=0.5)
+    write(sink, [example_frame(0), example_frame(10)])
+    sink.close()
+    levels = [float(picture.mean()) for picture in pictures(tmp_path / "out.avi")]
+    assert levels == pytest.approx([20, 20, 120], abs=6)
+
+
+def test_a_long_gap_in_an_avi_is_held_once(tmp_path: Path) -> None:
+    sink = open_sink(tmp_path / "out.avi")
+    sink.open(fps=10, live=True)
+    write(sink, [example_frame(number, at) for number, at in enumerate([0, 0.1, 60, 60.1, 60.2])])
+    sink.close()
+    assert len(pictures(tmp_path / "out.avi")) == 2 + 100 + 3
+
+
+def test_an_avi_goes_on_in_another_file_before_opencv_would_end_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("edgeloc.sinks.video.MOST_BYTES", 100_000)
+    sink = open_sink(tmp_path / "out.avi")
+    sink.open(fps=10)
+    noise = np.random.default_rng(0)
+    for number in range(20):
+        write(sink, [Frame(noise.integers(0, 256, (96, 128, 3)).astype(np.uint8), number / 10, number)])
+    sink.close()
+    parts = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert parts[0].name == "out.avi" and len(parts) > 1
+    assert all(path.stat().st_size < 200_000 for path in parts)
+    assert sum(len(pictures(path)) for path in parts) == 20
+    assert f"{parts[0]} is full; the video goes on in {parts[1]}" in caplog.text
+
+
+def test_a_name_with_a_colon_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sink = open_sink("12:30.mp4")
+    sink.open(fps=10)
+    write(sink, [example_frame(0), example_frame(1)])
+    sink.close()
+    assert len(pictures(tmp_path / "12:30.mp4")) == 2
+
+
+def test_an_encoder_that_cannot_be_made_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with an FFmpeg that was built without x264."""
+    av = pytest.importorskip("av")
+
+    class Container:
+        def add_stream(self, codec: str, rate: float) -> None:
+            raise av.codec.codec.UnknownCodecError(codec)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(av, "open", lambda *_, **__: Container())
+    sink = open_sink(tmp_path / "out.mp4")
+    sink.open(fps=10)
+    with pytest.raises(OutputError, match="libx264"):
+        write(sink, [example_frame(0)])
+    sink.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_never_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    first, second = (open_sink(path, overwrite=True) for _ in range(2))
+    for _ in range(2):
+        first.open()
+        write(first, [example_frame(0)])
+        with pytest.raises(UsageError, match="being written by another run"):
+            second.open()
+        first.close()
+        assert len(path.read_text().splitlines()) == 1
+    second.open()
+    second.close()
+
+
+def test_an_empty_file_is_removed_but_not_another_that_took_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    sink = open_sink(path)
+    sink.open()
+    path.unlink()
+    path.write_text("")
+    sink.close()
+    assert path.exists()
+
+
+def test_the_free_space_is_that_of_the_disk_that_a_link_leads_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "card").mkdir()
+    path = tmp_path / "out.avi"
+    path.symlink_to(tmp_path / "card" / "out.avi")
+    asked = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(str(path)) or SimpleNamespace(free=2**40))
+    sink = open_sink(path)
+    sink.open(fps=10)
+    write(sink, [example_frame(0)])
+    sink.close()
+    assert asked == [str(tmp_path / "card")]
 
 
 def test_a_live_mp4_shows_each_picture_at_its_time_of_capture(tmp_path: Path) -> None:
