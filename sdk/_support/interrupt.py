@@ -87,16 +87,22 @@ class _Process:
 def graceful_interrupt() -> Iterator[Interrupt]:
     """Inside, the first signal only sets `number`; a second Ctrl-C raises KeyboardInterrupt where that is `breakable`.
 
+    One that comes over 3 s after the first breaks into whatever hangs then, except into closing.
+
     Only the main thread may set handlers: in another one nothing changes and `asked` stays False.
     """
     interrupt = Interrupt()
+    asked_at = float("inf")
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if interrupt.asked and number == signal.SIGINT and interrupt.breakable:
+        nonlocal asked_at
+        hangs = interrupt.closing_since is None and time.monotonic() - asked_at > _PATIENCE_S
+        if interrupt.asked and number == signal.SIGINT and (interrupt.breakable or hangs):
             interrupt.breakable = False
             raise KeyboardInterrupt
         _Process.heard_at = time.monotonic()
-        interrupt.number = interrupt.number or number
+        if not interrupt.asked:
+            interrupt.number, asked_at = number, _Process.heard_at
 
     with _handled(handle):
         outer, _Process.loop = _Process.loop, interrupt

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib
 import os
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -101,12 +102,13 @@ def run(args: argparse.Namespace) -> int:
     A signal is the usual end of a live camera's run: exit status 0. A file's run that is interrupted is not done: 130
     after Ctrl-C, 143 after SIGTERM or SIGHUP.
     """
+    from edgeloc.loop.run import keep_apart
     from edgeloc.sinks import open_sink
 
     if args.predict_ms is not None and not args.track:
         raise UsageError("only a track can be predicted", hint="give {track}")
-    _keep_apart(args.camera, args.sink)
     sinks = [open_sink(uri, overwrite=args.overwrite) for uri in args.sink] + _service_manager()
+    keep_apart(args.camera, sinks)
     with sure_end(partial(_last_words, sinks)):
         summary = _run(args, sinks)
     # A video without a frame is not kept.
@@ -146,8 +148,9 @@ def _tracker(args: argparse.Namespace, contract: Contract) -> Tracker:
 def _last_words(sinks: list[Sink], doing: str) -> str:
     """Close the sinks but the one that hangs, and name what was written."""
     for sink in sinks:
-        if sink.name not in doing:
-            sink.close()
+        if doing.removeprefix("closing ") != sink.name:
+            with suppress(Exception):  # there is no time left to say so
+                sink.close()
     written = [sink.name for sink in sinks if os.path.exists(sink.name)]
     return f"what was written is kept: {', '.join(written)}" if written else "nothing was written"
 
@@ -162,13 +165,3 @@ def _service_manager() -> list[Sink]:
         return []
     progress: Sink = importlib.import_module("edgeloc.device.service.notify").ProgressSink.from_environment()
     return [progress]
-
-
-def _keep_apart(camera: str, sinks: list[str]) -> None:
-    """Refuse to overwrite the camera's own file, and to write one file twice."""
-    paths = [os.path.realpath(path) for path in (camera, *sinks)]
-    for position, path in enumerate(paths[1:]):
-        if path == paths[0]:
-            raise UsageError(f"sink {sinks[position]} is the file the frames come from", hint="give another name")
-        if path in paths[1 : position + 1]:
-            raise UsageError(f"sink {sinks[position]} is given twice")

@@ -44,7 +44,8 @@ class Outlets:
     def __init__(self, sinks: Iterable[Sink], camera: Camera, interrupt: Interrupt) -> None:
         self._sinks, self._camera, self._interrupt = list(sinks), camera, interrupt
         self._open: list[Sink] = []
-        self._results = 0
+        self.results = 0
+        """How many observations a sink has taken, or all of them where there is none."""
         self._began_at = time.monotonic()
         self.lost: list[LostSink] = []
         self.findings: list[Finding] = []
@@ -61,7 +62,7 @@ class Outlets:
                 self._open.append(sink)
                 sink.open(fps=self._camera.fps, live=self._camera.live)
         except BaseException:
-            self._close()
+            self._close(raises=False)
             raise
         self._began_at = time.monotonic()
         return self
@@ -69,9 +70,7 @@ class Outlets:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        failure = self._close()
-        if failure is not None and error is None:
-            raise failure
+        self._close(raises=error is None)
 
     def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
         """Hand the observation to each sink."""
@@ -84,11 +83,12 @@ class Outlets:
                 failed.append((sink, error))
         for sink, failure in failed:
             self._lose(sink, failure)
-        self._results += 1
+        self.results += 1
 
     def _lose(self, sink: Sink, error: Exception) -> None:
         """Go on without the sink; raise its failure where no other takes results."""
         self._open.remove(sink)
+        self._interrupt.at(f"closing {sink.name}")
         try:
             sink.close()
         except Exception as closing:
@@ -96,32 +96,39 @@ class Outlets:
         reason = _reason(sink, error)
         self.lost.append(
             LostSink(
-                mask_credentials(sink.name), self._results, time.monotonic() - self._began_at, mask_credentials(reason)
+                mask_credentials(sink.name), self.results, time.monotonic() - self._began_at, mask_credentials(reason)
             )
         )
         if all(other.auxiliary for other in self._open):
             if isinstance(error, OSError) and not isinstance(error, EdgelocError):
                 raise OutputError(reason) from error
             raise error
-        message = f"{reason}; it took {self._results} results, and the run goes on without it"
+        message = f"{reason}; it took {self.results} results, and the run goes on without it"
         self.findings.append(report(logger, Finding("sink-lost", "problem", message)))
 
-    def _close(self) -> Exception | None:
-        """Close every sink that is open; returns the first failure, the others are logged."""
+    def _close(self, *, raises: bool) -> None:
+        """Close every sink that is open; the failures are logged, but the first is raised where that is asked for."""
         self._interrupt.closing_since = time.monotonic()
-        failure: Exception | None = None
+        failures: list[Exception] = []
         while self._open:
             sink = self._open.pop(0)
             self._interrupt.at(f"closing {sink.name}")
             try:
                 sink.close()
             except BaseException as error:
-                # One that a sink raised by itself: signals only leave their number here.
-                ours = error if isinstance(error, Exception) else OutputError(f"{sink.name} was not closed: {error!r}")
-                if failure is not None:
-                    logger.error("%s", ours)
-                failure = failure or ours
-        return failure
+                failures.append(_unclosed(sink, error))
+        for failure in failures[raises:]:
+            logger.error("%s", failure)
+        if raises and failures:
+            raise failures[0]
+
+
+def _unclosed(sink: Sink, error: BaseException) -> Exception:
+    """What to raise or log: a bug of a sink as it is."""
+    if isinstance(error, OSError) and not isinstance(error, EdgelocError):
+        return OutputError(_reason(sink, error))
+    # An interrupt is one that a sink raised by itself: signals only leave their number here.
+    return error if isinstance(error, Exception) else OutputError(f"{sink.name} was not closed: {error!r}")
 
 
 def _reason(sink: Sink, error: Exception) -> str:

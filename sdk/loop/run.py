@@ -5,28 +5,30 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgeloc._support.interrupt import Interrupt, graceful_interrupt
 from edgeloc.cameras import Camera, open_camera
+from edgeloc.cameras.base import PathCamera, parse_uri
 from edgeloc.errors import CameraError, DataError, DeviceError, EdgelocError, EngineError, OutputError, UsageError
 from edgeloc.findings import Finding, report
 from edgeloc.loop.ages import Ages
 from edgeloc.loop.draw import draw
 from edgeloc.loop.outlets import LostSink, Outlets
 from edgeloc.loop.slot import LiveCapture, Mode
-from edgeloc.sinks import Sink, open_sink
+from edgeloc.sinks import FileSink, Sink, open_sink
 from edgeloc.types import Frame, Observation, Pixels, Result
 
 if TYPE_CHECKING:
     from edgeloc.loop.tracking import Tracker
 
-__all__ = ["EndedBy", "Mode", "RunSummary", "run"]
+__all__ = ["EndedBy", "Mode", "RunSummary", "keep_apart", "run"]
 
 Localize = Callable[[Frame], Result]
 EndedBy = Literal["camera", "frames", "interrupt", "terminated", "sink"]
@@ -86,6 +88,7 @@ def run(
     """
     _check(localizer, mode, budget_ms, frames)
     outlets = [open_sink(sink, overwrite=overwrite) if isinstance(sink, str) else sink for sink in sinks]
+    keep_apart(camera, outlets)
     if isinstance(camera, str):
         with open_camera(camera, size=_input_size(localizer)) as opened:
             return run(opened, localizer, *outlets, mode=mode, budget_ms=budget_ms, frames=frames, tracker=tracker)
@@ -100,13 +103,12 @@ def run(
     except EdgelocError as error:
         if not tally.frames:
             raise
-        raise _while_running(error, tally.frames) from error
+        raise _while_running(error, opened_outlets.results) from error
     except OSError as error:
         # Of a driver, or of a localizer of one's own.
         if not tally.frames:
             raise
-        message = f"the run failed: {error.strerror or error} ({tally.frames} results before that are kept)"
-        raise DeviceError(message) from error
+        raise DeviceError(f"the run failed: {error.strerror or error}{_kept(opened_outlets.results)}") from error
     for finding in camera.findings:
         report(logger, finding)
     return tally.summary(ended_by, opened_outlets)
@@ -120,9 +122,13 @@ def _while_running(error: EdgelocError, results: int) -> EdgelocError:
     """The error as one that came after results: bad input before anything ran has another exit status."""
     if isinstance(error, (CameraError, DataError, OutputError)):
         what = error.message or str(error)
-        error = type(error)(f"{what} ({results} results before that are kept)", hint=error.hint)
+        error = type(error)(f"{what}{_kept(results)}", hint=error.hint)
     error.exit_status = DeviceError.exit_status
     return error
+
+
+def _kept(results: int) -> str:
+    return f" ({results} results before that are kept)" if results else ""
 
 
 @dataclass(frozen=True)
@@ -187,6 +193,21 @@ def _check(localizer: Localize, mode: str, budget_ms: float | None, frames: int 
         raise UsageError(field="budget_ms", value=budget_ms, allowed="above 0")
     if frames is not None and frames < 1:
         raise UsageError(field="frames", value=frames, allowed="at least 1")
+
+
+def keep_apart(camera: Camera | str, sinks: Sequence[Sink]) -> None:
+    """UsageError where a sink would write over the camera's own file, or two would write one file."""
+    path = parse_uri(camera).path if isinstance(camera, str) else camera.path if isinstance(camera, PathCamera) else ""
+    written: set[str] = set()
+    for sink in sinks:
+        if not isinstance(sink, FileSink):
+            continue
+        target = os.path.realpath(sink.path)
+        if target == os.path.realpath(path):
+            raise UsageError(f"sink {sink.name} is the file the frames come from", hint="give another name")
+        if target in written:
+            raise UsageError(f"sink {sink.name} is given twice")
+        written.add(target)
 
 
 def _input_size(localizer: Localize) -> tuple[int, int] | None:
@@ -277,7 +298,7 @@ class _Tally:
 
     def _require_order(self, frame: Frame, now: float) -> None:
         """CameraError for a time or a number that no age and no count can be made of; a camera of one's own may err."""
-        if not frame.captured_at <= now + _CLOCK_SLACK_S:
+        if not -math.inf < frame.captured_at <= now + _CLOCK_SLACK_S:
             fault = f"gave a frame captured at {frame.captured_at} s, and now is {now:.3f} s"
             raise CameraError(f"camera {self._camera.name} {fault}", hint="give seconds of time.monotonic()")
         if frame.sequence <= self._number:
@@ -313,8 +334,12 @@ def _require_numbers(result: Result) -> None:
     if not isinstance(result, Result):
         raise UsageError(f"the localizer gave {type(result).__name__}", hint="return an edgeloc.Result")
     for found in result.objects:
-        if not math.isfinite(found.score + (0.0 if found.box is None else sum(found.box))):
-            raise EngineError(f"the localizer's answer is no number: box {found.box}, score {found.score}")
+        label_score = found.label_score
+        if not math.isfinite(found.score + (label_score or 0.0) + (0.0 if found.box is None else sum(found.box))):
+            scores = f"score {found.score}, label score {label_score}"
+            raise EngineError(f"the localizer's answer is no number: box {found.box}, {scores}")
+    if not math.isfinite(result.presence):
+        raise EngineError(f"the localizer's answer is no number: presence {result.presence}")
 
 
 class _Drawing:

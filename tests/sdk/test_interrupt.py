@@ -32,6 +32,20 @@ def test_a_second_ctrl_c_breaks_only_into_what_may_be_broken() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
+def test_a_ctrl_c_after_3_s_breaks_into_what_hangs_but_never_into_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("edgeloc._support.interrupt.time.monotonic", lambda: now)
+    with pytest.raises(KeyboardInterrupt), graceful_interrupt() as interrupt:
+        interrupt.at("a sink")
+        signal.raise_signal(signal.SIGINT)
+        now += 4
+        interrupt.closing_since = now
+        signal.raise_signal(signal.SIGINT)
+        interrupt.closing_since = None
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_the_impatience_of_a_first_signal_does_nothing() -> None:
     with pytest.raises(Terminated), raise_on_signals():
         try:

@@ -14,8 +14,11 @@ import cv2
 import pytest
 
 from edgeloc.cli import main
+from edgeloc.commands.run import _last_words
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.model.file import write_model
+from edgeloc.sinks import Sink
+from edgeloc.sinks.jsonl import JsonLinesSink
 
 SYNTHETIC = "synthetic://?seed=1&size=64x48&live=0"
 
@@ -107,6 +110,7 @@ def test_a_contract_can_be_given_for_a_bare_model(
         (["--camera", "webcam://0"], 2, "known are"),
         (["--camera", SYNTHETIC, "--sink", "out.gif"], 2, "known are"),
         (["--camera", SYNTHETIC, "--sink", "a.jsonl", "--sink", "./a.jsonl"], 2, "given twice"),
+        (["--camera", SYNTHETIC, "--sink", "a.jsonl", "--sink", "file://a.jsonl", "--overwrite"], 2, "given twice"),
         (["--camera", SYNTHETIC, "--sink", "/dev/null/out.mp4"], 2, "/dev/null/out.mp4"),
         (["--camera", SYNTHETIC, "--engine", "abacus"], 2, "abacus"),
         (["--camera", SYNTHETIC, "--frames", "0"], 2, "--frames"),
@@ -138,12 +142,13 @@ def test_a_missing_model_is_bad_input(capsys: pytest.CaptureFixture[str]) -> Non
     assert "nothing.tflite" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("form", ["{}/./flight.mp4", "file://{}/flight.mp4"])
 def test_the_video_that_is_read_is_not_overwritten(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
     path = tmp_path / "flight.mp4"
     path.write_bytes(b"precious")
-    assert main(["run", model, "--camera", str(path), "--sink", str(tmp_path / "." / "flight.mp4")]) == 2
+    assert main(["run", model, "--camera", str(path), "--sink", form.format(tmp_path), "--overwrite"]) == 2
     assert "give another name" in capsys.readouterr().err
     assert path.read_bytes() == b"precious"
 
@@ -252,7 +257,20 @@ def test_a_slow_card_is_given_the_time_to_take_the_end(model: str, tmp_path: Pat
     assert "Ended: interrupted" in out
 
 
-def test_a_file_that_is_there_already_is_refused_before_the_camera_is_opened(
+def test_the_last_words_close_every_sink_but_the_one_that_hangs(tmp_path: Path) -> None:
+    class Closing(JsonLinesSink):
+        def close(self) -> None:
+            super().close()
+            closed.append(self.path.name)
+            raise OSError("its disk is gone")
+
+    closed: list[str] = []
+    sinks: list[Sink] = [Closing(tmp_path / name) for name in ("a.jsonl", "hangs-a.jsonl", "b.jsonl")]
+    assert _last_words(sinks, f"closing {tmp_path / 'hangs-a.jsonl'}") == "nothing was written"
+    assert closed == ["a.jsonl", "b.jsonl"]
+
+
+def test_a_file_that_is_there_already_is_refused(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "out.jsonl"

@@ -244,7 +244,7 @@ def test_the_last_sink_that_fails_ends_the_run_with_the_status_of_a_failure() ->
         auxiliary = True
 
     failing, watchdog = Recorder(failure=OSError(28, "No space left on device")), Watchdog()
-    with pytest.raises(OutputError, match=r"No space left on device \(2 results before that are kept\)") as caught:
+    with pytest.raises(OutputError, match=r"No space left on device \(1 results before that are kept\)") as caught:
         run(FakeCamera(9), found, failing, watchdog)
     assert caught.value.exit_status == 3  # a service is started again after 3, never after 2
     assert (failing.closed, watchdog.closed) == (1, 1)
@@ -289,10 +289,54 @@ def test_a_sink_that_raises_an_interrupt_while_closing_keeps_no_other_from_it(tm
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize("box", [Box(1, 2, float("nan"), 4), Box(1, 2, 3, float("inf"))])
-def test_a_box_that_is_no_number_is_an_error_of_the_engine(box: Box) -> None:
+def test_a_failure_to_close_is_told_beside_the_one_that_ended_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    class Full(Recorder):
+        def close(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(CameraError, match="gone"):
+        run(FakeCamera(2, failure=CameraError("camera fake is gone")), found, Full())
+    assert "recorder cannot be written to: No space left on device" in caplog.text
+    with pytest.raises(OutputError, match=r"recorder cannot be written to: No space.*\(2 results") as caught:
+        run(FakeCamera(2), found, Full())
+    assert caught.value.exit_status == 3
+
+
+def test_a_sink_that_takes_nothing_keeps_nothing() -> None:
+    class Full(Recorder):
+        def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match="No space left on device$") as caught:
+        run(FakeCamera(2), found, Full())
+    assert caught.value.exit_status == 3
+
+
+def test_a_sink_given_twice_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("yesterday")
+    sink = open_sink(path, overwrite=True)
+    for twice in ([sink, sink], [str(path), f"file://{path}"]):
+        with pytest.raises(UsageError, match="given twice"):
+            run(FakeCamera(2), found, *twice, overwrite=True)
+    assert path.read_text() == "yesterday"
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Result((Detection(Box(1, 2, NAN, 4), 0.9),)),
+        Result((Detection(Box(1, 2, 3, float("inf")), 0.9),)),
+        Result((Detection(None, 0.9, "nut", np.array([NAN], np.float32)),)),
+        Result((), Detection(None, NAN)),
+    ],
+)
+def test_an_answer_that_is_no_number_is_an_error_of_the_engine(answer: Result) -> None:
     with pytest.raises(EngineError, match="the localizer's answer is no number"):
-        run(FakeCamera(3), lambda frame: Result((Detection(box, 0.9),)))
+        run(FakeCamera(3), lambda frame: answer)
     with pytest.raises(UsageError, match=r"the localizer gave tuple: return an edgeloc\.Result"):
         run(FakeCamera(3), lambda frame: (1, 2, 3, 4))  # type: ignore[arg-type, return-value]
 
@@ -302,6 +346,7 @@ def test_a_box_that_is_no_number_is_an_error_of_the_engine(box: Box) -> None:
     [
         ((0, 1), (0.0, float("nan")), r"captured at nan s.*time\.monotonic"),
         ((0, 1), (0.0, 1e12), "captured at 1000000000000"),
+        ((0, 1), (0.0, float("-inf")), "captured at -inf s"),
         ((0, 5, 4), (0.0, 0.1, 0.2), r"frame 4 after frame 5.*grow"),
     ],
 )
