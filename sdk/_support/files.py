@@ -60,6 +60,8 @@ def growing_file(path: Path, *, overwrite: bool = False) -> tuple[Path, FileIO]:
     `overwrite` is not given, or another still writes it; OutputError where it cannot be written. `release` it before
     it is closed.
     """
+    if _TIME in str(path.parent):
+        raise UsageError(f"{path} has {_TIME} in the name of a folder", hint="give it in that of the file")
     if _TIME not in path.name:
         return path, _create(path, overwrite)
     now = time.strftime("%Y%m%dT%H%M%S")

@@ -82,7 +82,7 @@ def run(
     What a user should know of how the source and the sinks did is logged, and in the summary's `findings`.
 
     Raises CameraError when the camera goes away for good, CameraTimeout when it stalls, DataError for a damaged image
-    of a folder, OutputError when the last sink fails, EngineError for a box that is no number, UsageError for a bad
+    of a folder, OutputError when the last sink fails, EngineError for an answer that is no number, UsageError for a bad
     argument or a file that is there already, and whatever the localizer raises. Exit statuses are those of failures
     while running (3) once there was a result.
     """

@@ -40,6 +40,7 @@ class JsonLinesSink(FileSink):
         if not complete:
             with suppress(OSError):  # a pipe cannot be cut
                 self._file.truncate(self._whole)
+                self._file.seek(self._whole)
             raise OutputError(f"{self.path} cannot be written to: {reason}")
         self._whole += len(line)
 

@@ -138,7 +138,8 @@ from edgeloc.errors import OutputError
 from edgeloc.sinks import open_sink
 from edgeloc.types import Frame, Observation, Result
 import numpy as np
-resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, most))
 sink = open_sink(sys.argv[1])
 sink.open()
 pixels = np.zeros((8, 8, 3), np.uint8)
@@ -147,6 +148,8 @@ try:
         sink.write(Observation(Frame(pixels, 0.0, number), Result()), lambda: pixels)
 except OutputError as error:
     print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    sink.write(Observation(Frame(pixels, 0.0, number), Result()), lambda: pixels)
 sink.close()
 """
 
@@ -259,6 +262,12 @@ def test_two_runs_never_write_one_file(tmp_path: Path) -> None:
         assert len(path.read_text().splitlines()) == 1
     second.open()
     second.close()
+
+
+def test_the_time_stands_in_the_name_of_a_file_only(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name of a folder"):
+        open_sink(tmp_path / "{time}" / "out.jsonl").open()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_empty_file_is_removed_but_not_another_that_took_its_name(tmp_path: Path) -> None:
