@@ -240,7 +240,7 @@ def _read_calibration(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _MOST_BYTES:
             raise DataError(f"{path} is too large for a calibration")
         with quiet_opencv():
-            storage = cv2.FileStorage(utf8_path(path), cv2.FILE_STORAGE_READ)
+            storage = _storage(path)
             matrix = _numbers(storage, "camera_matrix")
             distortion = _numbers(storage, "distortion_coefficients")
             width, height = (storage.getNode(name).real() for name in ("image_width", "image_height"))
@@ -264,6 +264,14 @@ def _read_calibration(path: Path) -> dict[str, Any]:
         "image_height": round(height),
         "fisheye": fisheye,
     }
+
+
+def _storage(path: Path) -> cv2.FileStorage:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix in (".yaml", ".yml") and not text.startswith("%YAML"):
+        # OpenCV 4 wants the head that ROS leaves out.
+        return cv2.FileStorage(f"%YAML:1.0\n---\n{text}", cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)
+    return cv2.FileStorage(utf8_path(path), cv2.FILE_STORAGE_READ)
 
 
 def _numbers(storage: cv2.FileStorage, name: str) -> tuple[float, ...]:

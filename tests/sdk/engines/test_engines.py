@@ -171,6 +171,7 @@ def test_a_runtime_too_old_for_the_model_is_reported(monkeypatch: pytest.MonkeyP
 
 
 def test_a_model_too_new_for_the_newest_runtime_is_not_tried_in_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ai_edge_litert")
     error = ValueError("Didn't find op for builtin opcode 'CONV_2D' version '900'.\nRegistration failed.\n")
     monkeypatch.setattr(LiteRtEngine, "_interpreter_class", lambda self: failing(error))
     monkeypatch.setattr(TensorFlowEngine, "_interpreter_class", lambda self: pytest.fail("TensorFlow was tried"))
@@ -180,6 +181,7 @@ def test_a_model_too_new_for_the_newest_runtime_is_not_tried_in_tensorflow(monke
 
 def test_nonsense_in_a_signature_is_a_model_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """LiteRT raises what its wrapper happens to: TypeError for a name that is missing, ValueError for an index."""
+    pytest.importorskip("ai_edge_litert")
     for error in (TypeError("TensorName(): incompatible function arguments"), ValueError("Invalid tensor index 9")):
         monkeypatch.setattr(LiteRtEngine, "_details", failing(error))
         with pytest.raises(ModelError, match=r"does not load it"):

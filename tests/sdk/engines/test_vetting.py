@@ -57,6 +57,7 @@ def stranger(mark: bytes) -> ModelFile:
 
 def edited(path: Path, edit: Callable[[Any], None]) -> Path:
     """The shipped model after an edit of its object tree, written with a hash that fits."""
+    pytest.importorskip("tensorflow")
     model = unpack(SHIPPED.payload)
     edit(model)
     assert SHIPPED.contract is not None
@@ -137,6 +138,7 @@ def test_a_shape_of_ten_gigabytes_is_refused_before_a_runtime_sees_it(trials: li
 
 
 def test_tensors_that_are_huge_together_are_refused() -> None:
+    pytest.importorskip("tensorflow")
     model = unpack(SHIPPED.payload)
     operators = model.subgraphs[0].operators
     operators[8].inputs = [operator.outputs[0] for operator in operators[:8]]
@@ -147,6 +149,7 @@ def test_tensors_that_are_huge_together_are_refused() -> None:
 
 
 def test_a_shape_beyond_all_numbers_is_refused() -> None:
+    pytest.importorskip("tensorflow")
     model = unpack(SHIPPED.payload)
     model.subgraphs[0].tensors[196].shape = [2**31 - 1] * 10_000
     with pytest.raises(ModelError, match=r"^m: one tensor takes .* MB of memory"):
@@ -155,6 +158,7 @@ def test_a_shape_beyond_all_numbers_is_refused() -> None:
 
 @pytest.mark.parametrize("version", [-2, 0, 2**31 - 1])
 def test_an_operator_of_no_version_is_damage_and_not_a_newer_runtimes(version: int) -> None:
+    pytest.importorskip("tensorflow")
     model = unpack(SHIPPED.payload)
     model.operatorCodes[0].version = version
     with pytest.raises(ModelError, match=f"no operator has a version {version};"):
