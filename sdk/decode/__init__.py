@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from operator import attrgetter
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 
 from edgeloc.decode.heads import head_reader
 from edgeloc.errors import EdgelocError, EngineError
-from edgeloc.findings import Finding, report
 from edgeloc.model.contract import Contract
 from edgeloc.preprocess import Placement
 from edgeloc.types import Box, Detection, Result
@@ -20,8 +18,6 @@ from edgeloc.types import Box, Detection, Result
 __all__ = ["Decoder"]
 
 _score = attrgetter("score")
-
-logger = logging.getLogger(__name__)
 
 
 class Decoder:
@@ -90,12 +86,18 @@ class Decoder:
         return self._labels[best] if score >= self._label else None
 
     def _number(self, number: int, score: float) -> str | None:
-        """The number of a class that has no label in the contract, as its label; told once."""
+        """The number of a class that has no label in the contract, as its label; reported once."""
         if score >= self._presence and not self._reported:
             self._reported = True
             message = f"the model answered class {number}, the contract has {len(self._labels)} labels"
+            # Here, since most models load without anything to log.
+            import logging
+
+            from edgeloc.findings import Finding, report
+
             report(
-                logger, Finding("class-beyond-labels", "warning", message, "name every class number, unused ones too")
+                logging.getLogger(__name__),
+                Finding("class-beyond-labels", "warning", message, "name every class number, unused ones too"),
             )
         return str(number) if score >= self._label else None
 

@@ -13,7 +13,6 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from edgeloc._support.files import cache_folder
 from edgeloc.models import SHIPPED_DIGESTS
 
 __all__ = ["CONVERTED", "is_trusted", "trust"]
@@ -36,7 +35,7 @@ def trust(digest: str, runtime: str = CONVERTED) -> None:
     _known.add(name)
     # A home that is read-only, absent or somebody else's: the next process tries the model again.
     with suppress(OSError, RuntimeError):
-        folder = cache_folder("trusted")
+        folder = _folder()
         above = next(path for path in (folder, *folder.parents) if path.exists())
         if above.stat().st_uid != os.geteuid():  # root with a user's HOME would lock them out
             return
@@ -50,9 +49,16 @@ def _is_known(name: str) -> bool:
     if name in _known:
         return True
     with suppress(OSError, RuntimeError):
-        folder = cache_folder("trusted")
+        folder = _folder()
         return _is_private(folder) and stat.S_ISREG((folder / name).lstat().st_mode)
     return False
+
+
+def _folder() -> Path:
+    # Here, since the model that ships needs no cache.
+    from edgeloc._support.files import cache_folder
+
+    return cache_folder("trusted")
 
 
 def _is_private(folder: Path) -> bool:
