@@ -135,23 +135,23 @@ class Camera(Openable):
             self._given = -1
         super().open()
 
-    def read(self, timeout_s: float = READ_TIMEOUT_S) -> Frame | None:
+    def read(self, timeout_s: float | None = None) -> Frame | None:
         """The next frame, or None when a finite source has ended.
 
-        `timeout_s` is how long to wait for it, in seconds.
+        `timeout_s` is how long to wait for it, in seconds; None for `stall_s`.
 
         Raises CameraTimeout when no new frame came in that time, CameraError when the camera is closed or gone,
         DataError for a damaged image.
         """
         if not self._opened:
             raise CameraError(f"camera {self.name} is not open", hint="call open() first, or use it in a `with`")
-        frame = self._read(timeout_s)
+        frame = self._read(self.stall_s if timeout_s is None else timeout_s)
         if frame is not None:
             self._given = frame.sequence
         return frame
 
     def __iter__(self) -> Iterator[Frame]:
-        while (frame := self.read(self.stall_s)) is not None:
+        while (frame := self.read()) is not None:
             yield frame
 
 

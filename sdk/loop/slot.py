@@ -138,7 +138,7 @@ class LiveCapture:
             last_at = time.monotonic()
             while not self._stop.is_set():
                 try:
-                    frame = self._camera.read()
+                    frame = self._camera.read(READ_TIMEOUT_S)
                 except CameraTimeout:
                     stalled = time.monotonic() - last_at >= self._camera.stall_s
                     if stalled and not self._camera.reconnecting:

@@ -99,6 +99,14 @@ def test_a_stalled_camera_is_opened_again(impatient: None) -> None:
     assert [frame.sequence for frame in frames] == sorted({frame.sequence for frame in frames})
 
 
+def test_a_read_waits_for_a_camera_as_slow_as_it_is() -> None:
+    """Without a limit of one's own; a benchmark reads so."""
+    with open_camera("fake://?size=64x48&fps=0.4&frames=2") as camera:
+        first, second = camera.read(), camera.read()
+        assert first is not None and second is not None
+        assert second.captured_at - first.captured_at > 2
+
+
 def test_a_camera_slower_than_the_stall_limit_is_not_away(impatient: None) -> None:
     with open_camera("fake://?size=64x48&fps=4&frames=4") as camera:
         assert camera.stall_s == 0.75 and len(list(camera)) == 4
