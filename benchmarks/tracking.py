@@ -11,7 +11,6 @@ at 30 frames a second, and `w` and `h`, the size of a frame.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeloc._support.json import parse_json
 from edgeloc.errors import DataError, EdgelocError
 from edgeloc.loop.tracking import Tracker
 from edgeloc.types import Box, Detection, Frame, Result
@@ -96,7 +96,7 @@ class Share:
 def read_clips(path: str | Path) -> list[Clip]:
     """The clips of a file of labels; DataError where it is none."""
     try:
-        return [_clip(entry) for entry in json.loads(Path(path).read_text(encoding="utf-8"))]
+        return [_clip(entry) for entry in parse_json(Path(path).read_text(encoding="utf-8"))]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, KeyError) as error:

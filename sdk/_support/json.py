@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from edgeloc.errors import DataError, EdgelocError
 
-__all__ = ["from_data", "parse_json", "print_json", "to_json"]
+__all__ = ["finite_json", "from_data", "parse_json", "print_json", "to_json"]
 
 _INDENT = "  "
 _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -49,10 +49,14 @@ def _require_shallow(value: Any) -> None:
     raise ValueError("it is nested too deeply")
 
 
+def finite_json(value: Any) -> Any:
+    """`value` as JSON can hold it: NaN and infinity, which JSON does not have, become None."""
+    return json.loads(json.dumps(value), parse_constant=lambda _: None)
+
+
 def print_json(value: Any) -> None:
-    """Print one JSON value on the standard output; NaN and infinity, which JSON does not have, become null."""
-    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
-    print(json.dumps(finite, indent=2, allow_nan=False))
+    """Print one value as JSON on the standard output, made finite."""
+    print(json.dumps(finite_json(value), indent=2, allow_nan=False))
 
 
 def to_json(value: Any) -> str:

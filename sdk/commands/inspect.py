@@ -57,7 +57,6 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> int:
-
     from edgeloc.evaluation.layers import LayerOptions, compare_files, layer_lines
 
     before, after = args.compare
@@ -72,7 +71,6 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _inspect(args: argparse.Namespace) -> int:
     """Print the report; 1 when the self-test fails, ContractError when the contract does not fit the tensors."""
-
     from edgeloc.errors import ContractError
     from edgeloc.model.inspection import GoldenCheck, check_golden, inspect_model, with_true_shapes
 

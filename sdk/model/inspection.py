@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeloc._support.children import ChildFailed, run_child
+from edgeloc._support.json import finite_json
 from edgeloc.errors import ContractError
 from edgeloc.findings import Finding
 from edgeloc.model.containers import Format, format_of
@@ -121,7 +122,7 @@ class ModelReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready values, null for a number that is not finite; `is_full_integer` among them."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)), parse_constant=_null)
+        values: dict[str, Any] = finite_json(dataclasses.asdict(self))
         return {**values, "is_full_integer": self.is_full_integer}
 
 
@@ -131,11 +132,6 @@ class GoldenCheck:
 
     status: str
     detail: str = ""
-
-
-def _null(_constant: str) -> None:
-    """JSON has no NaN and no infinity: a damaged file's scales may be either."""
-    return None
 
 
 def inspect_model(path: str | Path) -> ModelReport:
