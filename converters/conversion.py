@@ -35,7 +35,7 @@ from edgeloc.errors import ContractError, UsageError
 from edgeloc.findings import Finding, report
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
-from edgeloc.model.file import ModelFile, read_model, write_model
+from edgeloc.model.file import ModelFile, write_model
 from edgeloc.model.inspection import ModelReport, inspect_model, report_payload
 from edgeloc.model.trust import trust
 from edgeloc.preprocess import Preprocessor
@@ -366,7 +366,7 @@ class _Converter:
         golden = make_golden(Localizer(memory))
         manifest = self.drawn.manifest if self.drawn is not None and chosen.calibrated else None
         write_model(self.out, quantized, contract, calibration=manifest, golden=golden)
-        trust(read_model(self.out).digest)
+        trust(memory.digest)
         read = inspect_model(self.out)
         return Conversion(
             self.out, chosen.name, read.precision, read.file_bytes, read, judged, trials, {}, tuple(self.findings)

@@ -24,7 +24,7 @@ from edgeloc.errors import ModelError, UsageError
 from edgeloc.findings import Finding
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
-from edgeloc.model.file import ModelFile, read_model, write_model
+from edgeloc.model.file import ModelFile, write_model
 from edgeloc.model.trust import trust
 from edgeloc.preprocess import Placement
 from edgeloc.types import Box, Result
@@ -216,5 +216,5 @@ def convert_tensorrt(
     file = ModelFile(out, model, "onnx", contract=contract, trusted=True)
     golden = make_golden(Localizer(file, engine=engine))
     write_model(out, model, contract, calibration=calibration.manifest, golden=golden)
-    trust(read_model(out).digest)
+    trust(file.digest)
     return TensorRtReport(out, out.stat().st_size, *count_pairs(model), agreement)
