@@ -121,15 +121,9 @@ def test_no_child_runs_what_lies_in_the_current_folder(tmp_path: Path, kind: str
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_a_childs_child_ends_with_them(tmp_path: Path) -> None:
     number = tmp_path / "number"
-    last = f"import os, time; open({str(number)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    child = f"from edgeloc._support.children import run_child; run_child({last!r})"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", f"from edgeloc._support.children import run_child; run_child({child!r})"]
-    )
-    wait_for(lambda: number.is_file() and number.read_text() != "")
-    parent.kill()
-    parent.wait()
-    wait_for(lambda: not Path(f"/proc/{number.read_text()}").exists() or is_zombie(int(number.read_text())))
+    child = f"from edgeloc._support.children import run_child; run_child({sleeper(number)!r})"
+    kill_the_parent_of(child, number)
+    wait_for(lambda: is_over(int(number.read_text())))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
@@ -146,26 +140,38 @@ subprocess.Popen = Last
 run_child("open({str(tmp_path / "done")!r}, 'w')")
 """
     subprocess.run([sys.executable, "-c", parent], check=False)
-    number = int((tmp_path / "number").read_text())
-    wait_for(lambda: not Path(f"/proc/{number}").exists() or is_zombie(number))
+    wait_for(lambda: is_over(int((tmp_path / "number").read_text())))
     assert not (tmp_path / "done").exists()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 def test_a_child_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
     number = tmp_path / "number"
-    child = f"import os, time; open({str(number)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    kill_the_parent_of(sleeper(number), number)
+    wait_for(lambda: is_over(int(number.read_text())))
+
+
+def sleeper(number: Path) -> str:
+    """A program that writes its process's number, and sleeps."""
+    return f"import os, time; open({str(number)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+
+
+def kill_the_parent_of(child: str, number: Path) -> None:
+    """Have another process run the child, and kill that one once the file `number` is there."""
     parent = subprocess.Popen(
         [sys.executable, "-c", f"from edgeloc._support.children import run_child; run_child({child!r})"]
     )
     wait_for(lambda: number.is_file() and number.read_text() != "")
     parent.kill()
     parent.wait()
-    wait_for(lambda: not Path(f"/proc/{number.read_text()}").exists() or is_zombie(int(number.read_text())))
 
 
-def is_zombie(number: int) -> bool:
-    return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+def is_over(number: int) -> bool:
+    """Whether the process is gone, or a zombie."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
