@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeloc.benchmarks.result import STAGES, LatencyRun, StageLatency
+from edgeloc.cameras.base import parse_uri
 from edgeloc.data.sample import spread
-from edgeloc.errors import CameraError, DataError, mask_credentials
+from edgeloc.errors import CameraError, DataError
 from edgeloc.evaluation.statistics import summarize
 from edgeloc.loop.draw import draw
 from edgeloc.types import Pixels
@@ -58,7 +59,7 @@ class CameraSource(FrameSource):
     """
 
     def __init__(self, uri: str, size: tuple[int, int] | None = None) -> None:
-        self.name, self._uri, self._size = mask_credentials(uri, one_uri=not uri.startswith("gst:")), uri, size
+        self.name, self._uri, self._size = parse_uri(uri).text, uri, size
         self._camera = self._open()
         self.capture = (
             "waiting for the camera's next frame" if self._camera.live else "reading and decoding the next frame"
