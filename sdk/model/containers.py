@@ -24,6 +24,7 @@ __all__ = [
     "OnnxContainer",
     "Split",
     "TfliteContainer",
+    "encode_varint",
     "format_of",
     "read_fields",
     "read_member",
@@ -136,7 +137,7 @@ class OnnxContainer:
     def join(self, payload: bytes, members: Mapping[str, bytes]) -> bytes:
         """Append the zip as one more field."""
         archive = _append_zip(b"", members)
-        return payload + _varint(_ZIP_FIELD << 3 | _BYTES) + _varint(len(archive)) + archive
+        return payload + encode_varint(_ZIP_FIELD << 3 | _BYTES) + encode_varint(len(archive)) + archive
 
     def check(self, payload: bytes, name: str) -> None:
         """Nothing beyond the outermost fields, which `split` has walked."""
@@ -283,7 +284,8 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
     raise ValueError("a number has no end")
 
 
-def _varint(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
+    """A whole number as protobuf writes it, seven bits a byte."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

@@ -22,6 +22,8 @@ from typing import Any
 
 from hostile_networks import mutate_network
 
+from edgeloc.model.containers import encode_varint
+
 __all__ = ["KINDS", "Made", "Parts", "make_file", "take_apart"]
 
 CONTRACT, CALIBRATION, LABELS = "edgeloc.json", "calibration.json", "labels.txt"
@@ -66,7 +68,7 @@ def take_apart(data: bytes) -> Parts:
         return Parts("tflite", data[:start], members)
     # The zip is the content of the message's last field; before it stand the field's tag and length.
     start = data.index(b"PK\x03\x04")
-    header = _varint(ZIP_FIELD << 3 | 2) + _varint(len(data) - start)
+    header = encode_varint(ZIP_FIELD << 3 | 2) + encode_varint(len(data) - start)
     return Parts("onnx", data[: start - len(header)], members)
 
 
@@ -75,7 +77,7 @@ def put_together(parts: Parts, archive: bytes | None = None) -> bytes:
     if parts.format == "tflite":
         return parts.payload + (_zip(parts.members, len(parts.payload)) if archive is None else archive)
     archive = _zip(parts.members, 0) if archive is None else archive
-    return parts.payload + _varint(ZIP_FIELD << 3 | 2) + _varint(len(archive)) + archive
+    return parts.payload + encode_varint(ZIP_FIELD << 3 | 2) + encode_varint(len(archive)) + archive
 
 
 def _zip(members: Sequence[tuple[str, bytes]], offset: int, methods: Sequence[int] = ()) -> bytes:
@@ -87,14 +89,6 @@ def _zip(members: Sequence[tuple[str, bytes]], offset: int, methods: Sequence[in
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             archive.writestr(entry, content, methods[index] if index < len(methods) else zipfile.ZIP_STORED)
     return stream.getvalue()[offset:]
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
 
 
 def make_file(rng: random.Random, parts: Parts) -> Made:
