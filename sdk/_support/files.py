@@ -75,9 +75,8 @@ def growing_file(path: Path, *, overwrite: bool = False) -> tuple[Path, FileIO]:
 
 def _create(path: Path, overwrite: bool) -> FileIO:
     target = Path(os.path.realpath(path))
-    _refuse_folder(target)
+    _make_place(target)
     flags = os.O_WRONLY | os.O_CLOEXEC
-    _make_folder(target)
     try:
         if _is_stream(target):
             # Without a reader, opening a pipe would wait for one.
@@ -121,12 +120,10 @@ def _is_stream(target: Path) -> bool:
         return False
 
 
-def _refuse_folder(target: Path) -> None:
+def _make_place(target: Path) -> None:
+    """Make the folder for the file; OutputError where that cannot be, or where `target` is a folder itself."""
     if target.is_dir():
         raise OutputError(f"cannot write {target}: it is a folder; give the name of a file")
-
-
-def _make_folder(target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -134,9 +131,8 @@ def _make_folder(target: Path) -> None:
 
 
 def _reserve(target: Path) -> tuple[int, Path]:
-    """A file beside `target`, locked while this process lives: that tells it from what a killed one left."""
-    _refuse_folder(target)
-    _make_folder(target)
+    """A file beside `target`, locked while this process lives; what a killed one left is not."""
+    _make_place(target)
     try:
         _report_leftovers(target)
         lock, name = tempfile.mkstemp(suffix=target.suffix, prefix=f".{target.stem}-", dir=target.parent)
