@@ -89,7 +89,7 @@ def _refuse_entities(content: bytes, file: Path) -> None:
 
     parser = expat.ParserCreate()
     parser.StartDoctypeDeclHandler = refuse
-    with suppress(expat.ExpatError):  # which the tree's parser tells
+    with suppress(expat.ExpatError):  # which the tree's parser reports
         parser.Parse(content, True)
 
 

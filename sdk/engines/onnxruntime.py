@@ -66,7 +66,7 @@ class OnnxRuntimeEngine(Engine):
     def vet(cls, model: ModelFile) -> None:
         """Load the model and run it in a process of its own."""
         if model.format != "onnx" or not cls.available():
-            return  # which `load` tells
+            return  # which `load` reports
         import onnxruntime
 
         from edgeloc.model.sandbox import try_engine
@@ -82,7 +82,7 @@ class OnnxRuntimeEngine(Engine):
 
 
 def _info(port: Any) -> TensorInfo:
-    """A port of the session; a size that is open is a name there, and -1 here."""
+    """An input or output of the model; a size that is open is a name for ONNX Runtime, and -1 here."""
     shape = tuple(size if isinstance(size, int) else -1 for size in port.shape)
     kind = port.type.removeprefix("tensor(").removesuffix(")")
     return TensorInfo(port.name, shape, np.dtype(_DTYPES.get(kind, kind)))
