@@ -67,7 +67,7 @@ $(STAMP): setup.cfg pyproject.toml
 		{ echo "make: $(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
 	@echo "Installing into .venv (TensorFlow among it: some minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[convert,bench,video,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[convert,bench,robot,dev]'
 	@touch $@
 
 $(BIN)/.docs: $(STAMP)

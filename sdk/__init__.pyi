@@ -23,12 +23,11 @@ from edgeloc.errors import ModelError as ModelError
 from edgeloc.errors import OutputError as OutputError
 from edgeloc.errors import UsageError as UsageError
 from edgeloc.findings import Finding as Finding
-from edgeloc.geometry import Bearing as Bearing
 from edgeloc.geometry import CameraGeometry as CameraGeometry
 from edgeloc.localizer import Localizer as Localizer
-from edgeloc.loop.outlets import LostSink as LostSink
-from edgeloc.loop.run import RunSummary as RunSummary
 from edgeloc.loop.run import run as run
+from edgeloc.loop.summary import RunSummary as RunSummary
+from edgeloc.loop.summary import SinkSummary as SinkSummary
 from edgeloc.loop.tracking import Tracker as Tracker
 from edgeloc.model.contract import BoxEncoding as BoxEncoding
 from edgeloc.model.contract import Contract as Contract
@@ -45,6 +44,7 @@ from edgeloc.scenes import SceneGenerator as SceneGenerator
 from edgeloc.sinks import Sink as Sink
 from edgeloc.sinks import open_sink as open_sink
 from edgeloc.sinks.base import FileSink as FileSink
+from edgeloc.types import Bearing as Bearing
 from edgeloc.types import Box as Box
 from edgeloc.types import Detection as Detection
 from edgeloc.types import Frame as Frame

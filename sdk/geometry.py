@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from edgeloc._support.files import utf8_path
 from edgeloc._support.terminal import quiet_opencv
 from edgeloc.errors import DataError, UsageError
-from edgeloc.types import Box
+from edgeloc.types import Bearing, Box
 
-__all__ = ["Bearing", "CameraGeometry"]
+__all__ = ["CameraGeometry"]
 
 _MOST_BYTES = 2**20
 _MOST_NUMBERS = 16
@@ -28,38 +28,6 @@ _SAME_SHAPE = 0.01
 _FISHEYE = ("equidistant", "fisheye")
 # Undistortion is repeated until a pixel is found again this closely, and given up after so many rounds.
 _CLOSE_PX, _CLOSE_ENOUGH_PX, _ROUNDS = 1e-4, 0.5, 100
-
-
-@dataclass(frozen=True, slots=True)
-class Bearing:
-    """The direction of a pixel, in radians.
-
-    Parameters:
-        angle_x: in the camera, from the optical axis to the right in the picture.
-        angle_y: in the camera, from the optical axis down in the picture.
-        direction: the unit vector in the body: forward, right, down (FRD).
-    """
-
-    angle_x: float
-    angle_y: float
-    direction: tuple[float, float, float]
-
-    @property
-    def azimuth(self) -> float:
-        """In the body, from forward to the right, -pi to pi."""
-        return math.atan2(self.direction[1], self.direction[0])
-
-    @property
-    def elevation(self) -> float:
-        """In the body, above its horizontal plane, -pi/2 to pi/2."""
-        forward, right, down = self.direction
-        return math.atan2(-down, math.hypot(forward, right))
-
-    @property
-    def landing_angles(self) -> tuple[float, float]:
-        """In the body, from straight down to the right and to the back: angle_x and angle_y of LANDING_TARGET."""
-        forward, right, down = self.direction
-        return math.atan2(right, down), math.atan2(-forward, down)
 
 
 @dataclass(frozen=True)

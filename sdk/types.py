@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Box", "Detection", "Frame", "Observation", "Pixels", "Result", "Track", "TrackState"]
+if TYPE_CHECKING:
+    from edgeloc.findings import Finding
+
+__all__ = ["Bearing", "Box", "Detection", "Frame", "Observation", "Pixels", "Result", "Track", "TrackState"]
 
 Pixels = NDArray[np.uint8]
 TrackState = Literal["measured", "predicted", "lost"]
@@ -187,6 +191,38 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True)
+class Bearing:
+    """The direction of a pixel, in radians.
+
+    Parameters:
+        angle_x: in the camera, from the optical axis to the right in the picture.
+        angle_y: in the camera, from the optical axis down in the picture.
+        direction: the unit vector in the body: forward, right, down (FRD).
+    """
+
+    angle_x: float
+    angle_y: float
+    direction: tuple[float, float, float]
+
+    @property
+    def azimuth(self) -> float:
+        """In the body, from forward to the right, -pi to pi."""
+        return math.atan2(self.direction[1], self.direction[0])
+
+    @property
+    def elevation(self) -> float:
+        """In the body, above its horizontal plane, -pi/2 to pi/2."""
+        forward, right, down = self.direction
+        return math.atan2(-down, math.hypot(forward, right))
+
+    @property
+    def landing_angles(self) -> tuple[float, float]:
+        """In the body, from straight down to the right and to the back: angle_x and angle_y of LANDING_TARGET."""
+        forward, right, down = self.direction
+        return math.atan2(right, down), math.atan2(-forward, down)
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """One frame of a run: the frame, the model's answer, and what happened to the frame on its way.
 
@@ -197,6 +233,11 @@ class Observation:
         gap_s: how long the camera was away before this frame, in seconds from the last frame before; 0 if it was not.
         engine: the name of the engine that computed the result; "" where the localizer has none.
         track: where the tracker has the object; None in a run without tracking.
+        findings: the faults since the observation before: of the camera, the localizer, the sinks.
+        bearing: in a run with the camera's geometry, the direction of the middle of the track's box, or without a
+            tracker of the best object's; None where there is no box.
+        angular_size: how wide and high that box is, in radians.
+        distance_m: how far away it is, where the object's true size is known and the frame does not cut it.
     """
 
     frame: Frame
@@ -207,6 +248,10 @@ class Observation:
     gap_s: float = 0.0
     engine: str = ""
     track: Track | None = None
+    findings: tuple[Finding, ...] = ()
+    bearing: Bearing | None = None
+    angular_size: tuple[float, float] | None = None
+    distance_m: float | None = None
 
     @property
     def sequence(self) -> int:

@@ -16,7 +16,7 @@ from edgeloc._support.numbers import above_zero, at_least_one, for_flag, number
 from edgeloc.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from edgeloc.loop.run import RunSummary
+    from edgeloc.loop.summary import RunSummary
     from edgeloc.loop.tracking import Tracker
     from edgeloc.model.contract import Contract
     from edgeloc.sinks import Sink

@@ -5,33 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from types import TracebackType
 
 from edgeloc._support.interrupt import Interrupt
 from edgeloc.cameras.base import Camera
 from edgeloc.errors import EdgelocError, OutputError, mask_credentials
 from edgeloc.findings import Finding, report
+from edgeloc.loop.summary import SinkSummary
 from edgeloc.sinks import Sink
 from edgeloc.types import Observation, Pixels
 
-__all__ = ["LostSink", "Outlets"]
+__all__ = ["Outlets"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LostSink:
-    """A sink that failed in the middle of a run, which went on without it.
-
-    `name` is the sink's. `results` is how many results it had taken, `seconds` how long after the run's beginning it
-    failed, `reason` why.
-    """
-
-    name: str
-    results: int
-    seconds: float
-    reason: str
 
 
 class Outlets:
@@ -47,7 +33,7 @@ class Outlets:
         self.results = 0
         """How many observations a sink has taken, or all of them where there is none."""
         self._began_at = time.monotonic()
-        self.lost: list[LostSink] = []
+        self.lost: list[SinkSummary] = []
         self.findings: list[Finding] = []
 
     @property
@@ -95,8 +81,12 @@ class Outlets:
             logger.debug("closing %s: %r", sink.name, closing)
         reason = _reason(sink, error)
         self.lost.append(
-            LostSink(
-                mask_credentials(sink.name), self.results, time.monotonic() - self._began_at, mask_credentials(reason)
+            SinkSummary(
+                mask_credentials(sink.name),
+                self.results,
+                state="lost",
+                reason=mask_credentials(reason),
+                failed_s=time.monotonic() - self._began_at,
             )
         )
         if all(other.auxiliary for other in self._open):

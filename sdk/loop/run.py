@@ -10,37 +10,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from edgeloc._support.interrupt import Interrupt, graceful_interrupt
 from edgeloc.cameras import Camera, open_camera
 from edgeloc.cameras.base import PathCamera, parse_uri
 from edgeloc.errors import CameraError, DataError, DeviceError, EdgelocError, EngineError, OutputError, UsageError
-from edgeloc.findings import Finding, report
+from edgeloc.findings import report
 from edgeloc.loop.ages import Ages
 from edgeloc.loop.draw import draw
-from edgeloc.loop.outlets import LostSink, Outlets
+from edgeloc.loop.outlets import Outlets
 from edgeloc.loop.slot import LiveCapture, Mode
+from edgeloc.loop.summary import EndedBy, RunSummary
 from edgeloc.sinks import FileSink, Sink, open_sink
 from edgeloc.types import Frame, Observation, Pixels, Result
 
 if TYPE_CHECKING:
     from edgeloc.loop.tracking import Tracker
 
-__all__ = ["EndedBy", "Mode", "RunSummary", "keep_apart", "run"]
+__all__ = ["Mode", "keep_apart", "run"]
 
 Localize = Callable[[Frame], Result]
-EndedBy = Literal["camera", "frames", "interrupt", "terminated", "sink"]
-
-_WHY: dict[EndedBy, str] = {
-    "camera": "the source ended",
-    "frames": "its number of results was reached",
-    "interrupt": "interrupted",
-    "terminated": "terminated by a signal",
-    "sink": "the window was closed",
-}
-
 # At which a folder of images counts as taken.
 _FPS = 30.0
 
@@ -129,59 +119,6 @@ def _while_running(error: EdgelocError, results: int) -> EdgelocError:
 
 def _kept(results: int) -> str:
     return f" ({results} results before that are kept)" if results else ""
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """What a run did.
-
-    Parameters:
-        frames: the number of results.
-        dropped: the number of frames that had none.
-        stale: the number of results over the age budget.
-        present: the number of results with an object.
-        seconds: how long the run took.
-        fps: its results per second.
-        age_ms_p50: the median age in ms, from a frame's capture to its result; for a file, of the time since the frame
-            was read. None without a result.
-        age_ms_p90: its 90th percentile.
-        age_ms_p99: its 99th percentile.
-        live: whether the camera's frames came by themselves.
-        ended_by: `camera` (the source ended), `frames` (its number of results was reached), `interrupt` (Ctrl-C),
-            `terminated` (SIGTERM or SIGHUP) or `sink` (its window was closed).
-        findings: what a user should know of how the source and the sinks did: away for a while, cut short, lost.
-        lost_sinks: the sinks that failed before the end.
-    """
-
-    frames: int
-    dropped: int
-    stale: int
-    present: int
-    seconds: float
-    fps: float
-    age_ms_p50: float | None
-    age_ms_p90: float | None
-    age_ms_p99: float | None
-    live: bool
-    ended_by: EndedBy
-    findings: tuple[Finding, ...] = ()
-    lost_sinks: tuple[LostSink, ...] = ()
-
-    def __str__(self) -> str:
-        """The figures in one paragraph."""
-        text = f"{self.frames} results in {self.seconds:.1f} s ({self.fps:.1f} a second), {self.present} with an object"
-        if self.live:
-            text += f"; {self.dropped} frames dropped"
-        if self.age_ms_p50 is not None:
-            kind = "frame age" if self.live else "time from reading a frame to its result"
-            text += (
-                f"; {kind} {self.age_ms_p50:.1f} / {self.age_ms_p90:.1f} / {self.age_ms_p99:.1f} ms (p50 / p90 / p99)"
-            )
-        if self.stale:
-            text += f"; {self.stale} stale"
-        for lost in self.lost_sinks:
-            text += f"; {lost.name} failed after {lost.results} results, {lost.seconds:.1f} s"
-        return f"{text}. Ended: {_WHY[self.ended_by]}."
 
 
 def _check(localizer: Localize, mode: str, budget_ms: float | None, frames: int | None) -> None:
@@ -325,7 +262,7 @@ class _Tally:
             live=self._camera.live,
             ended_by=ended_by,
             findings=(*self._camera.findings, *outlets.findings),
-            lost_sinks=tuple(outlets.lost),
+            sinks=tuple(outlets.lost),
         )
 
 

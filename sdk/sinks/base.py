@@ -10,10 +10,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeloc._support.backend import Uri
 from edgeloc._support.files import growing_file, release
 from edgeloc.types import Observation, Pixels
+
+if TYPE_CHECKING:
+    from edgeloc.loop.summary import RunSummary
 
 __all__ = ["FileSink", "Sink"]
 
@@ -27,10 +31,20 @@ class Sink(ABC):
         ended: True once the sink's user wants the run to end (such as a closed window).
         auxiliary: whether nothing of a result gets out through it (such as a watchdog's signal): a run whose other
             sinks have all failed ends.
+        capacity: how many results of a live camera wait for it at most while it is busy; when one more comes the oldest
+            is skipped and counted. 1 keeps the newest alone. A file's frames wait for every sink: none is skipped.
+        pictures: whether it looks at pictures; without, `observation.frame.pixels` is empty and nothing may be drawn.
+        inline: whether `write` is called by the run's own thread, as a window's toolkit demands, and so holds the loop.
+            Every other sink is opened, written to and closed by a thread of its own.
+        status: set before `open`: gives the figures of the run so far, from any thread.
     """
 
     ended: bool = False
     auxiliary: bool = False
+    capacity: int = 1
+    pictures: bool = True
+    inline: bool = False
+    status: Callable[[], RunSummary] | None = None
 
     @classmethod
     def from_uri(cls, uri: Uri) -> Sink:
@@ -62,8 +76,9 @@ class Sink(ABC):
         Parameters:
             drawn: returns the annotated copy of the frame, drawn once for all sinks that call it: do not write into it.
 
-        Whatever it raises when it cannot be written, an OutputError or an OSError, ends this sink: it is closed, and
-        the run goes on without it, unless it was the last one.
+        An OutputError or OSError means that this one was not written: with a live camera it is offered again after a
+        pause that grows, until the sink takes it; with a file the sink is closed. Any other error is a fault of the
+        sink, which is closed. The run goes on without it, unless it was the last one.
         """
 
     @abstractmethod

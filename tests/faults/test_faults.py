@@ -138,9 +138,9 @@ def test_a_full_disk_in_the_middle_ends_one_sink(small_disk: Path, tmp_path: Pat
     assert process.returncode == 0, err
     assert len(records(other)) == 200
     summary = json.loads(out)
-    (lost,) = summary["lost_sinks"]
+    (lost,) = [sink for sink in summary["sinks"] if sink["state"] == "lost"]
     assert lost["name"] == str(full)
-    assert 0 < lost["results"] < 200 and lost["seconds"] > 0
+    assert 0 < lost["delivered"] < 200 and lost["failed_s"] > 0
     assert err.count("[sink-lost]") == 1
     check(full)
 

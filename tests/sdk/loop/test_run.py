@@ -231,8 +231,8 @@ def test_a_full_disk_loses_one_sink_and_the_run_goes_on(tmp_path: Path, caplog: 
     summary = run(FakeCamera(9), found, str(tmp_path / "out.jsonl"), failing)
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == summary.frames == 9
     assert failing.closed == 1
-    (lost,) = summary.lost_sinks
-    assert (lost.name, lost.results) == ("recorder", 1)
+    (lost,) = (sink for sink in summary.sinks if sink.state == "lost")
+    assert (lost.name, lost.delivered) == ("recorder", 1)
     assert "recorder cannot be written to: No space left" in lost.reason
     assert [finding.code for finding in summary.findings] == ["sink-lost"]
     assert caplog.text.count("goes on without it") == 1

@@ -19,7 +19,7 @@ import pytest
 
 from edgeloc.errors import DeviceError, MissingExtra, OutputError, UsageError
 from edgeloc.sinks import SINKS, Sink, open_sink
-from edgeloc.sinks.jsonl import as_record
+from edgeloc.sinks.record import as_record
 from edgeloc.sinks.video import Mp4Sink, fit
 from edgeloc.testing import FileSinkSuite, example_frame, example_observation
 from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result, Track
