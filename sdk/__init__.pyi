@@ -26,6 +26,7 @@ from edgeloc.findings import Finding as Finding
 from edgeloc.geometry import CameraGeometry as CameraGeometry
 from edgeloc.localizer import Localizer as Localizer
 from edgeloc.loop.run import run as run
+from edgeloc.loop.run import stream as stream
 from edgeloc.loop.summary import RunSummary as RunSummary
 from edgeloc.loop.summary import SinkSummary as SinkSummary
 from edgeloc.loop.tracking import Tracker as Tracker

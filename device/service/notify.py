@@ -24,6 +24,8 @@ class ProgressSink(Sink):
     """
 
     auxiliary = True
+    inline = True
+    pictures = False
 
     def __init__(self, address: str, interval_s: float | None = None) -> None:
         self._address = f"\0{address[1:]}" if address.startswith("@") else address

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +75,7 @@ class Camera(Openable):
     `size` is (width, height) in pixels, None before `open()` and where frames differ in size.
     `findings` are what a user should know of how the source did: cut short, away for a while.
     `reconnects` is whether it can go away and come back, so that `open_camera` opens it again for a while.
+    `notify` takes each fault when it is noticed; a run sets it, and without one they are logged.
     `gaps` are the times it was away; only a camera that reconnects (edgeloc.cameras.reconnect) has any.
 
     Every camera keeps these promises, and one test suite checks them:
@@ -98,6 +99,7 @@ class Camera(Openable):
     findings: tuple[Finding, ...] = ()
     gaps: tuple[Gap, ...] = ()
     reconnects: bool = False
+    notify: Callable[[Finding], object] | None = None
     # The number of the frame that was handed out last.
     _given: int = -1
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
+from itertools import accumulate
 
 __all__ = ["Ages"]
 
@@ -27,12 +29,12 @@ class Ages:
         self._bins[round(math.log(max(age_ms, _SMALLEST_MS)) * _BINS_PER_E)] += 1
         self.count += 1
 
-    def percentile(self, percent: float) -> float | None:
-        """The age in ms that `percent` of the ages do not exceed (the nearest rank); None without any."""
-        rank = max(1, math.ceil(self.count * percent / 100))
-        seen = 0
-        for number, count in sorted(self._bins.items()):
-            seen += count
-            if seen >= rank:
-                return math.exp(number / _BINS_PER_E)
-        return None
+    def percentiles(self, *percents: float) -> list[float | None]:
+        """The ages in ms that so many percent of them do not exceed (the nearest rank); None without any.
+
+        May be called while another thread counts.
+        """
+        bins = sorted(dict(self._bins).items())
+        counts = list(accumulate(count for _, count in bins))
+        ranks = (max(1, math.ceil(counts[-1] * percent / 100)) if counts else 0 for percent in percents)
+        return [math.exp(bins[bisect_left(counts, rank)][0] / _BINS_PER_E) if counts else None for rank in ranks]

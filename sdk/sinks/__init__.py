@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
 from edgeloc._support.backend import Uri, split_uri
 from edgeloc._support.lookup import Registry
 from edgeloc.errors import OutputError, UsageError
-from edgeloc.sinks.base import FileSink, Sink
+from edgeloc.sinks.base import CallbackSink, FileSink, Sink
+from edgeloc.types import Observation
 
-__all__ = ["SINKS", "FileSink", "Sink", "open_sink"]
+__all__ = ["SINKS", "FileSink", "Sink", "as_sink", "open_sink"]
 
 # By scheme, or by the suffix of a file's name.
 SINKS: Registry[type[Sink]] = Registry(
@@ -46,6 +48,17 @@ def open_sink(uri: str | os.PathLike[str], *, overwrite: bool = False) -> Sink:
     if isinstance(sink, FileSink):
         sink.overwrite = overwrite
     return sink
+
+
+def as_sink(sink: Sink | str | Callable[[Observation], object], *, overwrite: bool = False) -> Sink:
+    """A sink as it is, that of a URI, or one that calls a function with each observation."""
+    if isinstance(sink, Sink):
+        return sink
+    if isinstance(sink, (str, os.PathLike)):
+        return open_sink(sink, overwrite=overwrite)
+    if not callable(sink):
+        raise UsageError(f"the sink is {sink!r}", hint="give a URI, a Sink, or a function that takes an observation")
+    return CallbackSink(sink)
 
 
 def _split(text: str) -> tuple[str, Uri]:

@@ -19,7 +19,7 @@ from edgeloc.types import Observation, Pixels
 if TYPE_CHECKING:
     from edgeloc.loop.summary import RunSummary
 
-__all__ = ["FileSink", "Sink"]
+__all__ = ["CallbackSink", "FileSink", "Sink"]
 
 _SYNC_S = 1.0
 
@@ -87,6 +87,28 @@ class Sink(ABC):
 
         No signal interrupts it.
         """
+
+
+class CallbackSink(Sink):
+    """Calls a function with each observation; what it raises is a failure of the sink."""
+
+    def __init__(self, function: Callable[[Observation], object]) -> None:
+        self._function = function
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return str(getattr(self._function, "__qualname__", None) or type(self._function).__name__)
+
+    def open(self, *, fps: float | None = None, live: bool = False) -> None:
+        """Nothing is needed."""
+
+    def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
+        """Call the function."""
+        self._function(observation)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class FileSink(Sink):

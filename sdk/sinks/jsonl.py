@@ -16,6 +16,8 @@ __all__ = ["JsonLinesSink"]
 class JsonLinesSink(FileSink):
     """One line for each observation, written as it comes: a reader of the file never sees half of one."""
 
+    capacity = 2000
+    pictures = False
     _whole = 0
 
     def open(self, *, fps: float | None = None, live: bool = False) -> None:

@@ -45,6 +45,8 @@ class VideoSink(FileSink):
     black bars.
     """
 
+    capacity = 8
+
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         super().__init__(path, overwrite=overwrite)
         self._fps, self._live = LIVE_FPS, False

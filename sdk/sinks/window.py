@@ -33,6 +33,8 @@ _INSTEAD = "write to a file instead, such as out.mp4"
 class WindowSink(Sink):
     """A window on the screen; q, Esc or closing it ends the run. Use it from the main thread."""
 
+    inline = True
+
     def __init__(self) -> None:
         self._shown = False
 
