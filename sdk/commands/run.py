@@ -16,6 +16,7 @@ from edgeloc._support.numbers import above_zero, at_least_one, for_flag, number
 from edgeloc.errors import UsageError, printable
 
 if TYPE_CHECKING:
+    from edgeloc.geometry import CameraGeometry
     from edgeloc.loop.summary import RunSummary
     from edgeloc.loop.tracking import Tracker
     from edgeloc.model.contract import Contract
@@ -27,8 +28,10 @@ NEEDS = ("cv2", "numpy")
 
 # How a run over a file that was not done ended.
 _STATUSES = {"interrupt": EXIT_INTERRUPTED, "terminated": EXIT_TERMINATED}
+# Of a source whose frames may differ.
+_USUAL_SIZE = (640, 480)
 # The arguments that name a file to be read.
-FILES = ("model", "cpu_model", "contract")
+FILES = ("model", "cpu_model", "contract", "calibration")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +95,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="with --track: the track's box is where the object will be this long after the result is ready",
     )
+    parser.add_argument(
+        "--hfov",
+        type=for_flag(number(0, 180, above=True)),
+        metavar="DEG",
+        help="give each result its direction: the camera's horizontal field of view, of a lens without distortion",
+    )
+    parser.add_argument(
+        "--calibration", metavar="FILE.yml", help="the same by OpenCV's or ROS's calibration file of the camera"
+    )
+    parser.add_argument(
+        "--mounting",
+        type=for_flag(_angles),
+        metavar="ROLL,PITCH,YAW",
+        help="with either: how the camera sits in the body, in degrees; 0,-90,0 looks down (default: 0,0,0)",
+    )
+    parser.add_argument(
+        "--object-width-m",
+        type=above_zero,
+        metavar="M",
+        help="with either: how wide the object is in metres, which gives its distance",
+    )
     parser.add_argument("--contract", metavar="FILE.json", help="the contract of a model that carries none")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object instead of text")
 
@@ -107,6 +131,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.predict_ms is not None and not args.track:
         raise UsageError("only a track can be predicted", hint="give {track}")
+    if args.hfov and args.calibration:
+        raise UsageError("the camera's geometry is given twice", hint="give {hfov} or {calibration}")
+    if (args.mounting or args.object_width_m) and not (args.hfov or args.calibration):
+        raise UsageError("a direction needs the camera's geometry", hint="give {hfov} or {calibration}")
     sinks = [open_sink(uri, overwrite=args.overwrite) for uri in args.sink] + _service_manager()
     keep_apart(args.camera, sinks)
     with sure_end(partial(_last_words, sinks)):
@@ -118,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
         print_json({**dataclasses.asdict(summary), "findings": findings, "written": written})
     else:
         print(printable(_as_text(summary, written)))
-    return 0 if summary.live else _STATUSES.get(summary.ended_by, 0)
+    return 0 if summary.live else _STATUSES.get(summary.ended_by or "", 0)
 
 
 def _run(args: argparse.Namespace, sinks: list[Sink]) -> RunSummary:
@@ -134,7 +162,15 @@ def _run(args: argparse.Namespace, sinks: list[Sink]) -> RunSummary:
     with open_camera(args.camera, size=(wanted.width, wanted.height)) as camera:
         tracker = _tracker(args, localizer.contract) if args.track else None
         return run_loop(
-            camera, localizer, *sinks, mode=args.mode, budget_ms=args.budget_ms, frames=args.frames, tracker=tracker
+            camera,
+            localizer,
+            *sinks,
+            mode=args.mode,
+            budget_ms=args.budget_ms,
+            frames=args.frames,
+            tracker=tracker,
+            geometry=_geometry(args, camera.size) if args.hfov or args.calibration else None,
+            object_width_m=args.object_width_m,
         )
 
 
@@ -143,6 +179,23 @@ def _tracker(args: argparse.Namespace, contract: Contract) -> Tracker:
     from edgeloc.loop.tracking import Tracker
 
     return Tracker(contract, predict_ms=args.predict_ms)
+
+
+def _geometry(args: argparse.Namespace, size: tuple[int, int] | None) -> CameraGeometry:
+    from edgeloc.geometry import CameraGeometry
+
+    mounting = args.mounting or (0.0, 0.0, 0.0)
+    if args.calibration:
+        return CameraGeometry.from_calibration(args.calibration, mounting_deg=mounting)
+    return CameraGeometry.from_hfov(args.hfov, size or _USUAL_SIZE, mounting_deg=mounting)
+
+
+def _angles(text: str) -> tuple[float, float, float]:
+    try:
+        roll, pitch, yaw = (number(-360, 360)(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError("three angles in degrees such as 0,-90,0") from None
+    return roll, pitch, yaw
 
 
 def _last_words(sinks: list[Sink], doing: str) -> str:

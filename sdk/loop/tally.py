@@ -6,18 +6,20 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeloc.cameras.base import Camera
 from edgeloc.errors import CameraError, EngineError, UsageError
 from edgeloc.findings import Finding
-from edgeloc.geometry import CameraGeometry
 from edgeloc.loop.ages import Ages
 from edgeloc.loop.faults import Faults
 from edgeloc.loop.outlets import Outlets
 from edgeloc.loop.summary import EndedBy, RunSummary
-from edgeloc.loop.tracking import Tracker
 from edgeloc.types import Box, Frame, Observation, Result, Track
+
+if TYPE_CHECKING:
+    from edgeloc.geometry import CameraGeometry
+    from edgeloc.loop.tracking import Tracker
 
 __all__ = ["MOST_FAILURES", "Tally"]
 
