@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import threading
@@ -14,12 +15,15 @@ from typing import TYPE_CHECKING
 
 from edgeloc._support.backend import Uri
 from edgeloc._support.files import growing_file, release
+from edgeloc.errors import OutputError
 from edgeloc.types import Observation, Pixels
 
 if TYPE_CHECKING:
     from edgeloc.loop.summary import RunSummary
 
 __all__ = ["CallbackSink", "FileSink", "Sink"]
+
+logger = logging.getLogger(__name__)
 
 _SYNC_S = 1.0
 
@@ -124,6 +128,7 @@ class FileSink(Sink):
         self.overwrite = overwrite
         self._file: FileIO | None = None
         self._synced: threading.Event | None = None
+        self._whole = 0
 
     @classmethod
     def from_uri(cls, uri: Uri) -> FileSink:
@@ -140,9 +145,36 @@ class FileSink(Sink):
         """Create the file, or another one at `path`; UsageError where there is one, OutputError where none can be."""
         self.path, self._file = growing_file(path or self._given, overwrite=self.overwrite)
         file = self._file
+        self._whole = 0
         self._synced = threading.Event()
         threading.Thread(target=_sync, args=(os.dup(file.fileno()), self._synced), daemon=True).start()
         return file
+
+    def _go_on(self) -> None:
+        """End the full file, and begin another, with the time in its name."""
+        full = self.path
+        self._end()
+        self._begin(full.with_stem(f"{self._given.stem.replace('{time}', '')}-{{time}}"))
+        logger.info("%s is full and goes on in %s", full, self.path)
+
+    def _append(self, data: bytes | bytearray) -> None:
+        """Write it behind what is there, all or nothing: OutputError where the disk is full, or a pipe's reader gone."""
+        assert self._file is not None
+        try:
+            # Unbuffered: it is out at once, and a full disk leaves nothing to be written again by close.
+            written = self._file.write(data)
+            # A pipe may take it in parts.
+            while 0 < written < len(data) and self._streams:
+                written += self._file.write(data[written:])
+            complete, reason = written == len(data), "the disk is full"
+        except OSError as error:
+            complete, reason = False, error.strerror or str(error)
+        if not complete:
+            with suppress(OSError):  # a pipe cannot be cut
+                self._file.truncate(self._whole)
+                self._file.seek(self._whole)
+            raise OutputError(f"{self.path} cannot be written to: {reason}")
+        self._whole += len(data)
 
     @property
     def _taken(self) -> int:

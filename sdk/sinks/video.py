@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from abc import abstractmethod
@@ -20,8 +19,6 @@ from edgeloc.sinks.base import FileSink
 from edgeloc.types import Observation, Pixels
 
 __all__ = ["AviSink", "Mp4Sink", "VideoSink", "fit"]
-
-logger = logging.getLogger(__name__)
 
 LIVE_FPS = 30.0
 IMAGES_FPS = 10.0
@@ -197,22 +194,19 @@ class AviSink(VideoSink):
         if place < self._place:
             return
         if self._taken >= MOST_BYTES:
-            self._go_on(place)
+            self._start_next(place)
         if self._last is not None:
             for _ in range(min(place - self._place, round(LONGEST_HOLD_S * self._rate))):
                 self._writer.write(self._last)
         self._writer.write(picture)
         self._last, self._place = picture, place + 1
 
-    def _go_on(self, place: int) -> None:
+    def _start_next(self, place: int) -> None:
         """Begin another file: OpenCV ends the whole process when one of more than 2 GB is closed."""
-        full = self.path
         self._finish()
-        self._end()
-        self._begin(full.with_stem(f"{self._given.stem.replace('{time}', '')}-{{time}}"))
+        self._go_on()
         self._start()
         self._place = place
-        logger.info("%s is full; the video goes on in %s", full, self.path)
 
     def _finish(self) -> None:
         writer, self._writer, self._last = self._writer, None, None
