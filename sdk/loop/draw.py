@@ -9,7 +9,17 @@ import numpy as np
 
 from edgeloc.types import Box, Detection, Pixels, Result, Track
 
-__all__ = ["FLOAT_COLOR", "QUANTIZED_COLOR", "TRUTH_COLOR", "Color", "draw", "draw_boxes"]
+__all__ = [
+    "FLOAT_COLOR",
+    "QUANTIZED_COLOR",
+    "STALE_COLOR",
+    "TRACK_COLOR",
+    "TRUTH_COLOR",
+    "Color",
+    "boxes_of",
+    "draw",
+    "draw_boxes",
+]
 
 Color = tuple[int, int, int]
 
@@ -41,11 +51,7 @@ def draw(
     `age_ms` (the frame's age), `fps` (results a second), "no object" and "track lost" stand in the line where they
     apply. `stale` draws in the colour of a result over the age budget, and writes "STALE".
     """
-    color = STALE_COLOR if stale else QUANTIZED_COLOR
-    boxes = [(one.box, _title(one), color) for one in result.objects if one.box is not None]
-    if track is not None and track.box is not None:
-        boxes.append((track.box, _track_title(track), TRACK_COLOR))
-    image = draw_boxes(pixels, boxes)
+    image = draw_boxes(pixels, boxes_of(result, track, STALE_COLOR if stale else QUANTIZED_COLOR))
     words = [f"{fps:.1f} fps"] if fps else []
     if age_ms is not None:
         words.append(f"{age_ms:.0f} ms")
@@ -61,6 +67,14 @@ def draw(
         plate = _Plate(image, "   ".join(words))
         plate.put(image, (0, image.shape[0] - plate.height), STALE_COLOR if stale else _DARK)
     return image
+
+
+def boxes_of(result: Result, track: Track | None, color: Color) -> list[tuple[Box, str, Color]]:
+    """What there is to draw of an answer, each as (box, title, BGR colour): the objects, and the track where it is."""
+    boxes = [(one.box, _title(one), color) for one in result.objects if one.box is not None]
+    if track is not None and track.box is not None:
+        boxes.append((track.box, _track_title(track), TRACK_COLOR))
+    return boxes
 
 
 def draw_boxes(pixels: Pixels, boxes: Iterable[tuple[Box, str, Color]]) -> Pixels:
