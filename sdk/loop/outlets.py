@@ -25,8 +25,9 @@ from edgeloc.types import Observation, Pixels
 
 __all__ = ["Outlets"]
 
-# Pauses before a result is offered again to a sink that failed: the first and the longest, each up to half longer.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 10.0
+# Pauses before a result is offered again to a sink that failed: the first and the longest, each up to half longer. They
+# begin again after so long without a failure, so that one that comes and goes does not fill the log.
+FIRST_PAUSE_S, LONGEST_PAUSE_S, SETTLED_S = 0.1, 10.0, 10.0
 # A sink that takes longer than this for one result is reported.
 SLOW_S = 2.0
 # How long, at the end of a run, sinks may take for the results that still wait, and until they are closed.
@@ -158,7 +159,7 @@ class _Outlet:
         self._drain_until: float | None = None
         self._busy_since: float | None = None
         self._slow = False
-        self._pause_s, self._down_since = FIRST_PAUSE_S, 0.0
+        self._pause_s, self._down_since, self._back_at = FIRST_PAUSE_S, 0.0, 0.0
         self._thread: threading.Thread | None = None
         self._unclosed: Exception | None = None
         self._closed = False
@@ -273,7 +274,7 @@ class _Outlet:
         self.delivered += 1
         self._stale += observation.stale
         if self._state == "down":
-            self._state, self._pause_s = "open", FIRST_PAUSE_S
+            self._state, self._back_at = "open", now
             message = f"{self.sink.name} takes results again after {now - self._down_since:.1f} s"
             self._faults.notice(Finding("sink-back", "note", message))
 
@@ -287,6 +288,8 @@ class _Outlet:
         self.reason = _reason(self.sink, error)
         if self._state == "open":
             self._state, self._down_since = "down", time.monotonic()
+            if self._down_since - self._back_at > SETTLED_S:
+                self._pause_s = FIRST_PAUSE_S
             self._faults.notice(Finding("sink-down", "problem", f"{self.reason}; it will be offered results again"))
 
     def _lose(self, error: Exception) -> None:

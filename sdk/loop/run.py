@@ -163,7 +163,7 @@ class _Loop:
                 with outlets:
                     try:
                         yield from self._each(camera, tally, outlets, asked)
-                        tally.require_an_answer()
+                        tally.end()
                     except KeyboardInterrupt:
                         if interrupt is None:
                             raise

@@ -52,7 +52,7 @@ class Tally:
         self.budget_ms = float("inf") if budget_ms is None else budget_ms
         self.faults = Faults()
         self.outlets: Outlets | None = None
-        self._began_at = time.monotonic()
+        self._began_at, self._ended_at = time.monotonic(), math.inf
         self._ages = Ages()
         self._recent: deque[float] = deque(maxlen=31)
         # The number of the frame before; a camera may have been read before the run.
@@ -101,8 +101,9 @@ class Tally:
             self._failed_in_row = 0
         return self._observation(frame, result)
 
-    def require_an_answer(self) -> None:
-        """At the end: raise the failure where no frame had an answer."""
+    def end(self) -> None:
+        """The last frame was localized; raise the failure where none had an answer."""
+        self._ended_at = time.monotonic()
         if self._failed and not self.frames:
             raise self._failure
 
@@ -175,7 +176,7 @@ class Tally:
 
     def summary(self, ended_by: EndedBy | None = None) -> RunSummary:
         """The figures so far, from any thread."""
-        seconds = time.monotonic() - self._began_at
+        seconds = min(time.monotonic(), self._ended_at) - self._began_at
         p50, p90, p99 = self._ages.percentiles(50, 90, 99)
         return RunSummary(
             frames=self.frames,
