@@ -158,7 +158,7 @@ class FileSink(Sink):
         logger.info("%s is full and goes on in %s", full, self.path)
 
     def _append(self, data: bytes | bytearray) -> None:
-        """Write it behind what is there, all or nothing: OutputError where the disk is full, or a pipe has no reader."""
+        """Write it behind what is there, all or nothing: OutputError on a full disk or a pipe without reader."""
         assert self._file is not None
         try:
             # Unbuffered: it is out at once, and a full disk leaves nothing to be written again by close.
