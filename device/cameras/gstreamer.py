@@ -127,6 +127,8 @@ class GstCamera(Camera):
 
     live = True
     reconnects = True
+    # A compressed stream repeats a still scene exactly, up to the next key frame.
+    still_s = 30.0
 
     def __init__(self, pipeline: str) -> None:
         if not pipeline.strip():

@@ -34,6 +34,8 @@ class RtspCamera(Camera):
 
     live = True
     reconnects = True
+    # A compressed stream repeats a still scene exactly, up to the next key frame.
+    still_s = 30.0
 
     def __init__(self, url: str, *, transport: str = "tcp") -> None:
         if transport not in ("tcp", "udp"):

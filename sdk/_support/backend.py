@@ -64,9 +64,9 @@ class Uri:
                 "and options, if any, behind a ?"
             )
 
-    def without(self, name: str) -> Uri:
-        """The same URI less one option."""
-        return replace(self, query=tuple(pair for pair in self.query if pair[0] != name))
+    def without(self, *names: str) -> Uri:
+        """The same URI less these options."""
+        return replace(self, query=tuple(pair for pair in self.query if pair[0] not in names))
 
 
 def split_uri(text: str, kind: str) -> Uri:

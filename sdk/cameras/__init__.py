@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Any
 
 from edgeloc._support.backend import Uri
 from edgeloc._support.lookup import Registry
-from edgeloc.cameras.base import Camera, parse_uri, seconds
+from edgeloc.cameras.base import Camera, flag, parse_uri, seconds
 from edgeloc.cameras.reconnect import RECONNECT_S, ReconnectingCamera
 from edgeloc.data.images import IMAGE_SUFFIXES
 from edgeloc.errors import CameraError, UsageError
@@ -32,6 +33,7 @@ CAMERAS: Registry[type[Camera]] = Registry(
     },
     failure=CameraError,
 )
+_WATCHED = {"reconnect": seconds, "frozen": seconds, "dark": flag}
 _EXAMPLES = (
     "v4l2:///dev/video0, picamera://0, csi://0, rtsp://HOST/STREAM, gst://PIPELINE, synthetic://?seed=1,"
     " fake://?disconnect=60:2, data://PATH?split=val, a video file, a folder of images"
@@ -49,7 +51,8 @@ def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = N
             it needs to cover it, others ignore it. A size in the URI takes precedence.
 
     A device or stream that goes away once it has given a frame is opened again for up to 30 s, or as many as
-    `reconnect=SECONDS` in its URI (0: not at all).
+    `reconnect=SECONDS` in its URI (0: not at all). So is one that gives exactly the same picture for longer than
+    `frozen=SECONDS` (0: never). Black pictures are left out, unless `dark=1`.
 
     Raises UsageError for an unknown scheme, an unknown option or a path that is not there,
     DataError for a file that cannot be read, CameraError for a device that fails.
@@ -59,17 +62,19 @@ def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = N
     if not kind.reconnects:
         camera = kind.from_uri(parts, size)
     else:
-        limit_s = _limit(parts)
-        camera = kind.from_uri(parts.without("reconnect"), size)
-        camera = ReconnectingCamera(camera, limit_s) if limit_s else camera
+        options = _watched(parts)
+        limit_s = options.pop("reconnect", RECONNECT_S)
+        camera = kind.from_uri(parts.without(*_WATCHED), size)
+        camera = ReconnectingCamera(camera, limit_s, **options) if limit_s else camera
     camera.open()
     return camera
 
 
-def _limit(uri: Uri) -> float:
-    """For how many seconds a camera that went away is opened again."""
-    own = tuple(pair for pair in uri.query if pair[0] == "reconnect")
-    return float(replace(uri, query=own).options({"reconnect": seconds}).get("reconnect", RECONNECT_S))
+def _watched(uri: Uri) -> dict[str, Any]:
+    """The options of every device and stream, which `ReconnectingCamera` takes."""
+    own = tuple(pair for pair in uri.query if pair[0] in _WATCHED)
+    options = replace(uri, query=own).options(_WATCHED)
+    return {"frozen_s" if name == "frozen" else name: value for name, value in options.items()}
 
 
 def _scheme(uri: Uri) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from abc import abstractmethod
@@ -12,7 +13,7 @@ from pathlib import Path
 from edgeloc._support.backend import Openable, Uri, split_uri
 from edgeloc._support.numbers import number, whole
 from edgeloc.errors import CameraError, UsageError
-from edgeloc.findings import Finding
+from edgeloc.findings import Finding, report
 from edgeloc.types import Frame
 
 __all__ = [
@@ -39,7 +40,10 @@ _LARGEST = 16384
 # A driver's time further back than this is not of the monotonic clock.
 _OLDEST_S = 10.0
 # Schemes whose text belongs to another program (a pipeline, an address with its own query), and our options in it.
-_FOREIGN = {"gst": ("reconnect",), "rtsp": ("reconnect", "transport"), "rtsps": ("reconnect", "transport")}
+_WATCHED = ("reconnect", "frozen", "dark")
+_FOREIGN = {"gst": _WATCHED, "rtsp": (*_WATCHED, "transport"), "rtsps": (*_WATCHED, "transport")}
+
+logger = logging.getLogger(__name__)
 
 # Parsers of options.
 integer = whole(0)
@@ -75,8 +79,9 @@ class Camera(Openable):
     `size` is (width, height) in pixels, None before `open()` and where frames differ in size.
     `findings` are what a user should know of how the source did: cut short, away for a while.
     `reconnects` is whether it can go away and come back, so that `open_camera` opens it again for a while.
+    `still_s` is for how many seconds a picture may stay exactly the same; then the camera counts as frozen.
     `notify` takes each fault when it is noticed; a run sets it, and without one they are logged.
-    `gaps` are the times it was away; only a camera that reconnects (edgeloc.cameras.reconnect) has any.
+    `gaps` are the last hundred times it was away; only a camera that reconnects (edgeloc.cameras.reconnect) has any.
 
     Every camera keeps these promises, and one test suite checks them:
 
@@ -99,6 +104,7 @@ class Camera(Openable):
     findings: tuple[Finding, ...] = ()
     gaps: tuple[Gap, ...] = ()
     reconnects: bool = False
+    still_s: float = 2.0
     notify: Callable[[Finding], object] | None = None
     # The number of the frame that was handed out last.
     _given: int = -1
@@ -126,6 +132,13 @@ class Camera(Openable):
     @abstractmethod
     def _read(self, timeout_s: float) -> Frame | None:
         """The next frame, None at the end."""
+
+    def _notice(self, finding: Finding) -> None:
+        """Report a fault."""
+        if self.notify is None:
+            report(logger, finding)
+        else:
+            self.notify(finding)
 
     def open(self) -> None:
         """Get the camera ready to read; an opened camera stays as it is.

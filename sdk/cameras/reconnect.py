@@ -1,17 +1,21 @@
-"""A camera that is opened again when it goes away, with back-off; the gaps are reported."""
+"""A live camera under watch: opened again when it goes away, stalls or freezes; black pictures are held back."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
+import random
 import threading
 import time
+import zlib
+from typing import Literal
+
+import numpy as np
 
 from edgeloc._support.backend import Uri
 from edgeloc.cameras.base import Camera, Gap
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 from edgeloc.findings import Finding
-from edgeloc.types import Frame
+from edgeloc.types import Frame, Pixels
 
 __all__ = ["RECONNECT_S", "ReconnectingCamera"]
 
@@ -21,8 +25,12 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 # How long an open() may take beyond the limit before the run loop gives it up.
 _SLACK_S = 10.0
-
-logger = logging.getLogger(__name__)
+# For how long the first frame is waited for: network cameras negotiate first.
+_FIRST_FRAME_S = 15.0
+# A camera that is started gives a few black pictures.
+_BLACK_S = 0.5
+# So many gaps are kept one by one.
+_MOST_GAPS = 100
 
 
 class ReconnectingCamera(Camera):
@@ -30,20 +38,28 @@ class ReconnectingCamera(Camera):
 
     `camera` is the one to open again.
     `limit_s` is for how many seconds it is tried after each failure.
+    `frozen_s` is after how many seconds of one and the same picture it has failed too; 0: never. None for its own.
+    `dark` is whether pictures that show nothing are handed out all the same.
 
     Until the camera is back, every `read` raises CameraTimeout; after `limit_s` it raises CameraError with the first
-    reason. `sequence` continues where it stopped, and a frame captured before the gap is not handed out after it.
-    Each gap is logged; those that ended are in `gaps`, and `findings` sums them up. A camera that fails before its
-    first frame is not tried again: it is busy, or not the right one. After `close()` nothing is opened, and what an
-    attempt that was under way opens is closed at once, also where another thread is reading.
+    reason. `sequence` continues where it stopped, and a frame captured before the gap is not handed out after it. A
+    camera that fails before its first frame is not tried again: it is busy, or not the right one; one that is late is
+    waited for. A black picture is not handed out: until there is something to see, `read` times out, and the camera
+    counts as `reconnecting`.
+
+    Each fault is a finding when it comes (see `Camera.notify`); `findings` sums up the gaps. After `close()` nothing is
+    opened, and what an attempt that was under way opens is closed at once, also where another thread is reading.
     """
 
     live = True
 
-    def __init__(self, camera: Camera, limit_s: float = RECONNECT_S) -> None:
+    def __init__(
+        self, camera: Camera, limit_s: float = RECONNECT_S, *, frozen_s: float | None = None, dark: bool = False
+    ) -> None:
         if not limit_s > 0:
             raise UsageError(field="limit_s", value=limit_s, allowed="above 0")
         self._camera, self._limit_s = camera, limit_s
+        self._watch_options = camera.still_s if frozen_s is None else frozen_s, dark
         # Whether its owner wants it open; with the lock, so that what an attempt opens after close() is closed again.
         self._wanted, self._lock = threading.Event(), threading.Lock()
         self._forget()
@@ -55,6 +71,12 @@ class ReconnectingCamera(Camera):
         self._away_since: float | None = None
         self._reason = ""
         self._pause_s, self._try_at = _FIRST_PAUSE_S, 0.0
+        self._watch = _Watch(*self._watch_options)
+        self._opened_at: float | None = None
+        self._late = False
+        self._black_since: float | None = None
+        self._black_noticed = False
+        self._gone, self._gone_s = 0, 0.0
         self.gaps, self.findings = (), ()
 
     @classmethod
@@ -71,9 +93,12 @@ class ReconnectingCamera(Camera):
 
     @property
     def reconnecting(self) -> bool:
-        """Whether it is away, and the limit is not yet over."""
-        since = self._away_since
-        return since is not None and time.monotonic() - since < self._limit_s + _SLACK_S
+        """Whether it is away, black, or late with its first frame, and the limit for that is not yet over."""
+        since, now = self._away_since, time.monotonic()
+        if since is not None:
+            return now - since < self._limit_s + _SLACK_S
+        first = self._last is None and self._opened_at is not None and now - self._opened_at < _FIRST_FRAME_S
+        return first or self._black_since is not None
 
     def _open(self) -> None:
         self._forget()
@@ -90,6 +115,8 @@ class ReconnectingCamera(Camera):
         self._require_wanted()
         self.live, self.fps, self.size = self._camera.live, self._camera.fps, self._camera.size
         self._waiting_since = None
+        if self._last is None:
+            self._opened_at = time.monotonic()
 
     def _require_wanted(self) -> None:
         if not self._wanted.is_set():
@@ -108,6 +135,9 @@ class ReconnectingCamera(Camera):
                     self._try_again(deadline)
                 self._waiting_since = self._waiting_since or time.monotonic()
                 frame = self._camera.read(max(0.0, deadline - time.monotonic()))
+                if frame is not None and not self._shows_something(frame):
+                    self._wait_for_light(deadline)
+                    continue
             except CameraError as error:
                 self._require_wanted()
                 self._lose(error, deadline)
@@ -134,6 +164,7 @@ class ReconnectingCamera(Camera):
         """Record that the camera failed and when to try it again; raise what the reader is to get."""
         now = time.monotonic()
         if self._last is None:
+            self._wait_for_first(error, now)
             raise error
         waited_s = now - (self._waiting_since or now)
         if not isinstance(error, CameraTimeout) or (self._try_at <= now and waited_s >= self.stall_s):
@@ -151,31 +182,112 @@ class ReconnectingCamera(Camera):
         self._camera.close()
         if self._away_since is None:
             self._away_since, self._reason, self._pause_s = now, str(error), _FIRST_PAUSE_S
-            logger.info("%s; opening it again for up to %g s", error, self._limit_s)
+            code = "camera-frozen" if isinstance(error, _Frozen) else "camera-away"
+            self._notice(Finding(code, "warning", f"{error}; opening it again for up to {self._limit_s:g} s"))
             # A run that ends now has no gap that would show it.
             self.findings = self._gap_findings()
-        self._try_at = now + self._pause_s
+        self._try_at = now + self._pause_s * random.uniform(1, 1.5)
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _accept(self, frame: Frame) -> Frame:
         """The frame with its number in the whole run; closes the gap before it."""
         if self._last is not None and self._away_since is not None:
             self._offset = self._last.sequence + 1
-            self.gaps += (Gap(self._last.captured_at, frame.captured_at, self._reason),)
             self._away_since = None
-            self.findings = self._gap_findings()
-            logger.info("camera %s is back after %.1f s without a frame", self.name, self.gaps[-1].seconds)
+            self._end_gap(self._last, frame)
+        elif self._last is not None and self._black_noticed:
+            self._end_gap(self._last, frame)
+        self._black_since, self._black_noticed = None, False
         self._waiting_since = None
         self._last = dataclasses.replace(frame, sequence=self._offset + frame.sequence)
         return self._last
 
+    def _end_gap(self, last: Frame, frame: Frame) -> None:
+        gap = Gap(last.captured_at, frame.captured_at, self._reason)
+        self.gaps = (*self.gaps[1 - _MOST_GAPS :], gap)
+        self._gone, self._gone_s = self._gone + 1, self._gone_s + gap.seconds
+        self.findings = self._gap_findings()
+        message = f"camera {self.name} is back after {gap.seconds:.1f} s without a frame"
+        self._notice(Finding("camera-back", "note", message))
+
+    def _shows_something(self, frame: Frame) -> bool:
+        """Whether a picture may be handed out; CameraError for one that has been the same for too long."""
+        verdict = self._watch.judge(frame)
+        if verdict == "frozen":
+            raise _Frozen(
+                f"camera {self.name} is frozen: it has given the same picture for {self._watch.still_s:.1f} s"
+            )
+        return verdict == "new"
+
+    def _wait_for_light(self, deadline: float) -> None:
+        """Note a black picture; CameraTimeout where the reader has waited long enough."""
+        now = time.monotonic()
+        self._black_since = self._black_since or now
+        if now - self._black_since >= _BLACK_S and not self._black_noticed:
+            self._black_noticed, self._reason = True, f"camera {self.name} shows nothing but black"
+            fix = "take off its cap, give it light, or give dark=1 in its URI"
+            self._notice(Finding("camera-black", "warning", f"{self._reason}; its pictures are left out", fix))
+        if now >= deadline:
+            raise CameraTimeout(f"camera {self.name} shows nothing but black")
+
+    def _wait_for_first(self, error: CameraError, now: float) -> None:
+        """Note that the first frame is late."""
+        waited_s = now - (self._opened_at or now)
+        if isinstance(error, CameraTimeout) and waited_s >= self.stall_s and not self._late:
+            self._late = True
+            message = f"camera {self.name} has given no frame yet; waiting for up to {_FIRST_FRAME_S:g} s"
+            self._notice(Finding("camera-late", "warning", message))
+
     def _gap_findings(self) -> tuple[Finding, ...]:
         findings = []
         if self.gaps:
-            times = "once" if len(self.gaps) == 1 else f"{len(self.gaps)} times"
-            total_s = sum(gap.seconds for gap in self.gaps)
-            message = f"the camera was away {times}, {total_s:.1f} s in all without a frame ({self.gaps[-1].reason})"
+            times = "once" if self._gone == 1 else f"{self._gone} times"
+            message = (
+                f"the camera was away {times}, {self._gone_s:.1f} s in all without a frame ({self.gaps[-1].reason})"
+            )
             findings.append(Finding("camera-gaps", "warning", message))
         if self._away_since is not None:
             findings.append(Finding("camera-away", "warning", f"the camera was away at the end ({self._reason})"))
         return tuple(findings)
+
+
+class _Frozen(CameraError):
+    """The same picture came again and again."""
+
+
+class _Watch:
+    """Judges pictures by a sparse sample of their pixels, and by all of them where that is suspicious.
+
+    A sensor's noise makes every picture new, at night as well; what is under a sixteenth of full brightness everywhere
+    shows nothing. `still_s` is for how long the picture has been the same.
+    """
+
+    _STEP = 16
+    _BLACK = 16
+    _LEAST_FRAMES = 5
+
+    def __init__(self, frozen_s: float, dark: bool) -> None:
+        self._frozen_s, self._dark = frozen_s, dark
+        self._sample: Pixels | None = None
+        self._checksum: int | None = None
+        self._since = self.still_s = 0.0
+        self._same = 0
+
+    def judge(self, frame: Frame) -> Literal["new", "black", "frozen"]:
+        """What a picture is."""
+        sample = np.ascontiguousarray(frame.pixels[:: self._STEP, :: self._STEP])
+        if not self._dark and sample.size and sample.max() <= self._BLACK and frame.pixels.max() <= self._BLACK:
+            return "black"
+        if self._frozen_s and self._is_same(sample, frame):
+            self._same, self.still_s = self._same + 1, frame.captured_at - self._since
+            return "frozen" if self._same >= self._LEAST_FRAMES and self.still_s >= self._frozen_s else "new"
+        self._sample, self._same, self._since = sample, 0, frame.captured_at
+        return "new"
+
+    def _is_same(self, sample: Pixels, frame: Frame) -> bool:
+        if self._sample is None or not np.array_equal(sample, self._sample):
+            self._checksum = None
+            return False
+        # Something small may move between the samples.
+        before, self._checksum = self._checksum, zlib.crc32(np.ascontiguousarray(frame.pixels))
+        return before in (None, self._checksum)

@@ -117,6 +117,8 @@ class FakeCamera(Camera):
     - `stall`: no frame for VALUE seconds.
     - `disconnect`: `read` raises CameraError, and `open` does for VALUE seconds; without a value, for ever.
     - `corrupt`: VALUE frames (1 without a value) cannot be decoded and are left out.
+    - `freeze`: for VALUE seconds every frame shows the same picture.
+    - `black`: VALUE frames are black.
     - `clock`: the driver's clock jumps by VALUE seconds; `captured_at` does not follow it.
 
     Other options:
@@ -141,6 +143,8 @@ class FakeCamera(Camera):
         stall: dict[int, float] | None = None,
         disconnect: dict[int, float] | None = None,
         corrupt: dict[int, int] | None = None,
+        freeze: dict[int, float] | None = None,
+        black: dict[int, int] | None = None,
         clock: dict[int, float] | None = None,
         slow_start: float = 0.0,
         refuse: str | None = None,
@@ -151,6 +155,7 @@ class FakeCamera(Camera):
         self._rate, self._frames, self._slow_start, self._refuse = fps, frames, slow_start, refuse
         self._stalls, self._disconnects = stall or {}, disconnect or {}
         self._corrupt, self._jumps = corrupt or {}, clock or {}
+        self._freezes, self._black = freeze or {}, black or {}
         self.size, self.fps = size, fps
         self._clip: Clip | None = None
         self._began_at = self._last_at = 0.0
@@ -164,6 +169,8 @@ class FakeCamera(Camera):
             "stall": lambda text: _events(text, seconds, None),
             "disconnect": lambda text: _events(text, seconds, float("inf")),
             "corrupt": lambda text: _events(text, positive, 1),
+            "freeze": lambda text: _events(text, seconds, None),
+            "black": lambda text: _events(text, positive, 1),
             "clock": lambda text: _events(text, _jump, None),
             "slow_start": seconds, "refuse": str,
         }  # fmt: skip
@@ -227,11 +234,14 @@ class FakeCamera(Camera):
 
     def _frame(self, number: int) -> Frame:
         assert self._clip is not None
-        scene = self._clip.frame(number)
+        frozen = [at for at, held in self._freezes.items() if at <= number < at + held * self._rate]
+        scene = self._clip.frame(max(frozen, default=number))
+        dark = any(at <= number < at + count for at, count in self._black.items())
+        pixels = np.zeros_like(scene.pixels) if dark else scene.pixels
         driver_s = self._exposed_at(number) + sum(jump for at, jump in self._jumps.items() if at <= number)
         self._last_at = sensor_time(driver_s, time.monotonic(), self._last_at)
         number -= self._first
-        return Frame(scene.pixels, self._last_at, number, has_truth=True, truth=scene.box, truth_label=scene.label)
+        return Frame(pixels, self._last_at, number, has_truth=True, truth=scene.box, truth_label=scene.label)
 
     def _newest(self) -> int:
         return int((time.monotonic() - self._began_at) * self._rate + 1e-6)
