@@ -289,5 +289,5 @@ class _Watch:
             self._checksum = None
             return False
         # Something small may move between the samples.
-        before, self._checksum = self._checksum, zlib.crc32(np.ascontiguousarray(frame.pixels))
+        before, self._checksum = self._checksum, zlib.crc32(np.ascontiguousarray(frame.pixels).data)
         return before in (None, self._checksum)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from edgeloc.cameras.base import Camera
-from edgeloc.errors import CameraError, EngineError, UsageError
+from edgeloc.errors import CameraError, EngineError, UsageError, mask_credentials
 from edgeloc.findings import Finding
 from edgeloc.loop.ages import Ages
 from edgeloc.loop.faults import Faults
@@ -192,7 +192,7 @@ class Tally:
             ended_by=ended_by,
             failed=self._failed,
             last_at=self._recent[-1] if self._recent else None,
-            camera=self._camera.name,
+            camera=mask_credentials(self._camera.name),
             engine=self._engine_name,
             sinks=() if self.outlets is None else self.outlets.summary,
             findings=(*self._camera.findings, *self.faults.summary),
