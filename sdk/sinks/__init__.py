@@ -21,6 +21,7 @@ SINKS: Registry[type[Sink]] = Registry(
     "edgeloc.sinks",
     {
         "window": "edgeloc.sinks.window:WindowSink",
+        "http": "edgeloc.sinks.web:HttpSink",
         ".mp4": "edgeloc.sinks.video:Mp4Sink",
         ".avi": "edgeloc.sinks.video:AviSink",
         ".jsonl": "edgeloc.sinks.jsonl:JsonLinesSink",
