@@ -50,8 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         action="append",
         default=[],
-        help="window, or a path ending in .mp4, .avi or .jsonl, with {time} in its name if you like; may be given more "
-        "than once",
+        help="window, http://127.0.0.1:8080, or a path ending in .mp4, .avi or .jsonl, with {time} in its name if you "
+        "like; may be given more than once",
     )
     parser.add_argument("--overwrite", action="store_true", help="empty the files of sinks that are there already")
     parser.add_argument(

@@ -28,7 +28,7 @@ SINKS: Registry[type[Sink]] = Registry(
     },
     failure=OutputError,
 )
-_EXAMPLES = "window, a path ending in .mp4, .avi or .jsonl"
+_EXAMPLES = "window, http://127.0.0.1:8080, a path ending in .mp4, .avi or .jsonl"
 
 
 def open_sink(uri: str | os.PathLike[str], *, overwrite: bool = False) -> Sink:

@@ -26,6 +26,20 @@ def test_the_runtime_needs_neither_tensorflow_nor_plots() -> None:
     assert not modules & {"tensorflow", "keras", "matplotlib", "tqdm", "jinja2"}
 
 
+def test_a_run_loads_no_library_of_a_sink_that_it_does_not_have() -> None:
+    of_sinks = {"tornado", "paho", "pymavlink", "rosbags", "mcap", "av", "serial", "rclpy", "asyncio"}
+    program = """
+import sys, tempfile, edgeloc
+from edgeloc.models import SHIPPED_INT8
+with tempfile.TemporaryDirectory() as folder:
+    edgeloc.run("synthetic://?seed=1&frames=5", edgeloc.Localizer(SHIPPED_INT8), folder + "/a.jsonl", folder + "/a.avi")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program + "print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    assert not set(done.stdout.split()) & of_sinks
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
         _ = edgeloc.nonsense  # type: ignore[attr-defined]

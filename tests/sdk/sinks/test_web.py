@@ -120,13 +120,16 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     profile = tmp_path_factory.mktemp("chromium")
     for flag in (
         "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", "--window-size=390,844",
+        "--disable-background-networking", "--disable-component-update",
         f"--user-data-dir={profile}",
     ):  # fmt: skip
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver, env=_without_proxy()))
     browser.set_page_load_timeout(20)
+    # A window is never as narrow as a phone.
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     yield browser
     browser.quit()
 
@@ -160,7 +163,8 @@ def test_a_browser_shows_the_run_on_a_phone_without_errors_or_outside_requests(c
     Running.wait_for(lambda: page.sink.name in chromium.find_element("id", "sinks").text)
     Running.wait_for(lambda: "top" in chromium.find_element("id", "rate-top").text)
     assert chromium.find_element("id", "health").text == "results come"
-    assert chromium.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    inside, wide = chromium.execute_script("return [window.innerWidth, document.documentElement.scrollWidth]")
+    assert (inside, wide <= inside) == (390, True)
     # The stream's pictures have their size, and change.
     assert chromium.execute_script("return document.getElementById('picture').naturalWidth") == 320
     first = chromium.get_screenshot_as_png()
