@@ -75,6 +75,7 @@ class Frame:
             means that the frame holds no object.
         truth: the object's true box in pixels.
         truth_label: its class.
+        file: the name of the image that it was read from, in a folder of images or a data set; None elsewhere.
     """
 
     pixels: Pixels
@@ -83,6 +84,7 @@ class Frame:
     has_truth: bool = False
     truth: Box | None = None
     truth_label: str | None = None
+    file: str | None = None
 
     @property
     def age_ms(self) -> float:

@@ -112,8 +112,8 @@ class ImageCamera(PathCamera):
     def _read(self, timeout_s: float) -> Frame | None:
         if self._next >= len(self._files):
             return None
-        pixels = read_image(self._files[self._next])
-        frame = Frame(pixels, time.monotonic(), self._next)
+        path = self._files[self._next]
+        frame = Frame(read_image(path), time.monotonic(), self._next, file=path.name)
         self._next += 1
         return frame
 
@@ -164,6 +164,7 @@ class DatasetCamera(Camera):
         frame = Frame(
             sample.load(), time.monotonic(), self._next,
             has_truth=sample.labelled, truth=sample.box, truth_label=sample.label,
+            file=None if sample.path is None else sample.name,
         )  # fmt: skip
         self._next += 1
         return frame

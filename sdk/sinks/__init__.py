@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from edgeloc._support.backend import Uri, split_uri
 from edgeloc._support.lookup import Registry
@@ -28,6 +29,7 @@ SINKS: Registry[type[Sink]] = Registry(
     },
     failure=OutputError,
 )
+_WORDS = ("window", "-")
 _EXAMPLES = "window, http://127.0.0.1:8080, a path ending in .mp4, .avi or .jsonl"
 
 
@@ -68,6 +70,10 @@ def _split(text: str) -> tuple[str, Uri]:
     if colon and scheme != "file":
         parts = split_uri(text, "sink")
         return parts.scheme, parts
-    path = unquote(rest) if colon else text
-    name = "window" if path == "window" else Path(path).suffix.lower()
-    return name, Uri(text, "", "" if name == "window" else path, kind="sink")
+    if not colon and text in _WORDS:
+        return text, Uri(text, "", "", kind="sink")
+    # A question mark may also be a part of a file's name.
+    named = re.fullmatch(r"(.*\.\w+)\?(\w+=.*)", rest if colon else text)
+    path, query = named.groups() if named else (rest if colon else text, "")
+    path = unquote(path) if colon else path
+    return Path(path).suffix.lower(), Uri(text, "", path, tuple(parse_qsl(query, keep_blank_values=True)), "sink")

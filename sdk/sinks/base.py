@@ -152,9 +152,9 @@ class FileSink(Sink):
 
     def _go_on(self) -> None:
         """End the full file, and begin another, with the time in its name."""
-        full = self.path
+        full, given = self.path, self._given
         self._end()
-        self._begin(full.with_stem(f"{self._given.stem.replace('{time}', '')}-{{time}}"))
+        self._begin(given if "{time}" in given.name else given.with_stem(f"{given.stem}-{{time}}"))
         logger.info("%s is full and goes on in %s", full, self.path)
 
     def _append(self, data: bytes | bytearray) -> None:

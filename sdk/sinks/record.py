@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import datetime, timezone
 from typing import Any
 
 from edgeloc.types import Bearing, Box, Detection, Observation, Track
 
-__all__ = ["as_line", "as_record"]
+__all__ = ["as_line", "as_record", "unix_time"]
 
 
 def as_line(observation: Observation) -> bytes:
@@ -18,13 +20,14 @@ def as_line(observation: Observation) -> bytes:
 def as_record(observation: Observation) -> dict[str, Any]:
     """An observation as JSON values: boxes as [x1, y1, x2, y2] in pixels of the frame, `objects` best first.
 
-    `gap_s` is there after a gap only, `findings` after a fault, `track` with tracking, `bearing` and `distance_m` with
-    the camera's geometry, `truth` where it is known.
+    `file` is there for an image of a folder or a data set, `gap_s` after a gap only, `findings` after a fault, `track`
+    with tracking, `bearing` and `distance_m` with the camera's geometry, `truth` where it is known.
     """
     frame, result = observation.frame, observation.result
     best = result.objects[0] if result.objects else None
     record: dict[str, Any] = {
         "sequence": frame.sequence,
+        "time": _iso(unix_time(frame.captured_at)),
         "captured_at": round(frame.captured_at, 6),
         "age_ms": round(observation.age_ms, 3),
         "stale": observation.stale,
@@ -37,6 +40,8 @@ def as_record(observation: Observation) -> dict[str, Any]:
         "label_score": _rounded(best.label_score) if best else None,
         "objects": [_object(found) for found in result.objects],
     }
+    if frame.file is not None:
+        record["file"] = frame.file
     if observation.gap_s:
         record["gap_s"] = round(observation.gap_s, 3)
     if observation.findings:
@@ -49,6 +54,16 @@ def as_record(observation: Observation) -> dict[str, Any]:
     if frame.has_truth:
         record["truth"] = {"box": _corners(frame.truth), "label": frame.truth_label}
     return record
+
+
+def unix_time(captured_at: float) -> float:
+    """A time of `time.monotonic()` as seconds since 1970, by the wall clock as it is now."""
+    return time.time() - (time.monotonic() - captured_at)
+
+
+def _iso(seconds: float) -> str:
+    text = datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
 
 
 def _object(found: Detection) -> dict[str, Any]:
