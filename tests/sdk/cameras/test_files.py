@@ -35,6 +35,19 @@ def test_a_folder_gives_its_images_by_name_whatever_their_size(tiny_folder: Path
         frames = list(camera)
     assert [int(frame.pixels[0, 0, 0]) for frame in frames] == [20, 50, 80, 110, 140, 170]
     assert frames[0].pixels.shape != frames[1].pixels.shape
+    assert [frame.file for frame in frames] == [f"{index:02d}.png" for index in range(6)]
+
+
+def test_an_image_of_a_data_set_has_its_name_and_a_video_or_a_made_scene_has_none(
+    tiny_labelled: Path, tiny_video: Path
+) -> None:
+    def names(uri: str | Path) -> list[str | None]:
+        with open_camera(uri) as camera:
+            return [frame.file for frame in camera]
+
+    assert names(f"data://{tiny_labelled}?frames=2") == ["00.png", "03.png"]
+    assert set(names(tiny_video)) == {None}
+    assert set(names("data://synthetic?frames=2")) == {None}
 
 
 def test_grey_and_transparent_images_come_as_bgr(tmp_path: Path) -> None:

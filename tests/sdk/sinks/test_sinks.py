@@ -19,7 +19,6 @@ import pytest
 
 from edgeloc.errors import DeviceError, MissingExtra, OutputError, UsageError
 from edgeloc.sinks import SINKS, Sink, open_sink
-from edgeloc.sinks.record import as_record
 from edgeloc.sinks.video import Mp4Sink, fit
 from edgeloc.testing import FileSinkSuite, example_frame, example_observation
 from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result, Track
@@ -110,20 +109,6 @@ def test_lines_are_on_the_disk_as_they_come(tmp_path: Path) -> None:
     write(sink, [example_frame(0), example_frame(1)])
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
     sink.close()
-
-
-def test_the_guide_shows_every_field_of_a_line() -> None:
-    guide = (Path(__file__).parents[3] / "docs" / "guide" / "run.md").read_text(encoding="utf-8")
-    shown = json.loads(guide.partition("```json\n")[2].partition("```")[0])
-    one = example_frame()
-    frame = Frame(one.pixels, one.captured_at, one.sequence, has_truth=True, truth=Box(1, 2, 3, 4), truth_label="bolt")
-    track = Track("predicted", one.captured_at, Box(1, 2, 3, 4), id=1)
-    observation = dataclasses.replace(example_observation(frame, Box(1, 2, 3, 4)), gap_s=1.0, track=track)
-    record = as_record(observation)
-    assert list(shown) == list(record)
-    for part in ("objects", "track", "truth"):
-        inner, own = shown[part], record[part]
-        assert list(inner[0] if part == "objects" else inner) == list(own[0] if part == "objects" else own)
 
 
 def test_a_jsonl_sink_does_not_have_frames_drawn(tmp_path: Path) -> None:
