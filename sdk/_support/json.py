@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import IO, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from edgeloc.errors import DataError, EdgelocError
 
@@ -54,9 +54,9 @@ def finite_json(value: Any) -> Any:
     return json.loads(json.dumps(value), parse_constant=lambda _: None)
 
 
-def print_json(value: Any) -> None:
-    """Print one value as JSON on the standard output, made finite."""
-    print(json.dumps(finite_json(value), indent=2, allow_nan=False))
+def print_json(value: Any, file: IO[str] | None = None) -> None:
+    """Print one value as JSON on the standard output or another file, made finite."""
+    print(json.dumps(finite_json(value), indent=2, allow_nan=False), file=file)
 
 
 def to_json(value: Any) -> str:

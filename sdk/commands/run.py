@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib
 import os
+import sys
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -50,8 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         action="append",
         default=[],
-        help="window, http://127.0.0.1:8080, or a path ending in .mp4, .avi or .jsonl, with {time} in its name if you "
-        "like; may be given more than once",
+        help="window, - (standard output), http://127.0.0.1:8080, udp://HOST:PORT, tcp://HOST:PORT, "
+        "unix:///run/edgeloc.sock, shm://NAME, or a path ending in .mp4, .avi or .jsonl, with {time} in its name if "
+        "you like; may be given more than once",
     )
     parser.add_argument("--overwrite", action="store_true", help="empty the files of sinks that are there already")
     parser.add_argument(
@@ -141,11 +143,13 @@ def run(args: argparse.Namespace) -> int:
         summary = _run(args, sinks)
     # A video without a frame is not kept.
     written = [sink.name for sink in sinks if os.path.exists(sink.name)]
+    # Standard output is for the results where one sink is `-`.
+    out = sys.stderr if "-" in args.sink else sys.stdout
     if args.json:
         findings = [finding.to_dict() for finding in summary.findings]
-        print_json({**dataclasses.asdict(summary), "findings": findings, "written": written})
+        print_json({**dataclasses.asdict(summary), "findings": findings, "written": written}, out)
     else:
-        print(printable(_as_text(summary, written)))
+        print(printable(_as_text(summary, written)), file=out)
     return 0 if summary.live else _STATUSES.get(summary.ended_by or "", 0)
 
 

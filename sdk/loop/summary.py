@@ -17,7 +17,7 @@ _WHY: dict[EndedBy, str] = {
     "frames": "its number of results was reached",
     "interrupt": "interrupted",
     "terminated": "terminated by a signal",
-    "sink": "the window was closed",
+    "sink": "the window or the pipe was closed",
 }
 
 
@@ -68,7 +68,7 @@ class RunSummary:
         age_ms_p99: its 99th percentile.
         live: whether the camera's frames came by themselves.
         ended_by: `camera` (the source ended), `frames` (its number of results was reached), `interrupt` (Ctrl-C),
-            `terminated` (SIGTERM or SIGHUP) or `sink` (its window was closed); None while it lasts.
+            `terminated` (SIGTERM or SIGHUP) or `sink` (a window or a pipe was closed); None while it lasts.
         failed: how many frames the localizer failed on.
         last_at: when the last result was ready, seconds of `time.monotonic()`; None without one.
         camera: the camera's name.

@@ -22,7 +22,12 @@ SINKS: Registry[type[Sink]] = Registry(
     "edgeloc.sinks",
     {
         "window": "edgeloc.sinks.window:WindowSink",
+        "-": "edgeloc.sinks.lines:StdoutSink",
         "http": "edgeloc.sinks.web:HttpSink",
+        "udp": "edgeloc.sinks.lines:UdpSink",
+        "tcp": "edgeloc.sinks.lines:TcpSink",
+        "unix": "edgeloc.sinks.lines:UnixSink",
+        "shm": "edgeloc.sinks.shm:ShmSink",
         ".mp4": "edgeloc.sinks.video:Mp4Sink",
         ".avi": "edgeloc.sinks.video:AviSink",
         ".jsonl": "edgeloc.sinks.jsonl:JsonLinesSink",
@@ -30,7 +35,10 @@ SINKS: Registry[type[Sink]] = Registry(
     failure=OutputError,
 )
 _WORDS = ("window", "-")
-_EXAMPLES = "window, http://127.0.0.1:8080, a path ending in .mp4, .avi or .jsonl"
+_EXAMPLES = (
+    "window, - (standard output), http://127.0.0.1:8080, udp://HOST:PORT, tcp://HOST:PORT, unix:///run/edgeloc.sock,"
+    " shm://NAME, a path ending in .mp4, .avi or .jsonl"
+)
 
 
 def open_sink(uri: str | os.PathLike[str], *, overwrite: bool = False) -> Sink:

@@ -81,7 +81,7 @@ class HttpSink(Sink):
         try:
             self._server = Server(self._board, self.address, self.port, self._token, self._host)
         except OSError as error:
-            reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
             fault = f"{self.name} cannot be listened on: {reason}"
             raise OutputError(fault, hint="give another port, or end what has it") from error
         self.port = self._server.port
