@@ -66,6 +66,7 @@ NOT_RUN = {
     r"_edgetpu\.tflite": "an Edge TPU; tests/device/engines runs it with a fake one",
     r"--engine tensorrt|\.onnx": "a Jetson; tests/sdk/engines/test_tensorrt.py runs it with a fake one",
     r"--target tensorrt": "the extra tensorrt; tests/converters/tensorrt runs it",
+    r"mqtts?://": "a broker; tests/sdk/sinks/test_mqtt.py has one",
     r"^install-service": "root and systemd; tests/device/commands runs it on a fake root",
 }
 # Lines that are neither ours nor run: by the program's name, why.
@@ -79,6 +80,13 @@ OTHER_PROGRAMS = {
     "cd": "the folder of the checkout",
     "make": "the Makefile's targets, checked below",
     "usermod": "needs root",
+    "chmod": "needs root",
+    "chown": "needs root",
+    "install": "needs root",
+    "openssl": "certificates; tests/sdk/sinks/test_mqtt.py makes them so",
+    "mosquitto_passwd": "passwords; tests/sdk/sinks/test_mqtt.py makes them so",
+    "mosquitto_sub": "needs a broker",
+    "mosquitto_pub": "needs a broker",
     "systemctl": "needs systemd",
     "journalctl": "needs systemd",
     "nvpmodel": "needs a Jetson",

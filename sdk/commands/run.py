@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         action="append",
         default=[],
-        help="window, - (standard output), http://127.0.0.1:8080, udp://HOST:PORT, tcp://HOST:PORT, "
+        help="window, - (standard output), http://127.0.0.1:8080, mqtt://HOST, udp://HOST:PORT, tcp://HOST:PORT, "
         "unix:///run/edgeloc.sock, shm://NAME, or a path ending in .mp4, .avi or .jsonl, with {time} in its name if "
         "you like; may be given more than once",
     )

@@ -31,13 +31,15 @@ SINKS: Registry[type[Sink]] = Registry(
         ".mp4": "edgeloc.sinks.video:Mp4Sink",
         ".avi": "edgeloc.sinks.video:AviSink",
         ".jsonl": "edgeloc.sinks.jsonl:JsonLinesSink",
+        "mqtt": "edgeloc.sinks.mqtt.sink:MqttSink",
+        "mqtts": "edgeloc.sinks.mqtt.sink:MqttSink",
     },
     failure=OutputError,
 )
 _WORDS = ("window", "-")
 _EXAMPLES = (
-    "window, - (standard output), http://127.0.0.1:8080, udp://HOST:PORT, tcp://HOST:PORT, unix:///run/edgeloc.sock,"
-    " shm://NAME, a path ending in .mp4, .avi or .jsonl"
+    "window, - (standard output), http://127.0.0.1:8080, mqtt://HOST, udp://HOST:PORT, tcp://HOST:PORT,"
+    " unix:///run/edgeloc.sock, shm://NAME, a path ending in .mp4, .avi or .jsonl"
 )
 
 

@@ -25,9 +25,9 @@ URIS = [
     f"rtsp://user:a {SECRET}@host",
     f"rtsp://user:{SECRET}/b@host/stream",
     f"rtsp://user:{SECRET}?b@host/stream",
+    f"mqtt://user:{SECRET}@host:1883/boxes",
     f"http://user:{SECRET}@host/video",
     f"http://{SECRET}@host/video",
-    f"mqtt://user:{SECRET}@host:1883/boxes",
     f"other+tls://:{SECRET}@[::1]:9/x",
     f"http://[{SECRET}@host/video",
     f"http://host/video?password={SECRET}&channel=1",
@@ -81,7 +81,7 @@ def test_errors_and_findings_hold_no_password() -> None:
     assert SECRET not in f"{error} {error.args} {vars(error)} {by_field} {vars(by_field)} {finding} {finding.to_dict()}"
 
 
-@pytest.mark.parametrize("uri", [*URIS[5:], *(f"gst://{pipeline}" for pipeline in PIPELINES)])
+@pytest.mark.parametrize("uri", [*URIS[6:], *(f"gst://{pipeline}" for pipeline in PIPELINES)])
 def test_a_camera_or_sink_that_does_not_open_names_no_password(
     uri: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
