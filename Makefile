@@ -75,9 +75,10 @@ $(BIN)/.docs: $(STAMP)
 	@touch $@
 
 $(BIN)/.frameworks: $(STAMP)
-	@echo "Installing PyTorch and ONNX beside it, for the tests of converting from them"
+	@echo "Installing PyTorch, ONNX and MAVProxy beside it, for the tests with them"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[torch,onnx,tensorrt,power]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'MAVProxy>=1.8.70'
 	@touch $@
 
 # Without a Python for it the tests that need onnx2tf are skipped, and say so.

@@ -33,7 +33,7 @@ SLOW_S = 2.0
 # How long, at the end of a run, sinks may take for the results that still wait, and until they are closed.
 DRAIN_S, CLOSE_S = 5.0, 10.0
 
-_NO_PIXELS: Pixels = np.zeros((0, 0, 3), np.uint8)
+_BLACK = np.uint8(0)
 
 logger = logging.getLogger(__name__)
 
@@ -340,7 +340,8 @@ class _Outlet:
 
 
 def _without_pixels(observation: Observation) -> Observation:
-    return dataclasses.replace(observation, frame=dataclasses.replace(observation.frame, pixels=_NO_PIXELS))
+    black: Pixels = np.broadcast_to(_BLACK, observation.frame.pixels.shape)
+    return dataclasses.replace(observation, frame=dataclasses.replace(observation.frame, pixels=black))
 
 
 def _is_of_the_system(error: BaseException) -> bool:

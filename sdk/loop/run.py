@@ -133,6 +133,10 @@ class _Loop:
             raise UsageError(field="object_width_m", value=object_width_m, allowed="above 0, with {geometry}")
         self._sinks = [as_sink(sink, overwrite=overwrite) for sink in sinks]
         keep_apart(camera, self._sinks)
+        for sink in self._sinks:
+            if sink.needs_geometry and geometry is None:
+                fix = "give {geometry}, or {hfov} or {calibration} on the command line"
+                raise UsageError(f"sink {sink.name} needs the camera's geometry", hint=fix)
         self._camera, self._localizer, self._mode, self._frames = camera, localizer, mode, frames
         self._stages = partial(
             Tally,

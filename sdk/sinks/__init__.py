@@ -33,13 +33,14 @@ SINKS: Registry[type[Sink]] = Registry(
         ".jsonl": "edgeloc.sinks.jsonl:JsonLinesSink",
         "mqtt": "edgeloc.sinks.mqtt.sink:MqttSink",
         "mqtts": "edgeloc.sinks.mqtt.sink:MqttSink",
+        "mavlink": "edgeloc.sinks.mavlink:MavlinkSink",
     },
     failure=OutputError,
 )
 _WORDS = ("window", "-")
 _EXAMPLES = (
-    "window, - (standard output), http://127.0.0.1:8080, mqtt://HOST, udp://HOST:PORT, tcp://HOST:PORT,"
-    " unix:///run/edgeloc.sock, shm://NAME, a path ending in .mp4, .avi or .jsonl"
+    "window, - (standard output), http://127.0.0.1:8080, mqtt://HOST, mavlink://HOST:PORT, udp://HOST:PORT,"
+    " tcp://HOST:PORT, unix:///run/edgeloc.sock, shm://NAME, a path ending in .mp4, .avi or .jsonl"
 )
 
 

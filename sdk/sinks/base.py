@@ -37,7 +37,9 @@ class Sink(ABC):
             sinks have all failed ends.
         capacity: how many results of a live camera wait for it at most while it is busy; when one more comes the oldest
             is skipped and counted. 1 keeps the newest alone. A file's frames wait for every sink: none is skipped.
-        pictures: whether it looks at pictures; without, `observation.frame.pixels` is empty and nothing may be drawn.
+        pictures: whether it looks at pictures; without, `observation.frame.pixels` has the frame's shape, but is black
+            and takes no memory, and nothing may be drawn.
+        needs_geometry: whether it needs the camera's geometry: a run without it is refused.
         inline: whether `write` is called by the run's own thread, as a window's toolkit demands, and so holds the loop.
             Every other sink is opened, written to and closed by a thread of its own.
         status: set before `open`: gives the figures of the run so far, from any thread.
@@ -47,6 +49,7 @@ class Sink(ABC):
     auxiliary: bool = False
     capacity: int = 1
     pictures: bool = True
+    needs_geometry: bool = False
     inline: bool = False
     status: Callable[[], RunSummary] | None = None
 

@@ -6,6 +6,8 @@ from edgeloc.testing.cameras import SyntheticCamera as SyntheticCamera
 from edgeloc.testing.compiler import build_fake_compiler as build_fake_compiler
 from edgeloc.testing.engines import FakeEngine as FakeEngine
 from edgeloc.testing.engines import build_fake_delegate as build_fake_delegate
+from edgeloc.testing.mavlink import FakeAutopilot as FakeAutopilot
+from edgeloc.testing.mavlink import Sight as Sight
 from edgeloc.testing.power import FakeI2cBus as FakeI2cBus
 from edgeloc.testing.power import FakeMeter as FakeMeter
 from edgeloc.testing.power import write_tree as write_tree
