@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgeloc.decode import Decoder
 from edgeloc.engines import Engine, open_engine
-from edgeloc.errors import ContractError, EngineError, ModelError
+from edgeloc.errors import ContractError, EngineError, ModelError, UsageError
 from edgeloc.model.contract import Contract, check_contract
 from edgeloc.model.file import Golden, ModelFile, contract_for, read_model
 from edgeloc.preprocess import Placement, Preprocessor
@@ -35,6 +35,7 @@ class Localizer:
         contract: the model's contract, or its JSON file. None takes the one inside the model file, else that of a JSON
             file beside it with the same name (`model.json`).
         cpu_model: what the engine "auto" falls back to when a model compiled for the Edge TPU fails there.
+        deadline_ms: an inference that takes longer, in milliseconds, is an EngineError; see `open_engine`.
 
     Not for use from two threads at once.
 
@@ -49,6 +50,7 @@ class Localizer:
         threads: int | None = None,
         contract: Contract | str | Path | None = None,
         cpu_model: str | Path | ModelFile | None = None,
+        deadline_ms: float | None = None,
     ) -> None:
         self.model = model if isinstance(model, ModelFile) else read_model(model)
         self.contract = contract_for(self.model, contract)
@@ -57,7 +59,9 @@ class Localizer:
         if isinstance(engine, str):
             own = self.contract is self.model.contract
             described = self.model if own else dataclasses.replace(self.model, contract=self.contract)
-            engine = open_engine(engine, described, threads, cpu_model)
+            engine = open_engine(engine, described, threads, cpu_model, deadline_ms)
+        elif deadline_ms is not None:
+            raise UsageError("only an engine given by its name can have a deadline", hint="leave out {deadline_ms}")
         self.engine = engine
         with _naming(self.model.path):
             check_contract(self.contract, engine.inputs, engine.outputs)

@@ -72,6 +72,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--threads", type=at_least_one, metavar="N", help="threads of the engine (default: its own choice)"
     )
     parser.add_argument(
+        "--deadline-ms",
+        type=above_zero,
+        metavar="MS",
+        help="run the engine in a process of its own, and end and restart it when an inference takes longer "
+        "(default: no limit; 5000 on the Edge TPU)",
+    )
+    parser.add_argument(
         "--cores",
         metavar="CORES",
         help="CPU cores to run on: big (the fast ones), all, or numbers such as 4-7 (default: all)",
@@ -161,7 +168,7 @@ def _run(args: argparse.Namespace, sinks: list[Sink]) -> RunSummary:
     if args.cores:
         # edgeloc.device knows the board's cores; the SDK may not import it.
         importlib.import_module("edgeloc.device.cpu").use_cores(args.cores)
-    localizer = Localizer(args.model, args.engine, args.threads, args.contract, args.cpu_model)
+    localizer = Localizer(args.model, args.engine, args.threads, args.contract, args.cpu_model, args.deadline_ms)
     wanted = localizer.contract.input
     with open_camera(args.camera, size=(wanted.width, wanted.height)) as camera:
         tracker = _tracker(args, localizer.contract) if args.track else None

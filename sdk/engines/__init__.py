@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeloc._support.lookup import Registry, import_named
@@ -40,6 +42,7 @@ def open_engine(
     model: bytes | str | Path | ModelFile,
     threads: int | None = None,
     cpu_model: str | Path | ModelFile | None = None,
+    deadline_ms: float | None = None,
 ) -> Engine:
     """Load a model into the engine called `name`, or into the first of `AUTO` that is installed and works.
 
@@ -53,16 +56,22 @@ def open_engine(
             of the engine, since a damaged model can end the process that loads it.
         threads: of the engine; None leaves their number to the runtime.
         cpu_model: the model from before the Edge TPU's compiler.
+        deadline_ms: an inference that takes longer, in milliseconds, is an EngineError. The engine then runs in a
+            process of its own, which is started again after that, and after a crash. None sets no limit, but for the
+            Edge TPU's 5 seconds.
 
-    Raises UsageError for an unknown name or a bad number of threads, EngineError when no engine is installed or it
-    fails, ModelError when the model is damaged.
+    Raises UsageError for an unknown name, a bad number of threads or a bad deadline, EngineError when no engine is
+    installed or it fails, ModelError when the model is damaged.
     """
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise UsageError(field="threads", value=threads, allowed=f"1 to {_MOST_THREADS}")
+    if deadline_ms is not None and not 0 < deadline_ms < math.inf:
+        raise UsageError(field="deadline_ms", value=deadline_ms, allowed="above 0")
     file = _as_file(model)
     name, _, place = name.partition("://")
     if name == "auto" and is_for_edge_tpu(file.payload):
-        return _recovering(place, file, threads, cpu_model)
+        opener: Callable[..., Engine] = import_named(_RECOVERING)
+        return opener(place, file, threads, cpu_model, deadline_ms)
     if cpu_model is not None:
         raise UsageError(
             f"the CPU model {getattr(cpu_model, 'path', cpu_model)} is of use only with the engine auto "
@@ -72,11 +81,9 @@ def open_engine(
         name = "tensorrt"
     if place and name == "auto":
         raise UsageError(f"engine auto://{place}: {file.path} is not compiled for the Edge TPU; write auto")
-    if place:
-        return engine_class(name).load_at(place, file, threads)
     if name != "auto":
-        return _load(engine_class(name), file, threads)
-    return _first_that_works(file, threads)
+        return _load(_Loader(name, place, file, threads), deadline_ms)
+    return _first_that_works(file, threads, deadline_ms)
 
 
 def is_for_edge_tpu(payload: bytes) -> bool:
@@ -88,18 +95,13 @@ def _is_or_not(model: ModelFile) -> str:
     return "is" if is_for_edge_tpu(model.payload) else "is not"
 
 
-def _recovering(place: str, model: ModelFile, threads: int | None, cpu_model: str | Path | ModelFile | None) -> Engine:
-    opener: Callable[..., Engine] = import_named(_RECOVERING)
-    return opener(place, model, threads, cpu_model)
-
-
-def _first_that_works(model: ModelFile, threads: int | None) -> Engine:
+def _first_that_works(model: ModelFile, threads: int | None, deadline_ms: float | None) -> Engine:
     failures = []
-    for kind in map(engine_class, AUTO):
-        if not kind.available():
+    for name in AUTO:
+        if not engine_class(name).available():
             continue
         try:
-            return _load(kind, model, threads)
+            return _load(_Loader(name, "", model, threads), deadline_ms)
         except EngineError as error:
             failures.append(error)
     if failures:
@@ -120,7 +122,35 @@ def _as_file(model: bytes | str | Path | ModelFile) -> ModelFile:
     return model if isinstance(model, ModelFile) else read_model(model)
 
 
-def _load(kind: type[Engine], model: ModelFile, threads: int | None) -> Engine:
-    if not (model.trusted or is_trusted(model.digest)):
+@dataclass(frozen=True)
+class _Loader:
+    """What to load and where: the engine called `name`, in the device that `place` means, or "" for its only one."""
+
+    name: str
+    place: str
+    model: ModelFile
+    threads: int | None
+
+    def load(self) -> Engine:
+        """Load it."""
+        kind = engine_class(self.name)
+        if self.place:
+            return kind.load_at(self.place, self.model, self.threads)
+        return kind.load(self.model, self.threads)
+
+
+def _load(loader: _Loader, deadline_ms: float | None) -> Engine:
+    kind, model = engine_class(loader.name), loader.model
+    if not (loader.place or model.trusted or is_trusted(model.digest)):
         kind.vet(model)
-    return kind.load(model, threads)
+    if deadline_ms is None:
+        return loader.load()
+    from edgeloc.engines.process import ProcessEngine  # an engine in this process is loaded without
+
+    if issubclass(kind, ProcessEngine):
+        engine = loader.load()
+        assert isinstance(engine, ProcessEngine)
+        engine.deadline_s = deadline_ms / 1000
+        return engine
+    network = ModelFile(model.path, model.payload, model.format, contract=model.contract, trusted=True)
+    return ProcessEngine(loader.name, replace(loader, model=network), deadline_ms / 1000)

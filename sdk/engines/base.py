@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.errors import UsageError
+from edgeloc.findings import Finding, report
 from edgeloc.model.file import ModelFile
 
 __all__ = ["Engine", "TensorInfo", "blank_input", "noise_input"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +64,16 @@ class Engine(ABC):
         version: its runtime's.
         inputs: the model's inputs by name.
         outputs: the model's outputs by name.
+        notify: takes each fault when it is noticed; a run sets it, and without one they are logged.
     """
 
     name: str = ""
     version: str = ""
     inputs: Mapping[str, TensorInfo]
     outputs: Mapping[str, TensorInfo]
+    notify: Callable[[Finding], object] | None = None
+    # How many inferences were begun by processes of this engine that have ended.
+    _begun_before: int = 0
 
     @classmethod
     @abstractmethod
@@ -99,3 +107,10 @@ class Engine(ABC):
     @classmethod  # noqa: B027 - a model harms few engines
     def vet(cls, model: ModelFile) -> None:
         """Make sure, in a process of its own, that the model does not end the one that runs it; else ModelError."""
+
+    def _notice(self, finding: Finding) -> None:
+        """Report a fault that does not end the run."""
+        if self.notify is None:
+            report(logger, finding)
+        else:
+            self.notify(finding)

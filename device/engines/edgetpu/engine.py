@@ -3,66 +3,60 @@
 from __future__ import annotations
 
 import ctypes
-import logging
-import os
 import signal
-import subprocess
-import tempfile
 import time
-import weakref
 from collections.abc import Callable
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from numpy.typing import NDArray
 
-from edgeloc._support.children import program_line
 from edgeloc.device.engines.edgetpu.library import (
     INSTALL,
     LIBRARY,
     EdgeTpuPlace,
     installed_build,
     predict_crash,
+    why_not_opened,
 )
-from edgeloc.device.engines.edgetpu.worker import Opened, Request
 from edgeloc.engines import AUTO, engine_class, is_for_edge_tpu, open_engine
 from edgeloc.engines.base import Engine, TensorInfo
+from edgeloc.engines.process import ProcessEngine
 from edgeloc.engines.tflite import TfliteEngine
-from edgeloc.errors import EngineError, ModelError
-from edgeloc.findings import Finding, report
+from edgeloc.engines.worker import DiedError, HungError
+from edgeloc.errors import EngineError, ModelError, first_line
+from edgeloc.findings import Finding
 from edgeloc.model.file import ModelFile, read_model
 
 __all__ = ["EdgeTpuEngine", "RecoveringEngine", "open_recovering"]
 
-logger = logging.getLogger(__name__)
-
 # Python, the runtime and the device's firmware have to be loaded, on the slowest board.
 _OPEN_S = 60.0
-_END_S = 2.0
-_LONGEST_REASON = 300
-_PROGRAM = "from edgeloc.device.engines.edgetpu.worker import serve; serve({descriptor}, {life})"
-_FIX = "plug the device in again, best by a powered hub or a shorter cable"
+_DEADLINE_S = 5.0
 # A device that has worked this long since its last reopening may be reopened after a failure.
 _SETTLED_S = 600.0
 
 
-class EdgeTpuEngine(Engine):
+class EdgeTpuEngine(ProcessEngine):
     """A compiled model (`*_edgetpu.tflite`) on an Edge TPU.
 
-    After an EngineError from `invoke` the engine can no longer be used; load it again.
+    libedgetpu aborts when a USB transfer fails, and the device may hang, so it has a process of its own. The `invoke`
+    after an EngineError opens the device again.
 
     `model`: the compiled model.
     `threads`: of the operators that stay on the CPU; None leaves their number to the runtime.
     `place`: which device and library.
     `root`: where sys, dev and dpkg's records are found.
+    `deadline_s`: a device that does not answer an inference within this many seconds counts as hung.
 
     Raises ModelError when the model is not compiled, EngineError when the library is missing or
     does not fit the runtime, or the device does not open.
     """
 
     name = "edgetpu"
+    _lasting = False
+    _fix = "plug the device in again, best by a powered hub or a shorter cable"
 
     def __init__(
         self,
@@ -70,6 +64,7 @@ class EdgeTpuEngine(Engine):
         threads: int | None = None,
         place: EdgeTpuPlace | None = None,
         root: Path = Path("/"),
+        deadline_s: float = _DEADLINE_S,
     ) -> None:
         self._place = place or EdgeTpuPlace()
         if not is_for_edge_tpu(model.payload):
@@ -78,16 +73,13 @@ class EdgeTpuEngine(Engine):
                 hint="give the file ending in _edgetpu.tflite, which `edgeloc convert` writes for the target edgetpu, "
                 "or run this one with {engine} auto",
             )
-        build = installed_build(root) if self._place.library == LIBRARY else None
-        self._runtime = _runtime(build)
-        library = f"libedgetpu {build}" if build else self._place.library
-        self._about = f"{library} and {self._runtime.package} {self._runtime.installed_version()}"
-        self._process = _Process()
+        self._build = installed_build(root) if self._place.library == LIBRARY else None
+        runtime = _runtime(self._build)
+        self._package = runtime.package
+        library = f"libedgetpu {self._build}" if self._build else self._place.library
+        self._libraries = f"{library} and {runtime.package} {runtime.installed_version()}"
         plain = ModelFile(model.path, model.payload, model.format)
-        opened = self._ask(Request(plain, self._runtime.name, threads, self._place, root), _OPEN_S, "opening")
-        assert isinstance(opened, Opened)
-        self.version = f"{self._runtime.package} {opened.version}, libedgetpu {build or 'of unknown version'}"
-        self.inputs, self.outputs = opened.inputs, opened.outputs
+        super().__init__("edgetpu", _Loader(plain, runtime.name, threads, self._place, root), deadline_s, _OPEN_S)
 
     @classmethod
     def load(cls, model: ModelFile, threads: int | None) -> EdgeTpuEngine:
@@ -108,47 +100,28 @@ class EdgeTpuEngine(Engine):
             return False
         return True
 
-    def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Run the model; EngineError when the device fails, goes away, or does not answer in time."""
-        outputs: dict[str, NDArray[Any]] = self._ask(tensor, self._place.deadline_s, "an inference")
-        return outputs
+    def _start(self) -> None:
+        super()._start()
+        self.version = f"{self._package} {self.version}, libedgetpu {self._build or 'of unknown version'}"
 
-    def close(self) -> None:
-        """End the process and release the device; also done when the engine is no longer referenced."""
-        self._process.close()
+    def _about(self) -> str:
+        return str(self._place)
 
-    def _ask(self, message: Any, deadline_s: float, doing: str) -> Any:
-        try:
-            reply = self._process.ask(message, deadline_s)
-        except TimeoutError as error:
-            raise EngineError(
-                f"{self._place} hangs: {doing} did not end within {deadline_s:g} s; {_FIX}, "
-                "or allow more time by edgetpu://?deadline_s=..."
-            ) from error
-        except _DiedError as error:
-            raise EngineError(self._died(error, doing)) from error
-        if isinstance(reply, EngineError) and doing != "opening":
-            self._process.close()
-            raise EngineError(f"{self._place} failed: {reply}; {_FIX}") from reply
-        if isinstance(reply, Exception):
-            self._process.close()
-            raise reply
-        return reply
-
-    def _died(self, death: _DiedError, doing: str) -> str:
-        about = f"{self._place} failed in {doing}: {death}"
-        if "USB transfer error" in str(death):
-            return f"{about}; {_FIX}"
-        if death.signal == signal.SIGSEGV:
-            return f"{about}: {self._about} do not fit each other, or the model is damaged; {INSTALL}"
-        return f"{about} ({self._about}); {_FIX}"
+    def _reason(self, error: HungError | DiedError, doing: str, limit_s: float) -> EngineError:
+        reason = super()._reason(error, doing, limit_s)
+        if not isinstance(error, DiedError) or "USB transfer error" in str(error):
+            return reason
+        if error.signal == signal.SIGSEGV:
+            unfit = f"{self._libraries} do not fit each other, or the model is damaged"
+            return EngineError(f"{reason.message}: {unfit}", hint=INSTALL)
+        return EngineError(f"{reason.message} ({self._libraries})", hint=self._fix)
 
 
 class RecoveringEngine(Engine):
     """The engine "auto" for a compiled model; `name` and `version` are those of the engine that answers.
 
     After a failure the device is opened again and the same tensor is run again. After another failure within ten
-    minutes the engine falls back to the CPU for good, or the error is raised. Each step is logged as a finding.
+    minutes the engine falls back to the CPU for good, or the error is raised. Each step is a finding.
 
     `opener`: loads the Edge TPU.
     `cpu`: the engine to fall back to, loaded already; None: there is none.
@@ -181,7 +154,7 @@ class RecoveringEngine(Engine):
 
     def _again(self, tensor: NDArray[Any], failure: EngineError) -> dict[str, NDArray[Any]]:
         if time.monotonic() - self._reopened_at > _SETTLED_S:
-            report(logger, Finding("edgetpu-reopened", "warning", f"{failure}; opening it again"))
+            self._notice(Finding("edgetpu-reopened", "warning", f"{failure}; opening it again"))
             try:
                 self._use(self._opener())
                 self._reopened_at = time.monotonic()
@@ -197,17 +170,22 @@ class RecoveringEngine(Engine):
             hint = f"{failure.hint}; {fall_back}" if failure.hint else fall_back
             raise EngineError(failure.message, hint=hint) from failure
         message = f"{failure}; falling back to the CPU ({self._cpu.name} {self._cpu.version})"
-        report(logger, Finding("edgetpu-cpu-fallback", "warning", message))
+        self._notice(Finding("edgetpu-cpu-fallback", "warning", message))
         self._use(self._cpu)
 
     def _use(self, engine: Engine) -> None:
         self._engine = engine
+        engine.notify = self._notice
         self.name, self.version = engine.name, engine.version
         self.inputs, self.outputs = engine.inputs, engine.outputs
 
 
 def open_recovering(
-    place: str, model: ModelFile, threads: int | None, cpu_model: str | Path | ModelFile | None
+    place: str,
+    model: ModelFile,
+    threads: int | None,
+    cpu_model: str | Path | ModelFile | None,
+    deadline_ms: float | None = None,
 ) -> RecoveringEngine:
     """The engine "auto" for a compiled model.
 
@@ -215,87 +193,80 @@ def open_recovering(
     `model`: the compiled model.
     `threads`: of the operators on the CPU; None leaves their number to the runtime.
     `cpu_model`: the model from before the compiler, to fall back to.
+    `deadline_ms`: of an inference; None sets none on the CPU.
 
     Raises ModelError when `cpu_model` is not the model from before the compiler, and EngineError
     when the Edge TPU does not open and there is no `cpu_model`.
     """
     where = EdgeTpuPlace.parse(place)
-    return RecoveringEngine(lambda: EdgeTpuEngine(model, threads, where), _open_cpu(cpu_model, threads))
+    deadline_s = _DEADLINE_S if deadline_ms is None else deadline_ms / 1000
+    cpu = _open_cpu(cpu_model, threads, deadline_ms)
+    return RecoveringEngine(lambda: EdgeTpuEngine(model, threads, where, deadline_s=deadline_s), cpu)
 
 
-class _DiedError(Exception):
-    """The process ended; the text is how, with its own last line."""
+@dataclass(frozen=True)
+class _Loader:
+    """What to load, and with what.
 
-    def __init__(self, status: int, words: str) -> None:
-        self.signal = -status
-        how = f"its process ended by {signal.Signals(-status).name}" if status < 0 else "its process ended"
-        super().__init__(f"{how} ({words})" if words else how)
+    `model`: the compiled model.
+    `runtime`: the name of an engine.
+    `threads`: of the operators on the CPU; None leaves their number to the runtime.
+    `place`: which device and library.
+    `root`: where sys and dev are found.
+    """
 
+    model: ModelFile
+    runtime: str
+    threads: int | None
+    place: EdgeTpuPlace
+    root: Path
 
-class _Process:
-    """A Python process that runs `worker.serve`, with one question and one answer at a time."""
-
-    def __init__(self) -> None:
-        self._connection, theirs = Pipe()
-        # A file and not a pipe, which would fill up while the process runs.
-        self._words: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        # Nothing is ever written to it: it closes with this process.
-        life, ours = os.pipe()
-        program = _PROGRAM.format(descriptor=theirs.fileno(), life=life)
+    def load(self) -> TfliteEngine:
+        """The runtime's engine with the delegate; EngineError or ModelError where that fails."""
+        kind = engine_class(self.runtime)
+        assert issubclass(kind, TfliteEngine)
+        delegate = _delegate(kind, self.place, self.root)
         try:
-            self._process = subprocess.Popen(
-                program_line(program),
-                stdin=subprocess.DEVNULL,
-                stdout=self._words,
-                stderr=self._words,
-                pass_fds=[theirs.fileno(), life],
-            )
-        except OSError as error:
-            os.close(ours)
-            raise EngineError(f"a process for the Edge TPU cannot be started: {error}") from error
-        finally:
-            theirs.close()
-            os.close(life)
-        self.close = weakref.finalize(self, _end, self._process, self._connection, self._words, ours)
-
-    def ask(self, message: Any, deadline_s: float) -> Any:
-        """The answer; TimeoutError when there is none in time, _DiedError when the process has ended."""
-        if not self.close.alive:
-            raise EngineError("the Edge TPU's process has ended: load the engine again")
-        try:
-            self._connection.send(message)
-            if self._connection.poll(deadline_s):
-                return self._connection.recv()
-        except (EOFError, OSError):
-            raise self._death() from None
-        self._process.kill()
-        self.close()
-        raise TimeoutError
-
-    def _death(self) -> _DiedError:
-        _wait(self._process)
-        self._words.seek(0)
-        lines = self._words.read().decode(errors="replace").strip().splitlines()
-        self.close()
-        return _DiedError(self._process.returncode or 0, lines[-1][-_LONGEST_REASON:] if lines else "")
+            return kind(self.model, self.threads, [delegate])
+        except ModelError as error:
+            raise _refusal(error, self.place) from error
 
 
-def _end(process: subprocess.Popen[bytes], connection: Connection[Any, Any], words: IO[bytes], life: int) -> None:
-    """Let the process end, which it does when its parent's side is closed; else make it."""
-    connection.close()
-    words.close()
-    _wait(process)
-    os.close(life)
+def _delegate(kind: type[TfliteEngine], place: EdgeTpuPlace, root: Path) -> Any:
+    try:
+        # The runtime's own loader is left half made by a library that does not load.
+        library = ctypes.CDLL(place.library)
+    except OSError as error:
+        raise _not_loaded(place.library, error) from error
+    if not hasattr(library, "tflite_plugin_create_delegate"):
+        raise _no_delegate(place.library)
+    try:
+        return kind.load_delegate(place.library, place.delegate_options())
+    except ValueError as error:
+        detail = " ".join(str(error).splitlines()[1:]).strip()
+        reason = why_not_opened(place, root)
+        raise EngineError(f"{place} did not open: {f'{detail}; ' if detail else ''}{reason}") from error
 
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    """Reap the process, killed if need be; one that a driver holds fast in the kernel is left behind."""
-    for _ in range(2):
-        try:
-            process.wait(_END_S)
-            return
-        except subprocess.TimeoutExpired:
-            process.kill()
+def _not_loaded(library: str, error: OSError) -> EngineError:
+    reason = first_line(error)
+    if reason.startswith(f"{library}: cannot open shared object file: No such"):
+        return EngineError(f"the Edge TPU's library {library} is not installed", hint=INSTALL)
+    return EngineError(f"the Edge TPU's library {library} does not load ({reason})", hint=INSTALL)
+
+
+def _refusal(error: ModelError, place: EdgeTpuPlace) -> EngineError | ModelError:
+    # What the runtime itself reported: it has no other way to tell these apart.
+    reported = str(error.__cause__ or error)
+    if "runtime version" in reported:
+        return EngineError(f"{error}; the model is compiled for a newer libedgetpu", hint=INSTALL)
+    if "edgetpu-custom-op" in reported:
+        return _no_delegate(place.library)
+    return error
+
+
+def _no_delegate(library: str) -> EngineError:
+    return EngineError(f"the library {library} is no delegate for the Edge TPU", hint=INSTALL)
 
 
 def _runtime(build: str | None) -> type[TfliteEngine]:
@@ -315,7 +286,7 @@ def _runtime(build: str | None) -> type[TfliteEngine]:
     raise EngineError("no TFLite runtime is installed for the Edge TPU", hint="pip install ai-edge-litert")
 
 
-def _open_cpu(model: str | Path | ModelFile | None, threads: int | None) -> Engine | None:
+def _open_cpu(model: str | Path | ModelFile | None, threads: int | None, deadline_ms: float | None) -> Engine | None:
     if model is None:
         return None
     file = model if isinstance(model, ModelFile) else read_model(model)
@@ -323,7 +294,7 @@ def _open_cpu(model: str | Path | ModelFile | None, threads: int | None) -> Engi
         raise ModelError(
             f"the CPU model {file.path} is compiled for the Edge TPU", hint="give the model from before the compiler"
         )
-    return open_engine("auto", file, threads)
+    return open_engine("auto", file, threads, deadline_ms=deadline_ms)
 
 
 def _require_same_ports(edge_tpu: Engine, cpu: Engine) -> None:

@@ -44,13 +44,11 @@ class EdgeTpuPlace:
     `device`: "" for any, `usb` or `pci` for any of the kind, `usb:0`, `pci:1`, `:1` for one by its number (from 0, in
     the order in which the library lists them).
     `library`: libedgetpu's path or name.
-    `deadline_s`: a device that does not answer an inference within this many seconds counts as hung.
     `options`: passed to the library as they are (`Performance=Max`).
     """
 
     device: str = ""
     library: str = LIBRARY
-    deadline_s: float = 5.0
     options: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
@@ -59,9 +57,6 @@ class EdgeTpuPlace:
             raise UsageError(f"Edge TPU device is {self.device!r}: it must be {allowed}")
         if not self.library:
             raise UsageError("library is empty", hint=f"give a path, or leave it out for {LIBRARY}")
-        if not 0 < self.deadline_s <= 3600:
-            allowed = "a number of seconds above 0, at most 3600"
-            raise UsageError(field="deadline_s", value=self.deadline_s, allowed=allowed)
         ignored = [name for name, _ in self.options if name in _NEED_INDEX and ":" not in self.device]
         if ignored:
             example = f"edgetpu://{self.device or 'usb'}:0?{ignored[0]}=..."
@@ -69,18 +64,17 @@ class EdgeTpuPlace:
 
     @classmethod
     def parse(cls, text: str) -> EdgeTpuPlace:
-        """Read `DEVICE?library=PATH&deadline_s=SECONDS&OPTION=VALUE`, every part of which may be absent."""
+        """Read `DEVICE?library=PATH&OPTION=VALUE`, every part of which may be absent."""
         device, _, query = text.partition("?")
         try:
             given = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
             options = dict(given)
             if len(options) < len(given):
                 raise ValueError("one of its options is given twice")
-            deadline_s = float(options.pop("deadline_s", cls.deadline_s))
         except ValueError as error:
             raise UsageError(f"engine edgetpu://{text} cannot be read: {error}") from None
         library = options.pop("library", cls.library)
-        return cls(device.rstrip("/"), library, deadline_s, tuple(options.items()))
+        return cls(device.rstrip("/"), library, tuple(options.items()))
 
     def delegate_options(self) -> dict[str, str]:
         """The options as the delegate takes them."""

@@ -70,13 +70,12 @@ def test_a_failed_transfer_is_an_engine_error_and_this_process_lives(
         engine.invoke(blank(engine))
     with pytest.raises(EngineError, match=r"the Edge TPU usb:0 failed.*USB transfer error 5.*plug the device in again"):
         engine.invoke(blank(engine))
-    with pytest.raises(EngineError, match="load the engine again"):
-        engine.invoke(blank(engine))
+    assert engine.invoke(blank(engine))  # opened again
 
 
 def test_a_device_that_hangs_is_given_up_at_its_deadline(genuine: Path, delegate: Path) -> None:
-    engine = open_genuine(genuine, delegate, "&delay_us=60000000&deadline_s=0.3")
-    with pytest.raises(EngineError, match=r"hangs: an inference did not end within 0\.3 s; plug"):
+    engine = open_engine(f"edgetpu://?library={delegate}&delay_us=60000000", genuine, deadline_ms=300)
+    with pytest.raises(EngineError, match=r"hangs: an inference did not end within 300 ms; plug"):
         engine.invoke(blank(engine))
 
 
@@ -177,7 +176,7 @@ def test_a_compiled_model_on_a_cpu_engine_names_the_engine_it_needs(genuine: Pat
     ],
 )
 def test_what_the_runtime_reports_of_a_loaded_delegate_gets_its_fix(reported: str) -> None:
-    from edgeloc.device.engines.edgetpu.worker import _refusal
+    from edgeloc.device.engines.edgetpu.engine import _refusal
 
     refused = ModelError("m cannot be used")
     refused.__cause__ = RuntimeError(reported)

@@ -33,9 +33,9 @@ Depends: libc6 (>= 2.17), libusb-1.0-0
 
 
 def test_a_place_is_a_device_a_library_and_options() -> None:
-    assert EdgeTpuPlace.parse("") == EdgeTpuPlace("", LIBRARY, 5.0, ())
-    place = EdgeTpuPlace.parse("usb:1?library=/opt/libedgetpu.so.1&deadline_s=2.5&Performance=Low")
-    assert place == EdgeTpuPlace("usb:1", "/opt/libedgetpu.so.1", 2.5, (("Performance", "Low"),))
+    assert EdgeTpuPlace.parse("") == EdgeTpuPlace("", LIBRARY, ())
+    place = EdgeTpuPlace.parse("usb:1?library=/opt/libedgetpu.so.1&Performance=Low")
+    assert place == EdgeTpuPlace("usb:1", "/opt/libedgetpu.so.1", (("Performance", "Low"),))
     assert place.delegate_options() == {"device": "usb:1", "Performance": "Low"}
     assert EdgeTpuPlace.parse("?library=x.so").delegate_options() == {}
 
@@ -50,8 +50,6 @@ def test_devices_are_named_as_libedgetpu_names_them(device: str) -> None:
     [
         ("tpu", "usb:0, pci:0 or :0"),
         ("usb:one", "usb:0, pci:0 or :0"),
-        ("usb?deadline_s=0", "above 0"),
-        ("usb?deadline_s=soon", "cannot be read"),
         ("usb?library", "cannot be read"),
         ("usb?library=", "library is empty"),
         ("usb?library=a.so&library=b.so", "given twice"),

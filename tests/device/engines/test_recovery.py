@@ -148,12 +148,24 @@ def test_a_run_goes_on_on_the_cpu_and_its_results_tell(
     assert names == ["edgetpu"] * 8 + [open_engine("auto", SHIPPED_INT8).name] * 4
 
 
-def test_a_run_without_a_cpu_model_ends_with_status_3_and_keeps_its_results(
+def test_a_run_without_a_cpu_model_goes_on_opening_the_device(
     compiled_robot: Path, delegate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, names = run_auto(compiled_robot, delegate, "fail_after=4", tmp_path / "out.jsonl")
-    assert status == 3
-    assert names == ["edgetpu"] * 8
+    assert (status, names) == (0, ["edgetpu"] * 11)
+    reported = capsys.readouterr().err
+    assert [reported.count(f"[{code}]") for code in ("edgetpu-reopened", "inference-failed", "engine-restarted")] == [
+        1,
+        1,
+        1,
+    ]
+
+
+def test_a_run_without_a_cpu_model_on_a_device_that_never_works_ends_with_status_3(
+    compiled_robot: Path, delegate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, names = run_auto(compiled_robot, delegate, "fail_after=0", tmp_path / "out.jsonl")
+    assert (status, names) == (3, [])
     last = capsys.readouterr().err.splitlines()[-1]
     assert "USB transfer error 5" in last and "--cpu-model" in last
 
@@ -161,6 +173,8 @@ def test_a_run_without_a_cpu_model_ends_with_status_3_and_keeps_its_results(
 def test_a_run_on_a_device_that_hangs_ends(
     compiled_robot: Path, delegate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, names = run_auto(compiled_robot, delegate, "delay_us=60000000&deadline_s=0.2", tmp_path / "out.jsonl")
+    status, names = run_auto(
+        compiled_robot, delegate, "delay_us=60000000", tmp_path / "out.jsonl", "--deadline-ms", "200"
+    )
     assert (status, names) == (3, [])
-    assert "hangs: an inference did not end within 0.2 s" in capsys.readouterr().err
+    assert "hangs: an inference did not end within 200 ms" in capsys.readouterr().err

@@ -29,7 +29,7 @@ def test_it_fails_when_asked_to() -> None:
     engine.fail(after=1, times=2)
     engine.invoke(IMAGE)
     for _ in range(2):
-        with pytest.raises(EngineError, match=r"as set by `fail\(\)`"):
+        with pytest.raises(EngineError, match=r"as it was asked to"):
             engine.invoke(IMAGE)
     engine.invoke(IMAGE)
 
@@ -60,3 +60,38 @@ def test_without_a_contract_it_cannot_know_the_outputs() -> None:
 def test_an_answer_for_an_output_that_is_not_there_is_refused() -> None:
     with pytest.raises(UsageError, match="'boxes'; the contract's outputs are presence, box"):
         FakeEngine(CONTRACT, [{"boxes": 1}])
+
+
+def test_faults_come_at_their_invokes() -> None:
+    engine = open_engine("fake://?fail=1:2,5&nan=4&delay_ms=1", ModelFile(Path("robot"), b"", "tflite", {}, CONTRACT))
+    seen = []
+    for _ in range(7):
+        try:
+            seen.append(str(engine.invoke(IMAGE)["presence"][0, 0]))
+        except EngineError:
+            seen.append("failed")
+    assert seen == ["0.0", "failed", "failed", "0.0", "nan", "failed", "0.0"]
+
+
+def test_it_hangs_for_as_long_as_it_was_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    engine = FakeEngine(CONTRACT, delay_s=0.5, hang={1: 60})
+    for _ in range(3):
+        engine.invoke(IMAGE)
+    assert slept == [0.5, 60.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("?hang=3", r"hang=3 must be FRAME:VALUE"),
+        ("?fail=1:0", "the value is a whole number from 1"),
+        ("?crash=soon", "crash=soon must be a whole number from 0"),
+        ("?burn=1", "there is no option 'burn'; known are: hang, fail, nan, crash, delay_ms"),
+        ("usb:0", "'usb:0' means nothing here"),
+    ],
+)
+def test_a_fault_that_cannot_be_read_is_refused(place: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        open_engine(f"fake://{place}", ModelFile(Path("robot"), b"", "tflite", {}, CONTRACT))
