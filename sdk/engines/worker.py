@@ -87,7 +87,8 @@ class _Memory:
             if os.fstat(self.descriptor).st_size < end:
                 os.ftruncate(self.descriptor, end)
             self._map = mmap.mmap(self.descriptor, 0)
-        return np.ndarray(shape, dtype, self._map, at)
+        array: NDArray[Any] = np.ndarray(shape, dtype, self._map, at)
+        return array
 
 
 class _Channel:
@@ -211,9 +212,9 @@ class EngineProcess:
 def _started(channel: int, life: int, memory: int, words: int) -> subprocess.Popen[bytes]:
     """A process that serves and prints to `words`; all are descriptors, of which `life` is closed here."""
     line = program_line(_PROGRAM.format(channel=channel, life=life, memory=memory))
-    files = {"stdin": subprocess.DEVNULL, "stdout": words, "stderr": words}
+    shared = [channel, life, memory]
     try:
-        return subprocess.Popen(line, **files, pass_fds=[channel, life, memory])
+        return subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=words, stderr=words, pass_fds=shared)
     except OSError as error:
         raise EngineError(f"a process for the engine cannot be started: {error}") from error
     finally:

@@ -19,7 +19,7 @@ from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
 from edgeloc.scenes import Clip, SceneGenerator
 from edgeloc.types import Frame, Pixels
 
-__all__ = ["FakeCamera", "FakePicamera2", "SyntheticCamera"]
+__all__ = ["FakeCamera", "FakePicamera2", "SyntheticCamera", "parse_events"]
 
 Value = TypeVar("Value", int, float)
 REFUSALS = {
@@ -166,12 +166,12 @@ class FakeCamera(Camera):
         """The camera with the URI's options or a JSON file's; `size` makes no difference, since it has no scaler."""
         parsers: dict[str, Callable[[str], Any]] = {
             "seed": integer, "size": parse_size, "fps": rate, "frames": positive,
-            "stall": lambda text: _events(text, seconds, None),
-            "disconnect": lambda text: _events(text, seconds, float("inf")),
-            "corrupt": lambda text: _events(text, positive, 1),
-            "freeze": lambda text: _events(text, seconds, None),
-            "black": lambda text: _events(text, positive, 1),
-            "clock": lambda text: _events(text, _jump, None),
+            "stall": lambda text: parse_events(text, seconds, None),
+            "disconnect": lambda text: parse_events(text, seconds, float("inf")),
+            "corrupt": lambda text: parse_events(text, positive, 1),
+            "freeze": lambda text: parse_events(text, seconds, None),
+            "black": lambda text: parse_events(text, positive, 1),
+            "clock": lambda text: parse_events(text, _jump, None),
             "slow_start": seconds, "refuse": str,
         }  # fmt: skip
         if uri.path:
@@ -349,7 +349,7 @@ class _PicameraRequest:
         self._board.released += 1
 
 
-def _events(text: str, value: Callable[[str], Value], default: Value | None) -> dict[int, Value]:
+def parse_events(text: str, value: Callable[[str], Value], default: Value | None) -> dict[int, Value]:
     """Parse FRAME:VALUE,FRAME:VALUE ..."""
     events: dict[int, Value] = {}
     for event in text.split(","):

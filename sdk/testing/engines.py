@@ -20,7 +20,7 @@ from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import EngineError, OutputError, UsageError
 from edgeloc.model.contract import Contract, OutputSpec
 from edgeloc.model.file import ModelFile
-from edgeloc.testing.cameras import _events
+from edgeloc.testing.cameras import parse_events
 
 __all__ = ["FakeEngine", "build_fake_delegate"]
 
@@ -89,9 +89,9 @@ class FakeEngine(Engine):
     def load_at(cls, place: str, model: ModelFile, threads: int | None) -> FakeEngine:
         """The same, with the options of a URI."""
         parsers: dict[str, Callable[[str], Any]] = {
-            "hang": lambda text: _events(text, number(0), None),
-            "fail": lambda text: _events(text, whole(1), 1),
-            "nan": lambda text: _events(text, whole(1), 1),
+            "hang": lambda text: parse_events(text, number(0), None),
+            "fail": lambda text: parse_events(text, whole(1), 1),
+            "nan": lambda text: parse_events(text, whole(1), 1),
             "crash": lambda text: tuple(whole(0)(one) for one in text.split(",")),
             "delay_ms": number(0),
         }
