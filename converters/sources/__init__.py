@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from edgeloc._support.lookup import Registry
+from edgeloc._support.lookup import OWN_CODE, Registry
 from edgeloc.converters.sources.base import Source
 from edgeloc.errors import ModelError, UsageError
 
@@ -13,7 +12,7 @@ __all__ = ["ACCEPTED", "SOURCES", "Source", "open_source", "require_source"]
 
 ACCEPTED = (
     "a Keras file (.keras, .h5), a SavedModel folder, a float .tflite, an .onnx file, "
-    "a torch.export file (.pt2) or a PyTorch network as package.module:factory"
+    "a torch.export file (.pt2) or a PyTorch network as package.module:factory or FILE.py:factory"
 )
 
 # By suffix; a folder and a factory, which have none, by a word.
@@ -32,7 +31,6 @@ SOURCES: Registry[type[Source]] = Registry(
     maker="open",
     failure=ModelError,
 )
-_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _WEIGHTS = (".pt", ".pth", ".safetensors", ".bin", ".ckpt")
 
 
@@ -57,7 +55,7 @@ def _name(model: str) -> str:
     suffix = path.suffix.lower()
     if (path / "saved_model.pb").is_file():
         return "saved-model"
-    if _FACTORY.fullmatch(model):
+    if OWN_CODE.fullmatch(model):
         return "pytorch"
     if suffix in _WEIGHTS:
         raise UsageError(

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import importlib.metadata
 import importlib.util
 import io
-import os
 import pickle
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeloc._support.lookup import find_own
 from edgeloc._support.terminal import quiet_stderr
 from edgeloc.converters.sources.base import Source, answer_each, channels_first, image_shape, refuse_weights
 from edgeloc.converters.sources.tflite import drop_metadata, numbered, replace_padded_pooling, set_signature
@@ -163,7 +161,7 @@ _PARALLEL_PREFIX = "module."
 
 
 class PytorchSource(Source):
-    """An `nn.Module` of `package.module:factory`, in evaluation mode, on the CPU, in float32.
+    """An `nn.Module` of `package.module:factory` or `file.py:factory`, in evaluation mode, on the CPU, in float32.
 
     The module is looked for as `python -m` does, in the current folder first. It takes images
     (n, channels, height, width). Outputs go by their keys where it returns a dict, else as
@@ -199,7 +197,7 @@ class PytorchSource(Source):
 def _build(name: str) -> Any:
     import torch
 
-    found = _find(name)
+    found = find_own(name)
     if isinstance(found, torch.nn.Module):
         return found
     try:
@@ -212,29 +210,6 @@ def _build(name: str) -> Any:
     if not isinstance(network, torch.nn.Module):
         raise UsageError(f"{name} gives a {type(network).__name__}: it must give a torch.nn.Module")
     return network
-
-
-def _find(name: str) -> Any:
-    """What the module holds under this name."""
-    module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        where = "" if error.name != module.partition(".")[0] else f"; run from the folder that holds {error.name}"
-        raise UsageError(f"{name}: there is no module {error.name}{where}") from error
-    except (Exception, SystemExit) as error:  # the user's own code
-        raise UsageError(
-            f"{name}: the module {module} cannot be imported ({type(error).__name__}: {first_line(error)}): "
-            "it must import without doing anything else"
-        ) from error
-    try:
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except AttributeError as error:
-        raise UsageError(f"{name}: {first_line(error)}") from error
-    return found
 
 
 def _load(network: Any, name: str, weights: str) -> None:

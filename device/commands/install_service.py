@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from edgeloc.commands import run as run_command
 from edgeloc.errors import UsageError, mask_credentials
+from edgeloc.loop.own import is_own_code, require_no_options
 
 if TYPE_CHECKING:
     from edgeloc.device.service.unit import Service
@@ -88,11 +89,14 @@ def _require_root() -> None:
 
 
 def _service(args: argparse.Namespace) -> Service:
-    from edgeloc.device.service.permissions import needs_of
+    from edgeloc.device.service.permissions import Needs, needs_of
     from edgeloc.device.service.unit import Service
 
     if args.model is None or args.camera is None:
         raise UsageError("a service needs a model and a --camera: edgeloc install-service MODEL.tflite --camera URI")
+    own = is_own_code(args.model)
+    if own:
+        require_no_options(args.model, vars(args))
     _check_names(args)
     state = Path("/var/lib") / args.name
     for sink in args.sink:
@@ -101,20 +105,40 @@ def _service(args: argparse.Namespace) -> Service:
     return Service(
         name=args.name,
         command=(sys.executable, "-I", "-X", "faulthandler", "-m", "edgeloc", "run", *_words(args)),
-        needs=needs_of(args.camera, args.engine, Path(args.model), args.sink),
+        # What a library of somebody else's does is not known.
+        needs=needs_of(args.camera, args.engine, Path(args.model), args.sink) | Needs(makes_code=own),
         reads=(*_interpreter(), *reads),
     )
 
 
 def _files(args: argparse.Namespace) -> list[Path]:
     """Make every file that the run reads absolute, among the arguments too, since a service runs elsewhere."""
-    named = list(run_command.FILES)
+    named, own = list(run_command.FILES), []
+    if is_own_code(args.model):
+        named.remove("model")
+        own.append(_own_code(args))
     if "://" not in args.camera and not args.camera.startswith("/dev/"):
         named.append("camera")
     given = [name for name in named if getattr(args, name) is not None]
     for name in given:
         setattr(args, name, str(_readable(getattr(args, name))))
-    return [*(Path(getattr(args, name)) for name in given), *_in_uris(args)]
+    return [*own, *(Path(getattr(args, name)) for name in given), *_in_uris(args)]
+
+
+def _own_code(args: argparse.Namespace) -> Path:
+    """The folder of a localizer of the user's own, since its weights lie beside it; its file is named in full."""
+    from edgeloc.device.service.permissions import HIDDEN
+
+    place, _, name = args.model.rpartition(":")
+    if not place.endswith(".py"):
+        raise UsageError(
+            f"a service runs elsewhere and finds no module of yours: give {args.model} as path/to/FILE.py:{name}"
+        )
+    path = _readable(place)
+    if path.parent in HIDDEN or path.parent.parent == Path("/home"):
+        raise UsageError(f"a service is shown the folder of {path}: give that file a folder of its own")
+    args.model = f"{path}:{name}"
+    return path.parent
 
 
 def _in_uris(args: argparse.Namespace) -> Iterator[Path]:

@@ -1,11 +1,14 @@
-"""Names that are looked up when they are first used: a part's public face, and back ends by name."""
+"""Names that are looked up when they are first used: a part's public face, back ends, the user's own code."""
 
 from __future__ import annotations
 
 import importlib
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from edgeloc.errors import DeviceError, EdgelocError, UsageError, first_line
@@ -13,7 +16,11 @@ from edgeloc.errors import DeviceError, EdgelocError, UsageError, first_line
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["Registry", "did_you_mean", "entry_points", "import_named", "lazy_face"]
+__all__ = ["OWN_CODE", "Registry", "did_you_mean", "entry_points", "find_own", "import_named", "lazy_face"]
+
+_NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
+OWN_CODE = re.compile(rf"(?P<place>{_NAME}|.*\.py):(?P<name>{_NAME})")
+"""What `find_own` takes."""
 
 T = TypeVar("T")
 
@@ -106,6 +113,61 @@ def import_named(reference: str) -> Any:
     for attribute in filter(None, path.split(".")):
         found = getattr(found, attribute)
     return found
+
+
+def find_own(reference: str) -> Any:
+    """What the user's own code holds as `package.module:name` or `path/to/file.py:name`.
+
+    A module is looked for as `python -m` does, in the current folder first; what a file imports, in its own folder
+    last. Raises UsageError, in one sentence, when there is no such module, file or name, or the import fails.
+    """
+    place, _, attribute = reference.rpartition(":")
+    path = Path(place)
+    is_file = path.suffix == ".py"
+    if is_file and not path.is_file():
+        raise UsageError(f"{reference}: there is no file {path}")
+    try:
+        found: Any = _import_file(path) if is_file else _import_here(place)
+    except ModuleNotFoundError as error:
+        where = "" if error.name != place.partition(".")[0] else f"; run from the folder that holds {error.name}"
+        raise UsageError(f"{reference}: there is no module {error.name}{where}") from error
+    except (Exception, SystemExit) as error:  # the user's own code
+        raise UsageError(
+            f"{reference}: {path if is_file else f'the module {place}'} cannot be imported "
+            f"({type(error).__name__}: {first_line(error)}): it must import without doing anything else"
+        ) from error
+    try:
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        raise UsageError(f"{reference}: {first_line(error)}") from error
+    return found
+
+
+def _import_here(module: str) -> ModuleType:
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return importlib.import_module(module)
+
+
+def _import_file(path: Path) -> ModuleType:
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        # Last: a file beside it that is called json.py replaces no other module, here and in child processes.
+        sys.path.append(folder)
+    # A file may have the name of a module that something else imports, such as camera.py.
+    name = path.stem if path.stem not in sys.modules else f"own_{path.stem}"
+    spec = spec_from_file_location(name, path.resolve())
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def lazy_face(package: str) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:

@@ -18,6 +18,8 @@ from edgeloc.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from edgeloc.geometry import CameraGeometry
+    from edgeloc.localizer import Localizer
+    from edgeloc.loop.own import OwnLocalizer
     from edgeloc.loop.summary import RunSummary
     from edgeloc.loop.tracking import Tracker
     from edgeloc.model.contract import Contract
@@ -37,7 +39,12 @@ FILES = ("model", "cpu_model", "contract", "calibration")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("model", metavar="MODEL", help="the model, .tflite or .onnx; it carries its contract")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="the model, .tflite or .onnx, which carries its contract; or your own function from a frame to a result, "
+        "as package.module:name or path/to/file.py:name",
+    )
     parser.add_argument(
         "--camera",
         metavar="URI",
@@ -162,16 +169,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, sinks: list[Sink]) -> RunSummary:
     from edgeloc.cameras import open_camera
-    from edgeloc.localizer import Localizer
     from edgeloc.loop.run import run as run_loop
 
     if args.cores:
         # edgeloc.device knows the board's cores; the SDK may not import it.
         importlib.import_module("edgeloc.device.cpu").use_cores(args.cores)
-    localizer = Localizer(args.model, args.engine, args.threads, args.contract, args.cpu_model, args.deadline_ms)
-    wanted = localizer.contract.input
-    with open_camera(args.camera, size=(wanted.width, wanted.height)) as camera:
-        tracker = _tracker(args, localizer.contract) if args.track else None
+    localizer = _localizer(args)
+    contract = localizer.contract
+    wanted = None if contract is None else (contract.input.width, contract.input.height)
+    with open_camera(args.camera, size=wanted) as camera:
+        tracker = _tracker(args, contract) if args.track else None
         return run_loop(
             camera,
             localizer,
@@ -185,7 +192,19 @@ def _run(args: argparse.Namespace, sinks: list[Sink]) -> RunSummary:
         )
 
 
-def _tracker(args: argparse.Namespace, contract: Contract) -> Tracker:
+def _localizer(args: argparse.Namespace) -> Localizer | OwnLocalizer:
+    """Of a model file, or the user's own."""
+    from edgeloc.loop.own import OwnLocalizer, is_own_code, require_no_options
+
+    if is_own_code(args.model):
+        require_no_options(args.model, vars(args))
+        return OwnLocalizer(args.model)
+    from edgeloc.localizer import Localizer
+
+    return Localizer(args.model, args.engine, args.threads, args.contract, args.cpu_model, args.deadline_ms)
+
+
+def _tracker(args: argparse.Namespace, contract: Contract | None) -> Tracker:
     # A run without it starts sooner.
     from edgeloc.loop.tracking import Tracker
 
