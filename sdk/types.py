@@ -231,8 +231,9 @@ class Observation:
     Parameters:
         age_ms: the time from the frame's capture until its result was ready.
         stale: whether that is over the run's age budget.
-        dropped: how many frames were dropped since the observation before.
-        gap_s: how long the camera was away before this frame, in seconds from the last frame before; 0 if it was not.
+        dropped: how many frames were dropped since the observation before; at a sink that skipped some, since the one
+            that it got before.
+        gap_s: how long the camera was away since then, in seconds without a frame; 0 if it was not.
         engine: the name of the engine that computed the result; "" where the localizer has none.
         track: where the tracker has the object; None in a run without tracking.
         findings: the faults since the observation before: of the camera, the localizer, the sinks.

@@ -26,6 +26,6 @@ class Robot(edgeloc.Sink):
 
 
 robot = Robot()
-edgeloc.run("fake://?size=64x48&fps=50&frames=60&disconnect=20:0.4", locate, robot)
+edgeloc.run("fake://?size=64x48&fps=50&frames=120&disconnect=20:0.4", locate, robot)
 assert robot.braked
 print("the robot braked")

@@ -183,9 +183,10 @@ class ReconnectingCamera(Camera):
         if self._away_since is None:
             self._away_since, self._reason, self._pause_s = now, str(error), _FIRST_PAUSE_S
             message = f"{error}; opening it again for up to {self._limit_s:g} s"
-            frozen = isinstance(error, _Frozen)
-            found = Finding("camera-frozen", "warning", message) if frozen else Finding("camera-away", "warning", message)
-            self._notice(found)
+            if isinstance(error, _Frozen):
+                self._notice(Finding("camera-frozen", "warning", message))
+            else:
+                self._notice(Finding("camera-away", "warning", message))
             # A run that ends now has no gap that would show it.
             self.findings = self._gap_findings()
         self._try_at = now + self._pause_s * random.uniform(1, 1.5)

@@ -9,10 +9,10 @@ from collections import deque
 
 from edgeloc.findings import Finding, report
 
-__all__ = ["Faults"]
+__all__ = ["MOST_AT_ONCE", "Faults"]
 
 # More of them than this between two results are one fault that repeats.
-_MOST_AT_ONCE = 32
+MOST_AT_ONCE = 32
 
 logger = logging.getLogger("edgeloc.loop")
 
@@ -22,7 +22,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._new: deque[Finding] = deque(maxlen=_MOST_AT_ONCE)
+        self._new: deque[Finding] = deque(maxlen=MOST_AT_ONCE)
         self._kinds: dict[str, tuple[int, Finding]] = {}
 
     def notice(self, finding: Finding) -> Finding:

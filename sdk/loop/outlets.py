@@ -18,7 +18,7 @@ from edgeloc.cameras.base import Camera
 from edgeloc.errors import EdgelocError, OutputError, mask_credentials
 from edgeloc.findings import Finding
 from edgeloc.loop.ages import Ages
-from edgeloc.loop.faults import Faults
+from edgeloc.loop.faults import MOST_AT_ONCE, Faults
 from edgeloc.loop.summary import RunSummary, SinkState, SinkSummary
 from edgeloc.sinks import Sink
 from edgeloc.types import Observation, Pixels
@@ -206,14 +206,25 @@ class _Outlet:
         with self._changed:
             self._waiting.append((observation if self.sink.pictures else _without_pixels(observation), drawn))
             while len(self._waiting) > self.sink.capacity:
-                self._waiting.popleft()
-                self._skipped += 1
+                self._skip(self._waiting.popleft()[0])
             self._changed.notify()
             busy_since = self._busy_since
         if busy_since is not None and not self._slow and time.monotonic() - busy_since > SLOW_S:
             self._slow = True
             message = f"{self.sink.name} has not taken a result for {SLOW_S:g} s; the run goes on, and it skips what"
             self._faults.notice(Finding("sink-slow", "warning", f"{message} it has no room for"))
+
+    def _skip(self, skipped: Observation) -> None:
+        """Count an observation that the sink does not get; what it said of gaps and faults goes with the next."""
+        self._skipped += 1
+        following, drawn = self._waiting[0]
+        following = dataclasses.replace(
+            following,
+            dropped=skipped.dropped + 1 + following.dropped,
+            gap_s=skipped.gap_s + following.gap_s,
+            findings=(*skipped.findings, *following.findings)[-MOST_AT_ONCE:],
+        )
+        self._waiting[0] = following, drawn
 
     def _work(self) -> None:
         """What the thread does: hand over what waits until the end, then close."""
@@ -284,7 +295,7 @@ class _Outlet:
             if len(self._waiting) < self.sink.capacity:
                 self._waiting.appendleft((observation, drawn))
             else:
-                self._skipped += 1
+                self._skip(observation)
         self.reason = _reason(self.sink, error)
         if self._state == "open":
             self._state, self._down_since = "down", time.monotonic()

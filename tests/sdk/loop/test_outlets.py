@@ -10,8 +10,21 @@ import numpy as np
 import pytest
 
 import edgeloc
-from edgeloc import Box, Detection, Frame, Observation, OutputError, Pixels, Result, RunSummary, Sink, SinkSummary
+from edgeloc import (
+    Box,
+    Detection,
+    Finding,
+    Frame,
+    Observation,
+    OutputError,
+    Pixels,
+    Result,
+    RunSummary,
+    Sink,
+    SinkSummary,
+)
 from edgeloc._support.backend import Uri
+from edgeloc.cameras.base import Gap
 from edgeloc.loop import outlets
 from edgeloc.loop.run import run
 
@@ -114,6 +127,26 @@ def test_a_slow_sink_skips_and_holds_neither_the_loop_nor_another_sink() -> None
     assert told.delivered_ms_p50 is not None and told.delivered_ms_p50 >= 300
     assert of(summary, "quick").skipped == 0
     assert slow.threads == quick.threads == {"edgeloc-sink"}
+
+
+def test_gaps_drops_and_faults_of_skipped_results_are_in_the_next_one() -> None:
+    class Away(LiveCamera):
+        """Gone for a while after frame 20."""
+
+        def _read(self, timeout_s: float) -> Frame | None:
+            frame = super()._read(timeout_s)
+            if frame is not None and frame.sequence == 20:
+                self.gaps = (Gap(frame.captured_at - 1.5, frame.captured_at, "unplugged"),)
+                self._notice(Finding("camera-back", "note", "it is back"))
+            return frame
+
+    slow, quick = Newest("slow", lambda one: time.sleep(0.05)), Keeper("quick")
+    run(Away(60), found, slow, quick)
+    assert 20 not in slow.numbers or len(slow.seen) < 30
+    for sink in (slow, quick):
+        assert sum(one.gap_s for one in sink.seen) == pytest.approx(1.5)
+        assert codes(sink.seen) == ["camera-back"]
+        assert sum(one.dropped + 1 for one in sink.seen) == sink.numbers[-1] + 1
 
 
 def test_a_file_waits_for_every_sink_in_the_runs_own_thread() -> None:
