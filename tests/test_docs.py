@@ -66,6 +66,7 @@ NOT_RUN = {
     r"_edgetpu\.tflite": "an Edge TPU; tests/device/engines runs it with a fake one",
     r"--engine tensorrt|\.onnx": "a Jetson; tests/sdk/engines/test_tensorrt.py runs it with a fake one",
     r"--target tensorrt": "the extra tensorrt; tests/converters/tensorrt runs it",
+    r"^run (faces\.py|my_package)": "a program of the reader's; tests/sdk/commands has one",
     r"mavlink://": "an autopilot; tests/sdk/sinks/test_mavlink.py has a fake one",
     r"mqtts?://": "a broker; tests/sdk/sinks/test_mqtt.py has one",
     r"^install-service": "root and systemd; tests/device/commands runs it on a fake root",
