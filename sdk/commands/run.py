@@ -58,9 +58,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         action="append",
         default=[],
-        help="window, - (standard output), http://127.0.0.1:8080, mqtt://HOST, mavlink://HOST:PORT, udp://HOST:PORT, "
-        "tcp://HOST:PORT, unix:///run/edgeloc.sock, shm://NAME, or a path ending in .mp4, .avi or .jsonl, with {time} "
-        "in its name if you like; may be given more than once",
+        help="window, - (standard output), http://127.0.0.1:8080, mqtt://HOST, mavlink://HOST:PORT, ros2://, "
+        "udp://HOST:PORT, tcp://HOST:PORT, unix:///run/edgeloc.sock, shm://NAME, or a path ending in .mp4, .avi, "
+        ".jsonl or .mcap, with {time} in its name if you like; may be given more than once",
     )
     parser.add_argument("--overwrite", action="store_true", help="empty the files of sinks that are there already")
     parser.add_argument(

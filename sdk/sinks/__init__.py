@@ -31,6 +31,8 @@ SINKS: Registry[type[Sink]] = Registry(
         ".mp4": "edgeloc.sinks.video:Mp4Sink",
         ".avi": "edgeloc.sinks.video:AviSink",
         ".jsonl": "edgeloc.sinks.jsonl:JsonLinesSink",
+        ".mcap": "edgeloc.sinks.mcap:McapSink",
+        "ros2": "edgeloc.sinks.ros2:Ros2Sink",
         "mqtt": "edgeloc.sinks.mqtt.sink:MqttSink",
         "mqtts": "edgeloc.sinks.mqtt.sink:MqttSink",
         "mavlink": "edgeloc.sinks.mavlink:MavlinkSink",
@@ -40,7 +42,7 @@ SINKS: Registry[type[Sink]] = Registry(
 _WORDS = ("window", "-")
 _EXAMPLES = (
     "window, - (standard output), http://127.0.0.1:8080, mqtt://HOST, mavlink://HOST:PORT, udp://HOST:PORT,"
-    " tcp://HOST:PORT, unix:///run/edgeloc.sock, shm://NAME, a path ending in .mp4, .avi or .jsonl"
+    " tcp://HOST:PORT, unix:///run/edgeloc.sock, shm://NAME, ros2://, a path ending in .mp4, .avi, .jsonl or .mcap"
 )
 
 

@@ -50,7 +50,13 @@ def test_an_unknown_sink_is_an_error_that_lists_the_known_ones(uri: str) -> None
 
 def test_every_sink_in_the_table_loads() -> None:
     for kind in SINKS:
-        whole = {"window": "window", "-": "-", "unix": "unix:///run/edgeloc.sock", "shm": "shm://edgeloc"}
+        whole = {
+            "window": "window",
+            "-": "-",
+            "unix": "unix:///run/edgeloc.sock",
+            "shm": "shm://edgeloc",
+            "ros2": "ros2://",
+        }
         uri = f"a{kind}" if kind.startswith(".") else whole.get(kind, f"{kind}://localhost:5005")
         assert open_sink(uri).name
 
