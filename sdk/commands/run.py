@@ -132,6 +132,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="with either: how wide the object is in metres, which gives its distance",
     )
+    parser.add_argument(
+        "--blur",
+        choices=("inside", "outside"),
+        help="blur what is inside or outside of the boxes beyond recognition, in all that is shown, stored or sent",
+    )
     parser.add_argument("--contract", metavar="FILE.json", help="the contract of a model that carries none")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object instead of text")
 
@@ -189,6 +194,7 @@ def _run(args: argparse.Namespace, sinks: list[Sink]) -> RunSummary:
             tracker=tracker,
             geometry=_geometry(args, camera.size) if args.hfov or args.calibration else None,
             object_width_m=args.object_width_m,
+            blur=args.blur,
         )
 
 

@@ -15,7 +15,7 @@ from edgeloc.cameras import Camera, open_camera
 from edgeloc.cameras.base import PathCamera, parse_uri
 from edgeloc.errors import CameraError, DataError, DeviceError, EdgelocError, OutputError, UsageError
 from edgeloc.findings import report
-from edgeloc.loop.draw import draw
+from edgeloc.loop.draw import BlurWhere, draw
 from edgeloc.loop.outlets import Outlets
 from edgeloc.loop.slot import LiveCapture, Mode
 from edgeloc.loop.summary import EndedBy, RunSummary
@@ -46,6 +46,7 @@ def run(
     tracker: Tracker | None = None,
     geometry: CameraGeometry | None = None,
     object_width_m: float | None = None,
+    blur: BlurWhere | None = None,
 ) -> RunSummary:
     """Localize what the camera sees and hand each observation to the sinks, until something ends the run.
 
@@ -71,6 +72,8 @@ def run(
         geometry: how the camera sees and is mounted, for `Observation.bearing`; frames may have another size of the
             same shape.
         object_width_m: with it, how wide the object really is, in metres, for `Observation.distance_m`.
+        blur: "inside" or "outside": what is inside or outside of the boxes is blurred beyond recognition in every frame
+            that leaves the loop.
 
     What a user should know of how the source, the localizer and the sinks did is logged when it happens, goes out with
     the next observation, and is summed up in the summary's `findings`.
@@ -80,7 +83,7 @@ def run(
     for a bad argument or a file that is there already, and whatever else the localizer raises. Exit statuses are those
     of failures while running (3) once there was a result.
     """
-    loop = _Loop(camera, localizer, sinks, mode, budget_ms, frames, overwrite, tracker, geometry, object_width_m)
+    loop = _Loop(camera, localizer, sinks, mode, budget_ms, frames, overwrite, tracker, geometry, object_width_m, blur)
     with graceful_interrupt() as interrupt:
         for _ in loop.observations(interrupt):
             pass
@@ -98,6 +101,7 @@ def stream(
     tracker: Tracker | None = None,
     geometry: CameraGeometry | None = None,
     object_width_m: float | None = None,
+    blur: BlurWhere | None = None,
 ) -> Iterator[Observation]:
     """The same as a generator, for code that acts on each observation itself.
 
@@ -108,7 +112,7 @@ def stream(
     was opened is closed when the loop is left, by its end, a `break` or an exception; signals are left to the program.
     Parameters and errors are those of `run`.
     """
-    loop = _Loop(camera, localizer, sinks, mode, budget_ms, frames, overwrite, tracker, geometry, object_width_m)
+    loop = _Loop(camera, localizer, sinks, mode, budget_ms, frames, overwrite, tracker, geometry, object_width_m, blur)
     return loop.observations(None)
 
 
@@ -127,10 +131,13 @@ class _Loop:
         tracker: Tracker | None,
         geometry: CameraGeometry | None,
         object_width_m: float | None,
+        blur: BlurWhere | None,
     ) -> None:
         _check(localizer, mode, budget_ms, frames)
         if object_width_m is not None and (geometry is None or not object_width_m > 0):
             raise UsageError(field="object_width_m", value=object_width_m, allowed="above 0, with {geometry}")
+        if blur not in (None, "inside", "outside"):
+            raise UsageError(field="blur", value=blur, allowed="inside or outside")
         self._sinks = [as_sink(sink, overwrite=overwrite) for sink in sinks]
         keep_apart(camera, self._sinks)
         for sink in self._sinks:
@@ -145,6 +152,7 @@ class _Loop:
             tracker=tracker,
             geometry=geometry,
             object_width_m=object_width_m,
+            blur=blur,
         )
         self._tally: Tally | None = None
         self._ended_by: EndedBy = "camera"

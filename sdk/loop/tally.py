@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from edgeloc.cameras.base import Camera
 from edgeloc.errors import CameraError, EngineError, UsageError, mask_credentials
 from edgeloc.findings import Finding
 from edgeloc.loop.ages import Ages
+from edgeloc.loop.draw import BlurWhere, blur
 from edgeloc.loop.faults import Faults
 from edgeloc.loop.outlets import Outlets
 from edgeloc.loop.summary import EndedBy, RunSummary
@@ -45,9 +47,10 @@ class Tally:
         tracker: Tracker | None = None,
         geometry: CameraGeometry | None = None,
         object_width_m: float | None = None,
+        blur: BlurWhere | None = None,
     ) -> None:
         self._camera, self._localizer, self._tracker = camera, localizer, tracker
-        self._geometry, self._object_width_m = geometry, object_width_m
+        self._geometry, self._object_width_m, self._blur = geometry, object_width_m, blur
         self._engine: Any = getattr(localizer, "engine", None)
         self.budget_ms = float("inf") if budget_ms is None else budget_ms
         self.faults = Faults()
@@ -133,6 +136,8 @@ class Tally:
         self._present += result.present
         track = None if self._tracker is None else self._track(self._tracker, frame, result)
         aim = {} if self._geometry is None else self._aim(self._geometry, frame, track.box if track else result.box)
+        if self._blur is not None:
+            frame = _blurred(frame, result, track, self._blur)
         return Observation(
             frame, result, age_ms, stale, dropped, gap_s, self._engine_name, track, self.faults.take(), **aim
         )
@@ -197,6 +202,13 @@ class Tally:
             sinks=() if self.outlets is None else self.outlets.summary,
             findings=(*self._camera.findings, *self.faults.summary),
         )
+
+
+def _blurred(frame: Frame, result: Result, track: Track | None, where: BlurWhere) -> Frame:
+    boxes = [found.box for found in result.objects if found.box is not None]
+    if track is not None and track.box is not None:
+        boxes.append(track.box)
+    return dataclasses.replace(frame, pixels=blur(frame.pixels, boxes, where))
 
 
 def _require_numbers(result: Result) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
-from edgeloc.loop.draw import QUANTIZED_COLOR, STALE_COLOR, TRACK_COLOR, TRUTH_COLOR, draw, draw_boxes
-from edgeloc.types import Box, Detection, Pixels, Result, Track
+from edgeloc.errors import UsageError
+from edgeloc.loop.draw import QUANTIZED_COLOR, STALE_COLOR, TRACK_COLOR, TRUTH_COLOR, blur, draw, draw_boxes
+from edgeloc.loop.run import run
+from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result, Track
 
 SIZES = [(320, 240), (640, 480), (1920, 1080), (192, 192)]
 
@@ -127,3 +131,60 @@ def test_any_label_can_be_drawn(label: str) -> None:
     """OpenCV ends the process when it gets half of a surrogate pair."""
     image = draw_boxes(np.zeros((48, 64, 3), np.uint8), [(Box(10, 20, 40, 40), label, QUANTIZED_COLOR)])
     assert image.any()
+
+
+def detail(pixels: Pixels) -> float:
+    """How much a picture differs from pixel to pixel."""
+    return float(np.abs(np.diff(pixels.astype(np.int32), axis=1)).mean())
+
+
+@pytest.fixture
+def noise() -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+
+
+def test_blurring_inside_leaves_the_rest_and_nothing_of_the_object(noise: Pixels) -> None:
+    blurred = blur(noise, [Box(100, 50, 200, 150)], "inside")
+    assert detail(blurred[50:150, 100:200]) < 0.05 * detail(noise)
+    outside = np.ones(noise.shape[:2], bool)
+    outside[40:160, 90:210] = False
+    assert (blurred[outside] == noise[outside]).all()
+    # Two pictures that differ only in detail become the same one: the detail is gone.
+    shuffled = noise.copy()
+    shuffled[40:160, 90:210] = 255 - noise[40:160, 90:210]
+    difference = blur(shuffled, [Box(100, 50, 200, 150)], "inside").astype(int) - blurred
+    assert np.abs(difference).max() < 12
+
+
+def test_blurring_outside_leaves_the_object_alone(noise: Pixels) -> None:
+    blurred = blur(noise, [Box(100, 50, 200, 150), Box(-50, -50, 20, 20)], "outside")
+    assert (blurred[50:150, 100:200] == noise[50:150, 100:200]).all()
+    assert (blurred[:20, :20] == noise[:20, :20]).all()
+    assert detail(blurred[160:]) < 0.1 * detail(noise)
+    assert detail(blur(noise, [], "outside")) < 0.1 * detail(noise)
+
+
+def test_blurring_changes_no_frame_of_the_callers_and_takes_any_box(noise: Pixels) -> None:
+    before = noise.copy()
+    for box in (Box(5, 5, 5, 5), Box(-9, -9, -1, -1), Box(900, 900, 950, 950), Box(0, 0, 1, 1), Box(0, 0, 320, 240)):
+        assert blur(noise, [box], "inside").shape == blur(noise, [box], "outside").shape == noise.shape
+    assert (noise == before).all()
+
+
+@pytest.mark.parametrize("where", ["inside", "outside"])
+def test_every_sink_of_a_run_gets_blurred_frames(where: Literal["inside", "outside"]) -> None:
+    frames: list[Pixels] = []
+
+    def localize(frame: Frame) -> Result:
+        frames.append(frame.pixels.copy())
+        return Result((Detection(Box(100, 100, 200, 200), 0.9),))
+
+    seen: list[Observation] = []
+    run("synthetic://?seed=1&size=320x240&frames=3&live=0", localize, seen.append, blur=where)
+    for original, one in zip(frames, seen, strict=True):
+        inside, outside = np.s_[110:190, 110:190], np.s_[:80, :]
+        gone, kept = (inside, outside) if where == "inside" else (outside, inside)
+        assert (one.frame.pixels[kept] == original[kept]).all()
+        assert detail(one.frame.pixels[gone]) < 0.3 * detail(original[gone])
+    with pytest.raises(UsageError, match="blur"):
+        run("synthetic://?frames=1", localize, blur="around")  # type: ignore[arg-type]
