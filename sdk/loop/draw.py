@@ -120,8 +120,8 @@ def _track_title(track: Track) -> str:
 def blur(pixels: Pixels, boxes: Iterable[Box], where: BlurWhere) -> Pixels:
     """A copy of a BGR frame in which nothing can be made out inside, or outside, of boxes in pixels.
 
-    What is blurred is reduced to a few blocks and enlarged again: it is gone, and no filter brings it back. Boxes that are
-    blurred inside are taken a tenth larger on each side.
+    What is blurred is reduced to a few blocks and enlarged again: it is gone, and no filter brings it back. Boxes that
+    are blurred inside are taken a tenth larger on each side.
     """
     image: Pixels = np.array(pixels, np.uint8, order="C")
     height, width = image.shape[:2]

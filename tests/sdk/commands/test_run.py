@@ -59,7 +59,7 @@ def test_a_run_writes_its_sinks_and_prints_its_summary(
 
 def test_the_summary_as_json_is_one_object(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = tmp_path / "out.jsonl"
-    camera = "fake://?size=64x48&fps=100&frames=60&disconnect=20:0.2"
+    camera = "fake://?size=64x48&fps=100&frames=120&disconnect=20:0.2"
     assert main(["run", model, "--camera", camera, "--sink", str(lines), "--json"]) == 0
     printed = capsys.readouterr()
     summary = json.loads(printed.out)

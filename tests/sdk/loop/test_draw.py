@@ -149,11 +149,11 @@ def test_blurring_inside_leaves_the_rest_and_nothing_of_the_object(noise: Pixels
     outside = np.ones(noise.shape[:2], bool)
     outside[40:160, 90:210] = False
     assert (blurred[outside] == noise[outside]).all()
-    # Two pictures that differ only in detail become the same one: the detail is gone.
-    shuffled = noise.copy()
-    shuffled[40:160, 90:210] = 255 - noise[40:160, 90:210]
-    difference = blur(shuffled, [Box(100, 50, 200, 150)], "inside").astype(int) - blurred
-    assert np.abs(difference).max() < 12
+    # Two objects that differ in every pixel become nearly the same.
+    other = noise.copy()
+    other[40:160, 90:210] = 255 - noise[40:160, 90:210]
+    difference = blur(other, [Box(100, 50, 200, 150)], "inside").astype(int) - blurred
+    assert np.abs(difference).mean() < 2
 
 
 def test_blurring_outside_leaves_the_object_alone(noise: Pixels) -> None:
