@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 from edgeloc.commands import run as run_command
-from edgeloc.errors import UsageError, mask_credentials
+from edgeloc.errors import UsageError
 from edgeloc.loop.own import is_own_code, require_no_options
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ EXTRA: str | None = None
 NEEDS = run_command.NEEDS
 
 _DEFAULT_NAME = "edgeloc"
-_LIBRARY = re.compile(r"[?&]library=([^&]+)")
-
-logger = logging.getLogger(__name__)
+_WITHIN = re.compile(r"[?&](?:library|ca)=([^&]+)")
 
 
 class _Relay:
@@ -67,11 +65,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     service = _service(args)
     if args.print:
-        unit = service.unit()
-        shown = mask_credentials(unit)
-        print(shown, end="")
-        if shown != unit:
-            logger.warning("credentials are shown as ***; the unit that is installed holds them")
+        print(service.unit(), end="")  # in which no secret stands
         return 0
     _require_root()
     path = install(service)
@@ -90,6 +84,7 @@ def _require_root() -> None:
 
 def _service(args: argparse.Namespace) -> Service:
     from edgeloc.device.service.permissions import Needs, needs_of
+    from edgeloc.device.service.secrets import Secrets
     from edgeloc.device.service.unit import Service
 
     if args.model is None or args.camera is None:
@@ -97,18 +92,37 @@ def _service(args: argparse.Namespace) -> Service:
     own = is_own_code(args.model)
     if own:
         require_no_options(args.model, vars(args))
+    secrets = Secrets(args.name)
+    camera, args.camera = secrets.take(args.camera, "camera")
+    lines = [secrets.take(sink, "sink") for sink in args.sink]
+    args.sink = [uri for _, uri in lines]
     _check_names(args)
-    state = Path("/var/lib") / args.name
-    for sink in args.sink:
-        _check_sink(sink, state, overwrite=args.overwrite)
+    with _own_environment():
+        for sink in args.sink:
+            _check_sink(sink, args.name, overwrite=args.overwrite)
     reads = _files(args)
+    needs = needs_of(args.camera, args.engine, Path(args.model), args.sink)
+    if camera.startswith("@"):
+        args.camera = camera
+    args.sink = [line for line, _ in lines]
     return Service(
         name=args.name,
         command=(sys.executable, "-I", "-X", "faulthandler", "-m", "edgeloc", "run", *_words(args)),
         # What a library of somebody else's does is not known.
-        needs=needs_of(args.camera, args.engine, Path(args.model), args.sink) | Needs(makes_code=own),
+        needs=needs | Needs(makes_code=own),
         reads=(*_interpreter(), *reads),
+        credentials=secrets.credentials,
     )
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """Inside, secrets in variables of the user's shell are not there, as they are not for the service."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("EDGELOC_")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _files(args: argparse.Namespace) -> list[Path]:
@@ -142,12 +156,11 @@ def _own_code(args: argparse.Namespace) -> Path:
 
 
 def _in_uris(args: argparse.Namespace) -> Iterator[Path]:
-    """Files within the camera's and the engine's URI: fake://FILE.json, ?library=FILE."""
+    """Files within the URIs of camera, engine and sinks: fake://FILE.json, ?library=FILE, ?ca=FILE."""
     from edgeloc.cameras.base import parse_uri
 
     within = parse_uri(args.camera).path if "://" in args.camera else ""
-    library = _LIBRARY.search(args.engine)
-    for path in (within, library[1] if library else ""):
+    for path in (within, *(unquote(path) for text in (args.engine, *args.sink) for path in _WITHIN.findall(text))):
         if not os.path.exists(path) or path.startswith("/dev/"):
             continue
         if not os.path.isabs(path):
@@ -184,20 +197,27 @@ def _check_names(args: argparse.Namespace) -> None:
         engine_class(engine)
 
 
-def _check_sink(sink: str, state: Path, *, overwrite: bool) -> None:
-    """UsageError for what a service cannot write: on a screen, outside of its folder, or a second time."""
+def _check_sink(sink: str, name: str, *, overwrite: bool) -> None:
+    """UsageError for what a service cannot write: on a screen, outside of its folders, or a second time."""
     from edgeloc.sinks import FileSink, open_sink
 
-    found = open_sink(sink)  # which opens nothing yet, and knows every kind
-    if sink == "window":
-        raise UsageError("a service has no screen for the sink window: use a file or a stream")
+    found, state = open_sink(sink), Path("/var/lib") / name  # which opens nothing yet, and knows every kind
+    if sink in ("window", "-"):
+        what = "screen" if sink == "window" else "standard output"
+        raise UsageError(f"a service has no {what} for the sink {sink}: use a file or a stream")
+    if sink.startswith("unix://"):
+        socket = Path(sink.removeprefix("unix://"))
+        if socket.parent != Path("/run") / name:
+            raise UsageError(
+                f"a service listens in /run/{name} alone: give sink {sink} as unix:///run/{name}/{socket.name}"
+            )
     path = unquote(sink.removeprefix("file://")) if sink.startswith("file://") else sink
     if "://" not in path and not Path(os.path.normpath(state / path)).is_relative_to(state):
         raise UsageError(f"a service writes to {state} alone: give sink {sink} as {Path(sink).name}, which lands there")
     if isinstance(found, FileSink) and "{time}" not in found.path.name and not overwrite:
-        name = f"{found.path.stem}-{{time}}{found.path.suffix}"
+        shown = f"{found.path.stem}-{{time}}{found.path.suffix}"
         raise UsageError(
-            f"sink {sink} will be there already when the service starts again: give it as {name}, or give --overwrite"
+            f"sink {sink} will be there already when the service starts again: give it as {shown}, or give --overwrite"
         )
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
 
 from edgeloc.cameras.base import parse_uri
 from edgeloc.device.board import find_accelerators
 from edgeloc.device.sysfs import read_text
 from edgeloc.engines import is_for_edge_tpu
 
-__all__ = ["HIDDEN", "Needs", "needs_of"]
+__all__ = ["HIDDEN", "Needs", "Network", "needs_of"]
 
+Network = Literal["none", "loopback", "all"]
+_REACH: tuple[Network, ...] = ("none", "loopback", "all")
 HIDDEN = tuple(Path(path) for path in ("/home", "/root", "/run/user", "/tmp", "/var/tmp"))
 _ARGUS_SOCKET = str(Path("/tmp") / "argus_socket")
 _NODE = re.compile(r"/dev/[\w./:+-]+")
@@ -30,7 +35,8 @@ class Needs:
     `groups`: the system's groups that may use them.
     `sockets`: of other programs.
     `after`: systemd's units to start after.
-    `network`: whether it connects to other machines.
+    `network`: whether it talks to programs on this machine by network addresses, or to other machines.
+    `runtime`: whether it has a socket in /run, in a folder of its own.
     `makes_code`: whether a library writes machine code at run time, or may do so.
     `builds`: whether the first start builds an engine for minutes, which is to be kept.
     """
@@ -39,7 +45,8 @@ class Needs:
     groups: tuple[str, ...] = ()
     sockets: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
-    network: bool = False
+    network: Network = "none"
+    runtime: bool = False
     makes_code: bool = False
     builds: bool = False
 
@@ -50,7 +57,8 @@ class Needs:
             groups=_once(self.groups + other.groups),
             sockets=_once(self.sockets + other.sockets),
             after=_once(self.after + other.after),
-            network=self.network or other.network,
+            network=max(self.network, other.network, key=_REACH.index),
+            runtime=self.runtime or other.runtime,
             makes_code=self.makes_code or other.makes_code,
             builds=self.builds or other.builds,
         )
@@ -60,7 +68,7 @@ class Needs:
 _V4L2 = Needs(("char-video4linux",), ("video",))
 _LIBCAMERA = Needs(("char-video4linux", "char-media", "char-dma_heap"), ("video",), makes_code=True)
 _USB_TPU = Needs(("char-usb_device",), ("plugdev",), makes_code=True)
-_GSTREAMER = Needs(network=True, makes_code=True)
+_GSTREAMER = Needs(network="all", makes_code=True)
 _VIDEO_FILE = Needs(makes_code=True)
 
 
@@ -73,8 +81,8 @@ def needs_of(camera: str, engine: str, model: Path, sinks: Sequence[str], root: 
     Raises UsageError for a camera that is no URI.
     """
     total = _camera(camera, root) | _engine(engine, model, root)
-    nodes = tuple(node for text in sinks for node in _NODE.findall(text))
-    total |= Needs(nodes, _owners(nodes, root), network=any(_scheme(sink) in _NETWORK for sink in sinks))
+    for sink in sinks:
+        total |= _sink(sink, root)
     # systemd refuses to start a unit of a group that is not there.
     known = _groups(root).values()
     return replace(total, groups=tuple(group for group in total.groups if group in known))
@@ -93,13 +101,31 @@ def _camera(text: str, root: Path) -> Needs:
     if uri.scheme == "csi":
         return _argus(root)
     if uri.scheme in _NETWORK:
-        return Needs(network=True, makes_code=True)
+        return Needs(network=_reach(text), makes_code=True)
     if uri.scheme in ("synthetic", "fake"):
         return Needs()
     # Of a pipeline, and of another package's camera, only the nodes that the text names are known.
     nodes = tuple(_NODE.findall(text))
     needs = (_GSTREAMER if uri.scheme == "gst" else _VIDEO_FILE) | Needs(nodes, _owners(nodes, root))
     return needs | _argus(root) if uri.scheme == "gst" and "nvargus" in text else needs
+
+
+def _sink(text: str, root: Path) -> Needs:
+    nodes, scheme = tuple(_NODE.findall(text)), _scheme(text)
+    if nodes:
+        # A serial port's group, also while nothing is plugged in.
+        return Needs(nodes, (*_owners(nodes, root), *(["dialout"] if scheme == "mavlink" else [])))
+    return Needs(network=_reach(text) if scheme in _NETWORK else "none", runtime=scheme == "unix")
+
+
+def _reach(uri: str) -> Network:
+    """How far the address in a URI is; without one it listens to everybody."""
+    host = urlsplit(uri).hostname or ""
+    try:
+        near = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        near = False
+    return "loopback" if near else "all"
 
 
 def _engine(name: str, model: Path, root: Path) -> Needs:
@@ -127,7 +153,7 @@ def _jetson(root: Path) -> Needs:
 
 def _scheme(text: str) -> str:
     scheme, colon, _ = text.partition("://")
-    return scheme.lower().partition("+")[0] if colon else ""
+    return scheme.lower() if colon else ""
 
 
 def _groups(root: Path) -> dict[int, str]:

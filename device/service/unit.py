@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeloc._support.files import atomic_path
@@ -68,12 +68,14 @@ class Service:
     `command`: the whole command line, the program's absolute path first.
     `needs`: what it must reach.
     `reads`: absolute paths; those in folders that the unit hides (home folders, /tmp) are mounted read-only.
+    `credentials`: files that hold secrets, by the names under which it finds them in /run/credentials.
     """
 
     name: str
     command: tuple[str, ...]
     needs: Needs
     reads: tuple[Path, ...] = ()
+    credentials: Mapping[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # A dynamic user takes the unit's name, and a user's name has at most 31 characters.
@@ -101,9 +103,10 @@ class Service:
 
     def _unit(self) -> Iterator[str]:
         yield "Description=edgeloc, localizing what a camera sees"
-        if self.needs.network:
-            yield "Wants=network-online.target"
-        if after := [*self.needs.after, *(["network-online.target"] if self.needs.network else [])]:
+        online = ["network-online.target"] if self.needs.network == "all" else []
+        if online:
+            yield f"Wants={online[0]}"
+        if after := [*self.needs.after, *online]:
             yield f"After={' '.join(after)}"
         yield f"StartLimitIntervalSec={_STARTS_WITHIN_S}"
         yield f"StartLimitBurst={_MOST_STARTS}"
@@ -126,6 +129,10 @@ class Service:
         yield f"Environment=XDG_CACHE_HOME=/var/cache/{self.name}"
         yield f"StateDirectory={self.name}"
         yield f"WorkingDirectory={self.state}"
+        if self.needs.runtime:
+            yield f"RuntimeDirectory={self.name}"
+        for name, path in self.credentials.items():
+            yield f"LoadCredential={name}:{_plain(str(path))}"
         yield "DevicePolicy=closed"
         yield from (f"DeviceAllow={device} rw" for device in self.needs.devices)
         yield from self._network()
@@ -135,10 +142,14 @@ class Service:
             yield "MemoryDenyWriteExecute=yes"
 
     def _network(self) -> Iterator[str]:
-        families = ["AF_UNIX", "AF_NETLINK", *(["AF_INET", "AF_INET6"] if self.needs.network else [])]
+        network = self.needs.network
+        families = ["AF_UNIX", "AF_NETLINK", *(["AF_INET", "AF_INET6"] if network != "none" else [])]
         yield f"RestrictAddressFamilies={' '.join(families)}"
-        if not self.needs.network:
+        if network == "none":
             yield "PrivateNetwork=yes"
+        elif network == "loopback":
+            yield "IPAddressDeny=any"
+            yield "IPAddressAllow=localhost"
 
     def _files(self) -> Iterator[str]:
         """Home folders are empty for the service; what it reads in them appears there, whatever their rights."""
@@ -155,11 +166,16 @@ def quoted(word: str, *, variables: bool = True) -> str:
     `word`: the text.
     `variables`: whether $ means a variable in this line, as it does in command lines only.
     """
-    if any(not character.isprintable() for character in word):
-        raise UsageError(f"{word!r} holds a character that a systemd unit cannot hold", hint="rename it")
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    escaped = _plain(word.replace("\\", "\\\\").replace('"', '\\"'))
     escaped = escaped.replace("$", "$$") if variables else escaped
     return f'"{escaped}"' if not word or re.search(r"[\s\"'\\;:]", word) else escaped
+
+
+def _plain(text: str) -> str:
+    """The rest of a unit's line, where no quotes are read."""
+    if any(not character.isprintable() for character in text):
+        raise UsageError(f"{text!r} holds a character that a systemd unit cannot hold", hint="rename it")
+    return text.replace("%", "%%")
 
 
 def systemctl(words: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from edgeloc.errors import UsageError, mask_credentials
 
-__all__ = ["Openable", "Uri", "split_uri"]
+__all__ = ["Openable", "Uri", "split_uri", "uri_of"]
 
 _ALLOWED: dict[Callable[[str], Any], str] = {int: "a whole number", float: "a number"}
 
@@ -79,6 +79,24 @@ def split_uri(text: str, kind: str) -> Uri:
         reason = str(error).partition("'")[0].rstrip(": ")
         raise UsageError(f"{kind} {mask_credentials(text, one_uri=True)}: this is no URI: {reason}") from None
     return Uri(text, parts.scheme.lower(), unquote(parts.netloc + parts.path), query, kind)
+
+
+def uri_of(text: str) -> str:
+    """A URI as it is given, or of `@FILE` that file's first line, so that no process list shows what it holds.
+
+    Raises UsageError where the file cannot be read or its first line is empty.
+    """
+    if not text.startswith("@"):
+        return text
+    try:
+        with open(text[1:], encoding="utf-8") as file:
+            line = file.readline().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(f"the file {text[1:]}, which holds a URI, cannot be read: {reason}") from None
+    if not line:
+        raise UsageError(f"the first line of {text[1:]} is empty", hint="write the URI there")
+    return line
 
 
 class Openable(ABC):

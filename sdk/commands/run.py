@@ -51,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="v4l2:///dev/video0?size=640x480&fps=30&format=MJPG, picamera://0, csi://0, gst://PIPELINE, "
         "rtsp://HOST/STREAM, a video file, a folder of images, data://PATH?split=val, synthetic://?seed=1 or "
-        "fake://?disconnect=60:2",
+        "fake://?disconnect=60:2; or @FILE, whose first line is the URI",
     )
     parser.add_argument(
         "--sink",
@@ -147,9 +147,11 @@ def run(args: argparse.Namespace) -> int:
     A signal is the usual end of a live camera's run: exit status 0. A file's run that is interrupted is not done: 130
     after Ctrl-C, 143 after SIGTERM or SIGHUP.
     """
+    from edgeloc._support.backend import uri_of
     from edgeloc.loop.run import keep_apart
     from edgeloc.sinks import open_sink
 
+    args.camera, args.sink = uri_of(args.camera), [uri_of(sink) for sink in args.sink]
     if args.predict_ms is not None and not args.track:
         raise UsageError("only a track can be predicted", hint="give {track}")
     if args.hfov and args.calibration:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeloc.cameras.reconnect import RECONNECT_S
-from edgeloc.device.service.permissions import Needs, needs_of
+from edgeloc.device.service.permissions import Needs, Network, needs_of
 from edgeloc.device.service.unit import MARK, Service, install, quoted, systemctl, uninstall
 from edgeloc.errors import DeviceError, UsageError
 
@@ -57,7 +57,9 @@ def test_systemd_understands_the_unit_and_finds_little_exposed(tmp_path: Path) -
     if analyze is None:
         pytest.skip("systemd-analyze is not here")
     path = tmp_path / "edgeloc-test.service"
-    path.write_text(service("edgeloc-test", reads=(HOME / "venv",)).unit())
+    needs = Needs(("char-video4linux",), ("video",), network="loopback", runtime=True)
+    credentials = {"sink": HOME / "my token"}
+    path.write_text(Service("edgeloc-test", ("/usr/bin/true",), needs, (HOME / "venv",), credentials).unit())
     verified = subprocess.run([analyze, "verify", str(path)], capture_output=True, text=True)
     assert (verified.returncode, verified.stderr) == (0, "")
     command = [analyze, "security", "--offline=true", "--threshold=20", str(path)]
@@ -115,11 +117,31 @@ def test_devices_are_closed_but_for_those_that_are_needed() -> None:
     assert settings(unit, "SupplementaryGroups") == ["video"]
 
 
-@pytest.mark.parametrize(("network", "families"), [(True, 4), (False, 2)])
-def test_the_network_is_open_only_to_what_uses_it(network: bool, families: int) -> None:
+@pytest.mark.parametrize(
+    ("network", "families", "allowed", "waits"),
+    [("all", 4, [], True), ("loopback", 4, ["localhost"], False), ("none", 2, [], False)],
+)
+def test_the_network_is_open_only_to_what_uses_it(
+    network: Network, families: int, allowed: list[str], waits: bool
+) -> None:
     unit = service(needs=Needs(network=network)).unit()
     assert len(settings(unit, "RestrictAddressFamilies")[0].split()) == families
-    assert settings(unit, "PrivateNetwork") == ([] if network else ["yes"])
+    assert settings(unit, "PrivateNetwork") == (["yes"] if network == "none" else [])
+    assert settings(unit, "IPAddressAllow") == allowed
+    assert settings(unit, "IPAddressDeny") == ["any"] * len(allowed)
+    assert settings(unit, "Wants") == ["network-online.target"] * waits
+
+
+def test_secrets_come_as_credentials_and_their_paths_mean_themselves(tmp_path: Path) -> None:
+    unit = Service("edgeloc", ("/usr/bin/true",), Needs(), credentials={"sink": HOME / "my 5% token"}).unit()
+    assert settings(unit, "LoadCredential") == [f"sink:{HOME}/my 5%% token"]
+    with pytest.raises(UsageError, match="rename it"):
+        Service("edgeloc", ("/usr/bin/true",), Needs(), credentials={"sink": Path("/a\nUser=root")}).unit()
+
+
+def test_a_socket_for_other_programs_lies_in_a_folder_of_the_services_own() -> None:
+    assert settings(service(needs=Needs(runtime=True)).unit(), "RuntimeDirectory") == ["edgeloc"]
+    assert settings(service().unit(), "RuntimeDirectory") == []
 
 
 @pytest.mark.parametrize(
@@ -263,14 +285,44 @@ def test_a_model_compiled_for_the_accelerator_tells_by_itself(root: Path, tmp_pa
     assert "char-usb_device" in needs_of("synthetic://?seed=1", "auto", compiled, [], root).devices
 
 
-@pytest.mark.parametrize("sink", ["http://127.0.0.1:8080", "mqtt://broker/boxes", "mavlink+udp://127.0.0.1:14550"])
-def test_sinks_that_stream_need_the_network(root: Path, sink: str) -> None:
-    assert needs_of("v4l2://0", "auto", MODEL, [sink], root).network
+@pytest.mark.parametrize(
+    ("sink", "network"),
+    [
+        ("http://127.0.0.1:8080", "loopback"),
+        ("http://[::1]:8080", "loopback"),
+        ("http://0.0.0.0:8080?token_file=token", "all"),
+        ("mqtt://localhost/boxes", "loopback"),
+        ("mqtts://robot@broker:8883/boxes", "all"),
+        ("mavlink://127.0.0.1:14550", "loopback"),
+        ("mavlink://:14550", "all"),
+        ("udp://192.0.2.1:5005", "all"),
+        ("tcp://localhost:5005", "loopback"),
+        ("ros2://boxes", "all"),
+        ("unix:///run/edgeloc/boxes.sock", "none"),
+        ("shm://edgeloc", "none"),
+        ("boxes-{time}.jsonl", "none"),
+    ],
+)
+def test_a_sink_reaches_as_far_as_its_address(root: Path, sink: str, network: str) -> None:
+    needs = needs_of("v4l2://0", "auto", MODEL, [sink], root)
+    assert needs == Needs(("char-video4linux",), ("video",), network=needs.network, runtime=sink.startswith("unix"))
+    assert needs.network == network
 
 
-def test_a_sink_on_a_serial_port_needs_its_node(root: Path) -> None:
+def test_the_farthest_of_all_addresses_counts(root: Path) -> None:
+    sinks = ["http://127.0.0.1:8080", "boxes.jsonl"]
+    assert needs_of("v4l2://0", "auto", MODEL, sinks, root).network == "loopback"
+    assert needs_of("rtsp://192.0.2.7/stream", "auto", MODEL, sinks, root).network == "all"
+    assert needs_of("rtsp://127.0.0.1:8554/stream", "auto", MODEL, sinks, root).network == "loopback"
+    assert needs_of("gst://videotestsrc ! appsink", "auto", MODEL, [], root).network == "all"
+
+
+def test_a_sink_on_a_serial_port_needs_its_node_and_group_and_no_network(root: Path) -> None:
+    (root / "etc/group").write_text(GROUPS + "dialout:x:20:\n")
     needs = needs_of("v4l2://0", "auto", MODEL, ["mavlink:///dev/ttyACM0?baud=115200"], root)
-    assert "/dev/ttyACM0" in needs.devices
+    assert needs.devices == ("char-video4linux", "/dev/ttyACM0")
+    assert needs.groups == ("video", "dialout")
+    assert needs.network == "none"
 
 
 def test_groups_that_the_system_lacks_are_left_out(root: Path) -> None:

@@ -284,3 +284,15 @@ def test_a_file_that_is_there_already_is_refused(
     assert path.read_text() == "yesterday\n"
     assert main([*line, "--overwrite"]) == 0
     assert "yesterday" not in path.read_text()
+
+
+def test_a_uri_may_stand_in_a_file(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    camera, sink = tmp_path / "camera.uri", tmp_path / "sink.uri"
+    camera.write_text(f"{SYNTHETIC}\n# the camera at the gate\n")
+    sink.write_text(f"{tmp_path / 'out.jsonl'}")
+    assert main(["run", model, "--camera", f"@{camera}", "--sink", f"@{sink}", "--frames", "2"]) == 0
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    camera.write_text("\n")
+    for file, why in ((camera, "the first line of"), (tmp_path / "nothing", "cannot be read: No such file")):
+        assert main(["run", model, "--camera", f"@{file}"]) == 2
+        assert why in capsys.readouterr().err
