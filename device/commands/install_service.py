@@ -205,6 +205,8 @@ def _check_sink(sink: str, name: str, *, overwrite: bool) -> None:
     if sink in ("window", "-"):
         what = "screen" if sink == "window" else "standard output"
         raise UsageError(f"a service has no {what} for the sink {sink}: use a file or a stream")
+    if sink.startswith("ros2://"):
+        raise UsageError(f"a service lacks ROS 2's environment for the sink {sink}: start the run from a launch file")
     if sink.startswith("unix://"):
         socket = Path(sink.removeprefix("unix://"))
         if socket.parent != Path("/run") / name:

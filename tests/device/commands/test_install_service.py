@@ -83,6 +83,7 @@ def test_a_file_that_the_next_start_would_refuse_is_refused_now(
         ("file:///etc/boxes.jsonl", "writes to /var/lib/edgeloc alone"),
         ("boxes.txt", "of no known kind"),
         ("-", "no standard output"),
+        ("ros2:///drone", "lacks ROS 2's environment"),
         ("unix:///tmp/boxes.sock", "give sink unix:///tmp/boxes.sock as unix:///run/edgeloc/boxes.sock"),
     ],
 )
