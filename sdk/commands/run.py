@@ -145,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
     """Run until the source, the user or --frames ends it, and print the summary.
 
     A signal is the usual end of a live camera's run: exit status 0. A file's run that is interrupted is not done: 130
-    after Ctrl-C, 143 after SIGTERM or SIGHUP.
+    after Ctrl-C, 143 after SIGTERM or SIGHUP. Where the reader behind `-` went away nothing is printed: 141.
     """
     from edgeloc._support.backend import uri_of
     from edgeloc.loop.run import keep_apart
@@ -162,10 +162,13 @@ def run(args: argparse.Namespace) -> int:
     keep_apart(args.camera, sinks)
     with sure_end(partial(_last_words, sinks)):
         summary = _run(args, sinks)
+    piped = [sink for sink in sinks if sink.name == "-"]
+    if any(sink.ended for sink in piped):
+        raise BrokenPipeError
     # A video without a frame is not kept.
     written = [sink.name for sink in sinks if os.path.exists(sink.name)]
     # Standard output is for the results where one sink is `-`.
-    out = sys.stderr if "-" in args.sink else sys.stdout
+    out = sys.stderr if piped else sys.stdout
     if args.json:
         findings = [finding.to_dict() for finding in summary.findings]
         print_json({**dataclasses.asdict(summary), "findings": findings, "written": written}, out)

@@ -26,7 +26,7 @@ SINKS: Registry[type[Sink]] = Registry(
         "http": "edgeloc.sinks.web:HttpSink",
         "udp": "edgeloc.sinks.lines:UdpSink",
         "tcp": "edgeloc.sinks.lines:TcpSink",
-        "unix": "edgeloc.sinks.lines:UnixSink",
+        "unix": "edgeloc.sinks.unix:UnixSink",
         "shm": "edgeloc.sinks.shm:ShmSink",
         ".mp4": "edgeloc.sinks.video:Mp4Sink",
         ".avi": "edgeloc.sinks.video:AviSink",

@@ -1,48 +1,42 @@
-"""Sends each observation as one line of JSON: to standard output, by UDP or TCP, or to whoever connects to a socket."""
+"""Sends each observation as a line of JSON: through the standard output, in datagrams, over a connection."""
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
-import stat
 import sys
-import threading
 from abc import abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
-from ipaddress import ip_address
+from typing import Any
 
 from edgeloc._support.backend import Uri
-from edgeloc.errors import OutputError, UsageError
+from edgeloc.errors import EdgelocError, OutputError, UsageError
 from edgeloc.sinks.base import Sink
 from edgeloc.sinks.record import as_line
 from edgeloc.types import Observation, Pixels
 
-__all__ = ["LineSink", "StdoutSink", "TcpSink", "UdpSink", "UnixSink"]
+__all__ = ["StdoutSink", "TcpSink", "UdpSink", "has_hung_up"]
 
-# A reader that takes nothing for so long is given up.
-_SEND_S = 2.0
-_MOST_DATAGRAM = 65507
-_MOST_READERS = 32
+# How long a reader may take before it counts as stopped; the frames of a file wait longer, since none may be skipped.
+SEND_S, FILE_SEND_S = 2.0, 30.0
+CONNECT_S = 5.0
+# What lies in the system's buffer is as old as it is long: about a second of results.
+BUFFER_BYTES = 16_384
+_MOST_READS = 8
 
 
-class LineSink(Sink):
-    """A sink of lines: `_send` takes one."""
+class StdoutSink(Sink):
+    """`-`: one line for each observation on the standard output, for the program behind a pipe.
 
+    The run ends when that program goes away, as with a closed window.
+    """
+
+    capacity = 2000
     pictures = False
-
-    def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
-        """Send the observation's line; OutputError when it does not get out."""
-        self._send(as_line(observation))
-
-    @abstractmethod
-    def _send(self, line: bytes) -> None:
-        """Send a whole line."""
-
-
-class StdoutSink(LineSink):
-    """`-`: standard output, for a pipe. The run ends when its reader does."""
+    _descriptor = -1
+    _patience_ms: float | None = None
 
     @property
     def name(self) -> str:
@@ -50,254 +44,172 @@ class StdoutSink(LineSink):
         return "-"
 
     def open(self, *, fps: float | None = None, live: bool = False) -> None:
-        """Take standard output, which nothing else is to write to."""
-        sys.stdout.flush()
+        """Find the standard output; OutputError where the process has none."""
+        try:
+            sys.stdout.flush()
+            self._descriptor = os.dup(sys.stdout.fileno())
+        except (AttributeError, OSError, ValueError) as error:
+            message = "sink -: this process has no standard output to write to"
+            raise OutputError(message, hint="name a file, such as out.jsonl") from error
+        # A file's frames wait as long as the reader likes, as in any pipe.
+        self._patience_ms = SEND_S * 1000 if live else None
         self.ended = False
 
-    def _send(self, line: bytes) -> None:
+    def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
+        """Write one whole line; OutputError where nobody reads for a while, or the disk behind it is full."""
+        if self.ended:
+            return
+        line = as_line(observation)
+        ready = select.poll()
+        ready.register(self._descriptor, select.POLLOUT)
+        if not ready.poll(self._patience_ms):
+            raise OutputError(f"sink -: nobody has read from the standard output for {SEND_S:g} s")
         try:
             while line:
-                line = line[os.write(1, line) :]
-        except BrokenPipeError:
-            # As `| head` does: its reader has what it wants.
+                line = line[os.write(self._descriptor, line) :]
+        except ConnectionError:
             self.ended = True
-            with suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class UdpSink(LineSink):
-    """`udp://HOST:PORT`: a datagram a line, whether anybody listens or not."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._host, self._port = host, port
-        self._socket: socket.socket | None = None
-
-    @classmethod
-    def from_uri(cls, uri: Uri) -> UdpSink:
-        """A host and a port."""
-        uri.options({})
-        return cls(*host_and_port(uri))
-
-    @property
-    def name(self) -> str:
-        """Its URI."""
-        return f"udp://{_shown(self._host)}:{self._port}"
-
-    def open(self, *, fps: float | None = None, live: bool = False) -> None:
-        """Find the host; OutputError where its name is unknown."""
-        self.close()
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)[0]
-            self._socket = socket.socket(family, kind, protocol)
-            self._socket.setblocking(False)
-            if family == socket.AF_INET:
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         except OSError as error:
-            raise OutputError(f"{self.name} cannot be sent to: {error.strerror or error}") from error
-        self._address = address
-
-    def _send(self, line: bytes) -> None:
-        assert self._socket is not None
-        if len(line) > _MOST_DATAGRAM:
-            raise OutputError(
-                f"{self.name}: a result of {len(line)} bytes does not fit into a datagram", hint="use tcp://"
-            )
-        # A full buffer loses this one, as the network may.
-        with suppress(BlockingIOError, ConnectionRefusedError):
-            self._socket.sendto(line, self._address)
+            raise OutputError(f"sink -: the standard output cannot be written to: {error.strerror}") from error
 
     def close(self) -> None:
-        """Close the socket."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        """Leave the standard output to others."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
-class TcpSink(LineSink):
-    """`tcp://HOST:PORT`: lines to a server, which may come later, and go and come again."""
+class _RemoteSink(Sink):
+    """Lines to HOST:PORT; a name is looked up again after each failure.
+
+    With a live camera it begins with the first result, so that the two machines may start in any order.
+    """
+
+    pictures = False
+    scheme = ""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
         self._socket: socket.socket | None = None
+        self._patience_s = SEND_S
 
     @classmethod
-    def from_uri(cls, uri: Uri) -> TcpSink:
-        """A host and a port."""
+    def from_uri(cls, uri: Uri) -> _RemoteSink:
+        """SCHEME://HOST:PORT; an IPv6 address stands in brackets."""
         uri.options({})
-        return cls(*host_and_port(uri))
+        host, _, port = uri.path.rpartition(":")
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if not bare or (bare == host and ":" in host) or not (port.isdecimal() and 0 < int(port[:6]) < 65536):
+            raise UsageError(f"sink {uri.text} names no receiver: write {cls.scheme}://HOST:PORT")
+        return cls(bare, int(port))
 
     @property
     def name(self) -> str:
         """Its URI."""
-        return f"tcp://{_shown(self._host)}:{self._port}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{self.scheme}://{host}:{self._port}"
 
     def open(self, *, fps: float | None = None, live: bool = False) -> None:
-        """Connect; with a live camera the server may still be away, else OutputError."""
+        """Get ready to send; without a live camera OutputError where the receiver cannot be reached."""
+        self._patience_s = SEND_S if live else FILE_SEND_S
+        if not live:
+            self._try(self._connect)
+
+    def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
+        """Send one line; OutputError where that cannot be done now."""
+        line = as_line(observation)
+        self._try(lambda: self._send(line))
+
+    def close(self) -> None:
+        """Give the socket back."""
+        connection, self._socket = self._socket, None
+        if connection is not None:
+            connection.close()
+
+    def _try(self, action: Callable[[], object]) -> None:
+        """Do it; after a failure, and one is an OutputError, begin again with another socket."""
         try:
-            self._connect()
-        except OutputError:
-            if not live:
-                raise
+            action()
+        except EdgelocError:
+            raise
+        # The first is a name that no look-up can hold.
+        except (UnicodeError, OSError) as error:
+            self.close()
+            reason = "nothing comes through" if isinstance(error, TimeoutError) else _reason(error)
+            raise OutputError(f"{self.name} cannot be reached: {reason}") from error
+
+    @abstractmethod
+    def _connect(self) -> socket.socket:
+        """Make the socket."""
+
+    @abstractmethod
+    def _send(self, line: bytes) -> None:
+        """Send a line; OSError where that failed."""
+
+
+class UdpSink(_RemoteSink):
+    """`udp://HOST:PORT`: one datagram for each observation, to one machine, or to a broadcast or multicast address.
+
+    What nobody waits for is lost, as datagrams are. Of a name with both kinds of address the IPv4 one is taken.
+    """
+
+    scheme = "udp"
+    _address: Any = ()
 
     def _connect(self) -> socket.socket:
-        try:
-            self._socket = socket.create_connection((self._host, self._port), timeout=_SEND_S)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as error:
-            raise OutputError(f"{self.name} does not answer: {error.strerror or error}") from error
+        found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_DGRAM)
+        family, kind, protocol, _, self._address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        self._socket = socket.socket(family, kind, protocol)
+        self._socket.settimeout(self._patience_s)
+        if family == socket.AF_INET:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         return self._socket
 
     def _send(self, line: bytes) -> None:
-        connection = self._socket or self._connect()
         try:
-            if select.select([connection], [], [], 0)[0] and not connection.recv(65536):
-                raise ConnectionResetError("the server has closed the connection")
-            connection.sendall(line)
+            (self._socket or self._connect()).sendto(line, self._address)
         except OSError as error:
-            # What was sent of the line is half of one: the next begins on another connection.
-            self.close()
-            raise OutputError(f"{self.name} takes no results: {error.strerror or error}") from error
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+            if error.errno != errno.EMSGSIZE:
+                raise
+            message = f"{self.name}: a result of {len(line):,} bytes does not fit into a datagram (65,507 at most)"
+            raise OutputError(message, hint="use tcp://") from error
 
 
-class UnixSink(LineSink):
-    """`unix:///run/edgeloc.sock`: a socket that programs on this machine connect to.
+class TcpSink(_RemoteSink):
+    """`tcp://HOST:PORT`: connects there, and sends one line for each observation.
 
-    Each gets the newest line at once and then every one, but those that come while it reads too slowly. The run's user
-    and group may connect (mode 0660).
+    A receiver that went away is connected to again. One that stops reading is disconnected from after 2 s, since what
+    would lie in between is old; a new connection begins with a whole line.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._listening: socket.socket | None = None
-        self._readers: list[socket.socket] = []
-        self._newest = b""
-        self._lock = threading.Lock()
+    scheme = "tcp"
 
-    @classmethod
-    def from_uri(cls, uri: Uri) -> UnixSink:
-        """The socket's path."""
-        uri.options({})
-        if not uri.path.startswith("/"):
-            raise UsageError(
-                f"sink {uri.text}: the socket's path is not absolute", hint="give unix:///run/edgeloc.sock"
-            )
-        return cls(uri.path)
-
-    @property
-    def name(self) -> str:
-        """Its URI."""
-        return f"unix://{self.path}"
-
-    def open(self, *, fps: float | None = None, live: bool = False) -> None:
-        """Listen, in place of a run that has ended; OutputError where another still listens, or no socket can be."""
-        self.close()
-        try:
-            self._clear()
-            listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                before = os.umask(0o117)
-                try:
-                    listening.bind(self.path)
-                finally:
-                    os.umask(before)
-                listening.listen(_MOST_READERS)
-            except BaseException:
-                listening.close()
-                raise
-        except OSError as error:
-            if isinstance(error, OutputError):
-                raise
-            raise OutputError(f"{self.name} cannot be listened on: {error.strerror or error}") from error
-        self._listening, self._newest = listening, b""
-        threading.Thread(target=self._accept, args=(listening,), name="edgeloc-unix", daemon=True).start()
-
-    def _clear(self) -> None:
-        """Remove the socket of a run that has ended; nothing else is removed."""
-        if not os.path.lexists(self.path):
-            return
-        if not stat.S_ISSOCK(os.lstat(self.path).st_mode):
-            raise OutputError(f"{self.name}: there is another file of that name", hint="give another name")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
-            trial.settimeout(_SEND_S)
-            try:
-                trial.connect(self.path)
-            except ConnectionRefusedError:
-                os.unlink(self.path)
-                return
-        raise OutputError(f"{self.name} is in use by another program", hint="give another name")
-
-    def _accept(self, listening: socket.socket) -> None:
-        while True:
-            try:
-                reader, _ = listening.accept()
-            except OSError:
-                return
-            reader.setblocking(False)
-            with self._lock:
-                if self._listening is listening and len(self._readers) < _MOST_READERS:
-                    self._readers.append(reader)
-                    self._hand(reader, self._newest)
-                else:
-                    reader.close()
+    def _connect(self) -> socket.socket:
+        self._socket = connection = socket.create_connection((self._host, self._port), timeout=CONNECT_S)
+        # Without a receiver, a port of this machine's may connect to itself.
+        if connection.getsockname() == connection.getpeername():
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(self._patience_s)
+        return connection
 
     def _send(self, line: bytes) -> None:
-        with self._lock:
-            self._newest = line
-            for reader in self._readers[:]:
-                self._hand(reader, line)
-
-    def _hand(self, reader: socket.socket, line: bytes) -> None:
-        """Send a whole line to one reader, or nothing of it; a reader that has gone is left out from here on."""
-        try:
-            sent = reader.send(line) if line else 0
-            if 0 < sent < len(line):
-                # Never half a line: the rest must follow, and soon.
-                reader.settimeout(_SEND_S / 10)
-                reader.sendall(line[sent:])
-                reader.setblocking(False)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._readers.remove(reader)
-            reader.close()
-
-    def close(self) -> None:
-        """Close all connections and remove the socket."""
-        listening, self._listening = self._listening, None
-        if listening is None:
-            return
-        with suppress(OSError):
-            listening.shutdown(socket.SHUT_RDWR)
-        listening.close()
-        with suppress(OSError):
-            os.unlink(self.path)
-        with self._lock:
-            for reader in self._readers:
-                reader.close()
-            self._readers = []
+        if self._socket is not None and has_hung_up(self._socket):
+            self.close()
+        (self._socket or self._connect()).sendall(line)
 
 
-def host_and_port(uri: Uri) -> tuple[str, int]:
-    """Of HOST:PORT or [IPV6]:PORT; UsageError for anything else."""
-    host, _, port = uri.path.rstrip("/").rpartition(":")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    plain = bare and not set(bare) & set("/@[]") and (":" not in bare or bare != host)
-    if not (plain and port.isdecimal() and 0 < int(port) < 65536):
-        raise UsageError(f"sink {uri.text}: this is no host and port", hint=f"give {uri.scheme}://127.0.0.1:5005")
-    return bare, int(port)
-
-
-def _shown(host: str) -> str:
+def has_hung_up(connection: socket.socket) -> bool:
+    """Whether the other side is gone, which sending would only show one line later; what it sends is dropped."""
+    ready = select.poll()
+    ready.register(connection, select.POLLIN)
     try:
-        return f"[{host}]" if ip_address(host).version == 6 else host
-    except ValueError:
-        return host
+        # Its end is behind what it sent; one that never stops is left to itself.
+        return any(ready.poll(0) and not connection.recv(65_536) for _ in range(_MOST_READS))
+    except OSError:
+        return True
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)

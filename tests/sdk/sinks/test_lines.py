@@ -1,332 +1,338 @@
-"""Lines for other programs: a pipe, datagrams, a server, readers of a socket; shared memory with the picture."""
+"""Lines through a pipe, in datagrams and over a connection: whole ones, whatever their readers do."""
 
 from __future__ import annotations
 
+import io
 import json
-import mmap
 import os
-import signal
+import re
 import socket
-import stat
-import struct
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from edgeloc import Box, Detection, Frame, OutputError, Result, Sink, UsageError, open_sink, run
+import edgeloc
+from edgeloc.errors import OutputError, UsageError
 from edgeloc.models import SHIPPED_INT8
-from edgeloc.sinks.lines import StdoutSink, TcpSink, UdpSink, UnixSink
-from edgeloc.sinks.shm import ShmSink
+from edgeloc.sinks import Sink, open_sink
 from edgeloc.testing import SinkSuite, example_frame, example_observation
+from edgeloc.types import Box, Frame, Result
 
-CLIP = "synthetic://?seed=1&size=64x48&frames=20&live=0"
-LIVE = "synthetic://?seed=1&size=64x48&fps=100"
-
-
-def found(frame: Frame) -> Result:
-    return Result((Detection(Box(5, 5, 20, 20), 0.9),))
+EDGELOC = [sys.executable, "-m", "edgeloc", "run", str(SHIPPED_INT8)]
+FILE = ["--camera", "synthetic://?size=64x48&live=0"]
+LIVE = "synthetic://?size=64x48&fps=60"
 
 
-def no_picture() -> Any:
-    raise AssertionError("lines need no picture")
+def localizer(_: Frame) -> Result:
+    return Result()
 
 
-def write(sink: Sink, number: int, boxes: int = 1) -> None:
-    boxed = [Box(1, 2, 3, 4)] * boxes
-    sink.write(example_observation(example_frame(number, time.monotonic()), *boxed), no_picture)
+def write(sink: Sink, *numbers: int, boxes: int = 1) -> None:
+    for number in numbers:
+        found = [Box(1, 2, 3, 4)] * boxes
+        sink.write(example_observation(example_frame(number), *found), lambda: pytest.fail("drawn"))
 
 
-def numbers(data: bytes) -> list[int]:
+def numbers_in(data: bytes) -> list[int]:
+    """The frames' numbers in lines that must be whole."""
+    assert data.endswith(b"\n") or not data
     return [json.loads(line)["sequence"] for line in data.splitlines()]
-
-
-def eventually(ready: Callable[[], object]) -> None:
-    for _ in range(200):
-        if ready():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not come")
-
-
-@pytest.fixture
-def server() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(5)
-        yield listening
-
-
-def port_of(one: socket.socket) -> int:
-    port: int = one.getsockname()[1]
-    return port
-
-
-class TestUdpSink(SinkSuite):
-    @pytest.fixture
-    def sink(self) -> Sink:
-        return open_sink("udp://127.0.0.1:9")
-
-
-class TestTcpSink(SinkSuite):
-    @pytest.fixture
-    def sink(self, server: socket.socket) -> Sink:
-        return TcpSink("127.0.0.1", port_of(server))
-
-
-class TestUnixSink(SinkSuite):
-    @pytest.fixture
-    def sink(self, tmp_path: Path) -> Sink:
-        return open_sink(f"unix://{tmp_path}/edgeloc.sock")
-
-
-class TestShmSink(SinkSuite):
-    @pytest.fixture
-    def sink(self) -> Iterator[Sink]:
-        sink = open_sink(f"shm://edgeloc-test-{os.getpid()}")
-        yield sink
-        sink.close()
 
 
 class TestStdoutSink(SinkSuite):
     @pytest.fixture
-    def sink(self, capfd: pytest.CaptureFixture[str]) -> Sink:
+    def sink(self) -> Sink:
         return open_sink("-")
 
 
-def edgeloc(*words: str, **options: Any) -> subprocess.Popen[bytes]:
-    line = [sys.executable, "-m", "edgeloc", "run", str(SHIPPED_INT8), "--camera", *words]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+def test_a_pipe_gets_the_results_alone_and_the_summary_is_on_stderr() -> None:
+    for options in ([], ["--json"]):
+        done = subprocess.run([*EDGELOC, *FILE, "--sink", "-", "--frames", "5", *options], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert numbers_in(done.stdout) == [0, 1, 2, 3, 4]
+        summary = done.stderr.decode()
+        assert json.loads(summary)["frames"] == 5 if options else summary.startswith("5 results")
 
 
-def test_a_pipe_gets_every_line_and_nothing_else() -> None:
-    out, err = edgeloc("synthetic://?seed=1&frames=12&live=0", "--sink", "-").communicate(timeout=60)
-    assert numbers(out) == list(range(12))
-    assert b"12 results" in err
+@pytest.mark.parametrize("camera", [FILE, ["--camera", LIVE]], ids=["file", "live"])
+def test_a_closed_pipe_ends_the_run_quietly_as_it_does_any_program(camera: list[str], tmp_path: Path) -> None:
+    line = [*EDGELOC, *camera, "--sink", "-", "--sink", str(tmp_path / "out.jsonl")]
+    script = '"$@" | head -n 3; exit ${PIPESTATUS[0]}'
+    done = subprocess.run(["bash", "-c", script, "bash", *line], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (141, b"")
+    assert len(numbers_in(done.stdout)) == 3
+    assert len(numbers_in((tmp_path / "out.jsonl").read_bytes())) >= 3
 
 
-def test_a_reader_that_has_enough_ends_the_run_quietly() -> None:
-    process = edgeloc("synthetic://?seed=1", "--sink", "-")
-    assert process.stdout is not None and process.stderr is not None
-    assert numbers(process.stdout.readline())
-    process.stdout.close()
-    assert process.wait(20) == 0
-    err = process.stderr.read().decode()
-    process.stderr.close()
-    assert "Ended: the window or the pipe was closed" in err and "Traceback" not in err
+def opened_on_a_pipe(*, live: bool) -> tuple[Sink, int]:
+    """The sink on a standard output that is a pipe, and the pipe's reading end."""
+    reader, writer = os.pipe()
+    sink = open_sink("-")
+    with os.fdopen(writer, "w") as stdout, redirect_stdout(stdout):
+        sink.open(live=live)
+    return sink, reader
 
 
-def test_datagrams_hold_a_line_each() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(("127.0.0.1", 0))
-        receiver.settimeout(5)
-        run(CLIP, found, f"udp://127.0.0.1:{port_of(receiver)}")
-        assert [numbers(receiver.recv(65536)) for _ in range(20)] == [[number] for number in range(20)]
-
-
-def test_datagrams_go_out_by_ipv6_and_whether_anybody_listens_or_not() -> None:
-    assert open_sink("udp://[::1]:9").name == "udp://[::1]:9"
-    summary = run(CLIP, found, "udp://127.0.0.1:9")
-    assert summary.sinks[0].delivered == 20
-
-
-def test_a_result_that_fits_into_no_datagram_says_so() -> None:
-    sink = UdpSink("127.0.0.1", 9)
-    sink.open()
-    with pytest.raises(OutputError, match="does not fit into a datagram; use tcp://"):
-        write(sink, 0, boxes=1500)
+def test_a_reader_that_stops_gets_whole_lines_when_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeloc.sinks.lines.SEND_S", 0.05)
+    sink, pipe = opened_on_a_pipe(live=True)
+    with pytest.raises(OutputError, match=r"sink -: nobody has read from the standard output for 0\.05 s"):
+        write(sink, *range(10_000))
+    held = os.read(pipe, 1 << 20)
+    write(sink, 20_000)
     sink.close()
+    numbers = numbers_in(held + os.read(pipe, 1 << 20))
+    os.close(pipe)
+    assert numbers == [*range(len(numbers) - 1), 20_000]
 
 
-def test_a_name_that_nobody_knows_shows_before_the_run() -> None:
-    with pytest.raises(OutputError, match=r"udp://nobody\.invalid:5005 cannot be sent to"):
-        UdpSink("nobody.invalid", 5005).open()
+def test_the_frames_of_a_file_wait_for_a_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeloc.sinks.lines.SEND_S", 0.001)
+    sink, pipe = opened_on_a_pipe(live=False)
+    writing = threading.Thread(target=write, args=(sink, *range(1000)))
+    writing.start()
+    data = b""
+    while data.count(b"\n") < 1000:
+        data += os.read(pipe, 4096)
+    writing.join()
+    sink.close()
+    os.close(pipe)
+    assert numbers_in(data) == list(range(1000))
 
 
-def test_a_server_gets_every_line_of_a_file(server: socket.socket) -> None:
-    got = bytearray()
-
-    def serve() -> None:
-        connection, _ = server.accept()
-        with connection:
-            while data := connection.recv(65536):
-                got.extend(data)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    run(CLIP, found, f"tcp://127.0.0.1:{port_of(server)}")
-    thread.join()
-    assert numbers(got) == list(range(20))
-
-
-def test_a_server_that_comes_later_and_goes_gets_whole_lines_again() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = port_of(reserved)
-    sink = TcpSink("127.0.0.1", port)
-    sink.open(live=True)
-    with pytest.raises(OutputError, match="does not answer: Connection refused"):
+def test_a_full_disk_behind_the_standard_output_is_an_error() -> None:
+    sink = open_sink("-")
+    with open("/dev/full", "w") as full, redirect_stdout(full):
+        sink.open()
+    with pytest.raises(OutputError, match="standard output cannot be written to: No space left"):
         write(sink, 0)
-    for start in (1, 11):
-        with socket.create_server(("127.0.0.1", port)) as server:
-            write(sink, start)
-            connection, _ = server.accept()
-            with connection:
-                assert numbers(connection.recv(65536)) == [start]
-        with pytest.raises(OutputError, match="takes no results"):
-            for number in range(start + 1, start + 9):
-                write(sink, number)
-                time.sleep(0.01)
     sink.close()
 
 
-def test_a_server_that_is_not_there_ends_a_run_over_a_file() -> None:
-    with pytest.raises(OutputError, match="does not answer"):
-        run(CLIP, found, "tcp://127.0.0.1:9")
+@pytest.mark.parametrize("stdout", [None, io.StringIO()])
+def test_without_a_standard_output_it_says_so(monkeypatch: pytest.MonkeyPatch, stdout: object) -> None:
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with pytest.raises(OutputError, match="no standard output to write to; name a file"):
+        open_sink("-").open()
 
 
-def test_a_server_that_reads_nothing_holds_only_its_sink(
-    server: socket.socket, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def datagrams() -> Iterator[socket.socket]:
+    """A socket that receives them."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("", 0))
+        receiver.settimeout(10)
+        yield receiver
+
+
+class TestUdpSink(SinkSuite):
+    @pytest.fixture
+    def sink(self, datagrams: socket.socket) -> Sink:
+        return open_sink(f"udp://localhost:{datagrams.getsockname()[1]}")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.255.255.255"])
+def test_each_result_is_one_datagram(datagrams: socket.socket, host: str) -> None:
+    """The last one is the broadcast address of the loopback network."""
+    sink = open_sink(f"udp://{host}:{datagrams.getsockname()[1]}")
+    sink.open()
+    write(sink, 0, 1, 2)
+    assert [numbers_in(datagrams.recv(65_536)) for _ in range(3)] == [[0], [1], [2]]
+    sink.close()
+
+
+def test_an_ipv6_address_stands_in_brackets() -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as receiver:
+        try:
+            receiver.bind(("::1", 0))
+        except OSError as error:
+            pytest.skip(f"this machine has no IPv6: {error}")
+        receiver.settimeout(10)
+        sink = open_sink(f"udp://[::1]:{receiver.getsockname()[1]}")
+        assert sink.name == f"udp://[::1]:{receiver.getsockname()[1]}"
+        sink.open()
+        write(sink, 7)
+        assert numbers_in(receiver.recv(65_536)) == [7]
+        sink.close()
+
+
+def test_a_result_longer_than_a_datagram_is_refused_and_the_next_goes_out(datagrams: socket.socket) -> None:
+    sink = open_sink(f"udp://127.0.0.1:{datagrams.getsockname()[1]}")
+    sink.open()
+    with pytest.raises(OutputError, match=r"a result of \d\d,\d{3} bytes does not fit into a datagram.*use tcp://"):
+        write(sink, 0, boxes=1000)
+    write(sink, 1)
+    assert numbers_in(datagrams.recv(65_536)) == [1]
+    sink.close()
+
+
+def test_datagrams_that_nobody_waits_for_are_lost_without_a_word() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
+        gone.bind(("127.0.0.1", 0))
+        port = gone.getsockname()[1]
+    sink = open_sink(f"udp://127.0.0.1:{port}")
+    sink.open(live=True)
+    write(sink, *range(10))
+    sink.close()
+
+
+@pytest.mark.parametrize("scheme", ["udp", "tcp"])
+def test_a_name_that_nobody_knows_shows_before_a_file_and_later_with_a_camera(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeloc.sinks.lines._SEND_S", 0.2)
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sink = TcpSink("127.0.0.1", port_of(server))
-    sink.open()
-    with pytest.raises(OutputError, match="takes no results: timed out"):
-        for number in range(200_000):
-            write(sink, number, boxes=50)
-    sink.close()
+    def unknown(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-
-def test_neighbours_connect_at_any_time_and_get_the_newest_line_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "edgeloc.sock"
-    sink = UnixSink(str(path))
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    sink = open_sink(f"{scheme}://drone.example:9")
+    match = rf"{scheme}://drone\.example:9 cannot be reached: Name or service not known"
+    with pytest.raises(OutputError, match=match):
+        sink.open(live=False)
     sink.open(live=True)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o660
-    write(sink, 7)
-    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
-        for reader in (first, second):
-            reader.settimeout(5)
-            reader.connect(str(path))
-            assert numbers(reader.recv(65536)) == [7]
-        write(sink, 8)
-        assert numbers(first.recv(65536)) == numbers(second.recv(65536)) == [8]
-        first.close()
-        write(sink, 9)
-        write(sink, 10)
-        assert numbers(second.makefile("rb").readline()) == [9]
-        sink.close()
-    assert not path.exists()
-
-
-def test_a_neighbour_that_reads_nothing_skips_whole_lines(tmp_path: Path) -> None:
-    sink = UnixSink(str(tmp_path / "edgeloc.sock"))
-    sink.open(live=True)
-    with socket.socket(socket.AF_UNIX) as slow, socket.socket(socket.AF_UNIX) as quick:
-        for reader in (slow, quick):
-            reader.settimeout(5)
-            reader.connect(sink.path)
-        eventually(lambda: len(sink._readers) == 2)
-        lines = quick.makefile("rb")
-        for number in range(2000):
-            write(sink, number)
-            assert numbers(lines.readline()) == [number]
-        sink.close()
-        data = b"".join(iter(lambda: slow.recv(65536), b""))
-    whole = numbers(data[: data.rfind(b"\n") + 1])
-    assert whole == sorted(set(whole)) and 10 < len(whole) < 2000
-
-
-def test_only_the_socket_of_a_dead_run_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "edgeloc.sock"
-    process = edgeloc("synthetic://?seed=1", "--sink", f"unix://{path}")
-    eventually(path.exists)
-    with pytest.raises(OutputError, match="is in use by another program: give another name"):
-        UnixSink(str(path)).open()
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert path.exists()
-    sink = UnixSink(str(path))
-    sink.open()
+    with pytest.raises(OutputError, match=match):
+        write(sink, 0)
     sink.close()
-    path.write_text("mine")
-    with pytest.raises(OutputError, match="there is another file of that name"):
-        UnixSink(str(path)).open()
-    assert path.read_text() == "mine"
-
-
-HEAD = struct.Struct("<8sQIII")
-
-
-def read_shared(path: str) -> tuple[dict[str, Any], Any] | None:
-    """A reader as the documentation describes it; None while nothing whole is there."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as shared:
-        magic, number, length, height, width = HEAD.unpack_from(shared)
-        line = shared[64 : 64 + length]
-        pixels = np.frombuffer(shared[65536 : 65536 + 3 * height * width], np.uint8).reshape(height, width, 3)
-        if magic != b"EDGELOC1" or number % 2 or not length or HEAD.unpack_from(shared)[1] != number:
-            return None
-        return json.loads(line), pixels
-
-
-def test_shared_memory_is_never_torn_while_sizes_change() -> None:
-    sink = ShmSink(f"edgeloc-torn-{os.getpid()}")
-    sink.open()
-    stop = threading.Event()
-
-    def fill() -> None:
-        number = 0
-        while not stop.is_set():
-            number += 1
-            size = (64 + number % 3 * 32, 48)
-            sink.write(example_observation(example_frame(number, time.monotonic(), size)), no_picture)
-
-    thread = threading.Thread(target=fill)
-    thread.start()
-    seen = set()
-    try:
-        for _ in range(400):
-            if read := read_shared(sink.path):
-                record, pixels = read
-                seen.add(record["sequence"])
-                assert set(np.unique(pixels)) == {(20 + 10 * record["sequence"]) % 256}
-    finally:
-        stop.set()
-        thread.join()
-        sink.close()
-    assert len(seen) > 5 and not os.path.exists(sink.path)
-
-
-def test_a_reader_sees_that_a_run_is_over_and_the_next_one_takes_its_place() -> None:
-    name = f"edgeloc-killed-{os.getpid()}"
-    path = f"/dev/shm/{name}"
-    process = edgeloc("synthetic://?seed=1", "--sink", f"shm://{name}")
-    eventually(lambda: os.path.exists(path) and read_shared(path))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert os.path.exists(path)
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
-        run(CLIP, found, f"shm://{name}")
-    assert not os.path.exists(path)
 
 
 @pytest.mark.parametrize(
-    "uri", ["udp://", "udp://host", "tcp://host:0", "tcp://host:99999", "udp://::1:80", "tcp://a/b:80"]
+    "uri", ["udp://", "udp://robot", "tcp://:5000", "tcp://robot:0", "tcp://robot:99999", "udp://::1:9", "udp://a:9/b"]
 )
-def test_what_is_no_host_and_port_is_refused(uri: str) -> None:
-    with pytest.raises(UsageError, match="this is no host and port; give"):
+def test_a_uri_that_names_no_receiver_is_refused(uri: str) -> None:
+    with pytest.raises(UsageError, match=rf"{re.escape(uri)} names no receiver: write {uri[:3]}://HOST:PORT"):
         open_sink(uri)
 
 
-@pytest.mark.parametrize("uri", ["unix://edgeloc.sock", "shm://", "shm://../etc/passwd", "shm://.hidden"])
-def test_wrong_names_are_refused(uri: str) -> None:
-    with pytest.raises(UsageError, match=r"give (unix:///run/edgeloc\.sock|shm://edgeloc)"):
-        open_sink(uri)
+class Receiver:
+    """A TCP server on a port of its own, which can go away and come back on it."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", self.port), backlog=5)
+        self._server.settimeout(20)
+        self.port = self._server.getsockname()[1]
+
+    def accept(self) -> socket.socket:
+        connection = self._server.accept()[0]
+        connection.settimeout(20)
+        return connection
+
+    def stop(self) -> None:
+        self._server.close()
 
 
-def test_lines_need_no_pictures() -> None:
-    assert not any(kind.pictures for kind in (StdoutSink, UdpSink, TcpSink, UnixSink))
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.stop()
+
+
+class TestTcpSink(SinkSuite):
+    @pytest.fixture
+    def sink(self, receiver: Receiver) -> Sink:
+        return open_sink(f"tcp://127.0.0.1:{receiver.port}")
+
+
+def received(connection: socket.socket, count: int = 0) -> list[int]:
+    """The numbers of `count` lines, or of all until the end; what may follow them stays."""
+    with connection.makefile("rb") as file:
+        return numbers_in(b"".join(file.readline() for _ in range(count)) if count else file.read())
+
+
+def test_each_result_of_a_file_is_a_line(receiver: Receiver) -> None:
+    edgeloc.run("synthetic://?size=64x48&frames=50&live=0", localizer, f"tcp://127.0.0.1:{receiver.port}")
+    with receiver.accept() as connection:
+        assert received(connection) == list(range(50))
+
+
+def test_a_file_needs_its_receiver_from_the_beginning(receiver: Receiver) -> None:
+    receiver.stop()
+    with pytest.raises(OutputError, match="cannot be reached: Connection refused") as caught:
+        edgeloc.run("synthetic://?size=64x48&live=0", localizer, f"tcp://127.0.0.1:{receiver.port}")
+    assert caught.value.exit_status == 2
+
+
+def test_a_receiver_may_come_later_and_restart_in_the_middle(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeloc.loop.outlets.LONGEST_PAUSE_S", 0.2)
+    receiver.stop()
+    states: list[str] = []
+    observations = edgeloc.stream(LIVE, localizer, f"tcp://127.0.0.1:{receiver.port}")
+    got: list[int] = []
+
+    def serve() -> None:
+        for _ in range(2):
+            receiver.start()
+            with receiver.accept() as connection:
+                got.extend(received(connection, 3))
+            receiver.stop()
+
+    serving: threading.Thread | None = None
+    for observation in observations:
+        states += [finding.code for finding in observation.findings]
+        if serving is None and "sink-down" in states:
+            serving = threading.Thread(target=serve)
+            serving.start()
+        if len(got) == 6:
+            break
+    observations.close()  # type: ignore[attr-defined]
+    assert serving is not None
+    serving.join()
+    assert got == sorted(got) and len(set(got)) == 6
+    assert "sink-back" in states
+
+
+def test_a_receiver_that_hung_up_misses_no_line_if_it_is_back(receiver: Receiver) -> None:
+    sink = open_sink(f"tcp://127.0.0.1:{receiver.port}")
+    sink.open(live=True)
+    write(sink, 0)
+    with receiver.accept() as connection:
+        connection.sendall(b"thank you")
+        assert received(connection, 1) == [0]
+    write(sink, 1)
+    with receiver.accept() as connection:
+        assert received(connection, 1) == [1]
+        write(sink, 2)
+        sink.close()
+        assert received(connection) == [2]
+
+
+def test_a_receiver_that_stops_reading_is_left_and_the_next_gets_whole_lines(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeloc.sinks.lines.SEND_S", 0.05)
+    sink = open_sink(f"tcp://127.0.0.1:{receiver.port}")
+    sink.open(live=True)
+    with pytest.raises(OutputError, match="cannot be reached: nothing comes through"):
+        write(sink, *range(100_000), boxes=50)
+    write(sink, 200_000)
+    sink.close()
+    with receiver.accept(), receiver.accept() as connection:
+        assert received(connection) == [200_000]
+
+
+def test_a_port_that_connects_to_itself_is_no_receiver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It happens to those who try again and again for a port of this machine's that nobody listens on."""
+
+    def itself(*_: Any, **__: Any) -> socket.socket:
+        own = socket.socket()
+        own.bind(("127.0.0.1", 0))
+        own.connect(own.getsockname())
+        return own
+
+    monkeypatch.setattr(socket, "create_connection", itself)
+    sink = open_sink("tcp://127.0.0.1:9")
+    sink.open(live=True)
+    with pytest.raises(OutputError, match="Connection refused"):
+        write(sink, 0)
+    sink.close()
