@@ -1,15 +1,17 @@
-"""A camera that draws its own frames, `pattern://`, and a sink that sends boxes as datagrams, `udp://`."""
+"""A camera that draws its own frames, `pattern://`, and a sink that writes a table of boxes, `.csv`."""
 
 from __future__ import annotations
 
-import json
-import socket
+import csv
+import io
 import time
 from collections.abc import Callable
 
 import numpy as np
 
-from edgeloc import Camera, Frame, Observation, OutputError, Pixels, Sink, Uri, UsageError
+from edgeloc import Camera, FileSink, Frame, Observation, Pixels, Uri, UsageError
+
+COLUMNS = ("sequence", "age_ms", "label", "x1", "y1", "x2", "y2")
 
 
 class PatternCamera(Camera):
@@ -49,49 +51,27 @@ class PatternCamera(Camera):
         """Nothing is held."""
 
 
-class UdpSink(Sink):
-    """`udp://HOST:PORT`: one datagram of JSON for each frame, with the best object's box in pixels of the frame."""
+class CsvSink(FileSink):
+    """`NAME.csv`: a table with a row for each frame, with the best object's box in pixels of the frame."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._address = (host, port)
-        self._socket: socket.socket | None = None
-
-    @classmethod
-    def from_uri(cls, uri: Uri) -> UdpSink:
-        """The sink a URI asks for."""
-        uri.options({})
-        host, _, port = uri.path.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise UsageError(f"sink {uri.text} names no server: write udp://HOST:PORT")
-        return cls(host, int(port))
-
-    @property
-    def name(self) -> str:
-        """The sink's name in messages."""
-        return f"udp://{self._address[0]}:{self._address[1]}"
+    # A disk may be slow for a while: so many results of a live camera wait, which need no pictures.
+    capacity = 2000
+    pictures = False
 
     def open(self, *, fps: float | None = None, live: bool = False) -> None:
-        """Find the server; OutputError where its name is not known."""
-        try:
-            family, kind, protocol, _, self._address = socket.getaddrinfo(*self._address, type=socket.SOCK_DGRAM)[0]
-            self._socket = socket.socket(family, kind, protocol)
-        except OSError as error:
-            raise OutputError(f"sink {self.name}: {error.strerror}: check the server's name") from error
+        """Create the file; UsageError where there is one already, OutputError when it cannot be written."""
+        self._begin()
+        self._is_empty = True
 
     def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
-        """Send one datagram; one that nobody waits for is lost, as datagrams are."""
-        assert self._socket is not None
-        box = observation.result.box
-        record = {
-            "sequence": observation.sequence,
-            "age_ms": round(observation.age_ms, 1),
-            "label": observation.result.label,
-            "box": None if box is None else [round(float(edge), 1) for edge in box],
-        }
-        self._socket.sendto(json.dumps(record).encode(), self._address)
+        """Append one row, behind the names of the columns; OutputError when the disk is full."""
+        result = observation.result
+        row = [observation.sequence, round(observation.age_ms, 1), result.label, *(result.box or [None] * 4)]
+        text = io.StringIO()
+        csv.writer(text).writerows([COLUMNS, row] if self._is_empty else [row])
+        self._append(text.getvalue().encode())
+        self._is_empty = False
 
     def close(self) -> None:
-        """Give the socket back."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        """Close the file, and remove it where nothing was written."""
+        self._end()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
+import csv
+from pathlib import Path
 
 import pytest
-from edgeloc_example import PatternCamera, UdpSink
+from edgeloc_example import COLUMNS, CsvSink, PatternCamera
 
 from edgeloc import Camera, Sink, UsageError, open_camera, open_sink
-from edgeloc.testing import CameraSuite, SinkSuite
+from edgeloc.testing import CameraSuite, FileSinkSuite, example_frame
 
 
 class TestPatternCamera(CameraSuite):
@@ -27,18 +27,20 @@ class TestPatternCamera(CameraSuite):
             open_camera("pattern://?width=wide")
 
 
-class TestUdpSink(SinkSuite):
-    """The suite, with this sink and a server that listens."""
+class TestCsvSink(FileSinkSuite):
+    """The suite, with this sink."""
 
-    @pytest.fixture
-    def sink(self) -> Iterator[Sink]:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-            server.bind(("127.0.0.1", 0))
-            sink = open_sink(f"udp://127.0.0.1:{server.getsockname()[1]}")
-            assert isinstance(sink, UdpSink)
-            yield sink
-            sink.close()
+    suffix = ".csv"
 
-    def test_a_uri_without_a_port_is_refused(self) -> None:
-        with pytest.raises(UsageError, match="udp://HOST:PORT"):
-            open_sink("udp://robot")
+    def make(self, path: Path) -> Sink:
+        sink = open_sink(path)
+        assert isinstance(sink, CsvSink)
+        return sink
+
+    def test_its_table(self, sink: Sink, path: Path) -> None:
+        sink.open()
+        self.write(sink, example_frame(0), example_frame(1))
+        sink.close()
+        names, *rows = csv.reader(path.read_text().splitlines())
+        assert names == list(COLUMNS)
+        assert rows == [[str(number), "12.5", "nut", "1", "2", "3.5", "4"] for number in (0, 1)]
