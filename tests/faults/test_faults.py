@@ -154,3 +154,24 @@ def test_a_full_disk_of_the_only_sink_is_a_failure_that_a_service_restarts_after
     assert process.returncode == 3
     assert "full" in err and "results before that are kept" in err
     check(full)
+
+
+def test_a_live_run_that_gets_room_on_its_disk_again_loses_no_line(small_disk: Path, tmp_path: Path) -> None:
+    full, other, filler = small_disk / "full.jsonl", tmp_path / "out.jsonl", small_disk / "filler"
+    filler.write_bytes(bytes(3_100_000))
+    process = start("synthetic://?size=64x48&fps=60", [other, full])
+    assert process.stderr is not None
+    until = time.monotonic() + _PATIENCE_S
+    said = ""
+    while "[sink-down]" not in said and time.monotonic() < until:
+        said += process.stderr.readline()
+    filler.unlink()
+    while "takes results again" not in said and time.monotonic() < until:
+        said += process.stderr.readline()
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, said + err
+    assert "disk is full" in said
+    assert [record["sequence"] for record in records(full)] == [record["sequence"] for record in records(other)]
+    summary = json.loads(out)
+    assert [(sink["state"], sink["skipped"]) for sink in summary["sinks"]] == [("open", 0), ("open", 0)]
