@@ -163,6 +163,8 @@ class ReconnectingCamera(Camera):
     def _lose(self, error: CameraError, deadline: float) -> None:
         """Record that the camera failed and when to try it again; raise what the reader is to get."""
         now = time.monotonic()
+        if isinstance(error, _BlackError):
+            raise error
         if self._last is None:
             self._wait_for_first(error, now)
             raise error
@@ -183,7 +185,7 @@ class ReconnectingCamera(Camera):
         if self._away_since is None:
             self._away_since, self._reason, self._pause_s = now, str(error), _FIRST_PAUSE_S
             message = f"{error}; opening it again for up to {self._limit_s:g} s"
-            if isinstance(error, _Frozen):
+            if isinstance(error, _FrozenError):
                 self._notice(Finding("camera-frozen", "warning", message))
             else:
                 self._notice(Finding("camera-away", "warning", message))
@@ -217,7 +219,7 @@ class ReconnectingCamera(Camera):
         """Whether a picture may be handed out; CameraError for one that has been the same for too long."""
         verdict = self._watch.judge(frame)
         if verdict == "frozen":
-            raise _Frozen(
+            raise _FrozenError(
                 f"camera {self.name} is frozen: it has given the same picture for {self._watch.still_s:.1f} s"
             )
         return verdict == "new"
@@ -230,8 +232,10 @@ class ReconnectingCamera(Camera):
             self._black_noticed, self._reason = True, f"camera {self.name} shows nothing but black"
             fix = "take off its cap, give it light, or give dark=1 in its URI"
             self._notice(Finding("camera-black", "warning", f"{self._reason}; its pictures are left out", fix))
+        # Frames do come.
+        self._waiting_since = now
         if now >= deadline:
-            raise CameraTimeout(f"camera {self.name} shows nothing but black")
+            raise _BlackError(f"camera {self.name} shows nothing but black")
 
     def _wait_for_first(self, error: CameraError, now: float) -> None:
         """Note that the first frame is late."""
@@ -254,8 +258,12 @@ class ReconnectingCamera(Camera):
         return tuple(findings)
 
 
-class _Frozen(CameraError):
+class _FrozenError(CameraError):
     """The same picture came again and again."""
+
+
+class _BlackError(CameraTimeout):
+    """Pictures come, and show nothing."""
 
 
 class _Watch:

@@ -82,6 +82,12 @@ def test_black_pictures_are_left_out_and_the_camera_is_waited_for() -> None:
     assert not set(range(20, 110)) & set(numbers) and max(numbers) > 150
 
 
+def test_darkness_longer_than_a_stall_is_no_stall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "READ_TIMEOUT_S", 0.1)
+    seen, codes = seen_in(f"{FAST}&black=20:90&frames=160")
+    assert codes == ["camera-black", "camera-back"] and seen[-1].sequence > 150
+
+
 def test_a_run_survives_the_dark_and_reports_the_gap() -> None:
     seen: list[Observation] = []
     summary = run(f"{FAST}&black=30:100&frames=200", nothing, seen.append)
