@@ -13,7 +13,7 @@ OLD_STAMP := $(OLD)/.installed
 # Two workers, since each may load TensorFlow and take 3 GB; tests side by side in a file share what they set up.
 WORKERS := -n 2 --dist worksteal
 
-.PHONY: demo test fuzz faults compat lint typecheck docs clean
+.PHONY: demo test fuzz faults soak compat lint typecheck docs clean
 
 demo: $(STAMP)
 	$(BIN)/edgeloc demo --out $(OUT)
@@ -30,6 +30,11 @@ fuzz: $(BIN)/.frameworks
 # A hundred runs that signals interrupt, fifty that are killed.
 faults: $(STAMP)
 	EDGELOC_FAULT_RUNS=100 $(BIN)/python -m pytest tests/faults $(ARGS)
+
+# A run at full speed for MINUTES, with a fault every few seconds.
+MINUTES ?= 20
+soak: $(STAMP)
+	$(BIN)/python tests/soak/run.py --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 # The runtime's tests again on the oldest pair that boards still have: NumPy 1.26 and tflite-runtime 2.14.
 compat: $(OLD_STAMP)
