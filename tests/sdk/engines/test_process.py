@@ -248,6 +248,7 @@ def descriptors() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors are counted in /proc")
 def test_restarts_leave_nothing_behind(faults: list[Finding]) -> None:
+    others = children()  # of engines that other tests still hold
     engine = fake("crash=" + ",".join(str(one) for one in range(1, 40, 2)), faults)
     engine.invoke(IMAGE)
     before = descriptors(), threading.active_count()
@@ -256,13 +257,13 @@ def test_restarts_leave_nothing_behind(faults: list[Finding]) -> None:
             engine.invoke(IMAGE)
         engine.invoke(IMAGE)
     assert (descriptors(), threading.active_count()) == before
-    assert children() == [engine._process._process.pid]
+    assert set(children()) - set(others) == {engine._process._process.pid}
     engine.close()
-    assert children() == []
+    assert set(children()) <= set(others)
 
 
 def children() -> list[int]:
-    """This process's own, zombies included."""
+    """This process's own."""
     listed = Path(f"/proc/self/task/{threading.main_thread().native_id}/children").read_text().split()
     return [int(one) for one in listed if "edgeloc.engines.worker" in Path(f"/proc/{one}/cmdline").read_text()]
 
