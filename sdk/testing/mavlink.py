@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import socket
 import threading
 import time
@@ -45,8 +44,19 @@ class FakeAutopilot:
         print(autopilot.sights[-1].right)
 
     It sends HEARTBEAT and TIMESYNC to `call`, and to whoever sends to its own `port`. Its clock is `offset_s` ahead of
-    this machine's; it learns by how much from the answers to TIMESYNC, as PX4 does. `sights` are the LANDING_TARGETs as
-    this autopilot reads them, `messages` all that came.
+    this machine's; it learns by how much from the answers to TIMESYNC, as PX4 does.
+
+    Parameters:
+        kind: which of the two it is.
+        call: where it sends to before anybody has sent to it.
+        offset_s: how far its clock is ahead.
+        system: the vehicle's number.
+
+    Attributes:
+        sights: the LANDING_TARGETs as this autopilot reads them.
+        messages: all that came, decoded by pymavlink.
+        estimated_offset_s: how far its clock is ahead of the sender's, by TIMESYNC; NaN before the first answer.
+        round_trip_s: the quickest answer to TIMESYNC; the estimate is right to half of it.
 
     Raises MissingExtra without pymavlink.
     """
@@ -57,8 +67,8 @@ class FakeAutopilot:
         *,
         call: tuple[str, int] | None = None,
         offset_s: float = 1000.0,
+        system: int = 1,
     ) -> None:
-        os.environ["MAVLINK20"] = "1"
         try:
             from pymavlink.dialects.v20 import common
         except ImportError as error:
@@ -67,14 +77,12 @@ class FakeAutopilot:
         self.kind, self._peer, self._offset_s = kind, call, offset_s
         self.messages: list[Any] = []
         self.sights: list[Sight] = []
-        # Of this autopilot's clock to the other's, by TIMESYNC; NaN before the first answer.
-        self.estimated_offset_s = math.nan
-        self._round_s = math.inf
+        self.estimated_offset_s, self.round_trip_s = math.nan, math.inf
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.settimeout(_PERIOD_S)
         self.port: int = self._socket.getsockname()[1]
-        self._protocol = common.MAVLink(None, srcSystem=1, srcComponent=1)
+        self._protocol = common.MAVLink(None, srcSystem=system, srcComponent=1)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._fly, name="fake-autopilot", daemon=True)
 
@@ -125,8 +133,8 @@ class FakeAutopilot:
         if message.get_type() == "TIMESYNC" and message.tc1:
             sent_at = message.ts1 / 1e9
             # The quickest answer is the truest; halfway there and back the other's clock showed tc1.
-            if received_at - sent_at < self._round_s:
-                self._round_s = received_at - sent_at
+            if received_at - sent_at < self.round_trip_s:
+                self.round_trip_s = received_at - sent_at
                 self.estimated_offset_s = (sent_at + received_at) / 2 - message.tc1 / 1e9
         elif message.get_type() == "LANDING_TARGET":
             self.sights.append(self._sight(message, received_at))

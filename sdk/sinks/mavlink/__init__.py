@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
-import os
-import select
-import socket
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from edgeloc._support.backend import Uri
 from edgeloc._support.numbers import whole
-from edgeloc.errors import MissingExtra, OutputError, UsageError
+from edgeloc.errors import MissingExtra, OutputError, UsageError, first_line
 from edgeloc.findings import Finding, report
 from edgeloc.loop.ages import Ages
 from edgeloc.sinks.base import Sink
-from edgeloc.types import Box, Observation, Pixels
+from edgeloc.sinks.mavlink.links import Link, SerialLink, UdpLink
+from edgeloc.types import Bearing, Box, Observation, Pixels
 
 __all__ = ["MavlinkSink"]
 
@@ -35,6 +33,9 @@ _MOST_AGE_S = 1.0
 _LAG_S = (0.02, 0.25)
 _FRAME_BODY_FRD = 12
 _BAUD = 57600
+# After so long without a HEARTBEAT of the autopilot a user should know; it comes once a second.
+_SILENT_S = 5.0
+_AUTOPILOT_COMPONENT = 1  # MAV_COMP_ID_AUTOPILOT1
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +43,13 @@ logger = logging.getLogger(__name__)
 class MavlinkSink(Sink):
     """`mavlink://HOST:PORT`, `mavlink:///dev/serial0?baud=921600`, `mavlink://:14550` to be called by the autopilot.
 
-    LANDING_TARGET while an object is seen (or its track predicted), with the frame's time of capture: angles in radians
-    for ArduPilot, their tangents for PX4, which read that message so. CAMERA_TRACKING_IMAGE_STATUS says where it is in
-    the picture, and whether it is seen or predicted. Neither is sent for what is lost, stale, or older than a second.
+    LANDING_TARGET while an object is seen (or its track predicted) below the horizon, with the time for which its
+    direction holds, the frame's capture or what the tracker predicts for: angles in radians for ArduPilot, their
+    tangents for PX4, which read that message so. CAMERA_TRACKING_IMAGE_STATUS says where it is in the picture, and
+    whether it is seen or predicted. Neither is sent for what is lost, stale, or older than a second.
     The autopilot's HEARTBEAT says which of the two it is, unless `autopilot=ardupilot` or `px4` does; its TIMESYNC is
-    answered in this machine's monotonic clock, that of the times of capture. `system` is the vehicle's number (1).
+    answered in this machine's monotonic clock, that of the times of capture. `system` is the vehicle's number; without
+    it, that of the first autopilot heard.
 
     The run needs the camera's geometry.
     """
@@ -54,9 +57,10 @@ class MavlinkSink(Sink):
     pictures = False
     needs_geometry = True
 
-    def __init__(self, link: _Link, name: str, *, autopilot: Autopilot | None = None, system: int = 1) -> None:
-        self._link, self._name, self._asked_autopilot, self._system = link, name, autopilot, system
-        self._autopilot: Autopilot | None = autopilot
+    def __init__(self, link: Link, name: str, *, autopilot: Autopilot | None = None, system: int | None = None) -> None:
+        self._link, self._name, self._asked = link, name, (autopilot, system)
+        self._autopilot, self._system = self._asked
+        self._heard_at, self._silent = 0.0, False
         self._mavlink: Any = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -67,9 +71,9 @@ class MavlinkSink(Sink):
     def from_uri(cls, uri: Uri) -> MavlinkSink:
         """A host and a port, a port to be called at, or a serial device."""
         options = uri.options({"autopilot": _autopilot, "system": whole(1, 255), "baud": whole(1, 10_000_000)})
-        link: _Link
+        link: Link
         if uri.path.startswith("/dev/"):
-            link = _Serial(uri.path, options.pop("baud", _BAUD))
+            link = SerialLink(uri.path, options.pop("baud", _BAUD))
         else:
             if "baud" in options:
                 raise UsageError(f"sink {uri.text}: only a serial device has a baud rate")
@@ -78,7 +82,7 @@ class MavlinkSink(Sink):
             if not (colon and port.isdecimal() and 0 < int(port) < 65536) or "/" in host:
                 hint = "give mavlink://127.0.0.1:14550, mavlink://:14550 or mavlink:///dev/serial0"
                 raise UsageError(f"sink {uri.text}: this is no host and port, and no device", hint=hint)
-            link = _Udp(host, int(port))
+            link = UdpLink(host, int(port))
         return cls(link, uri.text.partition("?")[0], **options)
 
     @property
@@ -90,30 +94,32 @@ class MavlinkSink(Sink):
         """Open the link and listen; MissingExtra without pymavlink, OutputError where the link does not open."""
         self.close()
         self._mavlink = _dialect()
-        self._autopilot, self._ages = self._asked_autopilot, Ages()
+        (self._autopilot, self._system), self._ages = self._asked, Ages()
+        self._heard_at, self._silent = time.monotonic(), False
         try:
             self._link.open()
-        except OSError as error:
-            raise OutputError(f"{self.name} cannot be opened: {error.strerror or error}") from error
-        self._protocol = self._mavlink.MAVLink(None, srcSystem=self._system, srcComponent=_COMPONENT)
-        self._protocol.robust_parsing = True
+        # pyserial's for a rate that the port does not have.
+        except (OSError, ValueError) as error:
+            raise _unopened(self.name, error) from error
+        self._protocol = self._mavlink.MAVLink(None, srcSystem=self._system or 1, srcComponent=_COMPONENT)
         self._stop.clear()
         self._thread = threading.Thread(target=self._listen, name="edgeloc-mavlink", daemon=True)
         self._thread.start()
 
     def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
         """Report where the object is, or be silent; OutputError when the link takes nothing."""
-        age_s = time.monotonic() - observation.captured_at
-        box = observation.result.box if observation.track is None else observation.track.box
-        if box is None or observation.stale or age_s > _MOST_AGE_S:
+        now, track = time.monotonic(), observation.track
+        box = observation.result.box if track is None else track.box
+        if box is None or observation.stale or now - observation.captured_at > _MOST_AGE_S:
             return
-        if self._autopilot is not None and observation.bearing is not None:
-            self._send(self._landing_target(observation, self._autopilot))
-            self._ages.add(age_s * 1000)
+        if self._autopilot is not None and _is_below(observation.bearing):
+            at = observation.captured_at if track is None else track.at
+            self._send(self._landing_target(observation, self._autopilot, at))
+            self._ages.add((now - at) * 1000)
         self._send(self._tracking(observation, box))
 
-    def _landing_target(self, observation: Observation, autopilot: Autopilot) -> Any:
-        """The direction of the target as this autopilot reads it.
+    def _landing_target(self, observation: Observation, autopilot: Autopilot, at: float) -> Any:
+        """The direction of the target at a time, seconds of `time.monotonic()`, as this autopilot reads it.
 
         ArduPilot (AC_PrecLand) takes angles; its line of sight is (-tan(angle_y), tan(angle_x), 1), forward, right and
         down in the body. PX4 (mavlink_receiver) hands both on as tangents.
@@ -126,8 +132,9 @@ class MavlinkSink(Sink):
         x, y, z = (distance_m * part for part in observation.bearing.direction) if located else (0.0, 0.0, 0.0)
         if autopilot == "px4":
             right, back = math.tan(right), math.tan(back)
+            wide, high = 2 * math.tan(wide / 2), 2 * math.tan(high / 2)
         return self._mavlink.MAVLink_landing_target_message(
-            round(observation.captured_at * 1e6), 0, _FRAME_BODY_FRD, right, back, distance_m, wide, high,
+            round(at * 1e6), 0, _FRAME_BODY_FRD, right, back, distance_m, wide, high,
             x, y, z, (1.0, 0.0, 0.0, 0.0), self._mavlink.LANDING_TARGET_TYPE_VISION_OTHER, int(located),
         )  # fmt: skip
 
@@ -155,7 +162,7 @@ class MavlinkSink(Sink):
                 raise OutputError(f"{self.name} takes nothing: {error.strerror or error}") from error
 
     def _listen(self) -> None:
-        """What the thread does: a heartbeat each second, answers to TIMESYNC, and which autopilot this is."""
+        """What the thread does: a heartbeat each second, and to hear what comes."""
         m, due = self._mavlink, 0.0
         parser = m.MAVLink(None)
         parser.robust_parsing = True
@@ -168,25 +175,47 @@ class MavlinkSink(Sink):
                             m.MAV_TYPE_ONBOARD_CONTROLLER, m.MAV_AUTOPILOT_INVALID, 0, 0, m.MAV_STATE_ACTIVE, 3
                         )
                     )
+                self._watch()
             try:
                 data, at_ns = self._link.receive(_POLL_S), time.monotonic_ns()
             except OSError:
                 self._stop.wait(_POLL_S)
                 continue
             for message in (parser.parse_buffer(data) or ()) if data else ():
-                self._hear(message, at_ns)
+                if self._is_of_the_autopilot(message):
+                    self._link.answer()
+                    self._hear(message, at_ns)
+
+    def _is_of_the_autopilot(self, message: Any) -> bool:
+        """Ground stations, cameras, noise, and other vehicles may be heard as well."""
+        vehicle = message.get_srcSystem()
+        return message.get_srcComponent() == _AUTOPILOT_COMPONENT and self._system in (None, vehicle)
 
     def _hear(self, message: Any, at_ns: int) -> None:
+        """Which autopilot this is, and answers to its TIMESYNC."""
         m, kind = self._mavlink, message.get_type()
         if kind == "TIMESYNC" and message.tc1 == 0:
             with contextlib.suppress(OutputError):
                 self._send(m.MAVLink_timesync_message(at_ns, message.ts1))
-        elif kind == "HEARTBEAT" and self._asked_autopilot is None:
+        elif kind == "HEARTBEAT" and message.autopilot != m.MAV_AUTOPILOT_INVALID:
+            self._heard_at = time.monotonic()
+            if self._silent:
+                self._silent = False
+                logger.info("%s hears the autopilot", self.name)
+            self._system = self._protocol.srcSystem = message.get_srcSystem()
             known: dict[int, Autopilot] = {m.MAV_AUTOPILOT_ARDUPILOTMEGA: "ardupilot", m.MAV_AUTOPILOT_PX4: "px4"}
-            found = known.get(message.autopilot)
-            if found is not None and found != self._autopilot:
-                self._autopilot = found
-                logger.info("%s is called by %s", self.name, found)
+            if self._autopilot is None and message.autopilot in known:
+                self._autopilot = known[message.autopilot]
+                logger.info("%s is called by %s", self.name, self._autopilot)
+
+    def _watch(self) -> None:
+        """Report an autopilot that is not heard: a serial line does not show that it leads nowhere."""
+        if not self._silent and time.monotonic() - self._heard_at > _SILENT_S:
+            self._silent = True
+            message = f"{self.name} has heard no HEARTBEAT of an autopilot for {_SILENT_S:g} s"
+            if self._autopilot is None:
+                message += ", and sends no LANDING_TARGET until it does"
+            report(logger, Finding("mavlink-silent", "warning", message, "check its wires, baud= and port"))
 
     def close(self) -> None:
         """Close the link, and report the measured age of what was sent."""
@@ -198,128 +227,35 @@ class MavlinkSink(Sink):
         self._link.close()
         (p50,) = self._ages.percentiles(50)
         if p50 is not None:
-            report(logger, _lag(p50 / 1000))
+            report(logger, _lag(p50 / 1000, self._autopilot))
 
 
-def _lag(seconds: float) -> Finding:
-    """What ArduPilot is to be told: it cannot see a constant delay in the times of capture."""
+def _is_below(bearing: Bearing | None) -> TypeGuard[Bearing]:
+    """Whether the direction is one to land in; the tangents of others point the opposite way."""
+    return bearing is not None and bearing.direction[2] > 0
+
+
+def _lag(seconds: float, autopilot: Autopilot | None) -> Finding:
+    """What the autopilot is to be told of the median delay, which it cannot see itself."""
     low, high = _LAG_S
-    message = f"LANDING_TARGET was sent {seconds * 1000:.0f} ms after the exposure (median): ArduPilot's PLND_LAG = "
-    message += f"{min(max(seconds, low), high):.3f}"
+    message = f"LANDING_TARGET was sent {seconds * 1000:.0f} ms after the time in it (median)"
+    if autopilot == "px4":
+        fix = "give {track} and {predict_ms}, which makes up for the delay"
+        return Finding("mavlink-lag", "note", f"{message}, and PX4 counts from its arrival", fix)
+    message += f": ArduPilot's PLND_LAG = {min(max(seconds, low), high):.3f}"
     if seconds > high:
         return Finding("mavlink-lag", "warning", f"{message}, the most that it takes", "use a faster model or camera")
     return Finding("mavlink-lag", "note", message)
 
 
-class _Link(ABC):
-    """Where bytes go and come from; OSError where they cannot."""
-
-    @abstractmethod
-    def open(self) -> None:
-        """Get ready."""
-
-    @abstractmethod
-    def send(self, data: bytes) -> None:
-        """Send one message, without waiting for long."""
-
-    @abstractmethod
-    def receive(self, timeout_s: float) -> bytes:
-        """What has come, after waiting for it for up to `timeout_s`."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Give it back."""
-
-
-class _Udp(_Link):
-    """To a host, or, without one, to whoever called last."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._host, self._port = host, port
-        self._socket: socket.socket | None = None
-        self._peer: Any = None
-
-    def open(self) -> None:
-        host = self._host or "0.0.0.0"
-        family, kind, protocol, _, address = socket.getaddrinfo(host, self._port, type=socket.SOCK_DGRAM)[0]
-        self._socket = socket.socket(family, kind, protocol)
-        self._socket.setblocking(False)
-        self._peer = address if self._host else None
-        if not self._host:
-            try:
-                self._socket.bind(address)
-            except OSError:
-                self.close()
-                raise
-
-    def send(self, data: bytes) -> None:
-        if self._socket is None or self._peer is None:
-            return
-        with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
-            self._socket.sendto(data, self._peer)
-
-    def receive(self, timeout_s: float) -> bytes:
-        if self._socket is None or not select.select([self._socket], [], [], timeout_s)[0]:
-            return b""
-        try:
-            data, peer = self._socket.recvfrom(65536)
-        except (BlockingIOError, ConnectionRefusedError):
-            return b""
-        if not self._host:
-            self._peer = peer
-        return data
-
-    def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-
-class _Serial(_Link):
-    """A serial port; one that went away is opened again with the next message."""
-
-    def __init__(self, path: str, baud: int) -> None:
-        self._path, self._baud = path, baud
-        self._port: Any = None
-
-    def open(self) -> None:
-        try:
-            import serial
-        except ImportError as error:
-            raise MissingExtra("pyserial", "mavlink", "MAVLink by a serial device") from error
-        if not os.path.exists(self._path):
-            raise FileNotFoundError(2, f"there is no {self._path}")
-        self._port = serial.Serial(self._path, self._baud, timeout=0, write_timeout=1)
-
-    def send(self, data: bytes) -> None:
-        if self._port is None:
-            self.open()
-        try:
-            self._port.write(data)
-        except OSError:
-            self.close()
-            raise
-
-    def receive(self, timeout_s: float) -> bytes:
-        if self._port is None:
-            raise ConnectionError
-        try:
-            if not select.select([self._port.fileno()], [], [], timeout_s)[0]:
-                return b""
-            return bytes(self._port.read(4096))
-        except (OSError, TypeError, ValueError) as error:
-            # Another thread may have closed it.
-            raise ConnectionError from error
-
-    def close(self) -> None:
-        port, self._port = self._port, None
-        if port is not None:
-            port.close()
+def _unopened(name: str, error: OSError | ValueError) -> OutputError:
+    number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or first_line(error)
+    hint = "`sudo usermod -aG dialout $USER`, then log in again" if number == errno.EACCES else ""
+    return OutputError(f"{name} cannot be opened: {reason}", hint=hint)
 
 
 def _dialect() -> Any:
     """The messages alone: the rest of pymavlink takes six times as long to load."""
-    os.environ["MAVLINK20"] = "1"
     try:
         from pymavlink.dialects.v20 import common
     except ImportError as error:
