@@ -137,6 +137,8 @@ def slow_if_it_trains(example: Path) -> object:
 def test_an_example_runs(example: Path, tmp_path: Path) -> None:
     if "edgeloc.converters" in example.read_text(encoding="utf-8"):
         pytest.importorskip("tensorflow")
+    if "FakeAutopilot" in example.read_text(encoding="utf-8"):
+        pytest.importorskip("pymavlink")
     done = subprocess.run([sys.executable, example], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout
