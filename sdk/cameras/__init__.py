@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from edgeloc._support.backend import Uri
 from edgeloc._support.lookup import Registry
 from edgeloc.cameras.base import Camera, flag, parse_uri, seconds
 from edgeloc.cameras.reconnect import RECONNECT_S, ReconnectingCamera
+from edgeloc.cameras.view import VIEW_OPTIONS, View
 from edgeloc.data.images import IMAGE_SUFFIXES
 from edgeloc.errors import CameraError, UsageError
 
@@ -28,15 +30,18 @@ CAMERAS: Registry[type[Camera]] = Registry(
         "picamera": "edgeloc.device.cameras.picamera:PicameraCamera",
         "csi": "edgeloc.device.cameras.gstreamer:CsiCamera",
         "gst": "edgeloc.device.cameras.gstreamer:GstCamera",
-        "rtsp": "edgeloc.device.cameras.rtsp:RtspCamera",
-        "rtsps": "edgeloc.device.cameras.rtsp:RtspCamera",
+        "rtsp": "edgeloc.device.cameras.network:RtspCamera",
+        "rtsps": "edgeloc.device.cameras.network:RtspCamera",
+        "http": "edgeloc.device.cameras.network:HttpCamera",
+        "https": "edgeloc.device.cameras.network:HttpCamera",
+        "udp": "edgeloc.device.cameras.network:UdpCamera",
     },
     failure=CameraError,
 )
 _WATCHED = {"reconnect": seconds, "frozen": seconds, "dark": flag}
 _EXAMPLES = (
-    "v4l2:///dev/video0, picamera://0, csi://0, rtsp://HOST/STREAM, gst://PIPELINE, synthetic://?seed=1,"
-    " fake://?disconnect=60:2, data://PATH?split=val, a video file, a folder of images"
+    "v4l2:///dev/video0, picamera://0, csi://0, rtsp://HOST/STREAM, http://HOST/STREAM, udp://:5000, gst://PIPELINE,"
+    " synthetic://?seed=1, fake://?disconnect=60:2, data://PATH?split=val, a video file, a folder of images"
 )
 
 
@@ -52,7 +57,8 @@ def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = N
 
     A device or stream that goes away once it has given a frame is opened again for up to 30 s, or as many as
     `reconnect=SECONDS` in its URI (0: not at all). So is one that gives exactly the same picture for longer than
-    `frozen=SECONDS` (0: never). Black pictures are left out, unless `dark=1`.
+    `frozen=SECONDS` (0: never). Black pictures are left out, unless `dark=1`. `region=X,Y,WIDTH,HEIGHT`, `hflip=1`,
+    `vflip=1` and `rotate=90` take a part of the picture and turn it, in this order.
 
     Raises UsageError for an unknown scheme, an unknown option or a path that is not there,
     DataError for a file that cannot be read, CameraError for a device that fails.
@@ -62,19 +68,21 @@ def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = N
     if not kind.reconnects:
         camera = kind.from_uri(parts, size)
     else:
-        options = _watched(parts)
-        limit_s = options.pop("reconnect", RECONNECT_S)
-        camera = kind.from_uri(parts.without(*_WATCHED), size)
-        camera = ReconnectingCamera(camera, limit_s, **options) if limit_s else camera
+        options, view = _own(parts, _WATCHED), View(**_own(parts, VIEW_OPTIONS))
+        camera = ReconnectingCamera(
+            kind.from_uri(parts.without(*_WATCHED, *VIEW_OPTIONS), view.wanted(size)),
+            options.get("reconnect", RECONNECT_S),
+            frozen_s=options.get("frozen"),
+            dark=options.get("dark", False),
+            view=view,
+        )
     camera.open()
     return camera
 
 
-def _watched(uri: Uri) -> dict[str, Any]:
-    """The options of every device and stream, which `ReconnectingCamera` takes."""
-    own = tuple(pair for pair in uri.query if pair[0] in _WATCHED)
-    options = replace(uri, query=own).options(_WATCHED)
-    return {"frozen_s" if name == "frozen" else name: value for name, value in options.items()}
+def _own(uri: Uri, parsers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The options that every device and stream has."""
+    return replace(uri, query=tuple(pair for pair in uri.query if pair[0] in parsers)).options(parsers)
 
 
 def _scheme(uri: Uri) -> str:

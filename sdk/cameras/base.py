@@ -40,8 +40,11 @@ _LARGEST = 16384
 # A driver's time further back than this is not of the monotonic clock.
 _OLDEST_S = 10.0
 # Schemes whose text belongs to another program (a pipeline, an address with its own query), and our options in it.
-_WATCHED = ("reconnect", "frozen", "dark")
-_FOREIGN = {"gst": _WATCHED, "rtsp": (*_WATCHED, "transport"), "rtsps": (*_WATCHED, "transport")}
+_LIVE = ("reconnect", "frozen", "dark", "region", "hflip", "vflip", "rotate")
+_FOREIGN = {
+    **dict.fromkeys(("gst", "http", "https", "udp"), _LIVE),
+    **dict.fromkeys(("rtsp", "rtsps"), (*_LIVE, "transport")),
+}
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgeloc._support.backend import Uri
 from edgeloc.cameras.base import Camera, Gap
+from edgeloc.cameras.view import View
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 from edgeloc.findings import Finding
 from edgeloc.types import Frame, Pixels
@@ -37,8 +38,9 @@ class ReconnectingCamera(Camera):
     """Another camera, closed and opened again when it fails or stalls (see `Camera.stall_s`).
 
     `camera` is the one to open again.
-    `limit_s` is for how many seconds it is tried after each failure.
+    `limit_s` is for how many seconds it is tried after each failure; 0: not at all.
     `frozen_s` is after how many seconds of one and the same picture it has failed too; 0: never. None for its own.
+    `view` is which part of its picture is taken, and how that is turned.
     `dark` is whether pictures that show nothing are handed out all the same.
 
     Until the camera is back, every `read` raises CameraTimeout; after `limit_s` it raises CameraError with the first
@@ -54,11 +56,17 @@ class ReconnectingCamera(Camera):
     live = True
 
     def __init__(
-        self, camera: Camera, limit_s: float = RECONNECT_S, *, frozen_s: float | None = None, dark: bool = False
+        self,
+        camera: Camera,
+        limit_s: float = RECONNECT_S,
+        *,
+        frozen_s: float | None = None,
+        dark: bool = False,
+        view: View | None = None,
     ) -> None:
-        if not limit_s > 0:
-            raise UsageError(field="limit_s", value=limit_s, allowed="above 0")
-        self._camera, self._limit_s = camera, limit_s
+        if not limit_s >= 0:
+            raise UsageError(field="limit_s", value=limit_s, allowed="at least 0")
+        self._camera, self._limit_s, self._view = camera, limit_s, view or View()
         self._watch_options = camera.still_s if frozen_s is None else frozen_s, dark
         # Whether its owner wants it open; with the lock, so that what an attempt opens after close() is closed again.
         self._wanted, self._lock = threading.Event(), threading.Lock()
@@ -113,7 +121,8 @@ class ReconnectingCamera(Camera):
             if not self._wanted.is_set():
                 self._camera.close()
         self._require_wanted()
-        self.live, self.fps, self.size = self._camera.live, self._camera.fps, self._camera.size
+        self.live, self.fps = self._camera.live, self._camera.fps
+        self.size = None if self._camera.size is None else self._view.size(self._camera.size)
         self._waiting_since = None
         if self._last is None:
             self._opened_at = time.monotonic()
@@ -169,6 +178,8 @@ class ReconnectingCamera(Camera):
             self._wait_for_first(error, now)
             raise error
         waited_s = now - (self._waiting_since or now)
+        if not self._limit_s and not isinstance(error, CameraTimeout):
+            raise error
         if not isinstance(error, CameraTimeout) or (self._try_at <= now and waited_s >= self.stall_s):
             self._leave(error, now)
         since = self._away_since
@@ -205,7 +216,7 @@ class ReconnectingCamera(Camera):
         self._black_since, self._black_noticed = None, False
         self._waiting_since = None
         self._last = dataclasses.replace(frame, sequence=self._offset + frame.sequence)
-        return self._last
+        return self._last if self._view.plain else self._view(self._last, self.name)
 
     def _end_gap(self, last: Frame, frame: Frame) -> None:
         gap = Gap(last.captured_at, frame.captured_at, self._reason)

@@ -117,9 +117,9 @@ def test_a_silent_camera_times_out_and_its_frame_is_not_lost(board: Any) -> None
         board.silent = True
         with pytest.raises(CameraTimeout, match="ribbon cable"):
             camera.read(0.02)
-        waiting: Future[Any] = camera._job._future  # type: ignore[attr-defined]
+        waiting: Future[Any] = camera._camera._job._future  # type: ignore[attr-defined]
         board.silent = False
-        waiting.set_result(camera._camera.capture_request(False).get_result(1))  # type: ignore[attr-defined]
+        waiting.set_result(camera._camera._camera.capture_request(False).get_result(1))  # type: ignore[attr-defined]
         assert camera.read() is not None
     assert board.released == 1
 

@@ -16,11 +16,11 @@ import pytest
 
 from edgeloc.cameras import open_camera
 from edgeloc.cameras.base import parse_uri
-from edgeloc.device.cameras import grab, rtsp
+from edgeloc.device.cameras import grab, network
 from edgeloc.device.cameras import gstreamer as gst
 from edgeloc.device.cameras.grab import Grabber
 from edgeloc.device.cameras.gstreamer import CsiCamera, GstCamera, has_gobject
-from edgeloc.device.cameras.rtsp import RtspCamera
+from edgeloc.device.cameras.network import RtspCamera
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
 
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -171,7 +171,7 @@ def test_a_host_that_is_not_there_is_told() -> None:
     ],
 )
 def test_each_refusal_of_a_server_has_its_sentence(status: str, has_user: bool, words: str) -> None:
-    assert words in rtsp._answered(status, has_user)
+    assert words in network._answered(status, has_user)
 
 
 def test_an_unknown_transport_is_refused() -> None:

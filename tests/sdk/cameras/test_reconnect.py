@@ -243,6 +243,6 @@ def test_after_close_nothing_opens_a_camera_that_was_away() -> None:
     assert not slow._opened
 
 
-def test_a_limit_of_nothing_is_refused() -> None:
-    with pytest.raises(UsageError, match="limit_s is 0"):
-        ReconnectingCamera(FakeCamera(), 0)
+def test_a_limit_below_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="limit_s is -1"):
+        ReconnectingCamera(FakeCamera(), -1)

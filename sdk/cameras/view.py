@@ -1,0 +1,108 @@
+"""Which part of a live camera's picture is taken, and how it is turned: options of every live camera's URI."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeloc._support.numbers import whole
+from edgeloc.cameras.base import flag
+from edgeloc.errors import CameraError
+from edgeloc.types import Box, Frame
+
+__all__ = ["VIEW_OPTIONS", "View"]
+
+Region = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class View:
+    """A region of the frame, mirrored, then rotated; in this order.
+
+    Parameters:
+        region: x, y, width and height in pixels of the camera's frame; None for all of it.
+        hflip: whether left and right change places.
+        vflip: whether top and bottom do.
+        rotate: clockwise, in degrees: 0, 90, 180 or 270.
+    """
+
+    region: Region | None = None
+    hflip: bool = False
+    vflip: bool = False
+    rotate: int = 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether frames stay as they are."""
+        return self == View()
+
+    def size(self, camera: tuple[int, int]) -> tuple[int, int]:
+        """The (width, height) of what is taken from a camera of this size."""
+        width, height = self.region[2:] if self.region else camera
+        return (height, width) if self.rotate % 180 else (width, height)
+
+    def wanted(self, model: tuple[int, int] | None) -> tuple[int, int] | None:
+        """What to ask the camera for where the model takes this; nothing with a region, which is in its own pixels."""
+        if model is None or self.region is not None:
+            return None
+        return (model[1], model[0]) if self.rotate % 180 else model
+
+    def __call__(self, frame: Frame, name: str) -> Frame:
+        """The frame seen so, in memory of its own; CameraError where the region is not within it."""
+        pixels, truth = frame.pixels, frame.truth
+        height, width = pixels.shape[:2]
+        if self.region is not None:
+            x, y, wide, high = self.region
+            if x + wide > width or y + high > height:
+                raise CameraError(
+                    f"camera {name} gives {width}x{height}: the region {x},{y},{wide},{high} is not within that",
+                    hint="give region=X,Y,WIDTH,HEIGHT in pixels of its frame",
+                )
+            pixels, width, height = pixels[y : y + high, x : x + wide], wide, high
+            truth = _within(truth, x, y, wide, high)
+        pixels = pixels[:: -1 if self.vflip else 1, :: -1 if self.hflip else 1]
+        pixels = np.rot90(pixels, -self.rotate // 90)
+        if truth is not None:
+            truth = self._turned(truth, width, height)
+        label = None if truth is None else frame.truth_label
+        return dataclasses.replace(frame, pixels=np.array(pixels, order="C"), truth=truth, truth_label=label)
+
+    def _turned(self, box: Box, width: int, height: int) -> Box:
+        x1, y1, x2, y2 = box
+        if self.hflip:
+            x1, x2 = width - x2, width - x1
+        if self.vflip:
+            y1, y2 = height - y2, height - y1
+        for _ in range(self.rotate // 90):
+            x1, y1, x2, y2, width, height = height - y2, x1, height - y1, x2, height, width
+        return Box(x1, y1, x2, y2)
+
+
+def _within(box: Box | None, x: int, y: int, width: int, height: int) -> Box | None:
+    """The part of a box that a region shows; None where it shows none of it."""
+    if box is None:
+        return None
+    x1, x2 = (min(max(edge - x, 0), width) for edge in (box.x1, box.x2))
+    y1, y2 = (min(max(edge - y, 0), height) for edge in (box.y1, box.y2))
+    return Box(x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+def _region(text: str) -> Region:
+    try:
+        x, y, width, height = (whole(0)(part) for part in text.split(","))
+    except ValueError:
+        width = height = 0
+    if not (width and height):
+        raise ValueError("X,Y,WIDTH,HEIGHT in pixels such as 320,0,640,480")
+    return x, y, width, height
+
+
+def _rotation(text: str) -> int:
+    if text not in ("0", "90", "180", "270"):
+        raise ValueError("0, 90, 180 or 270")
+    return int(text)
+
+
+VIEW_OPTIONS = {"region": _region, "hflip": flag, "vflip": flag, "rotate": _rotation}

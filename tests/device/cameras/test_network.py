@@ -1,0 +1,185 @@
+"""MJPEG by HTTP and MPEG-TS by UDP, from real senders on this machine."""
+
+from __future__ import annotations
+
+import base64
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeloc import Camera, UsageError, open_camera
+from edgeloc.device.cameras.network import HttpCamera, UdpCamera
+from edgeloc.errors import CameraError
+from edgeloc.testing import CameraSuite
+
+if not any(cv2.videoio_registry.getBackendName(one) == "FFMPEG" for one in cv2.videoio_registry.getStreamBackends()):
+    pytest.skip("this OpenCV has no FFmpeg", allow_module_level=True)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """`/video` is MJPEG at 30 fps, `/guarded` the same with a password, `/page` is none."""
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        wanted = "Basic " + base64.b64encode(b"me:p@ss").decode()
+        if path == "/guarded" and self.headers.get("Authorization") != wanted:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="camera"')
+            self.end_headers()
+        elif path in ("/video", "/guarded") and "deny" not in query:
+            self._stream()
+        elif path == "/page":
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<html></html>")
+        else:
+            self.send_error(404)
+
+    def _stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        rng = np.random.default_rng(0)
+        try:
+            while not self.server.stopped:  # type: ignore[attr-defined]
+                picture = rng.integers(0, 256, (48, 64, 3), np.uint8)
+                data = cv2.imencode(".jpg", picture)[1].tobytes()
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                self.wfile.write(head.encode() + data + b"\r\n")
+                time.sleep(1 / 30)
+        except OSError:
+            pass
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    serving = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    serving.stopped = False  # type: ignore[attr-defined]
+    serving.daemon_threads = True
+    thread = threading.Thread(target=serving.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{serving.server_port}"
+    serving.stopped = True  # type: ignore[attr-defined]
+    serving.shutdown()
+    thread.join()
+    serving.server_close()
+
+
+class TestHttpCamera(CameraSuite):
+    finite = False
+
+    @pytest.fixture
+    def camera(self, server: str) -> Camera:
+        return HttpCamera(f"http://{server}/video")
+
+
+def test_a_page_of_our_own_is_a_camera(tmp_path: Any) -> None:
+    pytest.importorskip("tornado", reason="tornado is not installed (extra web)")
+    from edgeloc import Result, run
+    from edgeloc.sinks.web import HttpSink
+
+    sink, sizes = HttpSink("127.0.0.1", 0), []
+
+    def watch() -> None:
+        while not sink.port:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        with open_camera(f"{sink.name}/stream") as camera:
+            frame = camera.read(5)
+            assert frame is not None
+            sizes.append(frame.pixels.shape)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    run("synthetic://?seed=1&fps=30&size=320x240&frames=150", lambda frame: Result(), sink)
+    thread.join()
+    assert sizes == [(240, 320, 3)]
+
+
+def test_a_password_is_used_and_not_shown(server: str) -> None:
+    with open_camera(f"http://me:p%40ss@{server}/guarded") as camera:
+        assert camera.read(5) is not None
+        assert "p%40ss" not in camera.name and "***@" in camera.name
+    with pytest.raises(CameraError, match=r"does not accept this user and password: http://USER"):
+        open_camera(f"http://me:wrong@{server}/guarded")
+    with pytest.raises(CameraError, match="its server wants a password"):
+        open_camera(f"http://{server}/guarded")
+
+
+def test_why_a_stream_does_not_open_is_said(server: str) -> None:
+    with pytest.raises(CameraError, match="knows no stream of that name"):
+        open_camera(f"http://{server}/nothing")
+    with pytest.raises(CameraError, match=r"it sends text/html, which must be a stream such as MJPEG"):
+        open_camera(f"http://{server}/page")
+    with pytest.raises(CameraError, match="is not there: Connection refused"):
+        open_camera("http://127.0.0.1:9/video")
+    with pytest.raises(UsageError, match="names no server: write http://HOST/STREAM"):
+        open_camera("http:///video")
+    # Options of the camera's own go to it.
+    with pytest.raises(CameraError, match="knows no stream"):
+        open_camera(f"http://{server}/video?deny=1&rotate=90")
+
+
+class Sender:
+    """MPEG-TS by UDP, as a drone sends it."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self._stop = port, threading.Event()
+        self._thread = threading.Thread(target=self._send)
+        self._thread.start()
+
+    def _send(self) -> None:
+        import av
+
+        with av.open(f"udp://127.0.0.1:{self._port}?pkt_size=1316", "w", format="mpegts") as container:
+            stream = container.add_stream("libx264", rate=30, options={"preset": "ultrafast", "tune": "zerolatency"})
+            stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 10
+            rng = np.random.default_rng(0)
+            while not self._stop.wait(1 / 30):
+                picture = rng.integers(0, 256, (48, 64, 3), np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def test_a_stream_that_is_sent_to_us() -> None:
+    pytest.importorskip("av", reason="PyAV is not installed (extra video)")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    sender = Sender(port)
+    try:
+        with open_camera(f"udp://127.0.0.1:{port}?vflip=1") as camera:
+            first, second = camera.read(5), camera.read(5)
+        assert first is not None and second is not None
+        assert first.pixels.shape == (48, 64, 3) and second.sequence > first.sequence
+    finally:
+        sender.stop()
+
+
+@pytest.mark.parametrize("uri", ["udp://", "udp://host", "udp://:0", "udp://a/b:5000", "udp://:99999"])
+def test_what_is_no_port_is_refused(uri: str) -> None:
+    with pytest.raises(UsageError, match=r"names no port: write udp://:5000"):
+        open_camera(uri)
+
+
+def test_nothing_sent_is_said_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeloc.device.cameras.network._OPEN_MS", 300)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    with pytest.raises(CameraError, match=f"sent nothing that can be read in 0.3 s: send MPEG-TS to port {port}"):
+        UdpCamera("", port).open()
