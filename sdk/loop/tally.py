@@ -206,8 +206,14 @@ class Tally:
 
 def _blurred(frame: Frame, result: Result, track: Track | None, where: BlurWhere) -> Frame:
     boxes = [found.box for found in result.objects if found.box is not None]
-    if track is not None and track.box is not None:
-        boxes.append(track.box)
+    if where == "inside" and len(boxes) < len(result.objects):
+        # The model does not say where its object is: it may be anywhere.
+        height, width = frame.pixels.shape[:2]
+        boxes = [Box(0, 0, width, height)]
+    # Where the track is in this picture; its own box may be one that is predicted for later.
+    followed = None if track is None else track.box_at(frame.captured_at)
+    if followed is not None:
+        boxes.append(followed)
     return dataclasses.replace(frame, pixels=blur(frame.pixels, boxes, where))
 
 

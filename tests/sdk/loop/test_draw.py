@@ -171,6 +171,50 @@ def test_blurring_changes_no_frame_of_the_callers_and_takes_any_box(noise: Pixel
     assert (noise == before).all()
 
 
+def test_a_large_frame_is_blurred_as_much(noise: Pixels) -> None:
+    """Only some pixels of a large block are looked at: what is left may show none of them by itself."""
+    large = np.random.default_rng(1).integers(0, 256, (1080, 1920, 3), np.uint8)
+    assert detail(blur(large, [], "outside")) < 0.02 * detail(large)
+    assert detail(blur(large, [Box(200, 100, 1400, 900)], "inside")[100:900, 200:1400]) < 0.02 * detail(large)
+
+
+def delivered(
+    shown: Pixels, answer: Result, where: Literal["inside", "outside"], tracker: object = None
+) -> list[Pixels]:
+    """What a sink gets of a frame that shows this."""
+
+    def localize(frame: Frame) -> Result:
+        frame.pixels[:] = shown
+        return answer
+
+    seen: list[Observation] = []
+    camera = "synthetic://?size=320x240&frames=1&live=0"
+    run(camera, localize, seen.append, tracker=tracker, blur=where)  # type: ignore[arg-type]
+    return [one.frame.pixels for one in seen]
+
+
+class Followed:
+    """A tracker that reports where the object will be in 0.2 s: 100 pixels to the right."""
+
+    def __call__(self, frame: Frame, result: Result, *, seconds: float | None = None) -> Track:
+        return Track("predicted", frame.captured_at + 0.2, Box(200, 100, 280, 180), (500.0, 0.0), 0.1, 1)
+
+
+@pytest.mark.parametrize("where", ["inside", "outside"])
+def test_a_track_hides_what_it_covers_in_this_picture(noise: Pixels, where: Literal["inside", "outside"]) -> None:
+    """And not where it is predicted to be later, with the object in the open."""
+    (pixels,) = delivered(noise, Result(), where, Followed())
+    now, later = np.s_[110:170, 110:170], np.s_[110:170, 220:270]
+    gone, kept = (now, later) if where == "inside" else (later, now)
+    assert (pixels[kept] == noise[kept]).all()
+    assert detail(pixels[gone]) < 0.1 * detail(noise)
+
+
+def test_an_object_without_a_box_may_be_anywhere(noise: Pixels) -> None:
+    (pixels,) = delivered(noise, Result((Detection(None, 0.9, "face"),)), "inside")
+    assert detail(pixels) < 0.1 * detail(noise)
+
+
 @pytest.mark.parametrize("where", ["inside", "outside"])
 def test_every_sink_of_a_run_gets_blurred_frames(where: Literal["inside", "outside"]) -> None:
     frames: list[Pixels] = []
