@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 import time
+from array import array
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from edgeloc import Box, OutputError, Sink, UsageError, open_sink
+from edgeloc import Box, OutputError, Sink, Track, UsageError, open_sink
 from edgeloc.sinks.ros2 import Ros2Sink
 from edgeloc.sinks.ros_messages import DEFINITIONS
 from edgeloc.testing import SinkSuite, example_frame, example_observation
+
+INTEGERS = {"uint8": (0, 2**8), "int32": (-(2**31), 2**31), "uint32": (0, 2**32)}
 
 
 class FakePublisher:
@@ -50,7 +54,7 @@ class FakeRos:
         for kind, lines in DEFINITIONS.items():
             package, _, name = kind.partition("/")
             module = found.setdefault(f"{package}.msg", ModuleType(f"{package}.msg"))
-            setattr(module, name, message_class(name, [line.split()[1] for line in lines]))
+            setattr(module, name, message_class(kind, dict(line.split()[1::-1] for line in lines)))
         return found
 
     def create_node(self, name: str, *, context: Any, namespace: str, start_parameter_services: bool) -> Any:
@@ -72,13 +76,26 @@ class FakeContext:
         self._ros.open_contexts -= 1
 
 
-def message_class(name: str, fields: list[str]) -> type:
+def message_class(kind: str, fields: dict[str, str]) -> type:
     def init(self: Any, **given: Any) -> None:
-        assert set(given) <= set(fields), f"{name} has no {set(given) - set(fields)}"
+        assert set(given) <= set(fields), f"{kind} has no {set(given) - set(fields)}"
         for field, value in given.items():
+            assert is_of(fields[field], value), f"{field} of {kind} is no {fields[field]}: {value!r}"
             setattr(self, field, value)
 
-    return type(name, (), {"__init__": init})
+    return type(kind, (), {"__init__": init})
+
+
+def is_of(kind: str, value: Any) -> bool:
+    """Whether ROS takes the value for a field of the type; its messages assert that for each field."""
+    if kind == "uint8[]":
+        return isinstance(value, array) and value.typecode == "B"
+    if kind.endswith("[]"):
+        return isinstance(value, list) and all(is_of(kind[:-2], one) for one in value)
+    if kind in INTEGERS:
+        low, high = INTEGERS[kind]
+        return type(value) is int and low <= value < high
+    return type(value) is {"string": str, "float64": float}.get(kind) or type(value).__name__ == kind
 
 
 @pytest.fixture
@@ -118,6 +135,18 @@ def test_subscribers_get_picture_boxes_and_record(ros: FakeRos) -> None:
     assert ros.nodes == [] and ros.open_contexts == 0
 
 
+def test_a_track_is_published_for_the_time_for_which_it_holds(ros: FakeRos) -> None:
+    sink = open_sink("ros2://")
+    sink.open(live=True)
+    frame = example_frame(0, time.monotonic())
+    for track in (Track("predicted", frame.captured_at + 2, Box(1, 2, 3, 4), id=7), Track("lost", frame.captured_at)):
+        sink.write(dataclasses.replace(example_observation(frame), track=track), no_picture)
+    sink.close()
+    followed, lost = (message for topic, message in ros.published if topic == "~/track")
+    assert [one.id for one in followed.detections] == ["7"] and lost.detections == []
+    assert 1 <= followed.header.stamp.sec - lost.header.stamp.sec <= 3
+
+
 def test_what_nobody_subscribes_to_is_not_made(ros: FakeRos) -> None:
     ros.subscribed = {"~/record"}
     sink = open_sink("ros2://")
@@ -144,6 +173,23 @@ def test_without_ros_the_fix_is_named() -> None:
     ) as caught:
         open_sink("ros2://").open()
     assert re.search(rf"Python, {sys.version_info[0]}\.{sys.version_info[1]}", str(caught.value))
+
+
+def test_a_ros_for_another_python_is_told_from_none(ros: FakeRos, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rclpy is found then, and its C part is not."""
+
+    class Finder:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "rclpy.signals":
+                raise ModuleNotFoundError("No module named 'rclpy._rclpy_pybind11'", name="rclpy._rclpy_pybind11")
+
+    monkeypatch.delitem(sys.modules, "rclpy.signals")
+    monkeypatch.setattr(sys.modules["rclpy"], "__path__", [], raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    with pytest.raises(
+        OutputError, match=r"does not load here \(No module named 'rclpy\._rclpy_pybind11'\).*Python, 3"
+    ):
+        open_sink("ros2://").open()
 
 
 def test_without_vision_msgs_the_package_is_named(ros: FakeRos, monkeypatch: pytest.MonkeyPatch) -> None:
