@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
+from edgeloc._support.backend import Uri
 from edgeloc.errors import MissingExtra, OutputError
 from edgeloc.sinks.base import FileSink
 from edgeloc.sinks.ros_messages import FRAME_ID, TYPES, Messages, WallClock, definition
@@ -44,6 +45,11 @@ class McapSink(FileSink):
         self._writer: Any = None
         self._schemas: dict[str, Any] = {}
         self._chunks, self._chunk_at = 0, 0.0
+
+    @classmethod
+    def from_uri(cls, uri: Uri) -> McapSink:
+        """PATH, or PATH?frame_id=front_camera"""
+        return cls(uri.path, **uri.options({"frame_id": str}))
 
     def open(self, *, fps: float | None = None, live: bool = False) -> None:
         """Create the file.

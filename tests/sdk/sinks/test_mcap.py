@@ -96,6 +96,14 @@ def test_both_readers_find_the_picture_and_the_boxes(tmp_path: Path) -> None:
         assert empty.header.stamp.sec >= image.header.stamp.sec
 
 
+def test_a_uri_names_the_coordinate_frame(tmp_path: Path) -> None:
+    sink = open_sink(f"{tmp_path}/out.mcap?frame_id=front_camera")
+    sink.open(live=True)
+    sink.write(seen(0), lambda: pytest.fail("drawn"))
+    sink.close()
+    assert messages(tmp_path / "out.mcap")["detections"][0].header.frame_id == "front_camera"
+
+
 def test_types_are_those_that_ros_knows(tmp_path: Path) -> None:
     """By the hashes that rosbags computes of its own definitions and of those in the bag."""
     typesys = pytest.importorskip("rosbags.typesys")
@@ -185,7 +193,7 @@ import edgeloc
 from edgeloc.testing import SyntheticCamera
 
 def killed(observation):
-    if observation.sequence == 60:
+    if observation.sequence >= 60:
         os.kill(os.getpid(), signal.SIGKILL)
 
 camera = SyntheticCamera(fps=30, size=(320, 240), frames=100)
@@ -199,7 +207,8 @@ def test_what_a_killed_run_wrote_can_be_read(tmp_path: Path) -> None:
     assert done.returncode == -9, done.stderr
     found = messages(path)
     numbers = [json.loads(message.data)["sequence"] for message in found["record"]]
-    assert numbers == list(range(len(numbers))) and len(numbers) >= 1
+    # Of a live camera some frames may be dropped.
+    assert numbers and numbers == sorted(set(numbers)) and max(numbers) >= 10
     assert len(found["image/compressed"]) == len(numbers)
 
 
