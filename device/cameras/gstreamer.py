@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from edgeloc._support.backend import Uri
-from edgeloc.cameras.base import Camera, cover, rate, sensor_time
+from edgeloc.cameras.base import Camera, cover, exposure, gain, rate, sensor_time
 from edgeloc.cameras.base import size as parse_size
 from edgeloc.device.cameras.grab import Grabber
 from edgeloc.errors import CameraError, CameraTimeout, UsageError, mask_credentials
@@ -175,16 +175,24 @@ class CsiCamera(GstCamera):
     """`csi://0?mode=1280x720&fps=30&size=400x224`: the Jetson's sensor by number.
 
     `mode` is what the sensor sends (it must be one of its own modes); the board's converter scales
-    it to the smallest size of the same shape that covers what the model takes, or to `size`.
+    it to the smallest size of the same shape that covers what the model takes, or to `size`. `exposure` in microseconds
+    and `gain` hold the sensor at these.
     """
 
     def __init__(
-        self, sensor: int = 0, *, mode: tuple[int, int] = MODE, fps: float = 30.0, size: tuple[int, int] | None = None
+        self,
+        sensor: int = 0,
+        *,
+        mode: tuple[int, int] = MODE,
+        fps: float = 30.0,
+        size: tuple[int, int] | None = None,
+        exposure: float | None = None,
+        gain: float | None = None,
     ) -> None:
         self._sensor = sensor
         width, height = size or mode
         super().__init__(
-            f"nvarguscamerasrc sensor-id={sensor}"
+            f"nvarguscamerasrc sensor-id={sensor}{_held(exposure, gain)}"
             f" ! video/x-raw(memory:NVMM),width={mode[0]},height={mode[1]},framerate={round(fps * 1000)}/1000"
             f" ! nvvidconv ! video/x-raw,format=BGRx,width={width},height={height}"
         )
@@ -192,7 +200,8 @@ class CsiCamera(GstCamera):
     @classmethod
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> CsiCamera:
         """The camera of a csi:// URI; `size` is what the model takes."""
-        options = uri.options({"mode": parse_size, "fps": rate, "size": parse_size})
+        parsers = {"mode": parse_size, "fps": rate, "size": parse_size, "exposure": exposure, "gain": gain}
+        options = uri.options(parsers)
         if uri.path and not uri.path.isdecimal():
             raise UsageError(f"camera {uri.text}: give the sensor's number, such as csi://0")
         if size is not None:
@@ -209,6 +218,12 @@ class CsiCamera(GstCamera):
             return super()._start()
         except CameraError as error:
             raise CameraError(f"{error}; {_FIX}") from error
+
+
+def _held(exposure_us: float | None, gain: float | None) -> str:
+    """nvarguscamerasrc's properties that hold exposure (in ns there) and gain."""
+    text = "" if exposure_us is None else f' exposuretimerange="{exposure_us * 1000:.0f} {exposure_us * 1000:.0f}"'
+    return text if gain is None else f'{text} gainrange="{gain:g} {gain:g}"'
 
 
 def _gst() -> Any:

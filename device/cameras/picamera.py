@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from edgeloc._support.backend import Uri
-from edgeloc.cameras.base import Camera, cover, rate, sensor_time
+from edgeloc.cameras.base import Camera, cover, exposure, focus, gain, rate, sensor_time
 from edgeloc.cameras.base import size as parse_size
 from edgeloc.errors import CameraError, CameraTimeout, UsageError, first_line
 from edgeloc.types import Frame, Pixels
@@ -80,7 +80,8 @@ class PicameraCamera(Camera):
     The ISP scales the whole view of the sensor to the smallest size of its shape that covers what
     the model takes, or to `size`, and converts the colour: no pixel is touched by the CPU but for
     one copy. `captured_at` is when the first row was exposed (`SensorTimestamp`). A camera whose
-    pipeline has no RGB (USB, the virtual one) sends what it has, which is converted here.
+    pipeline has no RGB (USB, the virtual one) sends what it has, which is converted here. `exposure` in
+    microseconds and `gain` switch the automatic ones off; `focus` is in dioptres (1 / metres), or auto.
     """
 
     live = True
@@ -93,9 +94,11 @@ class PicameraCamera(Camera):
         size: tuple[int, int] | None = None,
         fps: float = 30.0,
         covers: tuple[int, int] | None = None,
+        **controls: float | None,
     ) -> None:
         self.number = number
         self._asked_size, self._asked_fps, self._covers = size, fps, covers
+        self._asked_controls = controls
         self._camera: Any = None
         self._job: Any = None
         self._first: int | None = None
@@ -104,7 +107,7 @@ class PicameraCamera(Camera):
     @classmethod
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> PicameraCamera:
         """The camera of a picamera:// URI; `size` is what the model takes."""
-        options = uri.options({"size": parse_size, "fps": rate})
+        options = uri.options({"size": parse_size, "fps": rate, "exposure": exposure, "gain": gain, "focus": focus})
         if uri.path and not uri.path.isdecimal():
             raise UsageError(f"camera {uri.text}: give the camera's number, such as picamera://0")
         return cls(int(uri.path or 0), covers=size, **options)
@@ -142,7 +145,7 @@ class PicameraCamera(Camera):
             main={"size": self._size(camera, mode), "format": _BGR},
             buffer_count=4,
             queue=False,
-            controls={"FrameDurationLimits": limits} if "FrameDurationLimits" in camera.camera_controls else {},
+            controls=self._controls(camera.camera_controls, limits),
             **({"sensor": {"output_size": mode["size"], "bit_depth": mode["bit_depth"]}} if mode else {}),
         )
         camera.configure(config)
@@ -155,6 +158,17 @@ class PicameraCamera(Camera):
         if self._asked_size and self.size != self._asked_size:
             given, asked = ("x".join(map(str, size)) for size in (self.size, self._asked_size))
             raise CameraError(f"camera {self.name} gives {given} instead of {asked}: ask for a size that it has")
+
+    def _controls(self, known: Any, limits: tuple[int, int]) -> dict[str, Any]:
+        """libcamera's controls for the rate and what was asked for; CameraError for one that this camera lacks."""
+        controls: dict[str, Any] = {"FrameDurationLimits": limits} if "FrameDurationLimits" in known else {}
+        for option, value in self._asked_controls.items():
+            wanted = _settings(option, value)
+            if missing_ones := [name for name in wanted if name not in known]:
+                shown = "auto" if value is None else f"{value:g}"
+                raise CameraError(f"camera {self.name} does not take {option}={shown}: it has no {missing_ones[0]}")
+            controls.update(wanted)
+        return controls
 
     def _size(self, camera: Any, mode: dict[str, Any] | None) -> tuple[int, int]:
         """What to ask for: the URI's size, else the view's shape around what the model takes."""
@@ -191,6 +205,16 @@ class PicameraCamera(Camera):
         camera, self._camera, self._job = self._camera, None, None
         if camera is not None:
             camera.close()
+
+
+def _settings(option: str, value: float | None) -> dict[str, Any]:
+    """libcamera's controls for one of our options; without a value, its own way goes on."""
+    if option == "exposure":
+        return {"AeEnable": False, "ExposureTime": round(value or 0)}
+    if option == "gain":
+        return {"AeEnable": False, "AnalogueGain": value}
+    # AfModeEnum: 0 is manual, 2 continuous.
+    return {"AfMode": 2} if value is None else {"AfMode": 0, "LensPosition": value}
 
 
 def to_bgr(array: Any, format: str, size: tuple[int, int]) -> Pixels:

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeloc._support.backend import Uri
 from edgeloc._support.terminal import quiet_opencv
-from edgeloc.cameras.base import Camera, rate, sensor_time
+from edgeloc.cameras.base import Camera, exposure, focus, gain, rate, sensor_time
 from edgeloc.cameras.base import size as parse_size
 from edgeloc.device.cameras.probe import probe
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
@@ -20,13 +20,17 @@ __all__ = ["FORMATS", "V4l2Camera"]
 
 FORMATS = ("MJPG", "YUYV")
 DEFAULT_SIZE = (640, 480)
+_CONTROLS = {"exposure": exposure, "gain": gain, "focus": focus}
+# V4L2_EXPOSURE_MANUAL; V4L2 counts exposures in 100 us.
+_MANUAL_EXPOSURE, _EXPOSURE_UNIT_US = 1, 100.0
 
 
 class V4l2Camera(Camera):
     """`v4l2:///dev/video0?size=640x480&fps=30&format=MJPG`, or `v4l2://0`.
 
     Without a size, 640x480; a size or format that is asked for and not granted raises CameraError,
-    a frame rate may come out lower (dim light), and `fps` is what the driver promised.
+    a frame rate may come out lower (dim light), and `fps` is what the driver promised. `exposure` in
+    microseconds switches the automatic one off; `gain` and `focus` are in the driver's own units, or auto.
     `captured_at` is the driver's time for the buffer (V4L2 drivers use the monotonic clock; UVC
     takes the start of the exposure), or, where the driver gives none, the time of the grab.
     """
@@ -41,11 +45,13 @@ class V4l2Camera(Camera):
         size: tuple[int, int] | None = None,
         fps: float | None = None,
         format: str | None = None,
+        **controls: float | None,
     ) -> None:
         if format is not None and format not in FORMATS:
             raise UsageError(f"camera {device}: format is {format!r}: it must be {' or '.join(FORMATS)}")
         self.device = device
         self._asked_size, self._asked_fps, self._asked_format = size, fps, format
+        self._controls = controls
         self._capture: cv2.VideoCapture | None = None
         self._next = 0
         self._last_at = 0.0
@@ -57,7 +63,7 @@ class V4l2Camera(Camera):
         A webcam has no scaler, and its small modes are often cropped: so `size` only makes the
         default larger where the model takes more than 640x480.
         """
-        options = uri.options({"size": parse_size, "fps": rate, "format": str.upper})
+        options = uri.options({"size": parse_size, "fps": rate, "format": str.upper, **_CONTROLS})
         device = f"/dev/video{uri.path}" if uri.path.isdecimal() else uri.path or "/dev/video0"
         return cls(device, **options)
 
@@ -89,6 +95,7 @@ class V4l2Camera(Camera):
         if self._asked_fps:
             capture.set(cv2.CAP_PROP_FPS, self._asked_fps)
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+        self._set_controls(capture)
         if not capture.isOpened():
             raise CameraError(_busy(self.device))
         self.size = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
@@ -97,6 +104,14 @@ class V4l2Camera(Camera):
             raise CameraError(f"camera {self.device} gives {given} instead of {asked}: {_modes(self.device)}")
         fps = capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if fps > 0 else None
+
+    def _set_controls(self, capture: cv2.VideoCapture) -> None:
+        for name, value in self._controls.items():
+            for prop, wanted in _settings(name, value):
+                if not capture.set(prop, wanted):
+                    hint = f"`v4l2-ctl -d {self.device} --list-ctrls` shows its controls"
+                    shown = "auto" if value is None else f"{value:g}"
+                    raise CameraError(f"camera {self.device} does not take {name}={shown}", hint=hint)
 
     def _read(self, timeout_s: float) -> Frame | None:
         assert self._capture is not None
@@ -134,6 +149,17 @@ class V4l2Camera(Camera):
             with quiet_opencv():
                 self._capture.release()
         self._capture = None
+
+
+def _settings(name: str, value: float | None) -> list[tuple[int, float]]:
+    """OpenCV's properties for one of our options, with V4L2's values, in the order in which drivers want them."""
+    if name == "exposure" and value is not None:
+        return [(cv2.CAP_PROP_AUTO_EXPOSURE, _MANUAL_EXPOSURE), (cv2.CAP_PROP_EXPOSURE, value / _EXPOSURE_UNIT_US)]
+    if name == "focus" and value is None:
+        return [(cv2.CAP_PROP_AUTOFOCUS, 1)]
+    if name == "focus":
+        return [(cv2.CAP_PROP_AUTOFOCUS, 0), (cv2.CAP_PROP_FOCUS, value or 0.0)]
+    return [(cv2.CAP_PROP_GAIN, value or 0.0)]
 
 
 def _gone(device: str) -> str:

@@ -45,7 +45,7 @@ _EXAMPLES = (
 )
 
 
-def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = None) -> Camera:
+def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = None, skip_bad: bool = False) -> Camera:
     """Open the camera that `uri` names; the caller closes it, best with a `with`.
 
     Parameters:
@@ -54,6 +54,7 @@ def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = N
             an image or a folder of images.
         size: the (width, height) in pixels that the model takes: a camera that scales by itself delivers no more than
             it needs to cover it, others ignore it. A size in the URI takes precedence.
+        skip_bad: of a folder or a data set: leave damaged images out and count them.
 
     A device or stream that goes away once it has given a frame is opened again for up to 30 s, or as many as
     `reconnect=SECONDS` in its URI (0: not at all). So is one that gives exactly the same picture for longer than
@@ -64,6 +65,8 @@ def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = N
     DataError for a file that cannot be read, CameraError for a device that fails.
     """
     parts = parse_uri(os.fspath(uri))
+    if skip_bad:
+        parts = replace(parts, query=(*parts.query, ("skip_bad", "1")))
     kind = CAMERAS.find(_scheme(parts), parts.text, _EXAMPLES)
     if not kind.reconnects:
         camera = kind.from_uri(parts, size)

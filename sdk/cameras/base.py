@@ -22,7 +22,10 @@ __all__ = [
     "Gap",
     "PathCamera",
     "cover",
+    "exposure",
     "flag",
+    "focus",
+    "gain",
     "integer",
     "parse_uri",
     "positive",
@@ -53,6 +56,8 @@ integer = whole(0)
 positive = whole(1)
 rate = number(0, 1000, above=True, what="a number of frames a second")
 seconds = number(0, 86400, what="a number of seconds")
+exposure = number(1, 60_000_000, what="a number of microseconds")
+gain = number(0, what="a gain")
 
 
 @dataclass(frozen=True)
@@ -234,6 +239,16 @@ def size(text: str) -> tuple[int, int]:
     if not (numbers and 0 < int(width) <= _LARGEST and 0 < int(height) <= _LARGEST):
         raise ValueError(f"a width and a height in pixels such as 640x480, at most {_LARGEST} each")
     return int(width), int(height)
+
+
+def focus(text: str) -> float | None:
+    """A position of the lens, or None for auto."""
+    if text == "auto":
+        return None
+    try:
+        return number(0)(text)
+    except ValueError:
+        raise ValueError("auto, or a number from 0") from None
 
 
 def flag(text: str) -> bool:

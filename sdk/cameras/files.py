@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,7 +14,7 @@ import numpy as np
 from edgeloc._support.backend import Uri
 from edgeloc._support.files import utf8_path
 from edgeloc._support.terminal import quiet_opencv
-from edgeloc.cameras.base import Camera, PathCamera, positive
+from edgeloc.cameras.base import Camera, PathCamera, flag, positive
 from edgeloc.data import Dataset, open_dataset
 from edgeloc.data.images import IMAGE_SUFFIXES, read_image
 from edgeloc.errors import DataError, UsageError
@@ -22,6 +24,7 @@ from edgeloc.types import Frame, Pixels
 __all__ = ["DatasetCamera", "ImageCamera", "VideoCamera", "images_in"]
 
 _FULL_ENOUGH = 0.95
+_MOST_NAMES = 3
 
 
 class VideoCamera(PathCamera):
@@ -91,13 +94,19 @@ def _backend() -> int:
 class ImageCamera(PathCamera):
     """Every image of a folder in the order of the names, or one image; `captured_at` is when it was decoded.
 
-    Subfolders are left out. Images may differ in size. An image that cannot be read raises DataError with its name.
+    Subfolders are left out. Images may differ in size. An image that cannot be read raises DataError with its name, or
+    with `skip_bad` is left out and counted.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, skip_bad: bool = False) -> None:
         super().__init__(path)
         self._files: list[Path] = []
-        self._next = 0
+        self._next, self._skips = 0, _Skips(skip_bad)
+
+    @classmethod
+    def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> ImageCamera:
+        """A path; `skip_bad=1` behind one with a scheme."""
+        return cls(uri.path, **uri.options({"skip_bad": flag}))
 
     def _open(self) -> None:
         if not self.path.exists():
@@ -107,15 +116,18 @@ class ImageCamera(PathCamera):
             raise DataError(
                 f"folder {self.path} holds no image", hint=f"give one with {', '.join(IMAGE_SUFFIXES)} files"
             )
-        self._next = 0
+        self._next, self.findings = 0, ()
+        self._skips.begin()
 
     def _read(self, timeout_s: float) -> Frame | None:
-        if self._next >= len(self._files):
-            return None
-        path = self._files[self._next]
-        frame = Frame(read_image(path), time.monotonic(), self._next, file=path.name)
-        self._next += 1
-        return frame
+        while self._next < len(self._files):
+            path = self._files[self._next]
+            self._next += 1
+            pixels = self._skips.load(path.name, partial(read_image, path))
+            if pixels is not None:
+                return Frame(pixels, time.monotonic(), self._next - 1, file=path.name)
+        self.findings = self._skips.findings
+        return None
 
     def _close(self) -> None:
         self._files = []
@@ -132,19 +144,22 @@ class DatasetCamera(Camera):
     `path` is the data set, `split` the split of it to take, None for all.
     `frames` is how many images to take, spread evenly; None for all.
 
-    A damaged image or a bad row raises DataError.
+    A bad row raises DataError; so does a damaged image, or with `skip_bad` it is left out and counted.
     """
 
-    def __init__(self, path: str, split: str | None = None, frames: int | None = None) -> None:
+    def __init__(
+        self, path: str, split: str | None = None, frames: int | None = None, *, skip_bad: bool = False
+    ) -> None:
         self.path, self._split, self._frames = path, split, frames
+        self._skips = _Skips(skip_bad)
         self._dataset: Dataset | None = None
         self._numbers: range | list[int] = []
         self._next = 0
 
     @classmethod
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> DatasetCamera:
-        """data://PATH?split=val&frames=300"""
-        return cls(uri.path, **uri.options({"split": str, "frames": positive}))
+        """data://PATH?split=val&frames=300&skip_bad=1"""
+        return cls(uri.path, **uri.options({"split": str, "frames": positive, "skip_bad": flag}))
 
     @property
     def name(self) -> str:
@@ -155,19 +170,55 @@ class DatasetCamera(Camera):
         self._dataset = open_dataset(self.path, split=self._split)
         count = min(self._frames or len(self._dataset), len(self._dataset))
         self._numbers = [number * len(self._dataset) // count for number in range(count)]
-        self._next = 0
+        self._next, self.findings = 0, ()
+        self._skips.begin()
 
     def _read(self, timeout_s: float) -> Frame | None:
-        if self._dataset is None or self._next >= len(self._numbers):
-            return None
-        sample = self._dataset[self._numbers[self._next]]
-        frame = Frame(
-            sample.load(), time.monotonic(), self._next,
-            has_truth=sample.labelled, truth=sample.box, truth_label=sample.label,
-            file=None if sample.path is None else sample.name,
-        )  # fmt: skip
-        self._next += 1
-        return frame
+        while self._dataset is not None and self._next < len(self._numbers):
+            sample = self._dataset[self._numbers[self._next]]
+            self._next += 1
+            pixels = self._skips.load(sample.name, sample.load)
+            if pixels is not None:
+                return Frame(
+                    pixels, time.monotonic(), self._next - 1,
+                    has_truth=sample.labelled, truth=sample.box, truth_label=sample.label,
+                    file=None if sample.path is None else sample.name,
+                )  # fmt: skip
+        self.findings = self._skips.findings
+        return None
 
     def _close(self) -> None:
         self._dataset = None
+
+
+class _Skips:
+    """Damaged images: each an error, or with `wanted` left out and counted."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self.begin()
+
+    def begin(self) -> None:
+        """From the first image on."""
+        self._count, self._names = 0, list[str]()
+
+    def load(self, name: str, load: Callable[[], Pixels]) -> Pixels | None:
+        """An image; None where it is damaged and left out."""
+        try:
+            return load()
+        except DataError:
+            if not self._wanted:
+                raise
+            self._count += 1
+            self._names = [*self._names, name][:_MOST_NAMES]
+            return None
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """How many were left out, and the first of them."""
+        if not self._count:
+            return ()
+        more = f" and {self._count - len(self._names)} more" if self._count > len(self._names) else ""
+        what = "image that cannot be read was" if self._count == 1 else "images that cannot be read were"
+        message = f"{self._count} {what} skipped: {', '.join(self._names)}{more}"
+        return (Finding("images-skipped", "warning", message, "replace or remove them"),)

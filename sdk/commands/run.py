@@ -62,6 +62,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "udp://HOST:PORT, tcp://HOST:PORT, unix:///run/edgeloc.sock, shm://NAME, or a path ending in .mp4, .avi, "
         ".jsonl or .mcap, with {time} in its name if you like; may be given more than once",
     )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="of a folder or data set: leave damaged images out, and count them"
+    )
     parser.add_argument("--overwrite", action="store_true", help="empty the files of sinks that are there already")
     parser.add_argument(
         "--engine",
@@ -187,7 +190,7 @@ def _run(args: argparse.Namespace, sinks: list[Sink]) -> RunSummary:
     localizer = _localizer(args)
     contract = localizer.contract
     wanted = None if contract is None else (contract.input.width, contract.input.height)
-    with open_camera(args.camera, size=wanted) as camera:
+    with open_camera(args.camera, size=wanted, skip_bad=args.skip_bad) as camera:
         tracker = _tracker(args, contract) if args.track else None
         return run_loop(
             camera,

@@ -192,3 +192,19 @@ def test_the_smallest_size_of_the_sensors_shape_covers_the_model(
     wanted: tuple[int, int], sensor: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert cover(wanted, sensor) == expected
+
+
+def test_exposure_gain_and_focus_are_libcameras_controls(board: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = dict.fromkeys(("FrameDurationLimits", "AeEnable", "ExposureTime", "AnalogueGain", "AfMode", "LensPosition"))
+    monkeypatch.setattr(board, "camera_controls", known)
+    with open_camera("picamera://0?exposure=8000&gain=4&focus=2"):
+        asked = board.asked["controls"]
+    assert (asked["AeEnable"], asked["ExposureTime"], asked["AnalogueGain"]) == (False, 8000, 4)
+    assert (asked["AfMode"], asked["LensPosition"]) == (0, 2)
+    with open_camera("picamera://0?focus=auto"):
+        assert board.asked["controls"]["AfMode"] == 2
+
+
+def test_a_camera_without_a_lens_motor_says_so(board: Any) -> None:
+    with pytest.raises(CameraError, match="picamera://0 does not take focus=2: it has no AfMode"):
+        open_camera("picamera://0?focus=2")

@@ -189,3 +189,23 @@ def test_each_refusal_of_the_system_has_its_sentence(monkeypatch: pytest.MonkeyP
     with pytest.raises(CameraError, match=words) as caught:
         open_camera("v4l2:///dev/video0")
     assert "/dev/video0" in str(caught.value)
+
+
+def test_exposure_gain_and_focus_are_set_in_v4l2s_units(mood: type[FakeCapture], device: Path) -> None:
+    with open_camera(f"v4l2://{device}?exposure=8000&gain=64&focus=30&reconnect=0") as camera:
+        values = camera._camera._capture.values  # type: ignore[attr-defined]
+    assert values[cv2.CAP_PROP_AUTO_EXPOSURE] == 1 and values[cv2.CAP_PROP_EXPOSURE] == 80
+    assert values[cv2.CAP_PROP_GAIN] == 64
+    assert values[cv2.CAP_PROP_AUTOFOCUS] == 0 and values[cv2.CAP_PROP_FOCUS] == 30
+    with open_camera(f"v4l2://{device}?focus=auto&reconnect=0") as camera:
+        assert camera._camera._capture.values[cv2.CAP_PROP_AUTOFOCUS] == 1  # type: ignore[attr-defined]
+
+
+def test_a_control_that_the_driver_lacks_is_named(
+    mood: type[FakeCapture], device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mood, "set", lambda self, name, value: name != cv2.CAP_PROP_FOCUS)
+    with pytest.raises(CameraError, match=r"does not take focus=30.*list-ctrls"):
+        open_camera(f"v4l2://{device}?focus=30")
+    with pytest.raises(UsageError, match="auto, or a number"):
+        open_camera(f"v4l2://{device}?focus=near")

@@ -112,3 +112,28 @@ def test_a_name_that_is_not_utf8_is_refused_where_opencv_would_crash(tiny_video:
     with pytest.raises(UsageError, match="rename it"):
         open_sink(path).open()
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", ["folder", "data"])
+def test_damaged_images_are_skipped_counted_and_named_where_that_was_asked_for(tmp_path: Path, kind: str) -> None:
+    for number in range(8):
+        path = tmp_path / f"{number}.png"
+        cv2.imwrite(str(path), np.full((20, 30, 3), 10 * number, np.uint8))
+        if number in (0, 2, 3, 5, 7):
+            path.write_bytes(path.read_bytes()[:60])
+    uri = str(tmp_path) if kind == "folder" else f"data://{tmp_path}"
+    with open_camera(uri, skip_bad=True) as camera:
+        for _ in range(2):
+            assert [frame.file for frame in camera] == ["1.png", "4.png", "6.png"]
+            (finding,) = camera.findings
+            assert finding.code == "images-skipped"
+            assert finding.message == "5 images that cannot be read were skipped: 0.png, 2.png, 3.png and 2 more"
+            camera.close()
+            camera.open()
+    with open_camera(uri) as camera, pytest.raises(DataError, match=r"0\.png"):
+        list(camera)
+
+
+def test_only_images_can_be_skipped() -> None:
+    with pytest.raises(UsageError, match="no option 'skip_bad'"):
+        open_camera("synthetic://?seed=1", skip_bad=True)
