@@ -9,7 +9,7 @@ from typing import Literal
 
 from edgeloc.errors import mask_credentials, name_parameters, with_fix
 
-__all__ = ["Finding", "Severity", "report"]
+__all__ = ["Finding", "Reporting", "Severity", "report"]
 
 Severity = Literal["ok", "note", "warning", "problem"]
 
@@ -58,3 +58,19 @@ def report(logger: logging.Logger, finding: Finding) -> Finding:
     """Log `finding` at its severity's level and return it; the log record carries it in its attribute `finding`."""
     logger.log(_LEVELS[finding.severity], "%s", finding, extra={"finding": finding})
     return finding
+
+
+class Reporting:
+    """What cameras, engines and sinks share: each fault goes out as a finding when it is noticed.
+
+    Attributes:
+        notify: takes each of them; a run sets it, and without one they are logged.
+    """
+
+    notify: Callable[[Finding], object] | None = None
+
+    def _notice(self, finding: Finding) -> None:
+        if self.notify is None:
+            report(logging.getLogger(type(self).__module__), finding)
+        else:
+            self.notify(finding)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeloc._support.backend import Openable, Uri, split_uri
 from edgeloc._support.numbers import number, whole
 from edgeloc.errors import CameraError, UsageError
-from edgeloc.findings import Finding, report
+from edgeloc.findings import Finding, Reporting
 from edgeloc.types import Frame
 
 __all__ = [
@@ -49,8 +48,6 @@ _FOREIGN = {
     **dict.fromkeys(("rtsp", "rtsps"), (*_LIVE, "transport")),
 }
 
-logger = logging.getLogger(__name__)
-
 # Parsers of options.
 integer = whole(0)
 positive = whole(1)
@@ -79,7 +76,7 @@ class Gap:
         return self.ended_at - self.began_at
 
 
-class Camera(Openable):
+class Camera(Reporting, Openable):
     """A source of frames: `open()`, `read()` again and again, `close()`; or `with` and `for`.
 
     `live` is whether frames come by themselves and are lost when nobody takes them; else the source waits.
@@ -113,7 +110,6 @@ class Camera(Openable):
     gaps: tuple[Gap, ...] = ()
     reconnects: bool = False
     still_s: float = 2.0
-    notify: Callable[[Finding], object] | None = None
     # The number of the frame that was handed out last.
     _given: int = -1
 
@@ -140,13 +136,6 @@ class Camera(Openable):
     @abstractmethod
     def _read(self, timeout_s: float) -> Frame | None:
         """The next frame, None at the end."""
-
-    def _notice(self, finding: Finding) -> None:
-        """Report a fault."""
-        if self.notify is None:
-            report(logger, finding)
-        else:
-            self.notify(finding)
 
     def open(self) -> None:
         """Get the camera ready to read; an opened camera stays as it is.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.errors import UsageError
-from edgeloc.findings import Finding, report
+from edgeloc.findings import Reporting
 from edgeloc.model.file import ModelFile
 
 __all__ = ["Engine", "TensorInfo", "blank_input", "noise_input"]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +53,7 @@ def noise_input(info: TensorInfo, height: int = _USUAL_SIDE, width: int = _USUAL
     return noise.astype(info.dtype, copy=False)
 
 
-class Engine(ABC):
+class Engine(Reporting, ABC):
     """One loaded model, ready to run; not for use from two threads at once.
 
     Attributes:
@@ -71,7 +68,6 @@ class Engine(ABC):
     version: str = ""
     inputs: Mapping[str, TensorInfo]
     outputs: Mapping[str, TensorInfo]
-    notify: Callable[[Finding], object] | None = None
     # How many inferences were begun by processes of this engine that have ended.
     _begun_before: int = 0
 
@@ -104,13 +100,6 @@ class Engine(ABC):
         """Whether the runtime is installed; it may still turn out broken when it loads."""
         return True
 
-    @classmethod  # noqa: B027 - a model harms few engines
+    @classmethod
     def vet(cls, model: ModelFile) -> None:
         """Make sure, in a process of its own, that the model does not end the one that runs it; else ModelError."""
-
-    def _notice(self, finding: Finding) -> None:
-        """Report a fault that does not end the run."""
-        if self.notify is None:
-            report(logger, finding)
-        else:
-            self.notify(finding)

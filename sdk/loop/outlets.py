@@ -85,7 +85,7 @@ class Outlets:
             for outlet in self._outlets:
                 self._interrupt.at(outlet.sink.name)
                 self._opened.append(outlet)
-                outlet.sink.status = self._status
+                outlet.sink.status, outlet.sink.notify = self._status, self._faults.notice
                 outlet.sink.open(fps=self._camera.fps, live=self._camera.live)
         except BaseException:
             self._close(raises=False)
@@ -323,7 +323,7 @@ class _Outlet:
         except BaseException as error:
             self._unclosed = _unclosed(self.sink, error)
         finally:
-            self.sink.status = None
+            self.sink.status = self.sink.notify = None
 
     def end(self, drain_until: float) -> None:
         """The run is over: what waits may still be taken until then, seconds of `time.monotonic()`."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from edgeloc._support.backend import Uri
 from edgeloc._support.files import growing_file, release
 from edgeloc.errors import OutputError
+from edgeloc.findings import Reporting
 from edgeloc.types import Observation, Pixels
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 _SYNC_S = 1.0
 
 
-class Sink(ABC):
+class Sink(Reporting, ABC):
     """Where observations go: `open()`, `write()` for each observation, `close()`.
 
     Attributes:
@@ -43,6 +44,7 @@ class Sink(ABC):
         inline: whether `write` is called by the run's own thread, as a window's toolkit demands, and so holds the loop.
             Every other sink is opened, written to and closed by a thread of its own.
         status: set before `open`: gives the figures of the run so far, from any thread.
+        notify: takes each fault when it is noticed; a run sets it, and without one they are logged.
     """
 
     ended: bool = False

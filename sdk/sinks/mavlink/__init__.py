@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeGuard
 from edgeloc._support.backend import Uri
 from edgeloc._support.numbers import whole
 from edgeloc.errors import MissingExtra, OutputError, UsageError, first_line
-from edgeloc.findings import Finding, report
+from edgeloc.findings import Finding
 from edgeloc.loop.ages import Ages
 from edgeloc.sinks.base import Sink
 from edgeloc.sinks.mavlink.links import Link, SerialLink, UdpLink
@@ -215,7 +215,7 @@ class MavlinkSink(Sink):
             message = f"{self.name} has heard no HEARTBEAT of an autopilot for {_SILENT_S:g} s"
             if self._autopilot is None:
                 message += ", and sends no LANDING_TARGET until it does"
-            report(logger, Finding("mavlink-silent", "warning", message, "check its wires, baud= and port"))
+            self._notice(Finding("mavlink-silent", "warning", message, "check its wires, baud= and port"))
 
     def close(self) -> None:
         """Close the link, and report the measured age of what was sent."""
@@ -227,7 +227,7 @@ class MavlinkSink(Sink):
         self._link.close()
         (p50,) = self._ages.percentiles(50)
         if p50 is not None:
-            report(logger, _lag(p50 / 1000, self._autopilot))
+            self._notice(_lag(p50 / 1000, self._autopilot))
 
 
 def _is_below(bearing: Bearing | None) -> TypeGuard[Bearing]:
