@@ -199,10 +199,12 @@ def test_the_picture_is_drawn_once_for_all_sinks_and_the_frame_stays() -> None:
 def test_a_camera_lost_in_the_middle_leaves_what_was_written(tmp_path: Path, live: bool) -> None:
     camera = FakeCamera(4, failure=CameraError("camera fake is gone"), live=live, period_s=0.01)
     paths = [tmp_path / "out.jsonl", tmp_path / "out.mp4"]
-    with pytest.raises(CameraError, match=r"camera fake is gone \(4 results before that are kept\)") as caught:
+    with pytest.raises(CameraError, match=r"camera fake is gone \(\d results before that are kept\)") as caught:
         run(camera, found, *map(str, paths))
     assert caught.value.exit_status == 3
-    assert len(paths[0].read_text().splitlines()) == 4
+    # On a busy machine a frame may have been replaced by the next.
+    kept = len(paths[0].read_text().splitlines())
+    assert f"({kept} results" in str(caught.value) and (1 <= kept <= 4 if live else kept == 4)
     assert cv2.VideoCapture(str(paths[1])).read()[0]
 
 
