@@ -130,8 +130,8 @@ class Outlets:
             error = outlet.close(began_at + CLOSE_S)
             if error is not None:
                 failures.append(error)
-        if not failures and self._opened and all(outlet.down for outlet in self._opened if not outlet.sink.auxiliary):
-            failures = [OutputError(outlet.reason) for outlet in self._opened if outlet.down]
+        if not failures and all(outlet.failed for outlet in self._opened if not outlet.sink.auxiliary):
+            failures = [OutputError(outlet.reason) for outlet in self._opened if outlet.failed]
         self._opened = []
         for failure in failures[raises:]:
             logger.error("%s", failure)
@@ -170,9 +170,9 @@ class _Outlet:
         return self._state != "lost" and not self._closed
 
     @property
-    def down(self) -> bool:
-        """Whether it did not take the result that it was offered last."""
-        return self._state == "down"
+    def failed(self) -> bool:
+        """Whether it did not take what it was offered last."""
+        return self._state != "open"
 
     @property
     def summary(self) -> SinkSummary:
