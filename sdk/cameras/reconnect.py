@@ -122,7 +122,7 @@ class ReconnectingCamera(Camera):
                 self._camera.close()
         self._require_wanted()
         self.live, self.fps = self._camera.live, self._camera.fps
-        self.size = None if self._camera.size is None else self._view.size(self._camera.size)
+        self.size = None if self._camera.size is None else self._view.size(self._camera.size, self.name)
         self._waiting_since = None
         if self._last is None:
             self._opened_at = time.monotonic()

@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from edgeloc._support.numbers import whole
 from edgeloc.cameras.base import flag
 from edgeloc.errors import CameraError
-from edgeloc.types import Box, Frame
+from edgeloc.types import Box, Frame, Pixels
 
 __all__ = ["VIEW_OPTIONS", "View"]
 
 Region = tuple[int, int, int, int]
+# By whether left and right, and top and bottom, change places; by degrees clockwise.
+_FLIPS = {(True, False): 1, (False, True): 0, (True, True): -1}
+_TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,20 @@ class View:
         """Whether frames stay as they are."""
         return self == View()
 
-    def size(self, camera: tuple[int, int]) -> tuple[int, int]:
-        """The (width, height) of what is taken from a camera of this size."""
-        width, height = self.region[2:] if self.region else camera
+    def size(self, camera: tuple[int, int], name: str) -> tuple[int, int]:
+        """The (width, height) of what is taken from a camera of this size; CameraError where the region is beyond it.
+
+        `name` is the camera's, for the error.
+        """
+        width, height = camera
+        if self.region is not None:
+            x, y, wide, high = self.region
+            if x + wide > width or y + high > height:
+                raise CameraError(
+                    f"camera {name} gives {width}x{height}: the region {x},{y},{wide},{high} is not within that",
+                    hint="give region=X,Y,WIDTH,HEIGHT in pixels of its frame",
+                )
+            width, height = wide, high
         return (height, width) if self.rotate % 180 else (width, height)
 
     def wanted(self, model: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -52,22 +67,23 @@ class View:
     def __call__(self, frame: Frame, name: str) -> Frame:
         """The frame seen so, in memory of its own; CameraError where the region is not within it."""
         pixels, truth = frame.pixels, frame.truth
-        height, width = pixels.shape[:2]
+        self.size((pixels.shape[1], pixels.shape[0]), name)
         if self.region is not None:
-            x, y, wide, high = self.region
-            if x + wide > width or y + high > height:
-                raise CameraError(
-                    f"camera {name} gives {width}x{height}: the region {x},{y},{wide},{high} is not within that",
-                    hint="give region=X,Y,WIDTH,HEIGHT in pixels of its frame",
-                )
-            pixels, width, height = pixels[y : y + high, x : x + wide], wide, high
-            truth = _within(truth, x, y, wide, high)
-        pixels = pixels[:: -1 if self.vflip else 1, :: -1 if self.hflip else 1]
-        pixels = np.rot90(pixels, -self.rotate // 90)
+            x, y, width, height = self.region
+            pixels, truth = pixels[y : y + height, x : x + width], _within(truth, x, y, width, height)
         if truth is not None:
-            truth = self._turned(truth, width, height)
+            truth = self._turned(truth, pixels.shape[1], pixels.shape[0])
         label = None if truth is None else frame.truth_label
-        return dataclasses.replace(frame, pixels=np.array(pixels, order="C"), truth=truth, truth_label=label)
+        return dataclasses.replace(frame, pixels=self._picture(pixels), truth=truth, truth_label=label)
+
+    def _picture(self, pixels: Pixels) -> Pixels:
+        """Flipped and rotated; OpenCV is ten times as fast as a copy of NumPy's view."""
+        flip, turn = _FLIPS.get((self.hflip, self.vflip)), _TURNS.get(self.rotate)
+        if flip is None and turn is None:
+            return np.array(pixels)
+        if flip is not None:
+            pixels = np.asarray(cv2.flip(pixels, flip), np.uint8)
+        return pixels if turn is None else np.asarray(cv2.rotate(pixels, turn), np.uint8)
 
     def _turned(self, box: Box, width: int, height: int) -> Box:
         x1, y1, x2, y2 = box

@@ -27,7 +27,7 @@ def frame_with(box: Box | None, width: int = 64, height: int = 48) -> Frame:
 def test_the_truth_stays_on_the_object(rotate: int, flips: tuple[bool, bool], region: tuple[int, ...] | None) -> None:
     view = View(region, *flips, rotate)  # type: ignore[arg-type]
     seen = view(frame_with(Box(12, 8, 20, 25)), "camera")
-    assert seen.pixels.shape[1::-1] == view.size((64, 48))
+    assert seen.pixels.shape[1::-1] == view.size((64, 48), "camera")
     assert seen.truth is not None and seen.truth_label == "nut" and seen.sequence == 7
     x1, y1, x2, y2 = map(int, seen.truth)
     assert (seen.pixels[y1:y2, x1:x2] == 255).all()
@@ -74,8 +74,10 @@ def test_the_camera_is_asked_for_what_the_model_takes_after_turning() -> None:
 
 def test_a_region_beyond_the_frame_names_both() -> None:
     wrong = "gives 64x48: the region 40,0,32,16 is not within that; give region=X,Y"
-    with open_camera(f"{FAKE}&region=40,0,32,16") as camera, pytest.raises(CameraError, match=wrong):
-        camera.read()
+    with pytest.raises(CameraError, match=wrong):
+        open_camera(f"{FAKE}&region=40,0,32,16")
+    with pytest.raises(CameraError, match=wrong):
+        View((40, 0, 32, 16))(frame_with(None), "camera")
 
 
 @pytest.mark.parametrize("option", ["rotate=45", "hflip=yes", "region=1,2,3", "region=0,0,0,5", "region=-1,0,5,5"])
