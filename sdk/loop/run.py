@@ -142,7 +142,7 @@ class _Loop:
         keep_apart(camera, self._sinks)
         for sink in self._sinks:
             if sink.needs_geometry and geometry is None:
-                fix = "give {geometry}, or {hfov} or {calibration} on the command line"
+                fix = "give a CameraGeometry, or {hfov} or {calibration} on the command line"
                 raise UsageError(f"sink {sink.name} needs the camera's geometry", hint=fix)
         self._camera, self._localizer, self._mode, self._frames = camera, localizer, mode, frames
         self._stages = partial(
