@@ -114,7 +114,6 @@ class RunSummary:
             if sink.state == "lost" and sink.failed_s is not None:
                 text += f"; {sink.name} failed after {sink.delivered} results, {sink.failed_s:.1f} s"
             elif sink.skipped:
-                text += f"; {sink.name} skipped {sink.skipped} results" + (
-                    ", and is down" if sink.state == "down" else ""
-                )
+                down = ", and is down" if sink.state == "down" else ""
+                text += f"; {sink.name} skipped {sink.skipped} results{down}"
         return text if self.ended_by is None else f"{text}. Ended: {_WHY[self.ended_by]}."
