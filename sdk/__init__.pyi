@@ -25,6 +25,7 @@ from edgeloc.errors import UsageError as UsageError
 from edgeloc.findings import Finding as Finding
 from edgeloc.geometry import CameraGeometry as CameraGeometry
 from edgeloc.localizer import Localizer as Localizer
+from edgeloc.loop.follow import Follower as Follower
 from edgeloc.loop.run import run as run
 from edgeloc.loop.run import stream as stream
 from edgeloc.loop.summary import RunSummary as RunSummary

@@ -19,6 +19,7 @@ from edgeloc.errors import UsageError, printable
 if TYPE_CHECKING:
     from edgeloc.geometry import CameraGeometry
     from edgeloc.localizer import Localizer
+    from edgeloc.loop.follow import Follower
     from edgeloc.loop.own import OwnLocalizer
     from edgeloc.loop.summary import RunSummary
     from edgeloc.loop.tracking import Tracker
@@ -109,6 +110,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="follow the object between frames: smooth its box, bridge up to a second without it",
     )
     parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="--track, and once a small object is found, look closer at where it will be instead of at the whole frame",
+    )
+    parser.add_argument(
         "--predict-ms",
         type=for_flag(number(0)),
         metavar="MS",
@@ -155,6 +161,7 @@ def run(args: argparse.Namespace) -> int:
     from edgeloc.sinks import open_sink
 
     args.camera, args.sink = uri_of(args.camera), [uri_of(sink) for sink in args.sink]
+    args.track = args.track or args.follow
     if args.predict_ms is not None and not args.track:
         raise UsageError("only a track can be predicted", hint="give {track}")
     if args.hfov and args.calibration:
@@ -194,7 +201,7 @@ def _run(args: argparse.Namespace, sinks: list[Sink]) -> RunSummary:
         tracker = _tracker(args, contract) if args.track else None
         return run_loop(
             camera,
-            localizer,
+            _follower(localizer, tracker) if args.follow and tracker is not None else localizer,
             *sinks,
             mode=args.mode,
             budget_ms=args.budget_ms,
@@ -223,6 +230,12 @@ def _tracker(args: argparse.Namespace, contract: Contract | None) -> Tracker:
     from edgeloc.loop.tracking import Tracker
 
     return Tracker(contract, predict_ms=args.predict_ms)
+
+
+def _follower(localizer: Localizer | OwnLocalizer, tracker: Tracker) -> Follower:
+    from edgeloc.loop.follow import Follower
+
+    return Follower(localizer, tracker)
 
 
 def _geometry(args: argparse.Namespace, size: tuple[int, int] | None) -> CameraGeometry:

@@ -80,6 +80,7 @@ class Tracker:
         # The seam for several objects: a filter for each, and `_measure` assigns the boxes to them.
         self._filter: _BoxFilter | None = None
         self._now = self._seen_at = math.nan
+        self._interval = 0.0
         self._id = 0
 
     def __call__(self, frame: Frame, result: Result, *, seconds: float | None = None) -> Track:
@@ -95,8 +96,9 @@ class Tracker:
         # Another recording's clock may go backwards.
         if not (self._now >= before and self._now - self._seen_at <= self._bridge_s):
             self._filter = None
+        self._interval = 0.0 if self._filter is None else self._now - before
         if self._filter is not None:
-            self._filter.predict(self._now - before)
+            self._filter.predict(self._interval)
         boxes = [found.box for found in result.objects if found.box is not None and _usable(found.box)]
         if boxes:
             self._measure(boxes, frame.pixels.shape[1], frame.pixels.shape[0])
@@ -104,6 +106,18 @@ class Tracker:
         if self._predict_s is not None and seconds is None:
             lead_s += time.monotonic() - frame.captured_at
         return self._track(bool(boxes), frame.captured_at, lead_s)
+
+    @property
+    def next_box(self) -> Box | None:
+        """Where the object will be in the next frame, in pixels, if that comes after the same time as the last one did.
+
+        It may reach out of the frame. None while the object is lost.
+        """
+        if self._filter is None:
+            return None
+        (x1, y1, x2, y2), velocity = self._filter.state()
+        right, down = (speed * self._interval for speed in velocity)
+        return Box(x1 + right, y1 + down, x2 + right, y2 + down)
 
     def _measure(self, boxes: Sequence[Box], width: int, height: int) -> None:
         """Take the box that fits best into the filter, or begin another filter with the first."""

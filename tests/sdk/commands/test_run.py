@@ -91,6 +91,15 @@ def test_tracking_is_in_every_line_and_holds_for_the_time_asked_for(model: str, 
         assert line["track"]["at"] == pytest.approx(line["captured_at"] + 0.15)
 
 
+def test_following_tracks_too(model: str, tmp_path: Path) -> None:
+    lines = tmp_path / "out.jsonl"
+    flags = ["--sink", str(lines), "--follow", "--predict-ms", "150"]
+    assert main(["run", model, "--camera", f"{SYNTHETIC}&frames=3", *flags]) == 0
+    answers = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [answer["track"]["at"] - answer["captured_at"] for answer in answers] == pytest.approx([0.15] * 3)
+    assert all(answer["engine"] for answer in answers)
+
+
 def test_a_contract_can_be_given_for_a_bare_model(
     bare_model: Path, contract: Contract, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,6 +85,13 @@ def test_a_function_of_a_file_localizes(code: str, tmp_path: Path) -> None:
     assert {(answer["label"], answer["engine"]) for answer in answers} == {("nut", "")}
 
 
+def test_a_function_without_a_contract_cannot_follow(
+    code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(f"{code}:find", tmp_path / "out.jsonl", "--follow") == 2
+    assert "has no contract: give it a `contract`" in capsys.readouterr().err
+
+
 def test_of_a_class_one_object_is_made_and_what_it_raises_costs_a_frame(
     code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
