@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from edgeloc._support.backend import Uri
-from edgeloc.cameras.base import Camera, cover, exposure, gain, rate, sensor_time
+from edgeloc.cameras import base
+from edgeloc.cameras.base import Camera, Setting, cover, rate, require_within_frame, sensor_time
 from edgeloc.cameras.base import size as parse_size
 from edgeloc.device.cameras.grab import Grabber
 from edgeloc.errors import CameraError, CameraTimeout, UsageError, mask_credentials
@@ -175,8 +176,9 @@ class CsiCamera(GstCamera):
     """`csi://0?mode=1280x720&fps=30&size=400x224`: the Jetson's sensor by number.
 
     `mode` is what the sensor sends (it must be one of its own modes); the board's converter scales
-    it to the smallest size of the same shape that covers what the model takes, or to `size`. `exposure` in microseconds
-    and `gain` hold the sensor at these.
+    it to the smallest size of the same shape that covers what the model takes, or to `size`. `exposure` (in
+    microseconds) and `gain` (a factor) are each automatic unless given; NVIDIA's daemon brings a value within
+    the sensor's range without a word.
     """
 
     def __init__(
@@ -186,10 +188,11 @@ class CsiCamera(GstCamera):
         mode: tuple[int, int] = MODE,
         fps: float = 30.0,
         size: tuple[int, int] | None = None,
-        exposure: float | None = None,
+        exposure: Setting | None = None,
         gain: float | None = None,
     ) -> None:
         self._sensor = sensor
+        require_within_frame(self.name, exposure, fps)
         width, height = size or mode
         super().__init__(
             f"nvarguscamerasrc sensor-id={sensor}{_held(exposure, gain)}"
@@ -200,8 +203,8 @@ class CsiCamera(GstCamera):
     @classmethod
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> CsiCamera:
         """The camera of a csi:// URI; `size` is what the model takes."""
-        parsers = {"mode": parse_size, "fps": rate, "size": parse_size, "exposure": exposure, "gain": gain}
-        options = uri.options(parsers)
+        parsers = {"mode": parse_size, "fps": rate, "size": parse_size}
+        options = uri.options({**parsers, "exposure": base.exposure, "gain": base.gain})
         if uri.path and not uri.path.isdecimal():
             raise UsageError(f"camera {uri.text}: give the sensor's number, such as csi://0")
         if size is not None:
@@ -220,10 +223,14 @@ class CsiCamera(GstCamera):
             raise CameraError(f"{error}; {_FIX}") from error
 
 
-def _held(exposure_us: float | None, gain: float | None) -> str:
-    """nvarguscamerasrc's properties that hold exposure (in ns there) and gain."""
-    text = "" if exposure_us is None else f' exposuretimerange="{exposure_us * 1000:.0f} {exposure_us * 1000:.0f}"'
-    return text if gain is None else f'{text} gainrange="{gain:g} {gain:g}"'
+def _held(exposure: Setting | None, gain: float | None) -> str:
+    """nvarguscamerasrc's properties that hold exposure (in ns there) and gain, that of the ISP behind it too."""
+    text = (
+        f' exposuretimerange="{exposure * 1000:.0f} {exposure * 1000:.0f}"'
+        if isinstance(exposure, (int, float))
+        else ""
+    )
+    return text if gain is None else f'{text} gainrange="{gain:g} {gain:g}" ispdigitalgainrange="1 1"'
 
 
 def _gst() -> Any:

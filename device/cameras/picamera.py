@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from edgeloc._support.backend import Uri
-from edgeloc.cameras.base import Camera, cover, exposure, focus, gain, rate, sensor_time
+from edgeloc.cameras import base
+from edgeloc.cameras.base import Camera, Setting, cover, rate, require_within_frame, sensor_time
 from edgeloc.cameras.base import size as parse_size
 from edgeloc.errors import CameraError, CameraTimeout, UsageError, first_line
 from edgeloc.types import Frame, Pixels
@@ -80,8 +81,10 @@ class PicameraCamera(Camera):
     The ISP scales the whole view of the sensor to the smallest size of its shape that covers what
     the model takes, or to `size`, and converts the colour: no pixel is touched by the CPU but for
     one copy. `captured_at` is when the first row was exposed (`SensorTimestamp`). A camera whose
-    pipeline has no RGB (USB, the virtual one) sends what it has, which is converted here. `exposure` in
-    microseconds and `gain` switch the automatic ones off; `focus` is in dioptres (1 / metres), or auto.
+    pipeline has no RGB (USB, the virtual one) sends what it has, which is converted here.
+
+    `exposure` (in microseconds) and `gain` (a factor) are each automatic unless given; `focus` is in dioptres
+    (1 / metres), or "auto" for a continuous autofocus.
     """
 
     live = True
@@ -94,11 +97,14 @@ class PicameraCamera(Camera):
         size: tuple[int, int] | None = None,
         fps: float = 30.0,
         covers: tuple[int, int] | None = None,
-        **controls: float | None,
+        exposure: Setting | None = None,
+        gain: float | None = None,
+        focus: Setting | None = None,
     ) -> None:
         self.number = number
+        require_within_frame(self.name, exposure, fps)
         self._asked_size, self._asked_fps, self._covers = size, fps, covers
-        self._asked_controls = controls
+        self._asked_controls = _controls(exposure, gain, focus)
         self._camera: Any = None
         self._job: Any = None
         self._first: int | None = None
@@ -107,7 +113,8 @@ class PicameraCamera(Camera):
     @classmethod
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> PicameraCamera:
         """The camera of a picamera:// URI; `size` is what the model takes."""
-        options = uri.options({"size": parse_size, "fps": rate, "exposure": exposure, "gain": gain, "focus": focus})
+        parsers = {"size": parse_size, "fps": rate}
+        options = uri.options({**parsers, "exposure": base.exposure, "gain": base.gain, "focus": base.focus})
         if uri.path and not uri.path.isdecimal():
             raise UsageError(f"camera {uri.text}: give the camera's number, such as picamera://0")
         return cls(int(uri.path or 0), covers=size, **options)
@@ -145,10 +152,11 @@ class PicameraCamera(Camera):
             main={"size": self._size(camera, mode), "format": _BGR},
             buffer_count=4,
             queue=False,
-            controls=self._controls(camera.camera_controls, limits),
+            controls=self._granted(camera.camera_controls, limits),
             **({"sensor": {"output_size": mode["size"], "bit_depth": mode["bit_depth"]}} if mode else {}),
         )
         camera.configure(config)
+        self._require_within_range(camera.camera_controls)
         self._stream = camera.camera_configuration()["main"]
         self.size, self.fps = (int(self._stream["size"][0]), int(self._stream["size"][1])), self._asked_fps
         if self._stream["format"] not in (_BGR, *_CONVERSIONS, *_PLANAR):
@@ -159,16 +167,20 @@ class PicameraCamera(Camera):
             given, asked = ("x".join(map(str, size)) for size in (self.size, self._asked_size))
             raise CameraError(f"camera {self.name} gives {given} instead of {asked}: ask for a size that it has")
 
-    def _controls(self, known: Any, limits: tuple[int, int]) -> dict[str, Any]:
+    def _granted(self, known: Any, limits: tuple[int, int]) -> dict[str, Any]:
         """libcamera's controls for the rate and what was asked for; CameraError for one that this camera lacks."""
-        controls: dict[str, Any] = {"FrameDurationLimits": limits} if "FrameDurationLimits" in known else {}
-        for option, value in self._asked_controls.items():
-            wanted = _settings(option, value)
-            if missing_ones := [name for name in wanted if name not in known]:
-                shown = "auto" if value is None else f"{value:g}"
-                raise CameraError(f"camera {self.name} does not take {option}={shown}: it has no {missing_ones[0]}")
-            controls.update(wanted)
-        return controls
+        for control, (option, _) in self._asked_controls.items():
+            if control not in known:
+                raise CameraError(f"camera {self.name} cannot set its {option}: it has no {control}")
+        rate_limits = {"FrameDurationLimits": limits} if "FrameDurationLimits" in known else {}
+        return {**rate_limits, **{control: value for control, (_, value) in self._asked_controls.items()}}
+
+    def _require_within_range(self, known: Any) -> None:
+        """CameraError for a value that the sensor's mode does not have: libcamera would bring it within its range."""
+        for control, (option, value) in self._asked_controls.items():
+            least, most = known[control][:2]
+            if not least <= value <= most:
+                raise CameraError(f"camera {self.name} takes {option} from {least:g} to {most:g}, not {value:g}")
 
     def _size(self, camera: Any, mode: dict[str, Any] | None) -> tuple[int, int]:
         """What to ask for: the URI's size, else the view's shape around what the model takes."""
@@ -207,14 +219,23 @@ class PicameraCamera(Camera):
             camera.close()
 
 
-def _settings(option: str, value: float | None) -> dict[str, Any]:
-    """libcamera's controls for one of our options; without a value, its own way goes on."""
-    if option == "exposure":
-        return {"AeEnable": False, "ExposureTime": round(value or 0)}
-    if option == "gain":
-        return {"AeEnable": False, "AnalogueGain": value}
-    # AfModeEnum: 0 is manual, 2 continuous.
-    return {"AfMode": 2} if value is None else {"AfMode": 0, "LensPosition": value}
+def _controls(exposure: Setting | None, gain: float | None, focus: Setting | None) -> dict[str, tuple[str, float]]:
+    """libcamera's controls for our options: by its name, the option and the value.
+
+    AeEnable is not among them: it would hold the gain where only the exposure was given, and libcamera 0.5 ignores it.
+    A value of its own ends the automatic of each.
+    """
+    controls: dict[str, tuple[str, float]] = {}
+    if isinstance(exposure, (int, float)):
+        controls["ExposureTime"] = ("exposure", round(exposure))
+    if gain is not None:
+        controls["AnalogueGain"] = ("gain", gain)
+    if focus is not None:
+        # AfModeEnum: 0 is manual, 2 continuous.
+        controls["AfMode"] = ("focus", 2 if focus == "auto" else 0)
+    if isinstance(focus, (int, float)):
+        controls["LensPosition"] = ("focus", focus)
+    return controls
 
 
 def to_bgr(array: Any, format: str, size: tuple[int, int]) -> Pixels:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from edgeloc._support.backend import Uri
 from edgeloc._support.terminal import quiet_opencv
-from edgeloc.cameras.base import Camera, exposure, focus, gain, rate, sensor_time
+from edgeloc.cameras import base
+from edgeloc.cameras.base import Camera, Setting, rate, sensor_time
 from edgeloc.cameras.base import size as parse_size
 from edgeloc.device.cameras.probe import probe
 from edgeloc.errors import CameraError, CameraTimeout, UsageError
@@ -20,17 +22,40 @@ __all__ = ["FORMATS", "V4l2Camera"]
 
 FORMATS = ("MJPG", "YUYV")
 DEFAULT_SIZE = (640, 480)
-_CONTROLS = {"exposure": exposure, "gain": gain, "focus": focus}
-# V4L2_EXPOSURE_MANUAL; V4L2 counts exposures in 100 us.
-_MANUAL_EXPOSURE, _EXPOSURE_UNIT_US = 1, 100.0
+_CONTROLS = {"exposure": base.exposure, "gain": base.gain, "focus": base.focus}
+
+
+class _Control(NamedTuple):
+    """A setting as OpenCV and V4L2 have it.
+
+    `prop` is OpenCV's property, and `unit` how much of our option one of the driver's units is.
+    `mode` is the property that hands it to the driver's automatic (`auto`, the first that the driver has) or takes it
+    away (`fixed`); None where there is no such property.
+    """
+
+    prop: int
+    unit: float = 1.0
+    mode: int | None = None
+    fixed: int = 0
+    auto: tuple[int, ...] = ()
+
+
+# Of exposures: V4L2_EXPOSURE_MANUAL; _APERTURE_PRIORITY as webcams have it, and _AUTO as others do.
+_OF_V4L2 = {
+    "exposure": _Control(cv2.CAP_PROP_EXPOSURE, 100.0, cv2.CAP_PROP_AUTO_EXPOSURE, 1, (3, 0)),
+    "gain": _Control(cv2.CAP_PROP_GAIN),
+    "focus": _Control(cv2.CAP_PROP_FOCUS, 1.0, cv2.CAP_PROP_AUTOFOCUS, 0, (1,)),
+}
 
 
 class V4l2Camera(Camera):
     """`v4l2:///dev/video0?size=640x480&fps=30&format=MJPG`, or `v4l2://0`.
 
     Without a size, 640x480; a size or format that is asked for and not granted raises CameraError,
-    a frame rate may come out lower (dim light), and `fps` is what the driver promised. `exposure` in
-    microseconds switches the automatic one off; `gain` and `focus` are in the driver's own units, or auto.
+    a frame rate may come out lower (dim light), and `fps` is what the driver promised. So does an `exposure` (in
+    microseconds), `gain` or `focus` (in the driver's own units) that is not granted; "auto" hands exposure or
+    focus back to a driver, which otherwise keeps what it was last set to, also by another program.
+
     `captured_at` is the driver's time for the buffer (V4L2 drivers use the monotonic clock; UVC
     takes the start of the exposure), or, where the driver gives none, the time of the grab.
     """
@@ -45,13 +70,15 @@ class V4l2Camera(Camera):
         size: tuple[int, int] | None = None,
         fps: float | None = None,
         format: str | None = None,
-        **controls: float | None,
+        exposure: Setting | None = None,
+        gain: float | None = None,
+        focus: Setting | None = None,
     ) -> None:
         if format is not None and format not in FORMATS:
             raise UsageError(f"camera {device}: format is {format!r}: it must be {' or '.join(FORMATS)}")
         self.device = device
         self._asked_size, self._asked_fps, self._asked_format = size, fps, format
-        self._controls = controls
+        self._asked_controls: dict[str, Setting | None] = {"exposure": exposure, "gain": gain, "focus": focus}
         self._capture: cv2.VideoCapture | None = None
         self._next = 0
         self._last_at = 0.0
@@ -95,7 +122,9 @@ class V4l2Camera(Camera):
         if self._asked_fps:
             capture.set(cv2.CAP_PROP_FPS, self._asked_fps)
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-        self._set_controls(capture)
+        for option, setting in self._asked_controls.items():
+            if setting is not None:
+                self._set(capture, option, setting)
         if not capture.isOpened():
             raise CameraError(_busy(self.device))
         self.size = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
@@ -105,13 +134,22 @@ class V4l2Camera(Camera):
         fps = capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if fps > 0 else None
 
-    def _set_controls(self, capture: cv2.VideoCapture) -> None:
-        for name, value in self._controls.items():
-            for prop, wanted in _settings(name, value):
-                if not capture.set(prop, wanted):
-                    hint = f"`v4l2-ctl -d {self.device} --list-ctrls` shows its controls"
-                    shown = "auto" if value is None else f"{value:g}"
-                    raise CameraError(f"camera {self.device} does not take {name}={shown}", hint=hint)
+    def _set(self, capture: cv2.VideoCapture, option: str, asked: Setting) -> None:
+        """Set exposure, gain or focus; CameraError where the driver lacks it, or grants another value."""
+        control, hint = _OF_V4L2[option], f"`v4l2-ctl -d {self.device} --list-ctrls` shows what it takes"
+        if asked == "auto":
+            if control.mode is None or not any(capture.set(control.mode, value) for value in control.auto):
+                raise CameraError(f"camera {self.device} has no automatic {option}", hint=hint)
+            return
+        if control.mode is not None:
+            # A driver without an automatic refuses this, and needs no more than the value.
+            capture.set(control.mode, control.fixed)
+        if not capture.set(control.prop, asked / control.unit):
+            raise CameraError(f"camera {self.device} does not take {option}={asked:g}", hint=hint)
+        # Drivers bring a value within their range without a word.
+        given = capture.get(control.prop) * control.unit
+        if abs(given - asked) > control.unit / 2:
+            raise CameraError(f"camera {self.device} gives {option}={given:g} instead of {asked:g}", hint=hint)
 
     def _read(self, timeout_s: float) -> Frame | None:
         assert self._capture is not None
@@ -149,17 +187,6 @@ class V4l2Camera(Camera):
             with quiet_opencv():
                 self._capture.release()
         self._capture = None
-
-
-def _settings(name: str, value: float | None) -> list[tuple[int, float]]:
-    """OpenCV's properties for one of our options, with V4L2's values, in the order in which drivers want them."""
-    if name == "exposure" and value is not None:
-        return [(cv2.CAP_PROP_AUTO_EXPOSURE, _MANUAL_EXPOSURE), (cv2.CAP_PROP_EXPOSURE, value / _EXPOSURE_UNIT_US)]
-    if name == "focus" and value is None:
-        return [(cv2.CAP_PROP_AUTOFOCUS, 1)]
-    if name == "focus":
-        return [(cv2.CAP_PROP_AUTOFOCUS, 0), (cv2.CAP_PROP_FOCUS, value or 0.0)]
-    return [(cv2.CAP_PROP_GAIN, value or 0.0)]
 
 
 def _gone(device: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edgeloc._support.backend import Openable, Uri, split_uri
 from edgeloc._support.numbers import number, whole
@@ -20,6 +21,7 @@ __all__ = [
     "Camera",
     "Gap",
     "PathCamera",
+    "Setting",
     "cover",
     "exposure",
     "flag",
@@ -29,6 +31,7 @@ __all__ = [
     "parse_uri",
     "positive",
     "rate",
+    "require_within_frame",
     "seconds",
     "sensor_time",
     "size",
@@ -53,8 +56,8 @@ integer = whole(0)
 positive = whole(1)
 rate = number(0, 1000, above=True, what="a number of frames a second")
 seconds = number(0, 86400, what="a number of seconds")
-exposure = number(1, 60_000_000, what="a number of microseconds")
 gain = number(0, what="a gain")
+Setting = float | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -230,14 +233,35 @@ def size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def focus(text: str) -> float | None:
-    """A position of the lens, or None for auto."""
+def exposure(text: str) -> Setting:
+    """Microseconds, or auto."""
+    return _setting(text, number(1, 60_000_000, what="a number of microseconds"))
+
+
+def focus(text: str) -> Setting:
+    """A position of the lens, or auto."""
+    return _setting(text, number(0))
+
+
+def require_within_frame(name: str, exposure: Setting | None, fps: float) -> None:
+    """UsageError where an exposure, in microseconds, takes longer than a frame at `fps`: the sensor would cut it.
+
+    `name` is the camera's, for the error.
+    """
+    if isinstance(exposure, (int, float)) and exposure > 1e6 / fps:
+        raise UsageError(
+            f"camera {name}: exposure={exposure:g} is longer than a frame at {fps:g} a second, {1e6 / fps:.0f} us",
+            hint="give a shorter exposure, or a lower fps",
+        )
+
+
+def _setting(text: str, parse: Callable[[str], float]) -> Setting:
     if text == "auto":
-        return None
+        return "auto"
     try:
-        return number(0)(text)
-    except ValueError:
-        raise ValueError("auto, or a number from 0") from None
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(f"auto, or {error}") from None
 
 
 def flag(text: str) -> bool:

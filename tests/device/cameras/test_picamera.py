@@ -195,16 +195,29 @@ def test_the_smallest_size_of_the_sensors_shape_covers_the_model(
 
 
 def test_exposure_gain_and_focus_are_libcameras_controls(board: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = dict.fromkeys(("FrameDurationLimits", "AeEnable", "ExposureTime", "AnalogueGain", "AfMode", "LensPosition"))
-    monkeypatch.setattr(board, "camera_controls", known)
+    known = {"ExposureTime": (14, 66666, 20000), "AnalogueGain": (1.0, 16.0, 1.0), "AfMode": (0, 2, 0)}
+    monkeypatch.setattr(board, "camera_controls", {**known, "LensPosition": (0.0, 15.0, 1.0)})
     with open_camera("picamera://0?exposure=8000&gain=4&focus=2"):
-        asked = board.asked["controls"]
-    assert (asked["AeEnable"], asked["ExposureTime"], asked["AnalogueGain"]) == (False, 8000, 4)
-    assert (asked["AfMode"], asked["LensPosition"]) == (0, 2)
-    with open_camera("picamera://0?focus=auto"):
-        assert board.asked["controls"]["AfMode"] == 2
+        assert board.asked["controls"] == {"ExposureTime": 8000, "AnalogueGain": 4, "AfMode": 0, "LensPosition": 2}
+    # The gain stays automatic, which AeEnable=False would end.
+    with open_camera("picamera://0?exposure=8000&focus=auto"):
+        assert board.asked["controls"] == {"ExposureTime": 8000, "AfMode": 2}
+    with open_camera("picamera://0?exposure=auto"):
+        assert board.asked["controls"] == {}
+    with pytest.raises(CameraError, match="picamera://0 takes gain from 1 to 16, not 0.5"):
+        open_camera("picamera://0?gain=0.5")
+    with pytest.raises(CameraError, match="takes exposure from 14 to 66666, not 70000"):
+        open_camera("picamera://0?exposure=70000&fps=10")
+    assert board.open_cameras == 0
 
 
 def test_a_camera_without_a_lens_motor_says_so(board: Any) -> None:
-    with pytest.raises(CameraError, match="picamera://0 does not take focus=2: it has no AfMode"):
+    with pytest.raises(CameraError, match="picamera://0 cannot set its focus: it has no AfMode"):
         open_camera("picamera://0?focus=2")
+    assert board.open_cameras == 0
+
+
+@pytest.mark.parametrize("scheme", ["picamera", "csi"])
+def test_an_exposure_longer_than_a_frame_is_refused(scheme: str) -> None:
+    with pytest.raises(UsageError, match=rf"{scheme}://0: exposure=50000 is longer than a frame at 30 .* 33333 us"):
+        open_camera(f"{scheme}://0?exposure=50000")

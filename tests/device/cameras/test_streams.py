@@ -227,4 +227,6 @@ def test_the_systems_own_python_runs_pipelines_through_pygobject_and_its_opencv(
 
 def test_a_jetsons_exposure_and_gain_are_held() -> None:
     camera = CsiCamera.from_uri(parse_uri("csi://0?exposure=8000&gain=4"), None)
-    assert 'exposuretimerange="8000000 8000000" gainrange="4 4" ! video' in camera.pipeline
+    held = 'sensor-id=0 exposuretimerange="8000000 8000000" gainrange="4 4" ispdigitalgainrange="1 1" ! video'
+    assert held in camera.pipeline
+    assert "sensor-id=0 ! video" in CsiCamera.from_uri(parse_uri("csi://0?exposure=auto"), None).pipeline

@@ -191,21 +191,55 @@ def test_each_refusal_of_the_system_has_its_sentence(monkeypatch: pytest.MonkeyP
     assert "/dev/video0" in str(caught.value)
 
 
+def settings_of(uri: str) -> dict[int, float]:
+    """OpenCV's properties after a camera was opened."""
+    with open_camera(f"{uri}&reconnect=0") as camera:
+        values: dict[int, float] = camera._camera._capture.values  # type: ignore[attr-defined]
+    return values
+
+
 def test_exposure_gain_and_focus_are_set_in_v4l2s_units(mood: type[FakeCapture], device: Path) -> None:
-    with open_camera(f"v4l2://{device}?exposure=8000&gain=64&focus=30&reconnect=0") as camera:
-        values = camera._camera._capture.values  # type: ignore[attr-defined]
+    values = settings_of(f"v4l2://{device}?exposure=8000&gain=64&focus=30")
     assert values[cv2.CAP_PROP_AUTO_EXPOSURE] == 1 and values[cv2.CAP_PROP_EXPOSURE] == 80
     assert values[cv2.CAP_PROP_GAIN] == 64
     assert values[cv2.CAP_PROP_AUTOFOCUS] == 0 and values[cv2.CAP_PROP_FOCUS] == 30
-    with open_camera(f"v4l2://{device}?focus=auto&reconnect=0") as camera:
-        assert camera._camera._capture.values[cv2.CAP_PROP_AUTOFOCUS] == 1  # type: ignore[attr-defined]
+    values = settings_of(f"v4l2://{device}?focus=auto&exposure=auto")
+    assert values[cv2.CAP_PROP_AUTOFOCUS] == 1 and values[cv2.CAP_PROP_AUTO_EXPOSURE] == 3
+    untouched = settings_of(f"v4l2://{device}?fps=30")
+    assert not {cv2.CAP_PROP_AUTO_EXPOSURE, cv2.CAP_PROP_GAIN, cv2.CAP_PROP_AUTOFOCUS} & set(untouched)
 
 
 def test_a_control_that_the_driver_lacks_is_named(
     mood: type[FakeCapture], device: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mood, "set", lambda self, name, value: name != cv2.CAP_PROP_FOCUS)
+    lacks = {cv2.CAP_PROP_FOCUS, cv2.CAP_PROP_AUTOFOCUS}
+    monkeypatch.setattr(mood, "set", lambda self, name, value: name not in lacks)
     with pytest.raises(CameraError, match=r"does not take focus=30.*list-ctrls"):
         open_camera(f"v4l2://{device}?focus=30")
-    with pytest.raises(UsageError, match="auto, or a number"):
+    with pytest.raises(CameraError, match=r"has no automatic focus.*list-ctrls"):
+        open_camera(f"v4l2://{device}?focus=auto")
+    with pytest.raises(UsageError, match="auto, or a number from 0"):
         open_camera(f"v4l2://{device}?focus=near")
+    with pytest.raises(UsageError, match="gain=auto must be a gain from 0"):
+        open_camera(f"v4l2://{device}?gain=auto")
+
+
+def test_a_driver_without_an_automatic_takes_the_value(
+    mood: type[FakeCapture], device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant = mood.set
+    monkeypatch.setattr(
+        mood, "set", lambda self, name, value: name != cv2.CAP_PROP_AUTOFOCUS and grant(self, name, value)
+    )
+    assert settings_of(f"v4l2://{device}?focus=30")[cv2.CAP_PROP_FOCUS] == 30
+
+
+def test_a_value_that_the_driver_changes_is_told(
+    mood: type[FakeCapture], device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant = mood.set
+    monkeypatch.setattr(mood, "set", lambda self, name, value: grant(self, name, min(round(value), 5000)))
+    with pytest.raises(CameraError, match="gives exposure=500000 instead of 900000"):
+        open_camera(f"v4l2://{device}?exposure=900000")
+    # Steps of 100 us are the driver's nature, and no refusal.
+    assert settings_of(f"v4l2://{device}?exposure=8049")[cv2.CAP_PROP_EXPOSURE] == 80
