@@ -44,14 +44,9 @@ FPS, SIZE = 60.0, (320, 240)
 MOST_GROWTH = 0.05
 # What is watched from here on, in seconds: pages, caches and pools have filled.
 SETTLED_S = 60.0
-# Faults of one part leave it time to heal.
-EVERY_S = {
-    "camera": (11.0, 15.0),
-    "engine": (7.0, 11.0),
-    "disk": (30.0, 40.0),
-    "broker": (30.0, 40.0),
-    "server": (30.0, 40.0),
-}
+# Faults of one part leave it time to heal, and last longer than the camera is ever away, so that somebody notices.
+OFTEN, SELDOM, AWAY_S = (7.0, 11.0), (45.0, 60.0), (6.0, 9.0)
+EVERY_S = {"camera": (11.0, 15.0), "engine": OFTEN, "disk": SELDOM, "broker": SELDOM, "server": SELDOM}
 # The finding with which each fault begins.
 FINDING = {
     "stall": "camera-away", "unplug": "camera-away", "freeze": "camera-frozen", "black": "camera-black",
@@ -95,7 +90,7 @@ class Script:
     def _times(self, chance: random.Random, part: str) -> Iterator[float]:
         at = 10.0
         # The last faults have time to heal.
-        while at < self.seconds - 25:
+        while at < self.seconds - 40:
             yield at
             at += chance.uniform(*EVERY_S[part])
 
@@ -325,7 +320,7 @@ def drive(
             _, part = todo.pop(0)
             if part in parts:
                 script.count[part] += 1
-                threading.Thread(target=parts[part], args=(chance.uniform(1, 4),), daemon=True).start()
+                threading.Thread(target=parts[part], args=(chance.uniform(*AWAY_S),), daemon=True).start()
         watch.sample(now)
         if int(now) % 60 == 0:
             at, mb, threads, descriptors = watch.samples[-1]
