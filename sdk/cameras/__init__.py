@@ -38,6 +38,7 @@ CAMERAS: Registry[type[Camera]] = Registry(
     },
     failure=CameraError,
 )
+_OF_IMAGES = ("images", "data")
 _WATCHED = {"reconnect": seconds, "frozen": seconds, "dark": flag}
 _EXAMPLES = (
     "v4l2:///dev/video0, picamera://0, csi://0, rtsp://HOST/STREAM, http://HOST/STREAM, udp://:5000, gst://PIPELINE,"
@@ -54,7 +55,7 @@ def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = N
             an image or a folder of images.
         size: the (width, height) in pixels that the model takes: a camera that scales by itself delivers no more than
             it needs to cover it, others ignore it. A size in the URI takes precedence.
-        skip_bad: of a folder or a data set: leave damaged images out and count them.
+        skip_bad: of a folder or a data set: leave damaged images and bad rows out, and count them in `findings`.
 
     A device or stream that goes away once it has given a frame is opened again for up to 30 s, or as many as
     `reconnect=SECONDS` in its URI (0: not at all). So is one that gives exactly the same picture for longer than
@@ -65,9 +66,12 @@ def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = N
     DataError for a file that cannot be read, CameraError for a device that fails.
     """
     parts = parse_uri(os.fspath(uri))
+    scheme = _scheme(parts)
+    kind = CAMERAS.find(scheme, parts.text, _EXAMPLES)
+    if skip_bad and scheme not in _OF_IMAGES:
+        raise UsageError(f"camera {parts.text} has no image that can be skipped: only a folder and a data set have")
     if skip_bad:
-        parts = replace(parts, query=(*parts.query, ("skip_bad", "1")))
-    kind = CAMERAS.find(_scheme(parts), parts.text, _EXAMPLES)
+        parts = replace(parts, query=(*parts.without("skip_bad").query, ("skip_bad", "1")))
     if not kind.reconnects:
         camera = kind.from_uri(parts, size)
     else:

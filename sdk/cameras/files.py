@@ -94,8 +94,8 @@ def _backend() -> int:
 class ImageCamera(PathCamera):
     """Every image of a folder in the order of the names, or one image; `captured_at` is when it was decoded.
 
-    Subfolders are left out. Images may differ in size. An image that cannot be read raises DataError with its name, or
-    with `skip_bad` is left out and counted.
+    Subfolders are left out. Images may differ in size. An image that cannot be read raises DataError with its name;
+    with `skip_bad` it is left out and counted, and DataError is raised where none can be read.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, skip_bad: bool = False) -> None:
@@ -126,7 +126,8 @@ class ImageCamera(PathCamera):
             pixels = self._skips.load(path.name, partial(read_image, path))
             if pixels is not None:
                 return Frame(pixels, time.monotonic(), self._next - 1, file=path.name)
-        self.findings = self._skips.findings
+            self.findings = self._skips.findings
+        self._skips.require_some(f"folder {self.path}", self._given)
         return None
 
     def _close(self) -> None:
@@ -144,7 +145,8 @@ class DatasetCamera(Camera):
     `path` is the data set, `split` the split of it to take, None for all.
     `frames` is how many images to take, spread evenly; None for all.
 
-    A bad row raises DataError; so does a damaged image, or with `skip_bad` it is left out and counted.
+    A damaged image or a bad row raises DataError; with `skip_bad` it is left out and counted, and DataError is raised
+    where none can be read.
     """
 
     def __init__(
@@ -167,11 +169,16 @@ class DatasetCamera(Camera):
         return self.path
 
     def _open(self) -> None:
-        self._dataset = open_dataset(self.path, split=self._split)
+        self._dataset = open_dataset(self.path, split=self._split, skip_bad=self._skips.wanted)
         count = min(self._frames or len(self._dataset), len(self._dataset))
         self._numbers = [number * len(self._dataset) // count for number in range(count)]
-        self._next, self.findings = 0, ()
+        self._next, self.findings = 0, self._bad_rows
         self._skips.begin()
+
+    @property
+    def _bad_rows(self) -> tuple[Finding, ...]:
+        found = () if self._dataset is None else self._dataset.findings
+        return tuple(finding for finding in found if finding.code == "data-rows-skipped")
 
     def _read(self, timeout_s: float) -> Frame | None:
         while self._dataset is not None and self._next < len(self._numbers):
@@ -184,7 +191,8 @@ class DatasetCamera(Camera):
                     has_truth=sample.labelled, truth=sample.box, truth_label=sample.label,
                     file=None if sample.path is None else sample.name,
                 )  # fmt: skip
-        self.findings = self._skips.findings
+            self.findings = (*self._bad_rows, *self._skips.findings)
+        self._skips.require_some(f"data set {self.path}", self._given)
         return None
 
     def _close(self) -> None:
@@ -195,7 +203,7 @@ class _Skips:
     """Damaged images: each an error, or with `wanted` left out and counted."""
 
     def __init__(self, wanted: bool) -> None:
-        self._wanted = wanted
+        self.wanted = wanted
         self.begin()
 
     def begin(self) -> None:
@@ -207,11 +215,16 @@ class _Skips:
         try:
             return load()
         except DataError:
-            if not self._wanted:
+            if not self.wanted:
                 raise
             self._count += 1
             self._names = [*self._names, name][:_MOST_NAMES]
             return None
+
+    def require_some(self, source: str, given: int) -> None:
+        """DataError where every image was left out; `given` is the number of the last that was not, from 0."""
+        if self._count and given < 0:
+            raise DataError(f"{source} holds no image that can be read: {self.findings[0].message}")
 
     @property
     def findings(self) -> tuple[Finding, ...]:

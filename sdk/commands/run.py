@@ -64,7 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ".jsonl or .mcap, with {time} in its name if you like; may be given more than once",
     )
     parser.add_argument(
-        "--skip-bad", action="store_true", help="of a folder or data set: leave damaged images out, and count them"
+        "--skip-bad", action="store_true", help="of a folder or data set: leave bad images and rows out and count them"
     )
     parser.add_argument("--overwrite", action="store_true", help="empty the files of sinks that are there already")
     parser.add_argument(

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edgeloc import Result, run
 from edgeloc.cameras import open_camera
 from edgeloc.errors import DataError, UsageError
 from edgeloc.sinks import open_sink
@@ -134,6 +135,43 @@ def test_damaged_images_are_skipped_counted_and_named_where_that_was_asked_for(t
         list(camera)
 
 
-def test_only_images_can_be_skipped() -> None:
-    with pytest.raises(UsageError, match="no option 'skip_bad'"):
-        open_camera("synthetic://?seed=1", skip_bad=True)
+def test_what_was_skipped_is_known_before_the_source_has_ended(tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(b"no image")
+    for name in ("1.png", "2.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((20, 30, 3), np.uint8))
+    with open_camera(tmp_path, skip_bad=True) as camera:
+        summary = run(camera, lambda frame: Result(), frames=1)
+    assert [finding.code for finding in summary.findings] == ["images-skipped"]
+    assert (summary.frames, summary.dropped) == (1, 1)
+
+
+def test_bad_rows_are_skipped_too(tiny_labelled: Path, tmp_path: Path) -> None:
+    for index in range(3):
+        (tmp_path / f"{index:02d}.png").write_bytes((tiny_labelled / f"{index:02d}.png").read_bytes())
+    # Its header is whole, so that only decoding it fails.
+    (tmp_path / "01.png").write_bytes((tmp_path / "01.png").read_bytes()[:60])
+    row = '{{"file": "{:02d}.png", "cls": "thing", "box_xyxy": [4, 4, 20, 16]}}\n'
+    (tmp_path / "manifest.jsonl").write_text("".join(map(row.format, range(3))) + row.format(9))
+    with pytest.raises(DataError, match=r"09\.png"):
+        open_camera(f"data://{tmp_path}")
+    # The flag beside the option is no contradiction.
+    with open_camera(f"data://{tmp_path}?skip_bad=1", skip_bad=True) as camera:
+        assert [frame.file for frame in camera] == ["00.png", "02.png"]
+        assert [finding.code for finding in camera.findings] == ["data-rows-skipped", "images-skipped"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "data"])
+def test_a_source_of_damaged_images_only_is_an_error(tmp_path: Path, kind: str) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    words = r"holds no image that can be read: 2 images .* skipped: a\.png, b\.png"
+    with open_camera(str(tmp_path) if kind == "folder" else f"data://{tmp_path}", skip_bad=True) as camera:
+        for _ in range(2):
+            with pytest.raises(DataError, match=words):
+                camera.read()
+
+
+@pytest.mark.parametrize("uri", ["synthetic://?seed=1", "gst://videotestsrc", "http://127.0.0.1/video", "video"])
+def test_only_images_can_be_skipped(uri: str, tiny_video: Path) -> None:
+    with pytest.raises(UsageError, match="has no image that can be skipped: only a folder and a data set have"):
+        open_camera(tiny_video if uri == "video" else uri, skip_bad=True)
