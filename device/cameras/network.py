@@ -6,10 +6,11 @@ import base64
 import http.client
 import os
 import socket
+import ssl
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import cv2
 
@@ -97,7 +98,8 @@ class RtspCamera(_StreamCamera):
 class HttpCamera(_StreamCamera):
     """`http://user:password@host/video.mjpg`: MJPEG as most network cameras, phones and edgeloc's own page send it.
 
-    All parameters of the query are the camera's own but for those of every live camera.
+    All parameters of the query are the camera's own but for those of every live camera. Cameras sign their certificates
+    themselves, so https:// keeps others from listening, and does not tell who answers.
     """
 
     def __init__(self, url: str) -> None:
@@ -111,13 +113,11 @@ class HttpCamera(_StreamCamera):
         return cls(f"{uri.scheme}://{uri.path}")
 
     def _why(self) -> str:
-        parts = urlsplit(self.url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        headers = {}
+        parts, headers = urlsplit(self.url), {}
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
-        connection = kind(parts.hostname or "", parts.port, timeout=3)
+        connection = _connection(parts)
         try:
             connection.request("GET", f"{parts.path or '/'}?{parts.query}".rstrip("?"), headers=headers)
             answer = connection.getresponse()
@@ -166,6 +166,16 @@ def _ffmpeg_options(options: str) -> Iterator[None]:
         yield
     finally:
         os.environ.pop(_OPTIONS, None)
+
+
+def _connection(parts: SplitResult) -> http.client.HTTPConnection:
+    """To the server of an http:// or https:// URL; of a certificate it takes what FFmpeg does: any."""
+    host = parts.hostname or ""
+    if parts.scheme == "http":
+        return http.client.HTTPConnection(host, parts.port, timeout=3)
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    return http.client.HTTPSConnection(host, parts.port, timeout=3, context=trusting)
 
 
 def _require_host(url: str) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import base64
+import itertools
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -16,7 +22,7 @@ import pytest
 
 from edgeloc import Camera, UsageError, open_camera
 from edgeloc.device.cameras.network import HttpCamera, UdpCamera
-from edgeloc.errors import CameraError
+from edgeloc.errors import CameraError, CameraTimeout
 from edgeloc.testing import CameraSuite
 
 if not any(cv2.videoio_registry.getBackendName(one) == "FFMPEG" for one in cv2.videoio_registry.getStreamBackends()):
@@ -24,7 +30,7 @@ if not any(cv2.videoio_registry.getBackendName(one) == "FFMPEG" for one in cv2.v
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`/video` is MJPEG at 30 fps, `/guarded` the same with a password, `/page` is none."""
+    """`/video` is MJPEG at 30 fps, `/guarded` the same with a password, `/once` half a second, `/page` no picture."""
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
@@ -35,6 +41,8 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
         elif path in ("/video", "/guarded") and "deny" not in query:
             self._stream()
+        elif path == "/once":
+            self._stream(15)
         elif path == "/page":
             self.send_response(200)
             self.send_header("Content-Type", "text/html")
@@ -43,13 +51,15 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_error(404)
 
-    def _stream(self) -> None:
+    def _stream(self, frames: int | None = None) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
         rng = np.random.default_rng(0)
         try:
-            while not self.server.stopped:  # type: ignore[attr-defined]
+            for _ in itertools.count() if frames is None else range(frames):
+                if self.server.stopped:  # type: ignore[attr-defined]
+                    return
                 picture = rng.integers(0, 256, (48, 64, 3), np.uint8)
                 data = cv2.imencode(".jpg", picture)[1].tobytes()
                 head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -64,9 +74,15 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[str]:
+    yield from serve()
+
+
+def serve(context: ssl.SSLContext | None = None) -> Iterator[str]:
     serving = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     serving.stopped = False  # type: ignore[attr-defined]
     serving.daemon_threads = True
+    if context is not None:
+        serving.socket = context.wrap_socket(serving.socket, server_side=True)
     thread = threading.Thread(target=serving.serve_forever)
     thread.start()
     yield f"127.0.0.1:{serving.server_port}"
@@ -74,6 +90,19 @@ def server() -> Iterator[str]:
     serving.shutdown()
     thread.join()
     serving.server_close()
+
+
+@pytest.fixture
+def secure_server(tmp_path: Path) -> Iterator[str]:
+    """The same behind TLS, with a certificate that nobody has signed."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=camera"
+    subprocess.run([*new.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    yield from serve(context)
 
 
 class TestHttpCamera(CameraSuite):
@@ -131,6 +160,25 @@ def test_why_a_stream_does_not_open_is_said(server: str) -> None:
         open_camera(f"http://{server}/video?deny=1&rotate=90")
 
 
+def test_a_certificate_of_the_cameras_own_is_taken(secure_server: str) -> None:
+    with open_camera(f"https://{secure_server}/video") as camera:
+        assert camera.read(5) is not None
+    with pytest.raises(CameraError, match="knows no stream of that name"):
+        open_camera(f"https://{secure_server}/nothing")
+
+
+def test_a_stream_that_ends_is_opened_again(server: str) -> None:
+    with open_camera(f"http://{server}/once?reconnect=60") as camera:
+        numbers = []
+        while len(camera.gaps) < 2:
+            with suppress(CameraTimeout):
+                frame = camera.read(5)
+                assert frame is not None
+                numbers.append(frame.sequence)
+    assert numbers == sorted(set(numbers))
+    assert "its stream ended or its network failed" in camera.gaps[0].reason
+
+
 class Sender:
     """MPEG-TS by UDP, as a drone sends it."""
 
@@ -155,19 +203,44 @@ class Sender:
         self._thread.join()
 
 
-def test_a_stream_that_is_sent_to_us() -> None:
-    pytest.importorskip("av", reason="PyAV is not installed (extra video)")
+def free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    sender = Sender(port)
-    try:
-        with open_camera(f"udp://127.0.0.1:{port}?vflip=1") as camera:
-            first, second = camera.read(5), camera.read(5)
-        assert first is not None and second is not None
-        assert first.pixels.shape == (48, 64, 3) and second.sequence > first.sequence
-    finally:
-        sender.stop()
+        port: int = one.getsockname()[1]
+    return port
+
+
+@pytest.fixture(scope="module")
+def sent_to() -> Iterator[int]:
+    """The port that a drone sends to."""
+    pytest.importorskip("av", reason="PyAV is not installed (extra video)")
+    sender = Sender(port := free_port())
+    yield port
+    sender.stop()
+
+
+class TestUdpCamera(CameraSuite):
+    finite = False
+
+    @pytest.fixture
+    def camera(self, sent_to: int) -> Camera:
+        return UdpCamera("127.0.0.1", sent_to)
+
+
+def test_a_stream_that_is_sent_to_us_can_be_turned(sent_to: int) -> None:
+    with open_camera(f"udp://127.0.0.1:{sent_to}?vflip=1&rotate=90") as camera:
+        first, second = camera.read(5), camera.read(5)
+    assert first is not None and second is not None
+    assert first.pixels.shape == (64, 48, 3) and second.sequence > first.sequence
+
+
+def test_with_an_address_only_what_is_sent_to_it_is_heard(sent_to: int) -> None:
+    with (
+        open_camera(f"udp://127.0.0.1:{sent_to}"),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as neighbour,
+    ):
+        # The port of this machine's other addresses is not taken.
+        neighbour.bind(("127.0.0.2", sent_to))
 
 
 @pytest.mark.parametrize("uri", ["udp://", "udp://host", "udp://:0", "udp://a/b:5000", "udp://:99999"])
@@ -178,8 +251,6 @@ def test_what_is_no_port_is_refused(uri: str) -> None:
 
 def test_nothing_sent_is_said_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeloc.device.cameras.network._OPEN_MS", 300)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     with pytest.raises(CameraError, match=f"sent nothing that can be read in 0.3 s: send MPEG-TS to port {port}"):
         UdpCamera("", port).open()

@@ -315,6 +315,11 @@ def test_the_farthest_of_all_addresses_counts(root: Path) -> None:
     assert needs_of("rtsp://192.0.2.7/stream", "auto", MODEL, sinks, root).network == "all"
     assert needs_of("rtsp://127.0.0.1:8554/stream", "auto", MODEL, sinks, root).network == "loopback"
     assert needs_of("gst://videotestsrc ! appsink", "auto", MODEL, [], root).network == "all"
+    assert needs_of("https://192.0.2.7/video?rotate=90", "auto", MODEL, [], root).network == "all"
+    assert needs_of("http://127.0.0.1:8080/stream", "auto", MODEL, [], root).network == "loopback"
+    # A port without an address takes what comes from anywhere.
+    assert needs_of("udp://:5000", "auto", MODEL, [], root).network == "all"
+    assert needs_of("udp://127.0.0.1:5000", "auto", MODEL, [], root).network == "loopback"
 
 
 def test_a_sink_on_a_serial_port_needs_its_node_and_group_and_no_network(root: Path) -> None:
