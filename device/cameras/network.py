@@ -121,9 +121,11 @@ class HttpCamera(_StreamCamera):
         try:
             connection.request("GET", f"{parts.path or '/'}?{parts.query}".rstrip("?"), headers=headers)
             answer = connection.getresponse()
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            return f"is not there: {reason}: check host, port and network"
+        except OSError as error:
+            return f"is not there: {error.strerror or error}: check host, port and network"
+        except (http.client.HTTPException, ValueError):
+            # What they quote may be a password.
+            return "does not open: what answers is no HTTP server, or its address holds what no address can"
         finally:
             connection.close()
         if answer.status == 200:

@@ -62,7 +62,7 @@ def test_a_camera_that_stays_frozen_is_given_up() -> None:
 
 def test_a_still_picture_can_be_allowed() -> None:
     seen, codes = seen_in(f"{FAST}&freeze=5:60&frozen=0&frames=60")
-    assert codes == [] and len(seen) >= 50
+    assert codes == [] and len(seen) >= 30
 
 
 def test_what_is_small_and_moves_is_not_frozen() -> None:
