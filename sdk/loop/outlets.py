@@ -200,11 +200,13 @@ class _Outlet:
 
     def put(self, observation: Observation, drawn: Drawn) -> None:
         """Hand an observation over: at once without a thread, else as soon as the sink has time."""
+        if not self.sink.pictures:
+            observation, drawn = _without_pixels(observation), _no_picture
         if self._thread is None:
             self._deliver(observation, drawn, heals=False)
             return
         with self._changed:
-            self._waiting.append((observation if self.sink.pictures else _without_pixels(observation), drawn))
+            self._waiting.append((observation, drawn))
             while len(self._waiting) > self.sink.capacity:
                 self._skip(self._waiting.popleft()[0])
             self._changed.notify()
@@ -265,7 +267,7 @@ class _Outlet:
             observation = dataclasses.replace(observation, stale=age_ms > self._budget_ms)
         self._busy_since = began_at = time.monotonic()
         try:
-            self.sink.write(observation if self.sink.pictures else _without_pixels(observation), drawn)
+            self.sink.write(observation, drawn)
         except OSError as error:
             if heals:
                 self._miss(observation, drawn, error)
@@ -348,6 +350,10 @@ class _Outlet:
         """A failure that came after the last result was handed over."""
         error, self.failure = self.failure, None
         return None if error is None else OutputError(self.reason) if _is_of_the_system(error) else error
+
+
+def _no_picture() -> Pixels:
+    raise RuntimeError("a sink without pictures asks for one")
 
 
 def _without_pixels(observation: Observation) -> Observation:

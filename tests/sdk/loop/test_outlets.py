@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -248,6 +250,25 @@ def test_what_does_not_look_at_pictures_gets_none() -> None:
         assert all(one.frame.pixels.strides == (0, 0, 0) for one in sink.seen) and sink.seen
         assert {one.frame.pixels.shape for one in sink.seen} == {one.frame.pixels.shape for one in pictures.seen}
         assert all(one.frame.pixels.max() > 0 for one in pictures.seen)
+
+
+def test_results_that_wait_for_a_sink_without_pictures_hold_none() -> None:
+    class Numbers(Keeper):
+        pictures = False
+
+    free = threading.Event()
+    waiting, frames = Numbers("waiting", lambda one: free.wait()), list[weakref.ref[Pixels]]()
+
+    def localize(frame: Frame) -> Result:
+        frames.append(weakref.ref(frame.pixels))
+        if len(frames) == 30:
+            gc.collect()
+            assert sum(one() is not None for one in frames) < 5
+            free.set()
+        return found(frame)
+
+    run(LiveCamera(40), localize, waiting)
+    assert len(frames) >= 30
 
 
 def test_an_inline_sink_is_written_to_by_the_runs_own_thread() -> None:

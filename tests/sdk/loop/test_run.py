@@ -69,7 +69,7 @@ class Recorder(Sink):
         self.ends_after, self.failure, self.draws = ends_after, failure, draws
         self.opened_with: dict[str, Any] = {}
         self.closed = 0
-        self.pictures: list[Pixels] = []
+        self.drawings: list[Pixels] = []
 
     @property
     def name(self) -> str:
@@ -83,7 +83,7 @@ class Recorder(Sink):
             raise self.failure
         self.seen.append(observation)
         if self.draws:
-            self.pictures.append(drawn())
+            self.drawings.append(drawn())
         self.ended = len(self.seen) == self.ends_after
 
     def close(self) -> None:
@@ -191,8 +191,8 @@ def test_a_sink_can_end_the_run() -> None:
 def test_the_picture_is_drawn_once_for_all_sinks_and_the_frame_stays() -> None:
     first, second = Recorder(draws=True), Recorder(draws=True)
     run(FakeCamera(1), found, first, second)
-    assert first.pictures[0] is second.pictures[0]
-    assert (first.pictures[0] != 90).any()
+    assert first.drawings[0] is second.drawings[0]
+    assert (first.drawings[0] != 90).any()
 
 
 @pytest.mark.parametrize("live", [False, True])
