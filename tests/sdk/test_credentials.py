@@ -105,7 +105,7 @@ class Secretive(FakeCamera):
 
     @classmethod
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> Camera:
-        camera = cls(size=(64, 48), fps=100, frames=60, disconnect={10: 0.1})
+        camera = cls(size=(64, 48), fps=100, frames=200, disconnect={10: 0.1})
         camera.address = f"{uri.scheme}://{uri.path}"
         return camera
 
