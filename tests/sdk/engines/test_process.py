@@ -256,7 +256,8 @@ def test_restarts_leave_nothing_behind(faults: list[Finding]) -> None:
         with pytest.raises(EngineError):
             engine.invoke(IMAGE)
         engine.invoke(IMAGE)
-    assert (descriptors(), threading.active_count()) == before
+    # Other tests' engines may end meanwhile, and take theirs with them.
+    assert descriptors() <= before[0] and threading.active_count() <= before[1]
     assert set(children()) - set(others) == {engine._process._process.pid}
     engine.close()
     assert set(children()) <= set(others)
