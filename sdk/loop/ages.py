@@ -9,15 +9,15 @@ from itertools import accumulate
 
 __all__ = ["Ages"]
 
-# Bins this much apart, each 0.1 % wider than the one before.
-_BINS_PER_E = 1000
+# Bins this much apart, each 0.3 % wider than the one before.
+_BINS_PER_E = 300
 _SMALLEST_MS = 1e-3
 
 
 class Ages:
-    """Counts ages in ms; a percentile is exact to 0.1 %, and an age below 1 us counts as that.
+    """Counts ages in ms; a percentile is exact to 0.2 %, and an age below 1 us counts as that.
 
-    A bin for each 0.1 % from the smallest to the largest age seen: 7,000 of them if these are 1 ms and 1 s.
+    A bin for each 0.3 % from the smallest to the largest age seen: 2,000 of them if these are 1 ms and 1 s.
     """
 
     def __init__(self) -> None:

@@ -113,9 +113,10 @@ class Tally:
     def _skip(self, error: EngineError) -> None:
         self._failed += 1
         self._failed_in_row += 1
-        self._failure = error
         if self._failed_in_row >= MOST_FAILURES:
             raise error
+        # Its traceback would hold the frame.
+        self._failure = error.with_traceback(None)
         if self._failed_in_row == 1:
             self.faults.notice(
                 Finding("inference-failed", "problem", f"{error.message or error}; the frame is skipped")
