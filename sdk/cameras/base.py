@@ -212,7 +212,7 @@ def cover(wanted: tuple[int, int], sensor: tuple[int, int]) -> tuple[int, int]:
 def parse_uri(text: str) -> Uri:
     """Parse a camera's URI; without "://" all of it is a path.
 
-    Of `gst://` and `rtsp://`, `path` is everything behind the scheme except the options that are ours.
+    Of `gst://` and of network cameras, `path` is everything behind the scheme except the options that are ours.
     """
     if not text:
         raise UsageError("the camera is empty", hint="give a URI, a video file or a folder of images")
