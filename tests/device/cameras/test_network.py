@@ -234,6 +234,7 @@ def test_a_stream_that_is_sent_to_us_can_be_turned(sent_to: int) -> None:
     assert first.pixels.shape == (64, 48, 3) and second.sequence > first.sequence
 
 
+@pytest.mark.skipif(int(cv2.__version__.split(".")[0]) < 5, reason="FFmpeg in OpenCV 4 listens at every address")
 def test_with_an_address_only_what_is_sent_to_it_is_heard(sent_to: int) -> None:
     with (
         open_camera(f"udp://127.0.0.1:{sent_to}"),
