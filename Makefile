@@ -34,7 +34,7 @@ faults: $(STAMP)
 # A run at full speed for MINUTES, with a fault every few seconds.
 MINUTES ?= 20
 soak: $(STAMP)
-	$(BIN)/python tests/soak/run.py --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+	MALLOC_ARENA_MAX=2 $(BIN)/python tests/soak/run.py --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 # The runtime's tests again on the oldest pair that boards still have: NumPy 1.26 and tflite-runtime 2.14.
 compat: $(OLD_STAMP)

@@ -90,7 +90,7 @@ def test_tensorrt_may_build_its_plan_at_the_first_start_and_keeps_it() -> None:
 def test_a_plan_and_the_trial_of_a_model_are_made_once(builds: bool) -> None:
     unit = service(needs=Needs(builds=builds)).unit()
     assert settings(unit, "CacheDirectory") == ["edgeloc"]
-    assert settings(unit, "Environment") == ["XDG_CACHE_HOME=/var/cache/edgeloc"]
+    assert settings(unit, "Environment") == ["XDG_CACHE_HOME=/var/cache/edgeloc", "MALLOC_ARENA_MAX=2"]
 
 
 def test_bad_input_is_not_tried_again() -> None:
