@@ -16,7 +16,8 @@ from edgeloc.types import Frame
 
 __all__ = ["Grabber"]
 
-_JOIN_S = 5.0
+# A read that has nothing to read ends by itself after a while.
+_JOIN_S = 2.0
 
 
 class Grabber:

@@ -23,7 +23,8 @@ from edgeloc.types import Frame
 __all__ = ["HttpCamera", "RtspCamera", "UdpCamera"]
 
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
-_OPEN_MS, _READ_MS = 5000, 4000
+# A stream may begin late, and its first picture too: a drone that is not sending yet, a key frame every ten seconds.
+_LATEST_MS = 15000
 _PORTS = {"rtsp": 554, "rtsps": 322}
 
 
@@ -49,7 +50,7 @@ class _StreamCamera(Camera):
         return mask_credentials(self.url, one_uri=True)
 
     def _open(self) -> None:
-        limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_MS)
+        limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _LATEST_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _LATEST_MS)
         try:
             with _ffmpeg_options(f"{self._options}fflags;nobuffer|flags;low_delay"):
                 self._grabber = Grabber(self.url, cv2.CAP_FFMPEG, self.name, limits)
@@ -129,8 +130,10 @@ class HttpCamera(_StreamCamera):
         finally:
             connection.close()
         if answer.status == 200:
-            kind_of_answer = answer.headers.get("Content-Type", "nothing that is known")
-            return f"does not open: it sends {kind_of_answer}, which must be a stream such as MJPEG"
+            kind = answer.headers.get("Content-Type", "nothing that is known")
+            if kind.startswith(("multipart/", "video/", "image/")):
+                return f"does not open: it is a stream, and sent no picture that can be read in {_LATEST_MS / 1000:g} s"
+            return f"does not open: it sends {kind}, which must be a stream such as MJPEG"
         return _answered(str(answer.status), parts.username is not None).replace("rtsp://", f"{parts.scheme}://")
 
 
@@ -152,9 +155,8 @@ class UdpCamera(_StreamCamera):
         return cls(host, int(port))
 
     def _why(self) -> str:
-        return (
-            f"sent nothing that can be read in {_OPEN_MS / 1000:g} s: send MPEG-TS to port {self._port} of this machine"
-        )
+        within = f"{_LATEST_MS / 1000:g} s"
+        return f"sent nothing that can be read in {within}: send MPEG-TS to port {self._port} of this machine"
 
 
 @contextmanager

@@ -26,8 +26,10 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 # How long an open() may take beyond the limit before the run loop gives it up.
 _SLACK_S = 10.0
-# For how long the first frame is waited for: network cameras negotiate first.
+# For how long the first frame is waited for, and from when on a camera takes long to open: those of the network
+# negotiate first, and a compressed stream begins at its next key frame.
 _FIRST_FRAME_S = 15.0
+_LATE_S = 5.0
 # A camera that is started gives a few black pictures.
 _BLACK_S = 0.5
 # So many gaps are kept one by one.
@@ -47,7 +49,7 @@ class ReconnectingCamera(Camera):
     reason. `sequence` continues where it stopped, and a frame captured before the gap is not handed out after it. A
     camera that fails before its first frame is not tried again: it is busy, or not the right one; one that is late is
     waited for. A black picture is not handed out: until there is something to see, `read` times out, and the camera
-    counts as `reconnecting`.
+    counts as `reconnecting` for as long as black pictures come.
 
     Each fault is a finding when it comes (see `Camera.notify`); `findings` sums up the gaps. After `close()` nothing is
     opened, and what an attempt that was under way opens is closed at once, also where another thread is reading.
@@ -81,7 +83,8 @@ class ReconnectingCamera(Camera):
         self._pause_s, self._try_at = _FIRST_PAUSE_S, 0.0
         self._watch = _Watch(*self._watch_options)
         self._opened_at: float | None = None
-        self._late = False
+        # Whether any frame came, and not only one that was handed out.
+        self._began = self._late = False
         self._black_since: float | None = None
         self._black_noticed = False
         self._gone, self._gone_s = 0, 0.0
@@ -105,8 +108,10 @@ class ReconnectingCamera(Camera):
         since, now = self._away_since, time.monotonic()
         if since is not None:
             return now - since < self._limit_s + _SLACK_S
-        first = self._last is None and self._opened_at is not None and now - self._opened_at < _FIRST_FRAME_S
-        return first or self._black_since is not None
+        if not self._began:
+            return self._opened_at is not None and now - self._opened_at < _FIRST_FRAME_S
+        # What is black and stalls is away soon, unless it is not to be opened again.
+        return self._black_since is not None and now - (self._waiting_since or now) < 2 * self.stall_s
 
     def _open(self) -> None:
         self._forget()
@@ -116,7 +121,7 @@ class ReconnectingCamera(Camera):
     def _start(self) -> None:
         """Open the camera; CameraError where it was closed meanwhile."""
         self._require_wanted()
-        self._camera.open()
+        self._open_camera()
         with self._lock:
             if not self._wanted.is_set():
                 self._camera.close()
@@ -124,8 +129,19 @@ class ReconnectingCamera(Camera):
         self.live, self.fps = self._camera.live, self._camera.fps
         self.size = None if self._camera.size is None else self._view.size(self._camera.size, self.name)
         self._waiting_since = None
-        if self._last is None:
+        if not self._began:
             self._opened_at = time.monotonic()
+
+    def _open_camera(self) -> None:
+        """Open the camera; what takes long at the start is reported meanwhile."""
+        late = threading.Timer(_LATE_S, self._be_late, (f"camera {self.name} has not opened yet; waiting for it",))
+        late.daemon = True
+        if not self._began:
+            late.start()
+        try:
+            self._camera.open()
+        finally:
+            late.cancel()
 
     def _require_wanted(self) -> None:
         if not self._wanted.is_set():
@@ -144,7 +160,9 @@ class ReconnectingCamera(Camera):
                     self._try_again(deadline)
                 self._waiting_since = self._waiting_since or time.monotonic()
                 frame = self._camera.read(max(0.0, deadline - time.monotonic()))
+                self._began = True
                 if frame is not None and not self._shows_something(frame):
+                    self._return()
                     self._wait_for_light(deadline)
                     continue
             except CameraError as error:
@@ -172,15 +190,12 @@ class ReconnectingCamera(Camera):
     def _lose(self, error: CameraError, deadline: float) -> None:
         """Record that the camera failed and when to try it again; raise what the reader is to get."""
         now = time.monotonic()
-        if isinstance(error, _BlackError):
-            raise error
-        if self._last is None:
+        if not self._began:
             self._wait_for_first(error, now)
+        if isinstance(error, _BlackError) or not self._began or not self._limit_s:
             raise error
         waited_s = now - (self._waiting_since or now)
-        if not self._limit_s and not isinstance(error, CameraTimeout):
-            raise error
-        if not isinstance(error, CameraTimeout) or (self._try_at <= now and waited_s >= self.stall_s):
+        if not isinstance(error, CameraTimeout) or (self._try_at <= now and waited_s >= self._patience_s):
             self._leave(error, now)
         since = self._away_since
         if since is None:
@@ -190,6 +205,14 @@ class ReconnectingCamera(Camera):
             raise CameraError(f"{self._reason}; it did not come back in {self._limit_s:g} s") from error
         if now >= deadline:
             raise CameraTimeout(f"{self._reason}; it has been tried again for {now - since:.1f} s") from error
+
+    @property
+    def _patience_s(self) -> float:
+        """The seconds to wait for a frame before it is opened again."""
+        if self._away_since is None:
+            return self.stall_s
+        # A stream that stands still up to its next key frame also begins at one.
+        return max(self.stall_s, min(self._camera.still_s, _FIRST_FRAME_S))
 
     def _leave(self, error: CameraError, now: float) -> None:
         self._camera.close()
@@ -202,24 +225,33 @@ class ReconnectingCamera(Camera):
                 self._notice(Finding("camera-away", "warning", message))
             # A run that ends now has no gap that would show it.
             self.findings = self._gap_findings()
+        self._black_since = None
         self._try_at = now + self._pause_s * random.uniform(1, 1.5)
         self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _accept(self, frame: Frame) -> Frame:
         """The frame with its number in the whole run; closes the gap before it."""
-        if self._last is not None and self._away_since is not None:
-            self._offset = self._last.sequence + 1
-            self._away_since = None
-            self._end_gap(self._last, frame)
-        elif self._last is not None and self._black_noticed:
-            self._end_gap(self._last, frame)
+        self._return()
+        reason, self._reason = self._reason, ""
         self._black_since, self._black_noticed = None, False
         self._waiting_since = None
+        if self._last is not None and reason:
+            self._end_gap(self._last, frame, reason)
+        elif reason or (self._last is None and self._late):
+            self.findings = self._gap_findings()
+            self._notice(Finding("camera-back", "note", f"camera {self.name} gives its first frame"))
         self._last = dataclasses.replace(frame, sequence=self._offset + frame.sequence)
         return self._last if self._view.plain else self._view(self._last, self.name)
 
-    def _end_gap(self, last: Frame, frame: Frame) -> None:
-        gap = Gap(last.captured_at, frame.captured_at, self._reason)
+    def _return(self) -> None:
+        """It gives frames again, if only black ones."""
+        if self._away_since is not None:
+            self._away_since = None
+            self._offset = 0 if self._last is None else self._last.sequence + 1
+            self.findings = self._gap_findings()
+
+    def _end_gap(self, last: Frame, frame: Frame, reason: str) -> None:
+        gap = Gap(last.captured_at, frame.captured_at, reason)
         self.gaps = (*self.gaps[1 - _MOST_GAPS :], gap)
         self._gone, self._gone_s = self._gone + 1, self._gone_s + gap.seconds
         self.findings = self._gap_findings()
@@ -243,6 +275,7 @@ class ReconnectingCamera(Camera):
             self._black_noticed, self._reason = True, f"camera {self.name} shows nothing but black"
             fix = "take off its cap, give it light, or give dark=1 in its URI"
             self._notice(Finding("camera-black", "warning", f"{self._reason}; its pictures are left out", fix))
+            self.findings = self._gap_findings()
         # Frames do come.
         self._waiting_since = now
         if now >= deadline:
@@ -250,10 +283,12 @@ class ReconnectingCamera(Camera):
 
     def _wait_for_first(self, error: CameraError, now: float) -> None:
         """Note that the first frame is late."""
-        waited_s = now - (self._opened_at or now)
-        if isinstance(error, CameraTimeout) and waited_s >= self.stall_s and not self._late:
+        if isinstance(error, CameraTimeout) and now - (self._opened_at or now) >= self.stall_s:
+            self._be_late(f"camera {self.name} has given no frame yet; waiting for up to {_FIRST_FRAME_S:g} s")
+
+    def _be_late(self, message: str) -> None:
+        if not self._late:
             self._late = True
-            message = f"camera {self.name} has given no frame yet; waiting for up to {_FIRST_FRAME_S:g} s"
             self._notice(Finding("camera-late", "warning", message))
 
     def _gap_findings(self) -> tuple[Finding, ...]:
@@ -266,6 +301,8 @@ class ReconnectingCamera(Camera):
             findings.append(Finding("camera-gaps", "warning", message))
         if self._away_since is not None:
             findings.append(Finding("camera-away", "warning", f"the camera was away at the end ({self._reason})"))
+        elif self._black_noticed:
+            findings.append(Finding("camera-black", "warning", "the camera showed nothing but black at the end"))
         return tuple(findings)
 
 

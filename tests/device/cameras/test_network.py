@@ -30,7 +30,10 @@ if not any(cv2.videoio_registry.getBackendName(one) == "FFMPEG" for one in cv2.v
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`/video` is MJPEG at 30 fps, `/guarded` the same with a password, `/once` half a second, `/page` no picture."""
+    """`/video` is MJPEG at 30 fps, `/guarded` the same with a password, `/once` half a second of it.
+
+    `/late` begins after a second, `/never` sends no picture at all, and `/page` is none.
+    """
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
@@ -43,6 +46,10 @@ class Handler(BaseHTTPRequestHandler):
             self._stream()
         elif path == "/once":
             self._stream(15)
+        elif path == "/late":
+            self._stream(delay_s=1)
+        elif path == "/never":
+            self._stream(0)
         elif path == "/page":
             self.send_response(200)
             self.send_header("Content-Type", "text/html")
@@ -51,10 +58,12 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_error(404)
 
-    def _stream(self, frames: int | None = None) -> None:
+    def _stream(self, frames: int | None = None, delay_s: float = 0) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
+        self.wfile.flush()
+        time.sleep(delay_s)
         rng = np.random.default_rng(0)
         try:
             for _ in itertools.count() if frames is None else range(frames):
@@ -155,9 +164,27 @@ def test_why_a_stream_does_not_open_is_said(server: str) -> None:
         open_camera("http://127.0.0.1:9/video")
     with pytest.raises(UsageError, match="names no server: write http://HOST/STREAM"):
         open_camera("http:///video")
-    # Options of the camera's own go to it.
+    with pytest.raises(CameraError, match=r"does not open: it is a stream, and sent no picture that can be read in"):
+        open_camera(f"http://{server}/never")
+
+
+def test_options_of_the_cameras_own_go_to_it(server: str) -> None:
     with pytest.raises(CameraError, match="knows no stream"):
         open_camera(f"http://{server}/video?deny=1&rotate=90")
+    # One that has the name of ours is written otherwise, and means the same to the camera.
+    for query, shape in (("rotate=90", (64, 48, 3)), ("%72otate=90", (48, 64, 3))):
+        with open_camera(f"http://{server}/video?{query}") as camera:
+            frame = camera.read(5)
+        assert frame is not None and frame.pixels.shape == shape
+
+
+def test_a_stream_that_begins_late_is_reported_meanwhile(
+    server: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeloc.cameras.reconnect._LATE_S", 0.2)
+    with open_camera(f"http://{server}/late") as camera:
+        assert camera.read(5) is not None
+    assert caplog.text.count("has not opened yet") == 1
 
 
 def test_a_certificate_of_the_cameras_own_is_taken(secure_server: str) -> None:
@@ -219,6 +246,19 @@ def sent_to() -> Iterator[int]:
     sender.stop()
 
 
+def test_a_sender_that_starts_after_us_is_waited_for() -> None:
+    pytest.importorskip("av", reason="PyAV is not installed (extra video)")
+    port, senders = free_port(), list[Sender]()
+    later = threading.Timer(6, lambda: senders.append(Sender(port)))
+    later.start()
+    try:
+        with open_camera(f"udp://127.0.0.1:{port}") as camera:
+            assert camera.read(5) is not None
+    finally:
+        later.join()
+        senders[0].stop()
+
+
 class TestUdpCamera(CameraSuite):
     finite = False
 
@@ -251,7 +291,7 @@ def test_what_is_no_port_is_refused(uri: str) -> None:
 
 
 def test_nothing_sent_is_said_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeloc.device.cameras.network._OPEN_MS", 300)
+    monkeypatch.setattr("edgeloc.device.cameras.network._LATEST_MS", 300)
     port = free_port()
     with pytest.raises(CameraError, match=f"sent nothing that can be read in 0.3 s: send MPEG-TS to port {port}"):
         UdpCamera("", port).open()
