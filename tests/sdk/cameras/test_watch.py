@@ -44,7 +44,7 @@ def patiently(camera: base.Camera) -> Frame | None:
 
 
 def test_a_frozen_camera_is_opened_again_and_its_pictures_stop() -> None:
-    seen, codes = seen_in(f"{FAST}&freeze=20:0.8&frozen=0.3&frames=150")
+    seen, codes = seen_in(f"{FAST}&freeze=20:0.8&frozen=0.3&frames=300")
     assert codes == ["camera-frozen", "camera-back"]
     numbers = [one.sequence for one in seen]
     assert numbers == sorted(set(numbers))
