@@ -8,7 +8,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from edgeloc._version import __version__
@@ -22,7 +22,7 @@ __all__ = ["Board"]
 _HISTORY_S = 300
 _MOST_FINDINGS = 20
 _STATUS_S = 0.5
-# Without a result for this long, or three times the usual, a run is not well.
+# Without a result for this long a run is not well.
 _SILENT_S = 5.0
 # Upper bounds of the histogram of ages, in seconds.
 _BUCKETS = (0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
@@ -107,16 +107,7 @@ class Board:
             "silent_s": round(now - self._shown_at, 2),
             "run": run,
             "findings": [{"time": round(at, 3), **finding.to_dict()} for at, finding in findings],
-            "history": [
-                {
-                    "ago_s": int(now) - one.at,
-                    "results": one.results,
-                    "age_ms": round(one.age_ms / one.results, 1),
-                    "worst_ms": round(one.worst_ms, 1),
-                }
-                for one in seconds
-                if one.at < int(now)
-            ],
+            "history": _history(seconds, int(max(self._began_at, now - _HISTORY_S)), int(now)),
         }
 
     def health(self) -> tuple[bool, str]:
@@ -127,7 +118,8 @@ class Board:
         if silent_s > _SILENT_S:
             return False, f"no result for {silent_s:.0f} s"
         if self._observation is not None and self._observation.stale:
-            return False, f"the newest result was {self._observation.age_ms:.0f} ms old, over the budget"
+            age_ms = (self._shown_at - self._observation.captured_at) * 1000
+            return False, f"the newest result was {age_ms:.0f} ms old when it came here, over the budget"
         return True, "results come"
 
     def _figures(self) -> RunSummary | None:
@@ -147,6 +139,7 @@ class Board:
         yield from _metric("edgeloc_up", "gauge", "Whether results come and are young enough.", int(self.health()[0]))
         if run is None:
             return
+        sinks = list(zip(_distinct([sink.name for sink in run.sinks]), run.sinks, strict=True))
         about = {"version": __version__, "camera": run.camera, "engine": run.engine}
         yield from _metric("edgeloc_info", "gauge", "The run, in its labels.", 1, about)
         yield from _metric("edgeloc_run_seconds", "gauge", "How long the run has lasted.", round(run.seconds, 3))
@@ -163,11 +156,11 @@ class Board:
             ("skipped", "Results that a sink did not get."),
         ):
             yield from _head(f"edgeloc_sink_{name}_total", "counter", about_it)
-            for sink in run.sinks:
-                yield _row(f"edgeloc_sink_{name}_total", getattr(sink, name), {"sink": sink.name})
+            for label, sink in sinks:
+                yield _row(f"edgeloc_sink_{name}_total", getattr(sink, name), {"sink": label})
         yield from _head("edgeloc_sink_up", "gauge", "Whether a sink took what it was offered last.")
-        for sink in run.sinks:
-            yield _row("edgeloc_sink_up", int(sink.state == "open"), {"sink": sink.name})
+        for label, sink in sinks:
+            yield _row("edgeloc_sink_up", int(sink.state == "open"), {"sink": label})
 
     def _age_metrics(self) -> Iterator[str]:
         with self._lock:
@@ -181,6 +174,21 @@ class Board:
             yield _row(f"{name}_bucket", so_far, {"le": bound})
         yield _row(f"{name}_sum", round(total_s, 6))
         yield _row(f"{name}_count", so_far)
+
+
+def _history(seconds: Iterable[_Second], first: int, now: int) -> list[dict[str, Any]]:
+    """Every second that is over, oldest first; one without results has no age."""
+    known = {one.at: one for one in seconds}
+    return [
+        {
+            "ago_s": now - at,
+            "results": one.results,
+            "age_ms": round(one.age_ms / one.results, 1) if one.results else None,
+            "worst_ms": round(one.worst_ms, 1) if one.results else None,
+        }
+        for at in range(first, now)
+        for one in (known.get(at, _Second(at)),)
+    ]
 
 
 def _metric(name: str, kind: str, about: str, value: float, labels: dict[str, str] | None = None) -> Iterator[str]:
@@ -198,5 +206,14 @@ def _row(name: str, value: float, labels: dict[str, str] | None = None) -> str:
     return f"{name}{{{inside}}} {value}" if inside else f"{name} {value}"
 
 
+def _distinct(names: list[str]) -> list[str]:
+    """Names such as those of two functions, told apart: Prometheus takes no two rows with the same labels."""
+    return [
+        f"{name} {names[:place].count(name) + 1}" if name in names[:place] else name for place, name in enumerate(names)
+    ]
+
+
 def _escaped(text: str) -> str:
+    """A label's text; a file's name may hold bytes that are no UTF-8."""
+    text = text.encode(errors="replace").decode()
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
