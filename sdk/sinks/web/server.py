@@ -24,12 +24,13 @@ from edgeloc.sinks.web.board import Board
 
 __all__ = ["Server"]
 
-_COOKIE = "edgeloc"
 _BOUNDARY = "frame"
+_LINE = f"--{_BOUNDARY}\r\n".encode()
+_JPEG = b"Content-Type: image/jpeg\r\n"
 # A reader that is this far behind gets newer pictures, and older ones are not kept for it.
 _SEND_BUFFER = 65536
-# A client that takes nothing for so long is given up.
-_STUCK = timedelta(seconds=10)
+# A client that takes nothing of an answer for so long is given up.
+_STUCK_S = 10
 _MOST_CONNECTIONS = 512
 _LIMITS: dict[str, Any] = {
     "idle_connection_timeout": 5,
@@ -50,8 +51,9 @@ class Server:
         self._socket.setblocking(False)
         # Connections inherit it.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STUCK_S * 1000)
         self.port: int = self._socket.getsockname()[1]
-        self._site = _Site(board, token, host)
+        self._site = _Site(board, token, {address, host}, f"edgeloc-{self.port}")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="edgeloc-web", daemon=True)
         self._thread.start()
@@ -71,10 +73,14 @@ class Server:
     async def _end(self) -> None:
         self._server.stop()
         self._site.end()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=_CLOSE_S / 3)
-        await asyncio.wait_for(self._server.close_all_connections(), _CLOSE_S / 3)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        _, left = await asyncio.wait(tasks, timeout=_CLOSE_S / 3) if tasks else (tasks, tasks)
+        # They wait for their clients, or serve what these sent ahead, which closing does not end.
+        for connection in list(self._server._connections):
+            connection.stream.close()
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def notify(self) -> None:
         """There is something new on the board."""
@@ -99,13 +105,15 @@ class _Server(httpserver.HTTPServer):
 class _Site:
     """What all requests share: the board, who may ask, and the wait for something new."""
 
-    def __init__(self, board: Board, token: str, host: str) -> None:
+    def __init__(self, board: Board, token: str, hosts: set[str], cookie: str) -> None:
         self.board, self.ended = board, False
+        # Browsers send a host's cookies to all of its ports: each page has a name of its own.
+        self.cookie = cookie
         self._token = token
         # What a cookie holds in place of the token.
         self._proof = hashlib.sha256(f"edgeloc {token}".encode()).hexdigest()
         own = socket.gethostname().lower()
-        self._hosts = {"localhost", own, f"{own}.local", host.lower()} - {""}
+        self._hosts = {"localhost", own, f"{own}.local", *map(str.lower, hosts)} - {""}
         self._changed: asyncio.Event | None = None
 
     @property
@@ -180,6 +188,8 @@ class _Handler(web.RequestHandler):
         self.clear_header("Server")
         for name, value in (
             ("Cache-Control", "no-store"),
+            # A page elsewhere shows no picture, and does not learn whether there is one.
+            ("Cross-Origin-Resource-Policy", "same-origin"),
             ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
             ("Referrer-Policy", "no-referrer"),
             ("X-Content-Type-Options", "nosniff"),
@@ -191,7 +201,7 @@ class _Handler(web.RequestHandler):
             raise web.HTTPError(421, reason="Unknown Host")
         scheme, _, bearer = self.request.headers.get("Authorization", "").partition(" ")
         token = bearer.strip() if scheme.lower() == "bearer" else ""
-        if not self.site.admits(token, self.get_cookie(_COOKIE) or "") and not self._enters():
+        if not self.site.admits(token, self.get_cookie(self.site.cookie) or "") and not self._enters():
             raise web.HTTPError(401)
 
     def _enters(self) -> bool:
@@ -215,15 +225,12 @@ class _Handler(web.RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(value) + "\n")
 
-    async def head(self) -> None:
-        await self.get()  # type: ignore[misc]
+    def head(self) -> Any:
+        return self.get()
 
 
 class _Nothing(_Handler):
     def get(self) -> None:
-        raise web.HTTPError(404)
-
-    async def head(self) -> None:
         raise web.HTTPError(404)
 
 
@@ -240,7 +247,7 @@ class _Page(_Handler):
     def get(self) -> None:
         cookie = self.site.cookie_for(self.get_query_argument("token", ""))
         if cookie is not None:
-            self.set_cookie(_COOKIE, cookie, httponly=True, samesite="Strict")
+            self.set_cookie(self.site.cookie, cookie, httponly=True, samesite="Strict")
             # Away from what the browser's history and its address line show.
             return self.redirect("/", status=303)
         text = self._text
@@ -291,21 +298,28 @@ class _Picture(_Handler):
 class _Live(_Handler):
     """An answer without end: the newest of something, as often as there is one and the client takes it."""
 
+    _left = False
+
     async def get(self) -> None:
         self._begin()
         if self.request.method == "HEAD":
             return
         number = -1
         try:
-            while not self.site.ended:
+            while not (self.site.ended or self._left):
                 if self._number() == number:
                     await self.site.new()
                     continue
                 number = self._number()
                 self.write(self._part())
-                await with_timeout(_STUCK, self.flush())
+                await with_timeout(timedelta(seconds=_STUCK_S), self.flush())
         except (iostream.StreamClosedError, asyncio.TimeoutError, TimeoutError):
             self.request.connection.stream.close()  # type: ignore[union-attr]
+
+    def on_connection_close(self) -> None:
+        # What waits for something new would wait on for as long as the camera is away.
+        self._left = True
+        self.site.wake()
 
     def _begin(self) -> None:
         raise NotImplementedError
@@ -318,22 +332,28 @@ class _Live(_Handler):
 
 
 class _Stream(_Live):
-    """MJPEG: every browser and most programs play it."""
+    """MJPEG: every browser and most programs play it, each picture as soon as it is here.
 
-    _watching = False
+    FFmpeg shows a picture once the length in its head is reached; browsers do once the head of the next is there, whose
+    length nobody knows yet.
+    """
+
+    _watching = _browser = False
 
     def _begin(self) -> None:
         self.set_header("Content-Type", f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
         if self.request.method != "HEAD":
             self._watching = True
             self.board.watchers += 1
+            self._browser = "image/" in self.request.headers.get("Accept", "")
+            self.write(_LINE + _JPEG + b"\r\n" if self._browser else _LINE)
 
     def on_finish(self) -> None:
         self._leave()
 
     def on_connection_close(self) -> None:
         self._leave()
-        self.site.wake()
+        super().on_connection_close()
 
     def _leave(self) -> None:
         if self._watching:
@@ -347,8 +367,9 @@ class _Stream(_Live):
         picture = self.board.picture
         if picture is None:
             return b""
-        head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
-        return head.encode() + picture + b"\r\n"
+        if self._browser:
+            return picture + b"\r\n" + _LINE + _JPEG + b"\r\n"
+        return _JPEG + f"Content-Length: {len(picture)}\r\n\r\n".encode() + picture + b"\r\n" + _LINE
 
 
 class _Events(_Live):
