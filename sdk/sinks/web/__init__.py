@@ -110,7 +110,8 @@ def _split(uri: Uri) -> tuple[str, int]:
     bracket, _, rest = text.partition("]")
     address, colon, port = rest.rpartition(":") if text.startswith("[") else text.partition(":")
     if text.startswith("["):
-        address = bracket[1:]
+        # Between the bracket and the colon is nothing.
+        address = "" if address or (rest and not colon) else bracket[1:]
     if "/" in text or "@" in text or not address or (colon and not (port.isdecimal() and int(port) < 65536)):
         raise UsageError(f"sink {uri.text}: this is no address and port", hint=f"give http://127.0.0.1:{_PORT}")
     return address, int(port) if colon else _PORT
