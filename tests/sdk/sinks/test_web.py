@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import socket
 import threading
 import time
@@ -107,36 +105,6 @@ def guarded() -> Iterator[Running]:
     running = Running(HttpSink("127.0.0.1", 0, token=TOKEN), "synthetic://?seed=2&fps=30&size=320x240")
     yield running
     running.stop()
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A browser of a phone's width, which logs what it loads and what goes wrong."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not browser or not driver:
-        pytest.skip("no Chromium with its driver here (apt: chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    profile = tmp_path_factory.mktemp("chromium")
-    for flag in (
-        "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update",
-        f"--user-data-dir={profile}",
-    ):  # fmt: skip
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver, env=_without_proxy()))
-    browser.set_page_load_timeout(20)
-    # A window is never as narrow as a phone.
-    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
-    yield browser
-    browser.quit()
-
-
-def _without_proxy() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
 
 
 class TestHttpSink(SinkSuite):
@@ -264,7 +232,13 @@ def test_pictures_are_made_for_watchers_and_else_once_a_second(page: Running) ->
     "route", ["/", "/stream", "/picture.jpg", "/result", "/events", "/status", "/metrics", "/healthz"]
 )
 def test_without_the_token_nothing_is_answered(guarded: Running, route: str) -> None:
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": "edgeloc=wrong"}, {"Cookie": f"edgeloc={TOKEN}"}):
+    cookie = f"edgeloc-{guarded.sink.port}"
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Cookie": f"{cookie}=wrong"},
+        {"Cookie": f"{cookie}={TOKEN}"},
+    ):
         answer = ask(guarded.sink.name, route, **headers)
         assert answer.status == 401 and b"token is needed" in answer.body
     assert ask(guarded.sink.name, f"{route}?token=wrong").status == 401
@@ -275,6 +249,8 @@ def test_the_token_is_taken_as_bearer_and_as_a_cookie(guarded: Running) -> None:
     entered = ask(guarded.sink.name, f"/?token={TOKEN}")
     assert (entered.status, entered.headers["location"]) == (303, "/")
     cookie = entered.headers["set-cookie"]
+    # Another page of the same machine has another cookie.
+    assert cookie.startswith(f"edgeloc-{guarded.sink.port}=")
     assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and TOKEN not in cookie
     assert ask(guarded.sink.name, "/result", Cookie=cookie.partition(";")[0]).status == 200
     # Programs' routes take no token that the address line would show.
@@ -340,6 +316,7 @@ def test_the_answers_forbid_what_a_page_does_not_need(page: Running) -> None:
     answer = ask(page.sink.name, "/")
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and "server" not in answer.headers
+    assert answer.headers["cross-origin-resource-policy"] == "same-origin"
     assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["cache-control"] == "no-store"
 
 
@@ -403,7 +380,17 @@ def test_other_machines_need_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         open_sink(f"http://0.0.0.0:8080?token_file={file}x")
 
 
-@pytest.mark.parametrize("uri", ["http://", "http://127.0.0.1:port", "http://127.0.0.1:70000", "http://127.0.0.1/page"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://",
+        "http://127.0.0.1:port",
+        "http://127.0.0.1:70000",
+        "http://127.0.0.1/page",
+        "http://[::1]80",
+        "http://[::1]x:80",
+    ],
+)
 def test_what_is_no_address_is_refused(uri: str) -> None:
     with pytest.raises(UsageError, match=r"give http://127\.0\.0\.1:8080"):
         open_sink(uri)
