@@ -85,26 +85,28 @@ def _watch(sink: HttpSink, seconds: float, strangers: bool, pictures: list[float
 
 @contextmanager
 def _strangers(port: int) -> Iterator[None]:
-    """Half-open clients are closed after a while, and come again."""
-    stop = threading.Event()
-    slow = [_connect(port, b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n") for _ in range(SLOW)]
-    thread = threading.Thread(target=_half_open, args=(port, stop))
+    """The bad clients, all there when it begins."""
+    stop, there = threading.Event(), threading.Event()
+    thread = threading.Thread(target=_attack, args=(port, stop, there))
     thread.start()
+    there.wait(30)
     try:
         yield
     finally:
         stop.set()
         thread.join()
-        for one in slow:
-            one.close()
 
 
-def _half_open(port: int, stop: threading.Event) -> None:
+def _attack(port: int, stop: threading.Event, there: threading.Event) -> None:
+    """The server closes half of a request after 5 s, and who takes nothing after 10 s: all come again."""
     while not stop.is_set():
-        clients = [_connect(port, b"GET /result HTTP/1.1\r\nHost: local") for _ in range(HALF_OPEN)]
-        stop.wait(5.5)
-        for one in clients:
-            one.close()
+        with ExitStack() as stack:
+            for _ in range(SLOW):
+                stack.enter_context(_connect(port, b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+            for _ in range(HALF_OPEN):
+                stack.enter_context(_connect(port, b"GET /result HTTP/1.1\r\nHost: local"))
+            there.set()
+            stop.wait(5.5)
 
 
 def _connect(port: int, data: bytes) -> socket.socket:
