@@ -17,6 +17,7 @@ __all__ = [
     "TRUTH_COLOR",
     "BlurWhere",
     "Color",
+    "as_jpeg",
     "blur",
     "boxes_of",
     "draw",
@@ -156,6 +157,11 @@ def _blocks(image: Pixels, most: int) -> Pixels:
     step = max(1, max(height, width) // (most * _SAMPLES))
     small = cv2.resize(image[::step, ::step], few, interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def as_jpeg(pixels: Pixels, quality: int) -> bytes:
+    """A BGR picture as JPEG; `quality` is OpenCV's, 0 to 100."""
+    return bytes(cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, quality))[1])
 
 
 class _Plate:

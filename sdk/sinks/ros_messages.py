@@ -7,12 +7,10 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import cv2
-
-from edgeloc.loop.draw import QUANTIZED_COLOR, STALE_COLOR, Color, boxes_of
+from edgeloc.loop.draw import QUANTIZED_COLOR, STALE_COLOR, Color, as_jpeg, boxes_of
 from edgeloc.sinks.record import as_line
 from edgeloc.sinks.video import IMAGES_FPS
-from edgeloc.types import Box, Detection, Observation, Pixels, Track
+from edgeloc.types import Box, Detection, Observation, Track
 
 __all__ = ["DEFINITIONS", "FRAME_ID", "TYPES", "Messages", "WallClock", "definition"]
 
@@ -153,7 +151,7 @@ class Messages:
                 yield topic, self._makers[topic]()
 
     def _image(self) -> Any:
-        data = array("B", _jpeg(self._seen.frame.pixels))
+        data = array("B", as_jpeg(self._seen.frame.pixels, _JPEG_QUALITY))
         return self._make("sensor_msgs/CompressedImage", header=self._header(), format="jpeg", data=data)
 
     def _detections(self) -> Any:
@@ -230,8 +228,3 @@ class Messages:
     def _color(self, color: Color) -> Any:
         blue, green, red = (value / 255 for value in color)
         return self._make("foxglove_msgs/Color", r=red, g=green, b=blue, a=1.0)
-
-
-def _jpeg(pixels: Pixels) -> bytes:
-    _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    return data.tobytes()

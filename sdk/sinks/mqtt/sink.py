@@ -11,12 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from edgeloc._support.backend import Uri
 from edgeloc._version import __version__
 from edgeloc.cameras.base import flag
 from edgeloc.errors import UsageError
+from edgeloc.loop.draw import as_jpeg
 from edgeloc.sinks.base import Sink
 from edgeloc.sinks.mqtt.connection import Broker, Connection
 from edgeloc.sinks.record import as_record
@@ -117,7 +116,7 @@ class MqttSink(Sink):
         if now - self._summed_at >= _SUMMARY_S:
             self._sum_up(observation.age_ms, now)
             if self.pictures:
-                self._send("picture", _jpeg(drawn()))
+                self._send("picture", as_jpeg(drawn(), _JPEG_QUALITY))
 
     def close(self) -> None:
         """Leave the status "offline" behind and disconnect, in a few seconds even where the broker hangs."""
@@ -187,7 +186,3 @@ def device_id(path: Path = Path("/etc/machine-id")) -> str:
     except (OSError, UnicodeError):
         machine = ""
     return hashlib.sha256(f"edgeloc {machine or socket.gethostname()}".encode()).hexdigest()[:12]
-
-
-def _jpeg(picture: Pixels) -> bytes:
-    return bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1])

@@ -9,10 +9,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
-
 from edgeloc._support.backend import Uri
 from edgeloc.errors import MissingExtra, OutputError, UsageError
+from edgeloc.loop.draw import as_jpeg
 from edgeloc.sinks.base import Sink
 from edgeloc.sinks.web.board import Board
 from edgeloc.types import Observation, Pixels
@@ -91,8 +90,7 @@ class HttpSink(Sink):
         now, picture = time.monotonic(), None
         if self._board.watchers or now - self._pictured_at >= _IDLE_S:
             self._pictured_at = now
-            _, encoded = cv2.imencode(".jpg", drawn(), (cv2.IMWRITE_JPEG_QUALITY, _QUALITY))
-            picture = encoded.tobytes()
+            picture = as_jpeg(drawn(), _QUALITY)
         self._board.show(observation, picture)
         if self._server is not None:
             self._server.notify()
