@@ -236,7 +236,7 @@ def _is_below(bearing: Bearing | None) -> TypeGuard[Bearing]:
 
 
 def _lag(seconds: float, autopilot: Autopilot | None) -> Finding:
-    """What the autopilot is to be told of the median delay, which it cannot see itself."""
+    """The parameter by which the autopilot takes the median delay into account, which it cannot see itself."""
     low, high = _LAG_S
     message = f"LANDING_TARGET was sent {seconds * 1000:.0f} ms after the time in it (median)"
     if autopilot == "px4":

@@ -207,7 +207,7 @@ def _row(name: str, value: float, labels: dict[str, str] | None = None) -> str:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Names such as those of two functions, told apart: Prometheus takes no two rows with the same labels."""
+    """Names such as those of two functions, numbered: Prometheus takes no two rows with the same labels."""
     return [
         f"{name} {names[:place].count(name) + 1}" if name in names[:place] else name for place, name in enumerate(names)
     ]

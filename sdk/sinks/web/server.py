@@ -1,4 +1,4 @@
-"""The page's server: tornado in a thread of its own, with limits on what a stranger can ask of it."""
+"""The page's server: tornado in a thread of its own, with limits on what an untrusted client can ask of it."""
 
 from __future__ import annotations
 

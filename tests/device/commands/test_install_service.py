@@ -84,7 +84,7 @@ def test_a_file_that_the_next_start_would_refuse_is_refused_now(
         ("boxes.txt", "of no known kind"),
         ("-", "no standard output"),
         ("ros2:///drone", "lacks ROS 2's environment"),
-        ("unix:///tmp/boxes.sock", "give sink unix:///tmp/boxes.sock as unix:///run/edgeloc/boxes.sock"),
+        ("unix:///srv/boxes.sock", "give sink unix:///srv/boxes.sock as unix:///run/edgeloc/boxes.sock"),
     ],
 )
 def test_sinks_that_a_service_cannot_serve(
