@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,23 @@ def rows() -> list[Row]:
 @pytest.fixture
 def make_row() -> Callable[..., Row]:
     return object_row
+
+
+@pytest.fixture
+def require_end() -> Callable[[int], None]:
+    """Fails unless a process, by its number, has ended within 20 s; one that nobody has waited for yet has."""
+
+    def wait(number: int) -> None:
+        deadline = time.monotonic() + 20
+        while _is_running(number):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    return wait
+
+
+def _is_running(number: int) -> bool:
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
