@@ -6,8 +6,6 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # PyTorch's CPU build, where the package index has one under this name; any below 2.15 does.
 TORCH ?= torch==2.13.0
-# onnx2tf asks for Python 3.12 and exact versions of much, so it lives in an environment of its own.
-ONNX2TF := .venv-onnx2tf
 OLD := .venv-numpy1
 OLD_STAMP := $(OLD)/.installed
 # Two workers, since each may load TensorFlow and take 3 GB; tests side by side in a file share what they set up.
@@ -18,7 +16,7 @@ WORKERS := -n 2 --dist worksteal
 demo: $(STAMP)
 	$(BIN)/edgeloc demo --out $(OUT)
 
-test: $(BIN)/.frameworks $(ONNX2TF)/.installed
+test: $(BIN)/.frameworks
 	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 # Hostile model files: COUNT of them, of the seed SEED. The same line again goes on where it was interrupted.
@@ -60,7 +58,7 @@ docs: $(BIN)/.docs
 	@echo "Open site/index.html"
 
 clean:
-	rm -rf build dist out site edgeloc.egg-info .venv $(OLD) $(ONNX2TF) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist out site edgeloc.egg-info .venv $(OLD) .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.cfg pyproject.toml
@@ -84,17 +82,6 @@ $(BIN)/.frameworks: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[torch,onnx,tensorrt,power]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'MAVProxy>=1.8.70'
-	@touch $@
-
-# Without a Python for it the tests that need onnx2tf are skipped, and say so.
-$(ONNX2TF)/.installed: $(STAMP)
-	@mkdir -p $(ONNX2TF)
-	@for python in $(PYTHON312) python3.12 python3.13 $(HOME)/.pyenv/versions/3.1[23]*/bin/python; do \
-		$$python -c 'import sys; sys.exit(not (3, 12) <= sys.version_info < (3, 14))' 2>/dev/null || continue; \
-		$$python -m venv $(ONNX2TF) && \
-		$(ONNX2TF)/bin/python -m pip install --quiet --disable-pip-version-check 'onnx2tf>=2' && \
-		ln -sf ../../$(ONNX2TF)/bin/onnx2tf $(BIN)/onnx2tf; break; \
-	done
 	@touch $@
 
 $(OLD_STAMP): setup.cfg pyproject.toml

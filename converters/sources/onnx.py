@@ -1,14 +1,12 @@
-"""An ONNX graph: run by ONNX Runtime, converted by onnx2tf in an environment of its own."""
+"""An ONNX graph: run by ONNX Runtime, translated by onnx2tf in a process of its own."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path, PurePath
@@ -17,21 +15,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.converters.sources.base import Source, answer_each, channels_first, image_shape, refuse_weights
-from edgeloc.converters.sources.tflite import drop_metadata, put_channels_last, replace_padded_pooling, set_signature
-from edgeloc.errors import MissingExtra, ModelError, UsageError, first_line
+from edgeloc.converters.sources.tflite import (
+    SERVING,
+    drop_metadata,
+    numbered,
+    put_channels_last,
+    replace_padded_pooling,
+    set_signature,
+)
+from edgeloc.errors import MissingExtra, ModelError, first_line
 from edgeloc.model.containers import read_fields
 from edgeloc.model.contract import InputSpec
 from edgeloc.model.flatbuffer import pack, unpack
 
-__all__ = ["OnnxSource", "find_onnx2tf"]
+__all__ = ["OnnxSource", "translate"]
 
-_TOOL = "onnx2tf"
-_OLDEST = 2
-_INSTALL = "pipx install --python python3.12 onnx2tf (Python 3.12 or newer), or uv tool install --python 3.12 onnx2tf"
+_PACKAGES = ("onnxruntime", "onnx2tf", "onnxsim")
 _ERRORS_ONLY = 3  # ONNX Runtime's level of what it writes on the terminal
 # Field numbers of onnx.proto: ModelProto.graph, GraphProto.initializer, TensorProto.external_data.
 _GRAPH, _INITIALIZER, _EXTERNAL_DATA = 7, 5, 13
+_TIMEOUT_S = 1800.0
+_TRANSLATE = """
+from edgeloc.converters.sources.onnx import translate
+translate(*sys.argv[1:])
+answer([])
+"""
+_SIMPLIFIED, _RESULT = "simplified.onnx", "model.tflite"
+# What onnx2tf runs the graph on to find out which axes are which; without such a file it would download one.
+_SAMPLES = "calibration_image_sample_data_20x128x128x3_float32.npy"
 
 
 class OnnxSource(Source):
@@ -60,23 +73,32 @@ class OnnxSource(Source):
     def open(cls, path: str, weights: str | None = None) -> OnnxSource:
         """Load the file; it holds its weights itself, or names the files beside it that do."""
         refuse_weights(path, weights)
-        if importlib.util.find_spec("onnxruntime") is None:
-            raise MissingExtra("onnxruntime", "onnx", "converting an ONNX file")
+        for package in _PACKAGES:
+            if importlib.util.find_spec(package) is None:
+                raise MissingExtra(package, "onnx", "converting an ONNX file")
         return cls(path)
 
     def to_tflite(self, spec: InputSpec) -> bytes:
-        tool, version = find_onnx2tf()
-        self.tools = {**self.tools, _TOOL: version}
         first = channels_first(self._shape, image_shape(spec), self.name)
-        with tempfile.TemporaryDirectory() as folder:
-            flatbuffer = _converted(tool, self._path, Path(folder), self._flags(spec, first))
-        model = unpack(flatbuffer)
+        self.tools = {package: importlib.metadata.version(package) for package in (*_PACKAGES, "tensorflow")}
+        model = unpack(self._translated(image_shape(spec, first=first), first))
         outputs = self.answer(np.zeros(image_shape(spec), np.float32))
+        _order_outputs(model, len(outputs))
         put_channels_last(model, [values.shape for values in outputs.values()])
         set_signature(model, spec.tensor, list(outputs))
         replace_padded_pooling(model)
         drop_metadata(model)
         return pack(model)
+
+    def _translated(self, shape: tuple[int, ...], first: bool) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = (str(self._path.resolve()), folder, json.dumps(shape), "first" if first else "last")
+            try:
+                run_child(_TRANSLATE, *arguments, timeout_s=_TIMEOUT_S)
+            except ChildFailed as error:
+                reason = error.message if error.is_a(ModelError) else f"the translation {error}"
+                raise ModelError(f"{self.name} cannot be converted: {reason}") from error
+            return Path(folder, _RESULT).read_bytes()
 
     def answer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         names = [output.name for output in self._session.get_outputs()]
@@ -92,46 +114,86 @@ class OnnxSource(Source):
 
         return answer_each(images, call)
 
-    def _flags(self, spec: InputSpec, first: bool) -> list[str]:
-        sizes = ",".join(map(str, image_shape(spec, first=first)))
-        flags = ["--overwrite_input_shape", f"{self._input.name}:{sizes}"]
-        return flags if first else [*flags, "--keep_shape_absolutely_input_names", self._input.name]
+
+def translate(path: str, folder: str, shape: str, channels: str) -> None:
+    """Write the graph at `path` as a float flatbuffer into `folder`, which becomes the current one.
+
+    Its outputs are `output_0`, `output_1` ... in the graph's order, most with their channels last. For a process of its
+    own: onnx2tf switches Keras, TensorFlow, warnings and seeds for the whole program.
+
+    Parameters:
+        path: absolute; the files of its weights lie beside it.
+        shape: of the input, as a JSON list.
+        channels: "first" or "last", in the input.
+
+    Raises ModelError with the reason.
+    """
+    import onnx2tf  # first, since it chooses the Keras that TensorFlow loads
+
+    os.chdir(folder)
+    _write_simplified(path, json.loads(shape))
+    np.save(_SAMPLES, np.random.default_rng(0).random((20, 128, 128, 3), np.float32))
+    kept = {} if channels == "first" else {"keep_shape_absolutely_input_names": ["image"]}
+    try:
+        network = onnx2tf.convert(_SIMPLIFIED, not_use_onnxsim=True, disable_model_save=True, **kept)
+    except Exception as error:  # its own, TensorFlow's and Python's
+        raise ModelError(_reason(error)) from error
+    Path(_RESULT).write_bytes(_flatbuffer(network))
 
 
-def find_onnx2tf() -> tuple[str, str]:
-    """The path of the command onnx2tf and its version; UsageError with the line to install it where it is absent."""
-    beside = Path(sys.executable).with_name(_TOOL)
-    tool = shutil.which(_TOOL) or (str(beside) if beside.is_file() else None)
-    if tool is None:
-        raise UsageError(f"converting an ONNX file needs the command {_TOOL}: {_INSTALL}")
-    asked = subprocess.run([tool, "-V"], capture_output=True, text=True, errors="replace", check=False)
-    version = (asked.stdout.split() or ["unknown"])[-1]
-    if asked.returncode or not version.partition(".")[0].isdecimal():
-        raise UsageError(f"{tool} does not run ({_last_line(asked)}): install it again with {_INSTALL}")
-    if int(version.partition(".")[0]) < _OLDEST:
-        raise UsageError(f"{tool} is version {version}, and {_OLDEST} or newer is needed: {_INSTALL}")
-    return tool, version
+def _write_simplified(path: str, shape: list[int]) -> None:
+    """The graph for one image, with what is constant computed: onnx2tf loses the axes behind computed shapes."""
+    import onnx
+    import onnx_graphsurgeon
+    import onnxsim
+
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))  # the checker wants outputs with a shape
+    weights = {tensor.name for tensor in model.graph.initializer}
+    name = next(port.name for port in model.graph.input if port.name not in weights)
+    try:
+        model, _ = onnxsim.simplify(model, overwrite_input_shapes={name: shape})
+    except Exception as error:  # of C++, without a class of its own
+        raise ModelError(f"onnxsim cannot simplify it: {first_line(error)}") from error
+    graph = onnx_graphsurgeon.import_onnx(model)
+    # Names without the ":" and "/" that TensorFlow and onnx2tf read as more than a name.
+    graph.inputs[0].name = "image"
+    for output, own in zip(graph.outputs, numbered(len(graph.outputs)), strict=True):
+        output.name = own
+    onnx.save(onnx_graphsurgeon.export_onnx(graph), _SIMPLIFIED)
 
 
-def _converted(tool: str, path: Path, folder: Path, flags: list[str]) -> bytes:
-    # It simplifies the very file that it is given, so it is given a copy.
-    command = [tool, "-i", str(_copy(path, folder)), "-o", str(folder), "-n", *flags]
-    # Its simplifier is a command of its own, which lies beside it and not on the user's PATH.
-    home = os.path.dirname(os.path.realpath(tool))
-    environment = {**os.environ, "PATH": os.pathsep.join([home, os.environ.get("PATH", "")])}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", check=False
-    )
-    results = sorted(folder.glob("*_float32.tflite"))
-    if done.returncode or len(results) != 1:
-        raise ModelError(f"{_TOOL} cannot convert {path}: {_last_line(done)}")
-    return results[0].read_bytes()
+def _reason(error: Exception) -> str:
+    """The operator that onnx2tf stopped at, and why."""
+    where = getattr(error, "onnx_op_name", None)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("onnx2tf.ops."):
+        return f"onnx2tf has no operator {str(error.name).rpartition('.')[2]}"
+    return f"onnx2tf failed{f' at the operator {where}' if where else ''}: {first_line(error)}"
 
 
-def _last_line(done: subprocess.CompletedProcess[str]) -> str:
-    lines = [line.strip() for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line.lower()]
-    return (errors or lines or [f"exit status {done.returncode}"])[-1][-300:]
+def _flatbuffer(network: Any) -> bytes:
+    import tensorflow as tf
+
+    from edgeloc.converters.sources.tensorflow import convert_saved_model
+
+    module = tf.Module()
+    module.weights = network.weights
+    (image,) = network.inputs
+
+    def named(image: Any) -> dict[str, Any]:
+        outputs = network(image)
+        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        return dict(zip(numbered(len(outputs)), outputs, strict=True))
+
+    module.serve = tf.function(named, input_signature=[tf.TensorSpec(image.shape, image.dtype, "image")])
+    tf.saved_model.save(module, "saved", signatures={SERVING: module.serve})
+    return convert_saved_model("saved", SERVING)
+
+
+def _order_outputs(model: Any, count: int) -> None:
+    """The unpacked model's outputs in the order of their numbers, which TensorFlow sorts as text."""
+    (signature,) = model.signatureDefs
+    places = {bytes(entry.name).decode(): int(entry.tensorIndex) for entry in signature.outputs}
+    model.subgraphs[0].outputs = [places[name] for name in numbered(count) if name in places]
 
 
 def _only_input(name: str, session: Any) -> Any:
@@ -143,14 +205,6 @@ def _only_input(name: str, session: Any) -> Any:
     if inputs[0].type != "tensor(float)":
         raise ModelError(f"{name} takes {inputs[0].type}: export it with a float32 input")
     return inputs[0]
-
-
-def _copy(path: Path, folder: Path) -> Path:
-    """The graph and the files of its weights, under the same names in `folder`; the graph's path there."""
-    for name in (path.name, *_weight_files(path)):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path.parent / name, folder / name)
-    return folder / path.name
 
 
 def _digest(path: Path) -> str:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from edgeloc.converters.sources import Source
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.decode import Decoder
-from edgeloc.errors import UsageError
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.model.file import ModelFile
@@ -187,14 +186,10 @@ def export_onnx() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def onnx2tf() -> None:
-    """The converter, which lives in an environment of its own; the test is skipped where there is none."""
-    from edgeloc.converters.sources.onnx import find_onnx2tf
-
-    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install 'edgeloc[onnx]'")
-    try:
-        find_onnx2tf()
-    except UsageError as error:
-        pytest.skip(str(error))
+    """The test is skipped where the packages that convert ONNX are not installed."""
+    for package in ("onnxruntime", "onnx2tf", "onnxsim"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: pip install 'edgeloc[onnx]'")
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import stat
-import sys
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,17 @@ import numpy as np
 import pytest
 
 from edgeloc.converters.checks import check_parity, run_flatbuffer
+from edgeloc.converters.sources import onnx as onnx_source
 from edgeloc.converters.sources import open_source
+from edgeloc.converters.sources.onnx import OnnxSource
 from edgeloc.data import Dataset
-from edgeloc.errors import ModelError, UsageError
+from edgeloc.errors import MissingExtra, ModelError, UsageError
 from edgeloc.model.contract import InputSpec
 from edgeloc.model.flatbuffer import parse_flatbuffer
 
-pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: pip install 'edgeloc[onnx]'")
-
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("onnx2tf")]
 
 
-@pytest.mark.usefixtures("onnx2tf")
 @pytest.mark.parametrize("name", ["box", "vector"])
 def test_a_file_finds_the_same_boxes_after_conversion(
     name: str,
@@ -36,15 +34,14 @@ def test_a_file_finds_the_same_boxes_after_conversion(
     book, before = trained[name], onnx_files[name].read_bytes()
     source = open_source(str(onnx_files[name]))
     flatbuffer = source.to_tflite(book.spec)
-    assert onnx_files[name].read_bytes() == before  # onnx2tf itself changes the file that it reads
+    assert onnx_files[name].read_bytes() == before
     apart = edges_apart(source, flatbuffer, book.contract, validation)
     assert len(apart) >= 30
     assert np.mean(apart <= 1) >= 0.95
     check_parity(source, flatbuffer, book.spec, images)
-    assert source.tools.keys() == {"onnxruntime", "onnx2tf"}
+    assert source.tools.keys() == {"onnxruntime", "onnx2tf", "onnxsim", "tensorflow"}
 
 
-@pytest.mark.usefixtures("onnx2tf")
 def test_the_converted_input_has_its_channels_last_and_no_transpose(
     trained: dict[str, Any], onnx_files: dict[str, Path]
 ) -> None:
@@ -90,52 +87,105 @@ def test_weights_in_a_file_of_any_name_are_part_of_the_model(outside: Path) -> N
     assert open_source(str(outside)).digest != before
 
 
-def test_weights_in_a_file_of_any_name_are_converted(
+def test_weights_in_a_file_of_any_name_are_converted_without_a_network(
     outside: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    tool = tmp_path / "tools" / "onnx2tf"
-    tool.parent.mkdir()
-    tool.write_text('#!/bin/sh\n[ "$1" = -V ] && echo 2.6.9 && exit\necho "error: given $(echo *)"; exit 1\n')
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tool.parent}:/bin:/usr/bin")
-    with pytest.raises(ModelError, match=r"given model\.onnx model\.onnx_data"):
-        open_source(str(outside)).to_tflite(InputSpec("image", 8, 8))
+    # onnx2tf would download images to try the graph on.
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    source, spec = open_source(str(outside)), InputSpec("image", 8, 8)
+    pictures = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+    check_parity(source, source.to_tflite(spec), spec, pictures)
+    assert sorted(path.name for path in outside.parent.iterdir()) == ["elsewhere", "model.onnx", "model.onnx_data"]
+    assert not list(Path.cwd().iterdir())
 
 
-def test_without_onnx2tf_the_line_to_install_it_is_told(
-    onnx_files: dict[str, Path], trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("package", ["onnxruntime", "onnx2tf", "onnxsim"])
+def test_a_missing_package_names_the_extra(package: str, outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    with pytest.raises(MissingExtra, match=rf"needs the package {package}: pip install 'edgeloc\[onnx\]'"):
+        open_source(str(outside))
+
+
+@pytest.fixture
+def write_graph(tmp_path: Path) -> Callable[..., OnnxSource]:
+    """An open source of nodes behind a strided convolution: image `x` (1, 3, 24, 32), features `f` (1, 6, 12, 16)."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    conv = helper.make_node("Conv", ["x", "w"], ["f"], strides=[2, 2], pads=[1, 1, 1, 1])
+
+    def write(nodes: list[Any], outputs: list[str], **constants: Any) -> OnnxSource:
+        weights = np.random.default_rng(3).normal(0, 0.5, (6, 3, 3, 3)).astype(np.float32)
+        tensors = [onnx.numpy_helper.from_array(np.array(v), name) for name, v in {"w": weights, **constants}.items()]
+        ports = [helper.make_tensor_value_info("x", kind, [1, 3, 24, 32])]
+        results = [helper.make_tensor_value_info(name, kind, None) for name in outputs]
+        graph = helper.make_graph(
+            [conv, *(helper.make_node(*node[:3], **node[3]) for node in nodes)], "graph", ports, results, tensors
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        onnx.save(model, tmp_path / "graph.onnx")
+        return OnnxSource.open(str(tmp_path / "graph.onnx"))
+
+    return write
+
+
+GRAPH = InputSpec("image", 32, 24)
+
+
+@pytest.fixture(scope="session")
+def noise() -> Any:
+    return np.random.default_rng(5).random((3, 24, 32, 3), np.float32)
+
+
+def test_a_detectors_outputs_keep_their_names_order_and_joined_locations(
+    write_graph: Callable[..., OnnxSource], noise: Any
 ) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(UsageError, match="needs the command onnx2tf: pipx install .* onnx2tf"):
-        open_source(str(onnx_files["box"])).to_tflite(trained["box"].spec)
+    source = write_graph(
+        [
+            ("Reshape", ["f", "flat"], ["by channel"], {}),
+            ("Transpose", ["by channel"], ["by location"], {"perm": [0, 2, 1]}),
+            ("Sigmoid", ["f"], ["map/1"], {}),
+        ],
+        ["map/1", "by location", "f", "by channel"],
+        flat=[1, 6, -1],
+    )
+    flatbuffer = source.to_tflite(GRAPH)
+    answer = run_flatbuffer(flatbuffer, "graph", GRAPH, noise)
+    assert {name: values.shape[1:] for name, values in answer.items()} == {
+        "map/1": (12, 16, 6),
+        "by location": (192, 6),
+        "f": (12, 16, 6),
+        "by channel": (6, 192),
+    }
+    check_parity(source, flatbuffer, GRAPH, noise)
 
 
-@pytest.mark.parametrize(
-    ("script", "sentence"),
-    [
-        ("echo 1.29.24", "is version 1.29.24, and 2 or newer is needed"),
-        ("echo 'ImportError: no numpy' >&2; exit 1", r"does not run \(ImportError: no numpy\)"),
-        ('[ "$1" = -V ] && echo 2.6.9 && exit; echo "ERROR: op Foo is unknown"; exit 1', "ERROR: op Foo is unknown"),
-    ],
-)
-def test_an_onnx2tf_that_is_old_or_broken_or_fails_is_told(
-    script: str,
-    sentence: str,
-    onnx_files: dict[str, Path],
-    trained: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+def test_a_dozen_outputs_of_one_shape_keep_their_order(write_graph: Callable[..., OnnxSource], noise: Any) -> None:
+    names = [f"level {index}" for index in range(12)]
+    nodes = [("Add", ["f", f"c{index}"], [name], {}) for index, name in enumerate(names)]
+    source = write_graph(nodes, names, **{f"c{index}": np.float32(index) for index in range(12)})
+    flatbuffer = source.to_tflite(GRAPH)
+    signature = parse_flatbuffer(flatbuffer, "graph").signature
+    assert signature is not None and list(signature.outputs) == names
+    check_parity(source, flatbuffer, GRAPH, noise)
+
+
+def test_an_operator_that_cannot_be_translated_is_named(write_graph: Callable[..., OnnxSource]) -> None:
+    source = write_graph([("LpPool", ["f"], ["y"], {"kernel_shape": [2, 2]})], ["y"])
+    with pytest.raises(ModelError, match=r"graph\.onnx cannot be converted: onnx2tf has no operator LpPool$"):
+        source.to_tflite(GRAPH)
+
+
+def test_a_translation_without_end_is_stopped(
+    write_graph: Callable[..., OnnxSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool = tmp_path / "onnx2tf"
-    tool.write_text(f"#!/bin/sh\n{script}\n")
-    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    with pytest.raises((UsageError, ModelError), match=sentence):
-        open_source(str(onnx_files["box"])).to_tflite(trained["box"].spec)
+    monkeypatch.setattr(onnx_source, "_TIMEOUT_S", 0.1)
+    with pytest.raises(ModelError, match=r"graph\.onnx cannot be converted: the translation did not end within 0\.1 s"):
+        write_graph([("Relu", ["f"], ["y"], {})], ["y"]).to_tflite(GRAPH)
 
 
-@pytest.mark.usefixtures("onnx2tf")
 def test_a_contract_of_another_size_is_refused(onnx_files: dict[str, Path]) -> None:
     with pytest.raises(
         ModelError, match=r"box\.onnx takes \(\?, 3, 96, 96\), the contract's image is \(1, 64, 80, 3\)"
@@ -143,7 +193,6 @@ def test_a_contract_of_another_size_is_refused(onnx_files: dict[str, Path]) -> N
         open_source(str(onnx_files["box"])).to_tflite(InputSpec("image", 80, 64))
 
 
-@pytest.mark.usefixtures("onnx2tf")
 def test_maps_leave_with_their_channels_last_and_open_sizes_become_the_contracts(
     tmp_path: Path, images: Any, export_onnx: Callable[..., None]
 ) -> None:
@@ -170,7 +219,6 @@ def test_maps_leave_with_their_channels_last_and_open_sizes_become_the_contracts
     check_parity(source, flatbuffer, spec, pictures)
 
 
-@pytest.mark.usefixtures("onnx2tf")
 def test_a_file_that_takes_its_channels_last_keeps_them_there(
     tmp_path: Path, images: Any, export_onnx: Callable[..., None]
 ) -> None:
