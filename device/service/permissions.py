@@ -129,7 +129,7 @@ def _reach(uri: str) -> Network:
 
 
 def _engine(name: str, model: Path, root: Path) -> Needs:
-    if name == "tensorrt" or model.suffix.lower() in (".onnx", ".engine", ".plan"):
+    if name == "tensorrt" or (name == "auto" and model.suffix.lower() == ".onnx"):
         return replace(_jetson(root), builds=True)
     if not name.startswith("edgetpu") and not (model.is_file() and is_for_edge_tpu(model.read_bytes())):
         return Needs()

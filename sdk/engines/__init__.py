@@ -48,8 +48,8 @@ def open_engine(
 
     Parameters:
         name: an engine's; one with several devices takes the device behind it, as in `edgetpu://usb:1`. For an ONNX
-            model "auto" is TensorRT ("onnxruntime" runs it on the CPU); for a model compiled for the Edge TPU it is
-            "edgetpu", which is opened again after a failure and then falls back to the CPU where there is a
+            model "auto" is TensorRT where it is installed, else ONNX Runtime on the CPU; for a model compiled for the
+            Edge TPU it is "edgetpu", which is opened again after a failure and then falls back to the CPU where there is a
             `cpu_model`.
         model: a file, its path, or the network's bytes. Bytes are loaded as they are. A file that neither ships with
             this package nor was converted on this machine is first tried in a process of its own, once for each version
@@ -78,7 +78,7 @@ def open_engine(
             f"and a model compiled for the Edge TPU, which {file.path} {_is_or_not(file)}: leave it out"
         )
     if name == "auto" and file.format == "onnx":
-        name = "tensorrt"
+        name = _for_onnx()
     if place and name == "auto":
         raise UsageError(f"engine auto://{place}: {file.path} is not compiled for the Edge TPU; write auto")
     if name != "auto":
@@ -89,6 +89,11 @@ def open_engine(
 def is_for_edge_tpu(payload: bytes) -> bool:
     """Whether a part of the model is compiled for the Edge TPU: only its delegate can run such a model."""
     return b"edgetpu-custom-op" in payload
+
+
+def _for_onnx() -> str:
+    """The first engine for ONNX models that is installed; TensorRT where none is, since its error names both."""
+    return next((name for name in ("tensorrt", "onnxruntime") if engine_class(name).available()), "tensorrt")
 
 
 def _is_or_not(model: ModelFile) -> str:

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU as an engine: what TensorRT will compute, checked on any machine."""
+"""ONNX Runtime on the CPU as an engine: detectors as they travel, and what TensorRT will compute."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class OnnxRuntimeEngine(Engine):
         try:
             import onnxruntime
         except ImportError as error:
-            raise MissingExtra("onnxruntime", "onnx", "running an ONNX model on the CPU") from error
+            raise MissingExtra("onnxruntime", "onnxruntime", "running an ONNX model on the CPU") from error
         self.version = onnxruntime.__version__
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL

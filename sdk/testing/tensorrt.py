@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -133,6 +134,7 @@ class FakeTensorRt(ModuleType):
 
     def __init__(self, version: str = "10.3.0", graph: Graph | None = None, compute: Compute | None = None) -> None:
         super().__init__("tensorrt")
+        self.__spec__ = ModuleSpec("tensorrt", None)  # by which importlib finds it installed
         self.__version__ = version
         self.new = int(version.split(".")[0]) >= 10
         self.graph, self.compute = graph or _ports, compute or _zeros

@@ -73,6 +73,10 @@ def test_a_localizer_runs_on_it(driver: Any, tensorrt: Any, model: ModelFile) ->
     assert result.presence == pytest.approx(1 / (1 + np.exp(-1)))
 
 
+def test_auto_prefers_it_to_onnx_runtime(driver: Any, tensorrt: Any, model: ModelFile) -> None:
+    assert open_engine("auto", model).name == "tensorrt"
+
+
 def test_the_plan_is_built_once(
     driver: Any, tensorrt: Any, model: ModelFile, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -302,4 +306,4 @@ def test_the_fakes_are_in_place_for_a_block(model: ModelFile) -> None:
         assert engine.invoke(image(0.5))["presence"].tolist() == [[0.5]]
         assert trt.builds == 1
     with pytest.raises(EngineError):
-        open_engine("auto", model)
+        open_engine("tensorrt", model)

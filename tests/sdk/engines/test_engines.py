@@ -117,6 +117,29 @@ def test_auto_takes_the_first_that_is_installed(grid_model: Path) -> None:
     assert open_engine("auto", grid_model).name == installed[0]
 
 
+@pytest.fixture
+def onnx_model(grid_model: Path) -> ModelFile:
+    payload = like_in_onnx(open_installed("litert", grid_model))
+    return ModelFile(Path("robot.onnx"), payload, "onnx", trusted=True)
+
+
+def test_auto_runs_onnx_in_onnx_runtime_where_tensorrt_is_missing(
+    onnx_model: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_class("tensorrt"), "available", lambda: False)
+    assert open_engine("auto", onnx_model).name == "onnxruntime"
+
+
+def test_auto_names_both_engines_for_onnx_where_neither_is_installed(
+    onnx_model: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("tensorrt", "onnxruntime"):
+        monkeypatch.setattr(engine_class(name), "available", lambda: False)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(EngineError, match=r"apt install python3-libnvinfer.*pip install 'edgeloc\[onnxruntime\]'"):
+        open_engine("auto", onnx_model)
+
+
 def failing(error: Exception) -> Callable[..., Any]:
     def load(*_: Any, **__: Any) -> Any:
         raise error
