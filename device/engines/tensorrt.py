@@ -240,8 +240,8 @@ def _import_tensorrt() -> Any:
         raise EngineError(
             "TensorRT is not installed for this Python",
             hint="on a Jetson, sudo apt install python3-libnvinfer, and make the virtual environment with "
-            "--system-site-packages; elsewhere, pip install 'edgeloc[onnxruntime]': the engine onnxruntime runs the model "
-            "on the CPU",
+            "--system-site-packages; elsewhere, the engine onnxruntime runs the model on the CPU: "
+            "pip install 'edgeloc[onnxruntime]'",
         ) from error
     except (ImportError, OSError, AttributeError) as error:
         raise EngineError(

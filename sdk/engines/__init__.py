@@ -49,8 +49,8 @@ def open_engine(
     Parameters:
         name: an engine's; one with several devices takes the device behind it, as in `edgetpu://usb:1`. For an ONNX
             model "auto" is TensorRT where it is installed, else ONNX Runtime on the CPU; for a model compiled for the
-            Edge TPU it is "edgetpu", which is opened again after a failure and then falls back to the CPU where there is a
-            `cpu_model`.
+            Edge TPU it is "edgetpu", which is opened again after a failure and then falls back to the CPU where there
+            is a `cpu_model`.
         model: a file, its path, or the network's bytes. Bytes are loaded as they are. A file that neither ships with
             this package nor was converted on this machine is first tried in a process of its own, once for each version
             of the engine, since a damaged model can end the process that loads it.
