@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path, PurePath
@@ -133,12 +134,16 @@ def translate(path: str, folder: str, shape: str, channels: str) -> None:
     os.chdir(folder)
     _write_simplified(path, json.loads(shape))
     np.save(_SAMPLES, np.random.default_rng(0).random((20, 128, 128, 3), np.float32))
-    kept = {} if channels == "first" else {"keep_shape_absolutely_input_names": ["image"]}
+    options = {"not_use_onnxsim": True, "disable_model_save": True}
+    if channels == "last":
+        options["keep_shape_absolutely_input_names"] = ["image"]
     try:
-        network = onnx2tf.convert(_SIMPLIFIED, not_use_onnxsim=True, disable_model_save=True, **kept)
-    except Exception as error:  # its own, TensorFlow's and Python's
+        flatbuffer = _flatbuffer(onnx2tf.convert(_SIMPLIFIED, **options))
+    except ModelError:
+        raise
+    except Exception as error:  # onnx2tf's own, TensorFlow's and Python's
         raise ModelError(_reason(error)) from error
-    Path(_RESULT).write_bytes(_flatbuffer(network))
+    Path(_RESULT).write_bytes(flatbuffer)
 
 
 def _write_simplified(path: str, shape: list[int]) -> None:
@@ -155,18 +160,27 @@ def _write_simplified(path: str, shape: list[int]) -> None:
     except Exception as error:  # of C++, without a class of its own
         raise ModelError(f"onnxsim cannot simplify it: {first_line(error)}") from error
     graph = onnx_graphsurgeon.import_onnx(model)
-    # Names without the ":" and "/" that TensorFlow and onnx2tf read as more than a name.
+    # Names as TensorFlow takes them: without ":", and starting with a letter or number.
     graph.inputs[0].name = "image"
     for output, own in zip(graph.outputs, numbered(len(graph.outputs)), strict=True):
         output.name = own
-    onnx.save(onnx_graphsurgeon.export_onnx(graph), _SIMPLIFIED)
+    for node in graph.nodes:
+        if node.op == "Constant" and "value" in node.attrs:  # onnx2tf takes a weight as one, and not always such a node
+            node.outputs[0].to_constant(node.attrs["value"].values)
+            node.outputs.clear()
+        node.name = re.sub(r"[^\w./-]+", "_", node.name, flags=re.ASCII).lstrip("_/-")
+    onnx.save(onnx_graphsurgeon.export_onnx(graph.cleanup()), _SIMPLIFIED)
 
 
 def _reason(error: Exception) -> str:
     """The operator that onnx2tf stopped at, and why."""
+    import onnx
+
     where = getattr(error, "onnx_op_name", None)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("onnx2tf.ops."):
         return f"onnx2tf has no operator {str(error.name).rpartition('.')[2]}"
+    if any(node.op_type == "TopK" for node in onnx.load(_SIMPLIFIED).graph.node):
+        return "it selects its objects itself (TopK), which onnx2tf cannot translate: export it with its raw outputs"
     return f"onnx2tf failed{f' at the operator {where}' if where else ''}: {first_line(error)}"
 
 
@@ -175,16 +189,16 @@ def _flatbuffer(network: Any) -> bytes:
 
     from edgeloc.converters.sources.tensorflow import convert_saved_model
 
-    module = tf.Module()
-    module.weights = network.weights
-    (image,) = network.inputs
-
     def named(image: Any) -> dict[str, Any]:
         outputs = network(image)
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         return dict(zip(numbered(len(outputs)), outputs, strict=True))
 
+    (image,) = network.inputs
+    module = tf.Module()
     module.serve = tf.function(named, input_signature=[tf.TensorSpec(image.shape, image.dtype, "image")])
+    # More than the network's own list, which lacks those of layers that onnx2tf calls within others.
+    module.weights = module.serve.get_concrete_function().graph.variables
     tf.saved_model.save(module, "saved", signatures={SERVING: module.serve})
     return convert_saved_model("saved", SERVING)
 

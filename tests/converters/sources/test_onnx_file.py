@@ -178,6 +178,34 @@ def test_an_operator_that_cannot_be_translated_is_named(write_graph: Callable[..
         source.to_tflite(GRAPH)
 
 
+def test_attention_is_translated(write_graph: Callable[..., OnnxSource], noise: Any) -> None:
+    # PyTorch's older exporter writes the number as a node, which onnx2tf alone cannot multiply by.
+    scale = pytest.importorskip("onnx").numpy_helper.from_array(np.array(0.125, np.float32))
+    nodes = [
+        ("Reshape", ["f", "heads"], ["values"], {}),
+        ("Transpose", ["values"], ["queries"], {"perm": [0, 1, 3, 2]}),
+        ("MatMul", ["queries", "values"], ["products"], {}),
+        ("Constant", [], ["scale"], {"value": scale}),
+        ("Mul", ["products", "scale"], ["scaled"], {}),
+        ("Softmax", ["scaled"], ["attention"], {"axis": -1}),
+        ("MatMul", ["values", "attention"], ["sums"], {}),
+        ("Reshape", ["sums", "map"], ["/y"], {}),
+    ]
+    source = write_graph(nodes, ["/y"], heads=[1, 2, 3, 192], map=[1, 6, 12, 16])
+    check_parity(source, source.to_tflite(GRAPH), GRAPH, noise)
+
+
+def test_a_head_that_selects_its_objects_itself_is_refused(write_graph: Callable[..., OnnxSource]) -> None:
+    nodes = [
+        ("Reshape", ["f", "flat"], ["values"], {}),
+        ("TopK", ["values", "k"], ["best", "places"], {}),
+        ("Tile", ["places", "three"], ["tiled"], {}),
+        ("GatherElements", ["values", "tiled"], ["y"], {"axis": 1}),
+    ]
+    with pytest.raises(ModelError, match=r"\(TopK\), which onnx2tf cannot translate: export it with its raw outputs$"):
+        write_graph(nodes, ["y"], flat=[1, 6, 192], k=[5], three=[1, 1, 3]).to_tflite(GRAPH)
+
+
 def test_a_translation_without_end_is_stopped(
     write_graph: Callable[..., OnnxSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
