@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.decode import Decoder
+from edgeloc.decode.numbers import Quantization
 from edgeloc.engines import Engine, open_engine
 from edgeloc.errors import ContractError, EngineError, ModelError, UsageError
-from edgeloc.model.contract import Contract, check_contract
+from edgeloc.model.contract import Contract
 from edgeloc.model.file import Golden, ModelFile, contract_for, read_model
+from edgeloc.model.fit import check_contract
 from edgeloc.preprocess import Placement, Preprocessor
 from edgeloc.types import Frame, Pixels, Result
 
@@ -55,7 +56,7 @@ class Localizer:
         self.model = model if isinstance(model, ModelFile) else read_model(model)
         self.contract = contract_for(self.model, contract)
         with _naming(self.model.path):
-            self._decoder = Decoder(self.contract)
+            Decoder(self.contract)  # before an engine is loaded for nothing
         if isinstance(engine, str):
             own = self.contract is self.model.contract
             described = self.model if own else dataclasses.replace(self.model, contract=self.contract)
@@ -65,9 +66,9 @@ class Localizer:
         self.engine = engine
         with _naming(self.model.path):
             check_contract(self.contract, engine.inputs, engine.outputs)
+            self._decoder = Decoder(self.contract, _quantizations(engine))
         tensor = engine.inputs[self.contract.input.tensor]
         self.preprocessor = Preprocessor(self.contract.input, tensor.dtype, tensor.scale, tensor.zero_point)
-        self._scales = _scales(self.contract, engine)
 
     def __call__(self, frame: Frame | Pixels) -> Result:
         """Localize in one frame, or in an image, BGR uint8 (height, width, 3).
@@ -97,14 +98,7 @@ class Localizer:
 
         Raises EngineError when an output that matters is not a finite number.
         """
-        outputs = {}
-        for name, scale, zero_point in self._scales:
-            values = raw[name]
-            if scale is not None:
-                values = np.subtract(values, zero_point, dtype=np.float32)
-                values *= scale
-            outputs[name] = values
-        return self._decoder(outputs, placement, frame_size)
+        return self._decoder(raw, placement, frame_size)
 
     def self_test(self) -> None:
         """Run the golden image of the model file and compare the answer with the expected one.
@@ -132,18 +126,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise ContractError(f"{path} and its contract do not fit: {error}", hint="correct the contract") from error
 
 
-def _scales(contract: Contract, engine: Engine) -> list[tuple[str, np.float32 | None, np.float32]]:
-    """The contract's outputs, each with its scale (None where its values are real already) and zero point."""
-    scales: list[tuple[str, np.float32 | None, np.float32]] = []
-    for output in contract.outputs:
-        info = engine.outputs[output.tensor]
-        if info.scale is None:
-            # Integers without a scale still have to become float32, which a scale of 1 does.
-            scale = None if info.dtype == np.float32 else np.float32(1)
-            scales.append((output.tensor, scale, np.float32(0)))
-        else:
-            scales.append((output.tensor, np.float32(info.scale), np.float32(info.zero_point or 0)))
-    return scales
+def _quantizations(engine: Engine) -> dict[str, Quantization]:
+    return {name: Quantization(info.scale, info.zero_point or 0) for name, info in engine.outputs.items()}
 
 
 def _difference(golden: Golden, result: Result) -> str:

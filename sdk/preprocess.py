@@ -76,11 +76,12 @@ class Geometry:
 def frame_geometry(spec: InputSpec, width: int, height: int) -> Geometry:
     """The geometry of a frame of `width` x `height` pixels for the input `spec`."""
     crop, target = (0, 0, width, height), (0, 0, spec.width, spec.height)
-    if spec.resize == "letterbox":
+    if spec.resize in ("letterbox", "letterbox-top-left"):
         scale = min(spec.width / width, spec.height / height)
         w = min(spec.width, max(1, round(width * scale)))
         h = min(spec.height, max(1, round(height * scale)))
-        target = ((spec.width - w) // 2, (spec.height - h) // 2, w, h)
+        corner = (0, 0) if spec.resize == "letterbox-top-left" else ((spec.width - w) // 2, (spec.height - h) // 2)
+        target = (*corner, w, h)
     elif spec.resize == "center-crop":
         w = min(width, max(1, round(height * spec.width / spec.height)))
         h = min(height, max(1, round(width * spec.height / spec.width)))
@@ -114,6 +115,9 @@ class Preprocessor:
         self._table = _table(spec, np.dtype(dtype), scale, zero_point)
         self._tensor = self._canvas[np.newaxis] if self._table is None else _empty_like(self._canvas, self._table)
         self._flip_sign = _is_sign_flip(self._table)
+        self._planes = None
+        if spec.layout == "channels-first":
+            self._planes = np.empty((1, channels, spec.height, spec.width), self._tensor.dtype)
         self._frame_size = (0, 0)
 
     @property
@@ -122,7 +126,7 @@ class Preprocessor:
         return self._table is None
 
     def __call__(self, pixels: Pixels) -> tuple[NDArray[Any], Placement]:
-        """The tensor (1, height, width, channels) for a BGR uint8 frame (height, width, 3), and its placement.
+        """The tensor, of the contract's size and layout, for a BGR uint8 frame (height, width, 3), and its placement.
 
         The next call reuses the tensor's memory: copy it to keep it.
 
@@ -150,7 +154,10 @@ class Preprocessor:
             np.bitwise_xor(self._canvas, 0x80, out=self._tensor.view(np.uint8)[0])
         elif self._table is not None:
             cv2.LUT(self._canvas, self._table, dst=self._tensor[0])
-        return self._tensor, self._placement
+        if self._planes is None:
+            return self._tensor, self._placement
+        np.copyto(self._planes, self._tensor.transpose(0, 3, 1, 2))
+        return self._planes, self._placement
 
     def _lay_out(self, pixels: Pixels) -> None:
         """Prepare buffers and views for frames of this size."""

@@ -209,8 +209,9 @@ class Gate:
 
 
 def _has_presence(contract: Contract) -> bool:
-    roles = {output.role for output in contract.outputs}
-    return bool(roles & {"presence", "ssd-scores", "yolo"}) or any("presence" in o.slots for o in contract.outputs)
+    return contract.detector is not None or any(
+        output.role == "presence" or "presence" in output.slots for output in contract.outputs
+    )
 
 
 def _rounded(value: Any) -> Any:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from edgeloc.converters.output_heads.graph import HeadGraph, Part, parts_of
 from edgeloc.converters.output_heads.repair import Answers, Split, answers, split_head
-from edgeloc.decode.heads import Reading, activate, head_reader
+from edgeloc.decode.heads import head_reader
+from edgeloc.decode.numbers import Reading, activate
 from edgeloc.errors import ModelError
 from edgeloc.evaluation.figures import SIZES
 from edgeloc.findings import Finding
@@ -223,14 +224,10 @@ def diagnose(flatbuffer: bytes, contract: Contract, images: NDArray[np.float32])
     Raises ModelError when the flatbuffer has no signature, ContractError when the contract's
     outputs contradict each other.
     """
+    if contract.detector is not None:
+        return ()
     parts_of(HeadGraph(flatbuffer), contract)  # so that an error behind this is one of splitting
     images = images[:: max(1, len(images) // _MOST_IMAGES)][:_MOST_IMAGES]
-    if contract.output("ssd-boxes") is not None:
-        return ()  # what its operator gives was computed in float
-    if contract.output("yolo") is not None:
-        values = answers(flatbuffer, images)
-        why = "export the model with boxes in fractions of its input, and say so in box.units"
-        return (*_unsplit(contract, values, why), *_constants(values))
     try:
         split = split_head(flatbuffer, contract)
     except ModelError as error:
@@ -249,7 +246,7 @@ def diagnose(flatbuffer: bytes, contract: Contract, images: NDArray[np.float32])
 def _unsplit(contract: Contract, values: Answers, why: str) -> Iterator[Diagnosis]:
     """The outputs of a model that cannot be taken apart."""
     before = cost(*as_outputs(contract, values), contract.thresholds.presence)
-    output = next((output for output in contract.outputs if output.role in ("vector", "yolo")), None)
+    output = next((output for output in contract.outputs if output.role == "vector"), None)
     if output is None or not _worth_repair(before, Cost(0, 0, 0)):
         return
     rows = values[output.tensor]

@@ -1,15 +1,17 @@
-"""Decoding: from a model's dequantized outputs to the objects of the frame, in its pixels, by the contract."""
+"""Decoding: from a model's outputs to the objects of the frame, in its pixels, by the contract."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.decode.heads import head_reader
+from edgeloc.decode.numbers import REAL, Quantization, dequantized
 from edgeloc.errors import EdgelocError, EngineError
 from edgeloc.model.contract import Contract
 from edgeloc.preprocess import Placement
@@ -23,24 +25,31 @@ _score = attrgetter("score")
 class Decoder:
     """Decodes the outputs of models of one contract.
 
+    Parameters:
+        contract: the model's.
+        quantizations: what the integers of its outputs stand for, by tensor; without, outputs are real numbers.
+
     Raises ContractError when the contract's outputs, labels and box encoding contradict each other.
     """
 
-    def __init__(self, contract: Contract) -> None:
-        self._read = head_reader(contract)
+    def __init__(self, contract: Contract, quantizations: Mapping[str, Quantization] | None = None) -> None:
+        self._read = head_reader(contract, quantizations)
+        # A detector's reader takes them as they are, since it looks at few of them.
+        names = [output.tensor for output in contract.outputs] if contract.detector is None else []
+        self._real = [(name, (quantizations or {}).get(name, REAL)) for name in names]
         self._labels = contract.labels
         self._presence, self._label = contract.thresholds.presence, contract.thresholds.label
-        pixels = contract.box.units == "pixels" and contract.output("ssd-boxes") is None
+        pixels = contract.box.units == "pixels" or contract.detector is not None
         self._unit_x, self._unit_y = (1, 1) if pixels else (contract.input.width, contract.input.height)
         self._reported = False
         self._nothing = Detection(None, 0.0, None, np.zeros(len(contract.labels), np.float32))
 
     def __call__(
-        self, outputs: Mapping[str, NDArray[np.float32]], placement: Placement, frame_size: tuple[int, int]
+        self, outputs: Mapping[str, NDArray[Any]], placement: Placement, frame_size: tuple[int, int]
     ) -> Result:
         """The result of one frame.
 
-        `outputs` are the model's outputs by tensor name, dequantized to float32.
+        `outputs` are the model's outputs by tensor name, as the engine answers them.
         `placement` is where the frame lies in the model's input.
         `frame_size` is the frame's (width, height) in pixels.
 
@@ -54,9 +63,9 @@ class Decoder:
         except (ValueError, IndexError, OverflowError) as error:
             raise _misfit(outputs) from error
 
-    def _result(
-        self, outputs: Mapping[str, NDArray[np.float32]], placement: Placement, frame_size: tuple[int, int]
-    ) -> Result:
+    def _result(self, outputs: Mapping[str, NDArray[Any]], placement: Placement, frame_size: tuple[int, int]) -> Result:
+        if self._real:
+            outputs = {name: dequantized(outputs[name], quantization) for name, quantization in self._real}
         with np.errstate(all="ignore"):  # numbers that are not finite are found below
             presence, scores, corners, beyond = self._read(outputs)
         boxes = None if corners is None else corners.tolist()
@@ -119,7 +128,7 @@ def _span(first: float, last: float, limit: float) -> tuple[float, float]:
     return min(max(low, 0.0), limit), min(max(high, 0.0), limit)
 
 
-def _misfit(outputs: Mapping[str, NDArray[np.float32]]) -> EngineError:
+def _misfit(outputs: Mapping[str, NDArray[Any]]) -> EngineError:
     shapes = ", ".join(f"{name!r} {values.shape}" for name, values in outputs.items())
     return EngineError(
         f"the model's outputs are {shapes}, which do not fit its contract: the file or the contract is wrong",

@@ -6,11 +6,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from edgeloc.decode.detector import DetectorReader
+from edgeloc.decode.numbers import ORDER, Array, Quantization, Reading, activate, corners_of
 from edgeloc.errors import ContractError
 from edgeloc.model.contract import Activation, BoxForm, Contract, OutputSpec
 
@@ -18,27 +19,15 @@ __all__ = [
     "BOX_PARTS",
     "Corners",
     "Outputs",
-    "Reading",
-    "activate",
     "box_reader",
-    "corners_of",
     "head_reader",
     "rows",
     "vector_columns",
 ]
 
-Array = NDArray[np.float32]
 Outputs = Mapping[str, Array]
 Corners = Callable[[Outputs], Array]
 
-# Where x, y, width, height (or x1, y1, x2, y2) stand in each form of four numbers.
-_ORDER: dict[BoxForm, tuple[int, int, int, int]] = {
-    "cxcywh": (0, 1, 2, 3),
-    "cxcyhw": (0, 1, 3, 2),
-    "xywh": (0, 1, 2, 3),
-    "xyxy": (0, 1, 2, 3),
-    "yxyx": (1, 0, 3, 2),
-}
 # Which slots of a vector make a box, in the order of the form they make.
 BOX_PARTS: dict[tuple[str, ...], BoxForm] = {
     ("x1", "y1", "x2", "y2"): "xyxy",
@@ -46,59 +35,19 @@ BOX_PARTS: dict[tuple[str, ...], BoxForm] = {
     ("x1", "y1", "w", "h"): "xywh",
 }
 _UNUSED = "unused"
-_NONE_BEYOND: Mapping[int, int] = {}
-
-
-class Reading(NamedTuple):
-    """What the outputs hold, one row for each candidate object.
-
-    `presence` are probabilities (n,); `scores` are class probabilities (n, K); `corners` are x1, y1, x2, y2 (n, 4) in
-    the contract's units, None where the model gives no box. `beyond` are the class numbers of those rows whose class
-    has no label in the contract.
-    """
-
-    presence: list[float]
-    scores: Array
-    corners: Array | None
-    beyond: Mapping[int, int] = _NONE_BEYOND
-
 
 Reader = Callable[[Outputs], Reading]
 
 
-def head_reader(contract: Contract) -> Reader:
-    """The reader of the outputs of a model of this contract; ContractError when their roles contradict each other."""
-    roles = {output.role for output in contract.outputs}
-    if any(role.startswith("ssd-") for role in roles):
-        return _Ssd(contract)
-    if "yolo" in roles:
-        return _Yolo(contract)
+def head_reader(contract: Contract, quantizations: Mapping[str, Quantization] | None = None) -> Reader:
+    """The reader of the outputs of a model of this contract; ContractError when their roles contradict each other.
+
+    A detector's takes raw outputs, which `quantizations` explain by tensor, float ones without; a localizer's takes
+    float ones.
+    """
+    if contract.detector is not None:
+        return DetectorReader(contract, quantizations or {})
     return _Heads(contract)
-
-
-def activate(values: Array, activation: Activation) -> Array:
-    """Apply the activation that the network leaves to the host; a softmax runs over the last axis."""
-    if activation == "sigmoid":
-        half = 0.5 * np.tanh(0.5 * values) + 0.5  # the logistic function without an overflow
-        return np.asarray(half, np.float32)
-    if activation == "softmax":
-        powers = np.exp(values - values.max(axis=-1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
-    return values
-
-
-def corners_of(form: BoxForm, four: Array) -> Array:
-    """Corners (n, 4) as x1, y1, x2, y2, from four numbers (n, 4) in the order of `form`."""
-    order = _ORDER[form]
-    if order != (0, 1, 2, 3):
-        four = four[:, order]
-    if form in ("xyxy", "yxyx"):
-        return four
-    position, size = four[:, :2], four[:, 2:]
-    if form == "xywh":
-        return np.concatenate([position, position + size], axis=1)
-    half = size * np.float32(0.5)
-    return np.concatenate([position - half, position + half], axis=1)
 
 
 def box_reader(contract: Contract) -> Corners | None:
@@ -136,8 +85,8 @@ def _need_form(contract: Contract, output: OutputSpec, form: BoxForm) -> None:
 
 
 def _four_numbers(output: OutputSpec, form: BoxForm, objects: int) -> Corners:
-    if form not in _ORDER:
-        raise ContractError(field="box.form", value=form, allowed=f"one of {', '.join(_ORDER)} for the role box")
+    if form not in ORDER:
+        raise ContractError(field="box.form", value=form, allowed=f"one of {', '.join(ORDER)} for the role box")
     _refuse_softmax(output)
     return lambda outputs: corners_of(form, activate(rows(outputs[output.tensor], objects), output.activation))
 
@@ -309,61 +258,6 @@ def _vector_box(vector: OutputSpec, columns: list[int], objects: int) -> Corners
     return lambda outputs: corners_of(form, activate(rows(outputs[tensor], objects)[:, columns], activation))
 
 
-class _Ssd:
-    """The outputs of the operator TFLite_Detection_PostProcess: y1, x1, y2, x2 in fractions, best first."""
-
-    def __init__(self, contract: Contract) -> None:
-        _alone(contract, "ssd-")
-        self._objects, self._classes = contract.box.objects, len(contract.labels)
-        self._boxes, self._scores = _need(contract, "ssd-boxes"), _need(contract, "ssd-scores")
-        self._labels = _need(contract, "ssd-classes") if self._classes else None
-        count = contract.output("ssd-count")
-        self._count = None if count is None else count.tensor
-
-    def __call__(self, outputs: Outputs) -> Reading:
-        presence = outputs[self._scores].reshape(-1)
-        found = len(presence) if self._count is None else min(int(outputs[self._count].reshape(-1)[0]), len(presence))
-        best = np.argsort(-presence[:found], kind="stable")[: self._objects]
-        scores = np.zeros((len(best), self._classes), np.float32)
-        beyond: dict[int, int] = {}
-        if self._labels is not None:
-            for row, number in enumerate(map(int, outputs[self._labels].reshape(-1)[best].tolist())):
-                if 0 <= number < self._classes:
-                    scores[row, number] = presence[best[row]]
-                else:
-                    beyond[row] = number
-        corners = corners_of("yxyx", outputs[self._boxes].reshape(-1, 4)[best])
-        return Reading(presence[best].tolist(), scores, corners, beyond)
-
-
-class _Yolo:
-    """One output (1, 4 + K, anchors), as Ultralytics exports it; only the best anchor is read, so nothing overlaps."""
-
-    def __init__(self, contract: Contract) -> None:
-        _alone(contract, "yolo")
-        output = next(output for output in contract.outputs if output.role == "yolo")
-        _refuse_softmax(output)
-        if contract.box.objects != 1:
-            raise ContractError(
-                field="box.objects", value=contract.box.objects, allowed="1: of a yolo output only the best box is read"
-            )
-        if contract.box.form in ("grid", "distribution"):
-            raise ContractError(
-                field="box.form", value=contract.box.form, allowed=f"one of {', '.join(_ORDER)} for the role yolo"
-            )
-        if not contract.labels:
-            raise ContractError("labels: a yolo output needs the names of its classes")
-        self._tensor, self._activation, self._form = output.tensor, output.activation, contract.box.form
-
-    def __call__(self, outputs: Outputs) -> Reading:
-        values = outputs[self._tensor]
-        values = values.reshape(values.shape[-2], values.shape[-1])
-        anchor = int(values[4:].argmax()) % values.shape[1]
-        column = values[:, anchor : anchor + 1].T
-        scores = activate(column[:, 4:], self._activation)
-        return Reading([float(scores.max())], scores, corners_of(self._form, column[:, :4]))
-
-
 def _refuse_softmax(output: OutputSpec, hint: str = "") -> None:
     """A softmax is for classes: over a presence or the numbers of a box it means nothing."""
     if output.activation == "softmax":
@@ -371,19 +265,6 @@ def _refuse_softmax(output: OutputSpec, hint: str = "") -> None:
         raise ContractError(
             field=field, value="softmax", allowed=f"none or sigmoid for the role {output.role}", hint=hint
         )
-
-
-def _alone(contract: Contract, prefix: str) -> None:
-    for output in contract.outputs:
-        if not output.role.startswith(prefix):
-            raise ContractError(f"outputs[{output.tensor}].role is {output.role!r}: it does not go with {prefix}")
-
-
-def _need(contract: Contract, role: str) -> str:
-    for output in contract.outputs:
-        if output.role == role:
-            return output.tensor
-    raise ContractError(f"outputs: the role {role} is missing")
 
 
 def _logistic(value: float) -> float:

@@ -7,14 +7,13 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 from edgeloc._support.json import from_data, parse_json
 from edgeloc.errors import ContractError
+from edgeloc.model.detector import DetectorSpec
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -22,29 +21,31 @@ __all__ = [
     "Contract",
     "InputSpec",
     "OutputSpec",
-    "Shaped",
     "Thresholds",
-    "check_contract",
     "read_contract",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_FIRST_SCHEMA = 1
 _AS_JSON = "give a contract as JSON"
 # What follows is far above any model for a camera, and keeps a hostile contract from taking all memory.
 _LONGEST = 4_000_000
 _MOST_PIXELS, _LONGEST_SIDE = 1 << 24, 1 << 14
 _MOST_OBJECTS = 100_000
 
+_PARTS = ("box", "objectness", "class", "score", "class-number", "count")
+_UNUSED = re.compile(r"unused:[1-9]\d{0,5}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 Color = Literal["rgb", "bgr", "gray"]
-Resize = Literal["letterbox", "stretch", "center-crop"]
+Resize = Literal["letterbox", "letterbox-top-left", "stretch", "center-crop"]
+Layout = Literal["channels-last", "channels-first"]
 Interpolation = Literal["linear", "area", "nearest", "cubic"]
 Activation = Literal["none", "sigmoid", "softmax"]
 Role = Literal[
     "presence", "class", "box", "vector",
     "box-bins", "grid-weights", "grid-distances",
-    "ssd-boxes", "ssd-classes", "ssd-scores", "ssd-count", "yolo",
+    "detections",
 ]  # fmt: skip
 BoxForm = Literal["cxcywh", "xyxy", "yxyx", "xywh", "cxcyhw", "distribution", "grid"]
 
@@ -60,9 +61,10 @@ class InputSpec:
         color: rgb, bgr or gray.
         mean: one number, or one for each channel in the order of `color`.
         std: likewise.
-        resize: letterbox, stretch or center-crop.
+        resize: letterbox, letterbox-top-left (the frame in the corner, and not in the middle), stretch or center-crop.
         pad_value: fills what a letterbox leaves free, 0 to 255.
         interpolation: linear, area, nearest or cubic.
+        layout: channels-last (1, height, width, channels), or channels-first (1, channels, height, width).
     """
 
     tensor: str
@@ -74,6 +76,7 @@ class InputSpec:
     resize: Resize = "letterbox"
     pad_value: int = 114
     interpolation: Interpolation = "linear"
+    layout: Layout = "channels-last"
 
     def __post_init__(self) -> None:
         _between("input.width", self.width, _LONGEST_SIDE)
@@ -85,6 +88,7 @@ class InputSpec:
         _one_of("input.color", self.color, get_args(Color))
         _one_of("input.resize", self.resize, get_args(Resize))
         _one_of("input.interpolation", self.interpolation, get_args(Interpolation))
+        _one_of("input.layout", self.layout, get_args(Layout))
         if not 0 <= self.pad_value <= 255:
             raise ContractError(field="input.pad_value", value=self.pad_value, allowed="0 to 255")
         channels = 1 if self.color == "gray" else 3
@@ -105,12 +109,16 @@ class OutputSpec:
 
     Parameters:
         tensor: its name in the model's signature.
-        role: presence, class, box, vector, box-bins, grid-weights, grid-distances, ssd-boxes, ssd-classes, ssd-scores,
-            ssd-count or yolo.
+        role: presence, class, box, vector, box-bins, grid-weights, grid-distances; of a detector, detections.
         activation: what the host still has to apply to the dequantized values; in a vector to presence and box.
         slots: of a vector, what each number is: `presence`, a part of the box (`x1 y1 x2 y2 cx cy w h`), `class:0` ...
             `class:K-1`, or `unused`.
         class_activation: of a vector, the activation of its classes.
+        parts: of detections, what the numbers of one location are, in their order: `box`, `objectness`, `class` (a
+            number for each label, and one for the background), `score`, `class-number`, `unused:N` (N numbers); or
+            `count` alone, the number of rows that hold something.
+        layout: of detections, whether these numbers are the last axis, or the one behind the batch (channels-first).
+        level: of detections, the level whose locations these are, from 0; None where an output holds all.
     """
 
     tensor: str
@@ -118,6 +126,9 @@ class OutputSpec:
     activation: Activation = "none"
     slots: tuple[str, ...] = ()
     class_activation: Activation = "none"
+    parts: tuple[str, ...] = ()
+    layout: Layout = "channels-last"
+    level: int | None = None
 
     def __post_init__(self) -> None:
         _one_of(f"outputs[{self.tensor}].role", self.role, get_args(Role))
@@ -125,6 +136,13 @@ class OutputSpec:
         _one_of(f"outputs[{self.tensor}].class_activation", self.class_activation, get_args(Activation))
         if (self.role == "vector") != bool(self.slots):
             raise ContractError(f"outputs[{self.tensor}].slots must be given for the role vector, and only for it")
+        if (self.role == "detections") != bool(self.parts):
+            raise ContractError(f"outputs[{self.tensor}].parts must be given for the role detections, and only for it")
+        for part in self.parts:
+            if part not in _PARTS and not _UNUSED.fullmatch(part):
+                allowed = f"{', '.join(_PARTS)}, unused:N"
+                raise ContractError(field=f"outputs[{self.tensor}].parts", value=part, allowed=allowed)
+        _one_of(f"outputs[{self.tensor}].layout", self.layout, get_args(Layout))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +187,11 @@ class Contract:
     Parameters:
         input: how a frame becomes the model's input.
         outputs: each output and its role.
-        box: what the numbers of a box mean.
+        box: of a localizer, what the numbers of a box mean.
         labels: the names of the classes, in the model's order.
         thresholds: from which probability an object is present, and its class known.
+        detector: of a model that finds any number of objects, how its numbers become boxes and scores; None for a
+            localizer.
         recipe: the quantization recipe's name.
         tools: versions by name.
         hashes: SHA-256 of the float model, of the calibration manifest and of the file's own network (`payload`).
@@ -183,18 +203,26 @@ class Contract:
     box: BoxEncoding = field(default_factory=BoxEncoding)
     labels: tuple[str, ...] = ()
     thresholds: Thresholds = field(default_factory=Thresholds)
+    detector: DetectorSpec | None = None
     recipe: str = ""
     tools: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        roles = [output.role for output in self.outputs]
+        roles = [output.role for output in self.outputs if output.role != "detections"]
         repeated = sorted(role for role, count in Counter(roles).items() if count > 1)
         if repeated:
             raise ContractError(f"outputs: the role {repeated[0]} is given to more than one tensor")
-        if not roles:
+        if not self.outputs:
             raise ContractError("outputs: a contract needs at least one output")
+        if self.detector is None and len(roles) < len(self.outputs):
+            raise ContractError("outputs: the role detections needs the contract's section detector")
+        if self.detector is not None and roles:
+            raise ContractError(
+                f"outputs: the role {roles[0]} is a localizer's, and the contract has the section detector",
+                hint="give the outputs the role detections, or leave detector out",
+            )
         if any(_CONTROL.search(label) for label in self.labels):
             raise ContractError("labels: a label must not hold control characters")
 
@@ -218,10 +246,11 @@ class Contract:
         if not isinstance(data, dict):
             raise ContractError("the contract must be a JSON object")
         version = data.pop("schema_version", None)
-        if version != SCHEMA_VERSION:
-            raise ContractError(
-                field="schema_version", value=version, allowed=f"{SCHEMA_VERSION}, the one that this release reads"
-            )
+        if version == _FIRST_SCHEMA:
+            data = _from_first_schema(data)
+        elif version != SCHEMA_VERSION:
+            allowed = f"{_FIRST_SCHEMA} or {SCHEMA_VERSION}, those that this release reads"
+            raise ContractError(field="schema_version", value=version, allowed=allowed)
         contract: Contract = from_data(cls, data, strict=True, failure=ContractError)
         return contract
 
@@ -250,82 +279,40 @@ def _between(name: str, value: int, most: int) -> None:
         raise ContractError(field=name, value=value, allowed=f"1 to {most:,}")
 
 
-class Shaped(Protocol):
-    """Anything with a tensor's shape: an engine's tensor, or one read out of the file; -1 where a size is open."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The sizes, the batch first."""
+_FIRST_ROLES = {
+    "ssd-boxes": "box", "ssd-classes": "class-number", "ssd-scores": "score", "ssd-count": "count", "yolo": "yolo",
+}  # fmt: skip
 
 
-def check_contract(contract: Contract, inputs: Mapping[str, Shaped], outputs: Mapping[str, Shaped]) -> None:
-    """Make sure that every tensor of the contract is there and has room for what the contract describes.
-
-    Raises ContractError naming the tensor, what it is and what there is. A size that is open until
-    the model runs is taken on trust.
-    """
-    _check_input(contract.input, inputs)
-    for output in contract.outputs:
-        info = outputs.get(output.tensor)
-        if info is None:
-            raise ContractError(
-                f"the contract's output {output.tensor!r} (role {output.role}) is not in the model, "
-                f"which has {_names(outputs)}"
-            )
-        if all(size > 0 for size in info.shape):
-            _check_output(contract, output, info.shape)
-    _check_grid(contract, outputs)
-
-
-def _check_input(spec: InputSpec, inputs: Mapping[str, Shaped]) -> None:
-    info = inputs.get(spec.tensor)
-    if info is None:
-        raise ContractError(f"the contract's input {spec.tensor!r} is not in the model, which has {_names(inputs)}")
-    wanted = (1, spec.height, spec.width, 1 if spec.color == "gray" else 3)
-    fits = [have in (size, -1) for have, size in zip(info.shape, wanted, strict=False)]
-    if len(info.shape) != len(wanted) or not all(fits):
-        raise ContractError(
-            f"the model's input {spec.tensor!r} is {info.shape}, but the contract's size and colour ask for {wanted} "
-            "(batch, height, width, channels)"
-        )
-
-
-def _check_output(contract: Contract, output: OutputSpec, shape: tuple[int, ...]) -> None:
-    objects, labels, numbers = contract.box.objects, len(contract.labels), prod(shape)
-    needed = {
-        "presence": (objects, f"one number for each of {objects} object(s)"),
-        "class": (objects * labels, f"one number for each of {labels} label(s) and {objects} object(s)"),
-        "box": (objects * 4, f"4 numbers for each of {objects} object(s)"),
-        "vector": (objects * len(output.slots), f"the {len(output.slots)} slots of {objects} object(s)"),
-    }
-    if output.role in needed and numbers != needed[output.role][0]:
-        raise _misfit(output, shape, needed[output.role][1])
-    if output.role == "box-bins" and (numbers % (objects * 4) or numbers < objects * 8):
-        raise _misfit(output, shape, f"4 groups of at least 2 bins for each of {objects} object(s)")
-    if output.role == "yolo" and (len(shape) < 2 or shape[-2] != 4 + labels):
-        raise _misfit(output, shape, f"(1, {4 + labels}, anchors) for {labels} label(s)")
-    if output.role == "ssd-boxes" and shape and shape[-1] != 4:
-        raise _misfit(output, shape, "(1, boxes, 4)")
-
-
-def _check_grid(contract: Contract, outputs: Mapping[str, Shaped]) -> None:
-    weights, distances = contract.output("grid-weights"), contract.output("grid-distances")
-    if weights is None or distances is None:
-        return
-    cells, edges = outputs[weights.tensor].shape, outputs[distances.tensor].shape
-    if min((*cells, *edges), default=1) < 1:
-        return
-    if len(edges) != 4 or edges[-1] != 4:
-        raise _misfit(distances, edges, "(1, height, width, 4)")
-    if prod(cells) != edges[1] * edges[2]:
-        raise _misfit(
-            weights, cells, f"one number for each of the {edges[1]} x {edges[2]} cells of {distances.tensor!r}"
-        )
-
-
-def _misfit(output: OutputSpec, shape: tuple[int, ...], needed: str) -> ContractError:
-    return ContractError(f"the output {output.tensor!r} is {shape}: the role {output.role} needs {needed}")
-
-
-def _names(tensors: Mapping[str, Shaped]) -> str:
-    return ", ".join(f"{name!r} {info.shape}" for name, info in tensors.items()) or "none"
+def _from_first_schema(data: dict[str, Any]) -> dict[str, Any]:
+    """A contract of schema 1, where SSDs and YOLOs were roles, as one of today; what does not fit is left as it is."""
+    outputs = data.get("outputs")
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        return data
+    roles = [output.get("role") for output in outputs]
+    if not any(isinstance(role, str) and role in _FIRST_ROLES for role in roles):
+        return data
+    box = data.get("box") if isinstance(data.get("box"), dict) else {}
+    assert isinstance(box, dict)
+    objects = box.get("objects", 1)
+    if "yolo" in roles:
+        output = next(output for output in outputs if output.get("role") == "yolo")
+        described: dict[str, Any] = {
+            "box": {"form": box.get("form", "cxcywh"), "units": box.get("units", "fraction")},
+            "scores": {"activation": output.get("activation", "none")},
+            "selection": {"nms": "over-all", "objects": 1},
+        }
+        parts = {"yolo": ["box", "class"]}
+        layout = "channels-first"
+    else:
+        described = {"box": {"form": "yxyx"}, "selection": {"nms": "none", "objects": objects}}
+        parts = {role: [part] for role, part in _FIRST_ROLES.items()}
+        layout = "channels-last"
+    changed = [
+        {"tensor": output.get("tensor"), "role": "detections", "parts": parts[output["role"]], "layout": layout}
+        if output.get("role") in parts
+        else output
+        for output in outputs
+    ]
+    rest = {name: value for name, value in data.items() if name != "box"}
+    return {**rest, "outputs": changed, "detector": described}

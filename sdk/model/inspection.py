@@ -16,8 +16,9 @@ from edgeloc._support.json import finite_json
 from edgeloc.errors import ContractError
 from edgeloc.findings import Finding
 from edgeloc.model.containers import Format, format_of
-from edgeloc.model.contract import Contract, check_contract
+from edgeloc.model.contract import Contract
 from edgeloc.model.file import own_contract, read_model
+from edgeloc.model.fit import check_contract
 from edgeloc.model.flatbuffer import Graph, Operator, Tensor, TfliteModel, parse_flatbuffer
 from edgeloc.model.onnx import judge_onnx, onnx_macs, parse_onnx
 from edgeloc.model.precision import TAILS, FloatIsland, constant_outputs, judge, runtime_tensors

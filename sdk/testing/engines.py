@@ -19,7 +19,9 @@ from edgeloc._support.numbers import number, whole
 from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import EngineError, OutputError, UsageError
 from edgeloc.model.contract import Contract, OutputSpec
+from edgeloc.model.detector import DetectorSpec
 from edgeloc.model.file import ModelFile
+from edgeloc.model.fit import channels_of, part_sizes
 from edgeloc.testing.cameras import parse_events
 
 __all__ = ["FakeEngine", "build_fake_delegate"]
@@ -27,7 +29,7 @@ __all__ = ["FakeEngine", "build_fake_delegate"]
 _SOURCE = Path(__file__).with_name("delegate.c")
 _GRID = 4
 _BINS = 32
-_ANCHORS = 16
+_ROWS = 16
 
 
 class FakeEngine(Engine):
@@ -162,6 +164,8 @@ def build_fake_delegate(folder: str | Path, compiler: str = "cc") -> Path:
 
 def _shape(contract: Contract, output: OutputSpec) -> tuple[int, ...]:
     """A plausible shape for an output of this role."""
+    if contract.detector is not None:
+        return _detections(contract, contract.detector, output)
     objects, labels = contract.box.objects, len(contract.labels)
     shapes: dict[str, tuple[int, ...]] = {
         "presence": (1, objects),
@@ -171,10 +175,14 @@ def _shape(contract: Contract, output: OutputSpec) -> tuple[int, ...]:
         "box-bins": (1, objects * 4, _BINS),
         "grid-weights": (1, _GRID, _GRID, 1),
         "grid-distances": (1, _GRID, _GRID, 4),
-        "ssd-boxes": (1, objects, 4),
-        "ssd-classes": (1, objects),
-        "ssd-scores": (1, objects),
-        "ssd-count": (1,),
-        "yolo": (1, 4 + labels, _ANCHORS),
     }
     return shapes[output.role]
+
+
+def _detections(contract: Contract, spec: DetectorSpec, output: OutputSpec) -> tuple[int, ...]:
+    if output.parts == ("count",):
+        return (1,)
+    channels = channels_of(output, part_sizes(spec, len(contract.labels)))
+    counts = spec.locations.counts(contract.input.width, contract.input.height) or [_ROWS]
+    rows = sum(counts) if output.level is None else counts[output.level]
+    return (1, rows, channels) if output.layout == "channels-last" else (1, channels, rows)

@@ -14,6 +14,7 @@ from flatbuffers import flexbuffers
 
 from edgeloc import Contract, Golden, InputSpec, Localizer, OutputSpec, write_model
 from edgeloc.model.contract import BoxEncoding
+from edgeloc.model.detector import DetectorBox, DetectorSpec, Selection
 from edgeloc.model.flatbuffer import schema
 from edgeloc.models import SHIPPED_INT8
 
@@ -216,12 +217,12 @@ _VECTOR = Contract(
 _SSD = dataclasses.replace(
     _VECTOR,
     outputs=(
-        OutputSpec("where", "ssd-boxes"),
-        OutputSpec("which", "ssd-classes"),
-        OutputSpec("certain", "ssd-scores"),
-        OutputSpec("count", "ssd-count"),
+        OutputSpec("where", "detections", parts=("box",)),
+        OutputSpec("which", "detections", parts=("class-number",)),
+        OutputSpec("certain", "detections", parts=("score",)),
+        OutputSpec("count", "detections", parts=("count",)),
     ),
-    box=BoxEncoding("yxyx", objects=4),
+    detector=DetectorSpec(box=DetectorBox("yxyx"), selection=Selection("none")),
     labels=("bolt", "nut"),
 )
 _SMALL: dict[str, tuple[str, Callable[[], bytes], Contract]] = {

@@ -299,8 +299,9 @@ PLAIN: tuple[Any, ...] = (
     "\x1b[31mred\x1b]0;title\x07", "a\nb\r\t", "\u202eabc", "é" * 100, "a" * 1_000_000, "none", "softmax", "sigmoid",
     [], {}, [0], [None], [[]], [1, 2, 3], [0.0] * 3, ["a"] * 10_000, list(range(4)), {"a": {}}, {"": None},
     [255.0, 255.0, 255.0], [1e-30], [1e38, 1e38, 1e38],
-    "presence", "class", "box", "vector", "box-bins", "grid-weights", "grid-distances", "ssd-boxes", "ssd-classes",
-    "ssd-scores", "ssd-count", "yolo", "cxcywh", "xyxy", "distribution", "grid", "pixels", "fraction", "gray", "bgr",
+    "presence", "class", "box", "vector", "box-bins", "grid-weights", "grid-distances", "detections",
+    "objectness", "score", "class-number", "count", "unused:3", "distances", "cell", "stride", "anchor",
+    "cxcywh", "xyxy", "distribution", "grid", "pixels", "fraction", "gray", "bgr",
     "center-crop", "stretch", "letterbox", "cubic", "nearest", "area", 16, 28, 32, 224, 784, 10_000, 65_536, 100_000,
 )  # fmt: skip
 

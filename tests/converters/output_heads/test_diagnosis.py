@@ -12,7 +12,7 @@ import pytest
 from edgeloc.converters.output_heads.diagnosis import Diagnosis, diagnose
 from edgeloc.converters.output_heads.repair import repair_head
 from edgeloc.errors import ContractError
-from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
+from edgeloc.model.contract import BoxEncoding, Contract, OutputSpec, Thresholds
 
 Head = Callable[[str], tuple[bytes, Contract]]
 Made = tuple[bytes, Contract]
@@ -141,26 +141,6 @@ def test_a_head_that_cannot_be_split_is_priced_all_the_same(
     assert finding.finding.code == "head-shares-scale" and finding.repaired is None
     assert finding.cost is not None and finding.cost.label > 0.1
     assert "changes the class on" in str(finding.finding) and "SOFTMAX, which cannot be split" in str(finding.finding)
-
-
-def test_yolo_boxes_in_pixels_drown_the_scores(to_float: Callable[..., bytes], images: np.ndarray) -> None:
-    import keras
-    from keras import layers
-
-    keras.utils.set_random_seed(3)
-    image = keras.Input((32, 32, 3), name="image")
-    x = layers.Conv2D(8, 3, 4, "same", activation="relu")(image)
-    boxes = layers.Reshape((64, 4))(layers.Conv2D(4, 1, activation="sigmoid")(x)) * 640
-    scores = layers.Reshape((64, 3))(layers.Conv2D(3, 1, activation="sigmoid")(x))
-    network = keras.Model(image, {"out": layers.Permute((2, 1))(layers.Concatenate()([boxes, scores]))})
-    contract = Contract(
-        InputSpec("image", 32, 32), (OutputSpec("out", "yolo"),), BoxEncoding(units="pixels"), ("a", "b", "c"),
-        Thresholds(0.4),
-    )  # fmt: skip
-    (finding,) = diagnose(to_float(network), contract, images)
-    assert finding.finding.code == "head-shares-scale" and finding.parts == ("yolo",)
-    assert finding.cost is not None and finding.cost.presence + finding.cost.label > 0.3
-    assert "box.units" in str(finding.finding)
 
 
 def test_a_contract_of_another_model_is_refused(make_head: Head, contract: Contract, images: np.ndarray) -> None:

@@ -11,6 +11,7 @@ from edgeloc.converters.training.losses import check_roles, decode_boxes, read_r
 from edgeloc.decode import Decoder
 from edgeloc.errors import ContractError
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
+from edgeloc.model.detector import DetectorSpec
 from edgeloc.preprocess import frame_geometry
 
 SPEC = InputSpec("image", 64, 48)
@@ -71,8 +72,8 @@ def test_a_network_of_a_box_alone_has_neither_presence_nor_class() -> None:
     ("spoken", "sentence"),
     [
         (
-            contract(OutputSpec("y", "yolo"), labels=LABELS),
-            r"outputs\[y\].role is 'yolo': training cannot learn from it",
+            Contract(SPEC, (OutputSpec("y", "detections", parts=("box",)),), detector=DetectorSpec()),
+            r"outputs\[y\].role is 'detections': training cannot learn from it",
         ),
         (contract(OutputSpec("p", "presence")), "no output holds a box"),
         (contract(OutputSpec("b", "box"), box=BoxEncoding(objects=2)), "box.objects is 2: training handles one"),

@@ -11,6 +11,7 @@ import pytest
 from edgeloc.decode import Decoder
 from edgeloc.errors import ContractError, EngineError
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
+from edgeloc.model.detector import DetectorBox, DetectorSpec, Selection
 from edgeloc.preprocess import Placement, frame_geometry
 from edgeloc.types import Box, Result
 
@@ -170,11 +171,12 @@ def test_a_vector_of_a_hundred_thousand_slots_is_read_at_once() -> None:
 
 
 SSD = (
-    OutputSpec("boxes", "ssd-boxes"),
-    OutputSpec("classes", "ssd-classes"),
-    OutputSpec("scores", "ssd-scores"),
-    OutputSpec("count", "ssd-count"),
+    OutputSpec("boxes", "detections", parts=("box",)),
+    OutputSpec("classes", "detections", parts=("class-number",)),
+    OutputSpec("scores", "detections", parts=("score",)),
+    OutputSpec("count", "detections", parts=("count",)),
 )
+POSTPROCESSED = DetectorSpec(box=DetectorBox("yxyx"), selection=Selection("none"))
 
 
 def ssd_outputs(**changes: Any) -> dict[str, Any]:
@@ -188,7 +190,7 @@ def ssd_outputs(**changes: Any) -> dict[str, Any]:
 
 
 def test_ssd_takes_the_best_of_those_counted() -> None:
-    what = contract(*SSD, labels=("a", "b", "c"))
+    what = contract(*SSD, detector=POSTPROCESSED, labels=("a", "b", "c"))
     result = decode(what, ssd_outputs())
     assert (result.presence, result.label) == (pytest.approx(0.7), "c")
     assert result.box == pytest.approx(EXPECTED, abs=1e-3)
@@ -196,7 +198,7 @@ def test_ssd_takes_the_best_of_those_counted() -> None:
 
 
 def test_ssd_with_nothing_found_is_nothing_present() -> None:
-    result = decode(contract(*SSD, labels=("a", "b", "c")), ssd_outputs(count=[0]))
+    result = decode(contract(*SSD, detector=POSTPROCESSED, labels=("a", "b", "c")), ssd_outputs(count=[0]))
     assert (result.presence, result.present, result.box, result.label) == (0.0, False, None, None)
     assert result.class_scores.tolist() == [0, 0, 0]
 
@@ -204,7 +206,7 @@ def test_ssd_with_nothing_found_is_nothing_present() -> None:
 def test_ssd_with_a_class_beyond_the_labels_keeps_its_number_and_says_so_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    decoder = Decoder(contract(*SSD, labels=("a", "b")))
+    decoder = Decoder(contract(*SSD, detector=POSTPROCESSED, labels=("a", "b")))
     arrays = {name: np.asarray(values, np.float32) for name, values in ssd_outputs().items()}
     for _ in range(2):
         result = decoder(arrays, PLACEMENT, FRAME)
@@ -220,7 +222,7 @@ def test_ssd_with_a_class_beyond_the_labels_keeps_its_number_and_says_so_once(
 )
 def test_outputs_of_other_sizes_than_the_contracts_are_an_engine_error(changes: dict[str, Any]) -> None:
     with pytest.raises(EngineError, match="do not fit its contract"):
-        decode(contract(*SSD, labels=("a", "b", "c")), ssd_outputs(**changes))
+        decode(contract(*SSD, detector=POSTPROCESSED, labels=("a", "b", "c")), ssd_outputs(**changes))
 
 
 @pytest.mark.parametrize("box", [[[0.1, 0.2]], [[]], [[0.1] * 8]])
@@ -228,18 +230,6 @@ def test_a_box_of_other_than_four_numbers_is_an_engine_error(box: Any) -> None:
     what = contract(OutputSpec("p", "presence"), OutputSpec("b", "box"), box=BoxEncoding("xyxy"))
     with pytest.raises(EngineError, match="do not fit its contract"):
         decode(what, {"p": [[0.9]], "b": box})
-
-
-@pytest.mark.parametrize("activation", ["none", "sigmoid"])
-def test_yolo_takes_the_best_anchor(activation: Any) -> None:
-    what = contract(OutputSpec("y", "yolo", activation), labels=("a", "b"), box=BoxEncoding("cxcywh", "pixels"))
-    scores = np.array([[0.1, 0.2, 0.3], [0.05, 0.8, 0.1]])
-    boxes = np.array([[50, 30, 10], [50, 50, 10], [9, 40, 10], [9, 60, 10]], float)
-    values = np.concatenate([boxes, logit(scores) if activation == "sigmoid" else scores])[np.newaxis]
-    result = decode(what, {"y": values})
-    assert (result.presence, result.label) == (pytest.approx(0.8), "b")
-    assert result.box == pytest.approx(EXPECTED, abs=1e-3)
-    assert result.class_scores == pytest.approx([0.2, 0.8])
 
 
 def test_thresholds_decide_presence_and_label() -> None:
@@ -291,11 +281,6 @@ V = OutputSpec("v", "vector", slots=("x1", "y1", "x2", "y2"))
         ((OutputSpec("b", "box", "softmax"),), {}, "none or sigmoid"),
         ((OutputSpec("p", "presence", "softmax"), B), {}, "none or sigmoid"),
         ((B,), {"labels": ("a",)}, "no output has the role class"),
-        ((B, *SSD), {}, "does not go with ssd-"),
-        (SSD[:2], {}, "ssd-scores is missing"),
-        ((OutputSpec("y", "yolo"), B), {"labels": ("a",)}, "does not go with yolo"),
-        ((OutputSpec("y", "yolo"),), {}, "needs the names"),
-        ((OutputSpec("y", "yolo"),), {"labels": ("a",), "box": BoxEncoding(objects=2)}, "only the best box"),
         ((OutputSpec("v", "vector", slots=("x1", "y1", "w")),), {}, "gives the box as"),
         ((OutputSpec("v", "vector", slots=("x1", "x1")),), {}, "more than once"),
         ((OutputSpec("v", "vector", slots=("left",)),), {}, "'left'"),

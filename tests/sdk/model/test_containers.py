@@ -198,7 +198,7 @@ def test_what_is_no_onnx_model_is_named(tmp_path: Path) -> None:
 
 def test_a_bad_contract_is_named(written: Path, tmp_path: Path) -> None:
     data = written.read_bytes()
-    changed = data.replace(b'"schema_version": 1', b'"schema_version": 9')
+    changed = data.replace(b'"schema_version": 2', b'"schema_version": 9')
     written.write_bytes(changed)
     with pytest.raises(ModelError):  # the zip's own checksum speaks first
         read_model(written)

@@ -28,7 +28,7 @@ FULL = Contract(
 
 def test_json_gives_the_same_contract_back() -> None:
     assert Contract.from_json(FULL.to_json()) == FULL
-    assert json.loads(FULL.to_json())["schema_version"] == 1
+    assert json.loads(FULL.to_json())["schema_version"] == 2
 
 
 def test_whole_numbers_are_accepted_for_real_ones() -> None:
@@ -40,7 +40,7 @@ def test_whole_numbers_are_accepted_for_real_ones() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        (("schema_version",), 2, r"schema_version is 2: it must be 1\b"),
+        (("schema_version",), 3, r"schema_version is 3: it must be 1 or 2\b"),
         (("inputs",), {}, "inputs is not a field"),
         (("input",), None, "input must be an object"),
         (("input", "width"), 0, r"input\.width is 0"),
@@ -49,7 +49,7 @@ def test_whole_numbers_are_accepted_for_real_ones() -> None:
         (("input", "width"), "224", r"input\.width must be a whole number"),
         (("input", "width"), True, r"input\.width must be a whole number"),
         (("input", "color"), "rbg", "one of rgb, bgr, gray"),
-        (("input", "resize"), "crop", "letterbox, stretch, center-crop"),
+        (("input", "resize"), "crop", "letterbox, letterbox-top-left, stretch"),
         (("input", "interpolation"), "lanczos", "linear, area"),
         (("input", "pad_value"), 256, "0 to 255"),
         (("input", "mean"), [1, 2], "1 or 3 numbers"),
