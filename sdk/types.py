@@ -124,10 +124,13 @@ class Result:
     Parameters:
         objects: the objects that are present, best first: those whose score reaches the contract's presence threshold.
         rejected: the best candidate of a frame in which none reaches it; its box is not decoded (None).
+        candidates: what does not reach it, best first, where the localizer was asked for it (`candidates_from`): no
+            answer by itself, but enough for a `Tracker` to find an object again that it follows.
     """
 
     objects: tuple[Detection, ...] = ()
     rejected: Detection | None = None
+    candidates: tuple[Detection, ...] = ()
 
     @property
     def present(self) -> bool:
@@ -174,6 +177,9 @@ class Track:
         unseen_s: how many seconds before this frame the object was seen last.
         id: the track's number in the run, from 1; None when lost. An object that was lost or that is suddenly
             elsewhere gets another.
+        label: the class that most of its detections had, weighted by their scores; None without any.
+        score: that of the detection that it was seen in last, 0 to 1.
+        others: beside the track that a `Tracker` returns, those of the other objects that it follows, by `id`.
     """
 
     state: TrackState
@@ -182,6 +188,9 @@ class Track:
     velocity: tuple[float, float] = (0.0, 0.0)
     unseen_s: float = 0.0
     id: int | None = None
+    label: str | None = None
+    score: float = 0.0
+    others: tuple[Track, ...] = ()
 
     def box_at(self, seconds: float) -> Box | None:
         """Where the box is, or will be, at another time, seconds of `time.monotonic()`; None when lost."""
@@ -235,7 +244,7 @@ class Observation:
             that it got before.
         gap_s: how long the camera was away since then, in seconds without a frame; 0 if it was not.
         engine: the name of the engine that computed the result; "" where the localizer has none.
-        track: where the tracker has the object; None in a run without tracking.
+        track: where the tracker has the object, among several the one that it keeps to; None in a run without tracking.
         findings: the faults since the observation before: of the camera, the localizer, the sinks.
         bearing: in a run with the camera's geometry, the direction of the middle of the track's box, or without a
             tracker of the best object's; None where there is no box.
@@ -255,6 +264,11 @@ class Observation:
     bearing: Bearing | None = None
     angular_size: tuple[float, float] | None = None
     distance_m: float | None = None
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """Every object that is followed, first that of `track`; empty when it is lost and without tracking."""
+        return () if self.track is None or self.track.id is None else (self.track, *self.track.others)
 
     @property
     def sequence(self) -> int:

@@ -1,11 +1,11 @@
-"""Tracking: a constant-velocity Kalman filter that follows the object between frames and predicts where it will be."""
+"""Tracking: constant-velocity Kalman filters that follow objects between frames and predict where they will be."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import cv2
@@ -16,7 +16,7 @@ from edgeloc._support.numbers import finite
 from edgeloc.errors import UsageError
 from edgeloc.evaluation.figures import SIZES, size_of
 from edgeloc.model.contract import Contract
-from edgeloc.types import Box, Frame, Result, Track, TrackState
+from edgeloc.types import Box, Detection, Frame, Result, Track, TrackState
 
 __all__ = ["Tracker", "box_noise"]
 
@@ -32,7 +32,13 @@ _JUMP_NIS = 9.0
 _OTHER_NIS = 50.0
 _JUMPING = np.ix_((0, 1, 4, 5), (0, 1, 4, 5))
 
+# The least IoU of an assignment, and that of a detection below the presence threshold: ByteTrack's.
+_LEAST_OVERLAP, _LEAST_OVERLAP_BELOW = 0.2, 0.5
+# What an overlap with a detection of another class counts.
+_OTHER_LABEL = 0.5
+
 _FARTHEST = 1e6
+_TINY = 1e-9
 # Boxes that are more exact than that cost little, less exact ones much.
 _DEFAULT_NOISE = 0.1
 _LEAST_NOISE, _MOST_NOISE = 0.02, 0.25
@@ -40,22 +46,31 @@ _LEAST_NOISE, _MOST_NOISE = 0.02, 0.25
 _LOG_IOU_PER_NOISE = 3.4
 
 
+_Seen = tuple[Box, Detection]
+
+
 class Tracker:
-    """Follows one object through a run: filters its box, bridges frames that miss it, predicts where it will be.
+    """Follows objects through a run: filters their boxes, bridges frames that miss them, predicts where they will be.
 
         tracker = Tracker(localizer.contract)
         track = tracker(frame, localizer(frame))
 
-    It takes what the localizer calls present: among several objects the one that fits its prediction best, else the
-    first. An object too far from the prediction to be the same one begins a new track, with a new `id`. The model of
-    motion is constant velocity in the picture.
+    What the localizer finds goes to the objects that are followed by its overlap with where they are predicted, in the
+    two steps of ByteTrack (Zhang et al. 2022): first what is present, then, to the objects that are left, what is below
+    the threshold (`Result.candidates`). What then is left may be an object that moved otherwise than predicted, if it
+    is not too far from one; else it is another object, with a new `id`. The model of motion is constant velocity in
+    the picture.
+
+    It keeps to one object: the first one found, until that is lost, or until something new is found while that is not,
+    which may be the same one elsewhere. Its track is what a call returns; those of the others are its `others`, from
+    the second frame on that shows them.
 
     Parameters:
         contract: the model's; its figures on validation data give the noise of the boxes, see `box_noise`.
         noise: that noise instead: the standard deviation of a box's centre and size, as a share of its sides. Without
             either it is 0.1.
         bridge_s: for how many seconds an object that no frame shows is predicted before it is lost.
-        predict_ms: for how many milliseconds from now the track's box holds; None for when the frame was captured.
+        predict_ms: for how many milliseconds from now a track's box holds; None for when the frame was captured.
 
     Not for use from two threads at once. Raises UsageError for a value out of range.
     """
@@ -77,11 +92,14 @@ class Tracker:
         self._noise = {size: box_noise(contract, size) if noise is None else noise for size in SIZES}
         self._bridge_s = bridge_s
         self._predict_s = None if predict_ms is None else predict_ms / 1000
-        # The seam for several objects: a filter for each, and `_measure` assigns the boxes to them.
-        self._filter: _BoxFilter | None = None
-        self._now = self._seen_at = math.nan
+        # The one that it keeps to, and the one whose track was returned last.
+        self._own: _Object | None = None
+        self._shown: _Object | None = None
+        self._beside: set[_Object] = set()
+        self._objects: list[_Object] = []
+        self._now = math.nan
         self._interval = 0.0
-        self._id = 0
+        self._frames = self._ids = 0
 
     def __call__(self, frame: Frame, result: Result, *, seconds: float | None = None) -> Track:
         """The track after one more frame, in the order of capture.
@@ -93,19 +111,17 @@ class Tracker:
                 slower than they were taken; None for `captured_at`.
         """
         before, self._now = self._now, frame.captured_at if seconds is None else seconds
+        self._frames += 1
         # Another recording's clock may go backwards.
-        if not (self._now >= before and self._now - self._seen_at <= self._bridge_s):
-            self._filter = None
-        self._interval = 0.0 if self._filter is None else self._now - before
-        if self._filter is not None:
-            self._filter.predict(self._interval)
-        boxes = [found.box for found in result.objects if found.box is not None and _usable(found.box)]
-        if boxes:
-            self._measure(boxes, frame.pixels.shape[1], frame.pixels.shape[0])
+        self._keep(lambda one: self._now >= before and self._now - one.seen_at <= self._bridge_s)
+        self._interval = self._now - before if self._objects else 0.0
+        for one in self._objects:
+            one.filter.predict(self._interval)
+        self._measure(_usable(result.objects), _usable(result.candidates), frame.pixels.shape[1], frame.pixels.shape[0])
         lead_s = self._predict_s or 0.0
         if self._predict_s is not None and seconds is None:
             lead_s += time.monotonic() - frame.captured_at
-        return self._track(bool(boxes), frame.captured_at, lead_s)
+        return self._answer(frame.captured_at, lead_s)
 
     @property
     def next_box(self) -> Box | None:
@@ -113,33 +129,157 @@ class Tracker:
 
         It may reach out of the frame. None while the object is lost.
         """
-        if self._filter is None:
-            return None
-        (x1, y1, x2, y2), velocity = self._filter.state()
-        right, down = (speed * self._interval for speed in velocity)
-        return Box(x1 + right, y1 + down, x2 + right, y2 + down)
+        return None if self._shown is None else _moved(*self._shown.filter.state(), self._interval)
 
-    def _measure(self, boxes: Sequence[Box], width: int, height: int) -> None:
-        """Take the box that fits best into the filter, or begin another filter with the first."""
-        if self._filter is not None:
-            noise = self._noise[size_of(self._filter.state()[0], width, height)]
-            misfit, box = min((self._filter.misfit(box, noise), box) for box in boxes)
-            if misfit <= _OTHER_NIS:
-                self._filter.correct(box, noise, misfit)
-            else:
-                self._filter = None
-        if self._filter is None:
-            self._filter = _BoxFilter(boxes[0], self._noise[size_of(boxes[0], width, height)])
-            self._id += 1
-        self._seen_at = self._now
+    def _keep(self, wanted: Callable[[_Object], bool]) -> None:
+        self._objects = [one for one in self._objects if wanted(one)]
+        if self._own not in self._objects:
+            self._own = None
 
-    def _track(self, measured: bool, captured_at: float, lead_s: float) -> Track:
-        if self._filter is None:
+    def _measure(self, found: list[_Seen], candidates: list[_Seen], width: int, height: int) -> None:
+        """Correct each object by what shows it, and begin another with each detection that is left."""
+        for one in self._objects:
+            one.noise = self._noise[size_of(one.filter.state()[0], width, height)]
+        alone = len(self._objects) == len(found) == 1
+        free, new = self._take(self._objects, found, None if alone else _LEAST_OVERLAP)
+        # ByteTrack's second step is for objects that the frame before has shown.
+        recent = [one for one in free if one.seen == self._frames - 1]
+        self._take(recent, candidates, _LEAST_OVERLAP_BELOW)
+        free = [one for one in free if one.seen < self._frames]
+        _, new = self._take(free, new, None)
+        # What one frame alone has shown was a false alarm.
+        self._keep(lambda one: one.hits > 1 or one.seen == self._frames or one in (self._own, self._shown))
+        for box, detection in new:
+            one = _Object(box, self._noise[size_of(box, width, height)])
+            one.note(detection, self._frames, self._now)
+            self._objects.append(one)
+
+    def _take(
+        self, objects: list[_Object], found: list[_Seen], least: float | None
+    ) -> tuple[list[_Object], list[_Seen]]:
+        """Correct objects by the detections that are assigned to them; return those of both that are left.
+
+        They are assigned by their overlap, which is `least` or more, or without that by how likely they are.
+        """
+        if not objects or not found:
+            return objects, found
+        boxes = np.array([box for box, _ in found])
+        misfits = np.array([one.filter.misfits(boxes, one.noise) for one in objects])
+        if least is None:
+            pairs = _assign(misfits, _OTHER_NIS)
+        else:
+            pairs = _assign(np.where(misfits > _OTHER_NIS, 1.0, 1 - _overlaps(objects, found, boxes)), 1 - least)
+        for row, column in pairs.items():
+            box, detection = found[column]
+            objects[row].filter.correct(box, objects[row].noise, float(misfits[row, column]))
+            objects[row].note(detection, self._frames, self._now)
+        taken = set(pairs.values())
+        return (
+            [one for row, one in enumerate(objects) if row not in pairs],
+            [one for column, one in enumerate(found) if column not in taken],
+        )
+
+    def _choose(self) -> _Object | None:
+        """The object whose track is the answer."""
+        seen = [one for one in self._objects if one.seen == self._frames]
+        if not seen and self._shown in self._objects:
+            return self._shown
+        if self._own is None:
+            self._own, self._beside = next(iter(seen or self._objects), None), set()
+        elif self._own not in seen:
+            # What was never seen beside it may be the same one, that moved otherwise than predicted.
+            other = next((one for one in seen if one not in self._beside or self._own.hits == 1), self._own)
+            if other.hits == 1:
+                return other
+            if other is not self._own:
+                self._own, self._beside = other, set()
+        if self._own in seen:
+            self._beside = self._beside.intersection(self._objects).union(seen)
+        return self._own
+
+    def _answer(self, captured_at: float, lead_s: float) -> Track:
+        self._shown = self._choose()
+        if self._shown is None:
             return Track("lost", captured_at + lead_s)
-        state: TrackState = "measured" if measured else "predicted"
-        box, velocity = self._filter.state()
-        track = Track(state, captured_at, box, velocity, self._now - self._seen_at, self._id)
-        return dataclasses.replace(track, box=track.box_at(captured_at + lead_s), at=captured_at + lead_s)
+        track = self._track(self._shown, captured_at, lead_s)
+        others = [one for one in self._objects if one.hits > 1 and one is not self._shown]
+        if not others:
+            return track
+        return dataclasses.replace(track, others=tuple(self._track(one, captured_at, lead_s) for one in others))
+
+    def _track(self, one: _Object, captured_at: float, lead_s: float) -> Track:
+        if one.id is None:
+            self._ids += 1
+            one.id = self._ids
+        state: TrackState = "measured" if one.seen == self._frames else "predicted"
+        box, velocity = one.filter.state()
+        at, unseen_s = captured_at + lead_s, self._now - one.seen_at
+        return Track(state, at, _moved(box, velocity, lead_s), velocity, unseen_s, one.id, one.label, one.score)
+
+
+class _Object:
+    """One object that is followed: its filter, and what is known of it.
+
+    `began` and `seen` are the numbers of the frames that showed it first and last, `hits` is how many have shown it,
+    `noise` that of a box of its size.
+    """
+
+    def __init__(self, box: Box, noise: float) -> None:
+        self.filter, self.noise = _BoxFilter(box, noise), noise
+        self.id: int | None = None
+        self.label: str | None = None
+        self.began = self.seen = self.hits = 0
+        self.seen_at = self.score = 0.0
+        self._votes: dict[str, float] = {}
+
+    def note(self, found: Detection, frame: int, seconds: float) -> None:
+        """A frame has shown it."""
+        self.began = self.began or frame
+        self.seen, self.seen_at, self.score = frame, seconds, found.score
+        self.hits += 1
+        if found.label is not None:
+            self._votes[found.label] = self._votes.get(found.label, 0.0) + found.score
+            self.label = max(self._votes, key=self._votes.__getitem__)
+
+
+def _usable(detections: Sequence[Detection]) -> list[_Seen]:
+    """Those whose boxes are numbers, as another's localizer need not see to."""
+    return [(one.box, one) for one in detections if one.box is not None and all(abs(at) < _FARTHEST for at in one.box)]
+
+
+def _overlaps(objects: Sequence[_Object], found: Sequence[_Seen], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The IoU (objects, detections) of each object's predicted box with each detection's; less for another class."""
+    predicted = np.array([one.filter.state()[0] for one in objects])[:, None]
+    low, high = np.maximum(predicted[..., :2], boxes[:, :2]), np.minimum(predicted[..., 2:], boxes[:, 2:])
+    shared = np.maximum(high - low, 0).prod(axis=-1)
+    areas = (np.maximum(one[..., 2:] - one[..., :2], 0).prod(axis=-1) for one in (predicted, boxes))
+    overlaps: NDArray[np.float64] = shared / np.maximum(sum(areas) - shared, _TINY)
+    for row, one in enumerate(objects):
+        for column, (_, detection) in enumerate(found):
+            if None is not one.label != detection.label is not None:
+                overlaps[row, column] *= _OTHER_LABEL
+    return overlaps
+
+
+def _assign(costs: NDArray[np.float64], limit: float) -> dict[int, int]:
+    """The assignment of rows to columns with the least sum of costs, where being left costs `limit`.
+
+    Moving one unit from each row to a column is a transportation problem, which OpenCV solves for the earth mover's
+    distance (Rubner et al. 2000): its solutions move whole units.
+    """
+    clipped = np.minimum(costs, limit).astype(np.float32)
+    if clipped.size == 1:
+        moved = np.ones((1, 1))
+    else:
+        rows, columns = (np.ones((length, 1), np.float32) for length in clipped.shape)
+        moved = cv2.EMD(rows, columns, cv2.DIST_USER, clipped)[2]
+    pairs = zip(*np.nonzero((moved > 0.5) & (costs < limit)), strict=True)
+    return {int(row): int(column) for row, column in pairs}
+
+
+def _moved(box: Box, velocity: tuple[float, float], seconds: float) -> Box:
+    right, down = (speed * seconds for speed in velocity)
+    return Box(box.x1 + right, box.y1 + down, box.x2 + right, box.y2 + down)
 
 
 class _BoxFilter:
@@ -180,14 +320,14 @@ class _BoxFilter:
         )
         self._kalman.predict()
 
-    def misfit(self, box: Box, noise: float) -> float:
-        """How unlikely a measured box is: its centre's normalized innovation squared (NIS)."""
+    def misfits(self, boxes: NDArray[np.float64], noise: float) -> NDArray[np.float64]:
+        """How unlikely each of measured boxes (n, 4) is: its centre's normalized innovation squared (NIS)."""
         x, y, width, height, _, _ = self._state()
-        across, down = box.center[0] - x, box.center[1] - y
+        across, down = (boxes[:, :2] + boxes[:, 2:]).T / 2 - ((x,), (y,))
         (xx, xy), (_, yy) = self._kalman.errorCovPost[:2, :2].tolist()
         xx, yy = xx + (noise * width) ** 2, yy + (noise * height) ** 2
-        misfit: float = (across * across * yy - 2 * across * down * xy + down * down * xx) / (xx * yy - xy * xy)
-        return misfit
+        misfits: NDArray[np.float64] = across * across * yy - 2 * across * down * xy + down * down * xx
+        return misfits / (xx * yy - xy * xy)
 
     def correct(self, box: Box, noise: float, misfit: float) -> None:
         """Take in a measured box; from one that jumped, forget what was known of centre and velocity."""
@@ -236,11 +376,6 @@ def box_noise(contract: Contract | None, size: str) -> float:
             if 0 < mean_iou <= 1:
                 return min(max(-math.log(mean_iou) / _LOG_IOU_PER_NOISE, _LEAST_NOISE), _MOST_NOISE)
     return _DEFAULT_NOISE
-
-
-def _usable(box: Box) -> bool:
-    """Whether the numbers are numbers, as another's localizer need not see to."""
-    return all(abs(value) < _FARTHEST for value in box)
 
 
 def _at(values: object, path: Sequence[str]) -> object:
