@@ -35,7 +35,7 @@ _JUMPING = np.ix_((0, 1, 4, 5), (0, 1, 4, 5))
 # The least IoU of an assignment, and that of a detection below the presence threshold: ByteTrack's.
 _LEAST_OVERLAP, _LEAST_OVERLAP_BELOW = 0.2, 0.5
 # What an overlap with a detection of another class counts.
-_OTHER_LABEL = 0.5
+_OTHER_LABEL = 0.7
 
 _FARTHEST = 1e6
 _TINY = 1e-9
@@ -142,10 +142,7 @@ class Tracker:
             one.noise = self._noise[size_of(one.filter.state()[0], width, height)]
         alone = len(self._objects) == len(found) == 1
         free, new = self._take(self._objects, found, None if alone else _LEAST_OVERLAP)
-        # ByteTrack's second step is for objects that the frame before has shown.
-        recent = [one for one in free if one.seen == self._frames - 1]
-        self._take(recent, candidates, _LEAST_OVERLAP_BELOW)
-        free = [one for one in free if one.seen < self._frames]
+        free, _ = self._take(free, candidates, _LEAST_OVERLAP_BELOW)
         _, new = self._take(free, new, None)
         # What one frame alone has shown was a false alarm.
         self._keep(lambda one: one.hits > 1 or one.seen == self._frames or one in (self._own, self._shown))
