@@ -37,6 +37,8 @@ class Localizer:
             file beside it with the same name (`model.json`).
         cpu_model: what the engine "auto" falls back to when a model compiled for the Edge TPU fails there.
         deadline_ms: an inference that takes longer, in milliseconds, is an EngineError; see `open_engine`.
+        candidates_from: for a tracker of several objects: what a model that finds several scores from here on up to the
+            contract's presence threshold goes to `Result.candidates`; None for nothing.
 
     Not for use from two threads at once.
 
@@ -52,7 +54,10 @@ class Localizer:
         contract: Contract | str | Path | None = None,
         cpu_model: str | Path | ModelFile | None = None,
         deadline_ms: float | None = None,
+        candidates_from: float | None = None,
     ) -> None:
+        if candidates_from is not None and not 0 <= candidates_from <= 1:
+            raise UsageError(field="candidates_from", value=candidates_from, allowed="0 to 1")
         self.model = model if isinstance(model, ModelFile) else read_model(model)
         self.contract = contract_for(self.model, contract)
         with _naming(self.model.path):
@@ -66,7 +71,7 @@ class Localizer:
         self.engine = engine
         with _naming(self.model.path):
             check_contract(self.contract, engine.inputs, engine.outputs)
-            self._decoder = Decoder(self.contract, _quantizations(engine))
+            self._decoder = Decoder(_lowered(self.contract, candidates_from), _quantizations(engine))
         tensor = engine.inputs[self.contract.input.tensor]
         self.preprocessor = Preprocessor(self.contract.input, tensor.dtype, tensor.scale, tensor.zero_point)
 
@@ -98,7 +103,7 @@ class Localizer:
 
         Raises EngineError when an output that matters is not a finite number.
         """
-        return self._decoder(raw, placement, frame_size)
+        return _above(self.contract.thresholds.presence, self._decoder(raw, placement, frame_size))
 
     def self_test(self) -> None:
         """Run the golden image of the model file and compare the answer with the expected one.
@@ -128,6 +133,31 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _quantizations(engine: Engine) -> dict[str, Quantization]:
     return {name: Quantization(info.scale, info.zero_point or 0) for name, info in engine.outputs.items()}
+
+
+def _lowered(contract: Contract, presence: float | None) -> Contract:
+    """The contract with a lower presence threshold, where its model finds several objects."""
+    if presence is None or presence >= contract.thresholds.presence or not _finds_several(contract):
+        return contract
+    return dataclasses.replace(contract, thresholds=dataclasses.replace(contract.thresholds, presence=presence))
+
+
+def _finds_several(contract: Contract) -> bool:
+    if contract.detector is None:
+        return contract.box.objects > 1
+    selection = contract.detector.selection
+    # Where cells are merged, those below the threshold would make objects larger.
+    return selection.objects > 1 and selection.nms != "merge"
+
+
+def _above(presence: float, result: Result) -> Result:
+    """The result with what does not reach the presence threshold as candidates."""
+    objects = result.objects
+    if not objects or objects[-1].score >= presence:
+        return result
+    present = sum(one.score >= presence for one in objects)
+    rejected = None if present else dataclasses.replace(objects[0], box=None, label=None)
+    return Result(objects[:present], rejected, objects[present:])
 
 
 def _difference(golden: Golden, result: Result) -> str:

@@ -34,6 +34,8 @@ NEEDS = ("cv2", "numpy")
 _STATUSES = {"interrupt": EXIT_INTERRUPTED, "terminated": EXIT_TERMINATED}
 # Of a source whose frames may differ.
 _USUAL_SIZE = (640, 480)
+# ByteTrack's: from which score a detection may continue a track.
+_CANDIDATES_FROM = 0.1
 # The arguments that name a file to be read.
 FILES = ("model", "cpu_model", "contract", "calibration")
 
@@ -107,7 +109,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--track",
         action="store_true",
-        help="follow the object between frames: smooth its box, bridge up to a second without it",
+        help="follow objects between frames: number them, smooth their boxes, bridge up to a second without them",
     )
     parser.add_argument(
         "--follow",
@@ -222,7 +224,10 @@ def _localizer(args: argparse.Namespace) -> Localizer | OwnLocalizer:
         return OwnLocalizer(args.model)
     from edgeloc.localizer import Localizer
 
-    return Localizer(args.model, args.engine, args.threads, args.contract, args.cpu_model, args.deadline_ms)
+    candidates_from = _CANDIDATES_FROM if args.track else None
+    return Localizer(
+        args.model, args.engine, args.threads, args.contract, args.cpu_model, args.deadline_ms, candidates_from
+    )
 
 
 def _tracker(args: argparse.Namespace, contract: Contract | None) -> Tracker:

@@ -55,7 +55,7 @@ def draw(
     fps: float | None = None,
     track: Track | None = None,
 ) -> Pixels:
-    """A copy of a BGR frame (height, width, 3) with the result's boxes, the track's box and a status line.
+    """A copy of a BGR frame (height, width, 3) with the result's boxes, the boxes of the tracks and a status line.
 
     `age_ms` (the frame's age), `fps` (results a second), "no object" and "track lost" stand in the line where they
     apply. `stale` draws in the colour of a result over the age budget, and writes "STALE".
@@ -79,11 +79,10 @@ def draw(
 
 
 def boxes_of(result: Result, track: Track | None, color: Color) -> list[tuple[Box, str, Color]]:
-    """What there is to draw of an answer, each as (box, title, BGR colour): the objects, and the track where it is."""
+    """What there is to draw of an answer, each as (box, title, BGR colour): the objects, and the tracks beside them."""
     boxes = [(one.box, _title(one), color) for one in result.objects if one.box is not None]
-    if track is not None and track.box is not None:
-        boxes.append((track.box, _track_title(track), TRACK_COLOR))
-    return boxes
+    tracks = () if track is None else (track, *track.others)
+    return boxes + [(one.box, _track_title(one), TRACK_COLOR) for one in tracks if one.box is not None]
 
 
 def draw_boxes(pixels: Pixels, boxes: Iterable[tuple[Box, str, Color]]) -> Pixels:

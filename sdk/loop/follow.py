@@ -55,7 +55,10 @@ class Follower:
         pixels = frame.pixels[y : y + height, x : x + width]
         result = self._localizer(dataclasses.replace(frame, pixels=pixels, has_truth=False, truth=None))
         self._views, self._missed = self._views + 1, not result.present
-        return dataclasses.replace(result, objects=tuple(_moved(found, x, y) for found in result.objects))
+        objects, candidates = (
+            tuple(_moved(found, x, y) for found in several) for several in (result.objects, result.candidates)
+        )
+        return dataclasses.replace(result, objects=objects, candidates=candidates)
 
     def _view(self, frame: Frame) -> tuple[int, int, int, int] | None:
         """The part of the frame to look at: x, y, width and height in pixels; None for the whole."""

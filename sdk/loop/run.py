@@ -68,7 +68,8 @@ def run(
         budget_ms: the frame age above which a result is marked stale, at the result and at each sink.
         frames: the number of results to end after.
         overwrite: whether files that sinks given as a path or URI name are emptied if they are there already.
-        tracker: follows the object from frame to frame, for `Observation.track`; a file's frames in its own time.
+        tracker: follows objects from frame to frame, for `Observation.track` and `tracks`; those of a file in its own
+            time.
         geometry: how the camera sees and is mounted, for `Observation.bearing`; frames may have another size of the
             same shape.
         object_width_m: with it, how wide the object really is, in metres, for `Observation.distance_m`.

@@ -211,10 +211,9 @@ def _blurred(frame: Frame, result: Result, track: Track | None, where: BlurWhere
         # The model does not say where its object is: it may be anywhere.
         height, width = frame.pixels.shape[:2]
         boxes = [Box(0, 0, width, height)]
-    # Where the track is in this picture; its own box may be one that is predicted for later.
-    followed = None if track is None else track.box_at(frame.captured_at)
-    if followed is not None:
-        boxes.append(followed)
+    # Where a track is in this picture; its own box may be one that is predicted for later.
+    tracks = () if track is None else (track, *track.others)
+    boxes += [box for box in (one.box_at(frame.captured_at) for one in tracks) if box is not None]
     return dataclasses.replace(frame, pixels=blur(frame.pixels, boxes, where))
 
 
@@ -222,7 +221,7 @@ def _require_numbers(result: Result) -> None:
     """EngineError for an answer that cannot be drawn or flown by; a localizer of one's own may give any."""
     if not isinstance(result, Result):
         raise UsageError(f"the localizer gave {type(result).__name__}", hint="return an edgeloc.Result")
-    for found in result.objects:
+    for found in (*result.objects, *result.candidates):
         label_score = found.label_score
         if not math.isfinite(found.score + (label_score or 0.0) + (0.0 if found.box is None else sum(found.box))):
             scores = f"score {found.score}, label score {label_score}"

@@ -21,7 +21,7 @@ def as_record(observation: Observation) -> dict[str, Any]:
     """An observation as JSON values: boxes as [x1, y1, x2, y2] in pixels of the frame, `objects` best first.
 
     `file` is there for an image of a folder or a data set, `gap_s` after a gap only, `findings` after a fault, `track`
-    with tracking, `bearing` and `distance_m` with the camera's geometry, `truth` where it is known.
+    and `tracks` with tracking, `bearing` and `distance_m` with the camera's geometry, `truth` where it is known.
     """
     frame, result = observation.frame, observation.result
     best = result.objects[0] if result.objects else None
@@ -48,6 +48,7 @@ def as_record(observation: Observation) -> dict[str, Any]:
         record["findings"] = [finding.to_dict() for finding in observation.findings]
     if observation.track is not None:
         record["track"] = _track(observation.track)
+        record["tracks"] = [_track(track) for track in observation.tracks]
     if observation.bearing is not None:
         record["bearing"] = _bearing(observation.bearing)
         record["distance_m"] = None if observation.distance_m is None else round(observation.distance_m, 3)
@@ -79,6 +80,8 @@ def _track(track: Track) -> dict[str, Any]:
     return {
         "id": track.id,
         "state": track.state,
+        "label": track.label,
+        "score": _rounded(track.score),
         "box": _corners(track.box),
         "at": round(track.at, 6),
         "velocity": [round(value, 2) for value in track.velocity],

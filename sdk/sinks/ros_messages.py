@@ -161,8 +161,12 @@ class Messages:
     def _track(self, track: Track) -> Any:
         later_ns = round((track.at - self._seen.captured_at) * _NS)
         header = self._header(later_ns)
-        found = [] if track.box is None else [self._detection(track.box, None, later_ns, str(track.id))]
-        return self._make("vision_msgs/Detection2DArray", header=header, detections=found)
+        tracks = [self._tracked(one, one.box, later_ns) for one in (track, *track.others) if one.box is not None]
+        return self._make("vision_msgs/Detection2DArray", header=header, detections=tracks)
+
+    def _tracked(self, track: Track, box: Box, later_ns: int) -> Any:
+        found = None if track.label is None else Detection(box, track.score, track.label)
+        return self._detection(box, found, later_ns, str(track.id))
 
     def _record(self) -> Any:
         return self._make("std_msgs/String", data=as_line(self._seen).decode().rstrip("\n"))
