@@ -8,8 +8,9 @@ the motions are real, their crossing is not.
 
 The detector is simulated: the truth with Gaussian noise, a share of the box's sides, that misses a tenth of the boxes
 and sees less of what is behind the other object: its score falls with the share that is hidden, and of two boxes that
-overlap by more than 0.45 suppression leaves the better one. A true box has the identity of the answer that overlaps it
-by 0.5 or more, that of the frame before where it still does (the CLEAR MOT metrics, Bernardin and Stiefelhagen 2008).
+overlap by more than 0.45 suppression leaves the better one. Both are of one class, or of two, of which a tenth are
+wrong. A true box has the identity of the answer that overlaps it by 0.5 or more, that of the frame before where it
+still does (the CLEAR MOT metrics, Bernardin and Stiefelhagen 2008).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ __all__ = ["Crossing", "Score", "cost_us", "main", "meetings", "score", "see", "
 
 _THRESHOLD, _LOWEST = 0.5, 0.1
 _MISSED, _SUPPRESSED = 0.1, 0.45
-_COVERS = 0.5
+_COVERS, _WRONG_CLASS = 0.5, 0.1
 _SEEN_SCORE, _SCORE_NOISE = 0.9, 0.05
 _SYNTHETIC = 100
 _FRAMES, _SIDE = 90, 40.0
@@ -44,10 +45,13 @@ Answers = Iterator[dict[int, Box]]
 
 
 class Crossing(NamedTuple):
-    """Two objects, the first in front of the second: the true boxes of each frame, and the frame in which they meet."""
+    """Two objects, the first in front of the second: the true boxes of each frame, the frame in which they meet, and
+    their classes.
+    """
 
     objects: tuple[Boxes, Boxes]
     meets: int
+    classes: tuple[str, str] = ("object", "object")
 
 
 class Score(NamedTuple):
@@ -115,18 +119,19 @@ def _ways(clip: Clip) -> Iterator[list[Box]]:
 
 
 def see(crossing: Crossing, noise: float, seed: int) -> Iterator[Result]:
-    """What the detector answers in each frame."""
-    rng = np.random.default_rng(seed)
+    """What the detector answers in each frame; the objects' classes are theirs, but for one in ten."""
+    rng, classes = np.random.default_rng(seed), np.random.default_rng(seed + 1)
     for front, behind in zip(*crossing.objects, strict=True):
         found = []
-        for box, before in ((front, None), (behind, front)):
+        for which, box, before in ((0, front, None), (1, behind, front)):
             if box is None or rng.random() < _MISSED:
                 continue
             shown = 1 - _hidden(box, before)
             value = _SEEN_SCORE * shown + rng.normal(0, _SCORE_NOISE)
             x, y, width, height = rng.normal(0, noise, 4) * (box.width, box.height, box.width, box.height)
             seen = _around(box.center[0] + x, box.center[1] + y, box.width + width, box.height + height)
-            found.append(Detection(seen, float(min(max(value, 0.0), 1.0))))
+            label = crossing.classes[which if classes.random() > _WRONG_CLASS else 1 - which]
+            found.append(Detection(seen, float(min(max(value, 0.0), 1.0)), label))
         found.sort(key=lambda one: -one.score)
         if len(found) == 2 and _iou(*found) > _SUPPRESSED:
             del found[1]
@@ -259,6 +264,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     sets = {"straight": [straight(seed) for seed in range(_SYNTHETIC)], "labelled": list(meetings(clips))}
+    for name, crossings in list(sets.items()):
+        sets[f"{name}, two classes"] = [one._replace(classes=("one", "other")) for one in crossings]
     print("| crossings | noise | by score | last box | tracker, first step | tracker |\n|---|---|---|---|---|---|")
     for name, crossings in sets.items():
         for noise in (0.03, 0.06, 0.10) if crossings else ():

@@ -249,8 +249,8 @@ def _overlaps(objects: Sequence[_Object], found: Sequence[_Seen], boxes: NDArray
     predicted = np.array([one.filter.state()[0] for one in objects])[:, None]
     low, high = np.maximum(predicted[..., :2], boxes[:, :2]), np.minimum(predicted[..., 2:], boxes[:, 2:])
     shared = np.maximum(high - low, 0).prod(axis=-1)
-    areas = (np.maximum(one[..., 2:] - one[..., :2], 0).prod(axis=-1) for one in (predicted, boxes))
-    overlaps: NDArray[np.float64] = shared / np.maximum(sum(areas) - shared, _TINY)
+    own, other = (np.maximum(one[..., 2:] - one[..., :2], 0).prod(axis=-1) for one in (predicted, boxes))
+    overlaps = np.asarray(shared / np.maximum(own + other - shared, _TINY), np.float64)
     for row, one in enumerate(objects):
         for column, (_, detection) in enumerate(found):
             if None is not one.label != detection.label is not None:
@@ -266,10 +266,10 @@ def _assign(costs: NDArray[np.float64], limit: float) -> dict[int, int]:
     """
     clipped = np.minimum(costs, limit).astype(np.float32)
     if clipped.size == 1:
-        moved = np.ones((1, 1))
+        moved = np.ones_like(clipped)
     else:
         rows, columns = (np.ones((length, 1), np.float32) for length in clipped.shape)
-        moved = cv2.EMD(rows, columns, cv2.DIST_USER, clipped)[2]
+        moved = np.asarray(cv2.EMD(rows, columns, cv2.DIST_USER, clipped)[2], np.float32)
     pairs = zip(*np.nonzero((moved > 0.5) & (costs < limit)), strict=True)
     return {int(row): int(column) for row, column in pairs}
 
@@ -323,8 +323,8 @@ class _BoxFilter:
         across, down = (boxes[:, :2] + boxes[:, 2:]).T / 2 - ((x,), (y,))
         (xx, xy), (_, yy) = self._kalman.errorCovPost[:2, :2].tolist()
         xx, yy = xx + (noise * width) ** 2, yy + (noise * height) ** 2
-        misfits: NDArray[np.float64] = across * across * yy - 2 * across * down * xy + down * down * xx
-        return misfits / (xx * yy - xy * xy)
+        squared = across * across * yy - 2 * across * down * xy + down * down * xx
+        return np.asarray(squared / (xx * yy - xy * xy), np.float64)
 
     def correct(self, box: Box, noise: float, misfit: float) -> None:
         """Take in a measured box; from one that jumped, forget what was known of centre and velocity."""

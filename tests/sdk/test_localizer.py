@@ -16,6 +16,7 @@ from edgeloc import Contract, Frame, Golden, Localizer, ModelFile, read_model, w
 from edgeloc.errors import ContractError, EngineError, ModelError, UsageError
 from edgeloc.model.contract import BoxEncoding, InputSpec, OutputSpec
 from edgeloc.testing import FakeEngine
+from edgeloc.types import Result
 
 
 def scene(width: int = 128, height: int = 96, box: tuple[int, int, int, int] = (40, 30, 64, 54)) -> Any:
@@ -179,6 +180,33 @@ def test_integer_outputs_without_a_scale_are_read_as_they_are() -> None:
     assert Localizer(ModelFile(Path("m"), b"", "tflite", contract=contract), engine=engine)(
         np.zeros((8, 8, 3), np.uint8)
     ).box == (1, 2, 5, 6)
+
+
+def several(scores: list[float], candidates_from: float | None) -> Result:
+    """The answer of a model of three objects, whose boxes lie beside each other."""
+    outputs = OutputSpec("box", "box"), OutputSpec("presence", "presence")
+    contract = Contract(InputSpec("image", 8, 8), outputs, BoxEncoding("xyxy", "pixels", objects=3))
+    answer = {"box": [[0, 0, 2, 2, 3, 3, 5, 5, 6, 6, 8, 8]], "presence": [scores]}
+    model = ModelFile(Path("m"), b"", "tflite", contract=contract)
+    localizer = Localizer(model, engine=FakeEngine(contract, [answer]), candidates_from=candidates_from)
+    return localizer(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_what_is_below_the_threshold_is_a_candidate_for_who_asks() -> None:
+    asked, not_asked = (several([0.3, 0.9, 0.05], candidates_from) for candidates_from in (0.1, None))
+    assert asked.objects == not_asked.objects and not_asked.candidates == ()
+    assert [(one.box, round(one.score, 2)) for one in asked.candidates] == [((0, 0, 2, 2), 0.3)]
+    none_present, usual = (several([0.3, 0.4, 0.05], candidates_from) for candidates_from in (0.1, None))
+    assert [round(one.score, 2) for one in none_present.candidates] == [0.4, 0.3]
+    assert (none_present.objects, none_present.rejected) == (usual.objects, usual.rejected)
+    assert not none_present.present and none_present.presence == usual.presence == pytest.approx(0.4)
+
+
+def test_a_localizer_of_one_object_has_no_candidates(grid_model: Path) -> None:
+    dark = np.full((96, 128, 3), 15, np.uint8)
+    assert Localizer(grid_model, candidates_from=0.0)(dark) == Localizer(grid_model)(dark)
+    with pytest.raises(UsageError, match="candidates_from"):
+        Localizer(grid_model, candidates_from=2)
 
 
 def test_somebody_elses_classifier_runs_with_a_contract_beside_it(conformance: Path, tmp_path: Path) -> None:

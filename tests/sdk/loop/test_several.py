@@ -9,9 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from edgeloc import Follower, Localizer
 from edgeloc.loop.draw import TRACK_COLOR, draw
 from edgeloc.loop.run import run
 from edgeloc.loop.tracking import Tracker, _assign
+from edgeloc.models import SHIPPED_INT8
 from edgeloc.types import Box, Detection, Frame, Observation, Result, Track
 
 FPS = 30.0
@@ -208,3 +210,24 @@ def test_hidden_is_what_a_predicted_track_covers_too() -> None:
     run(camera, localize, lambda one: pixels.append(one.frame.pixels), tracker=Tracker(), blur="inside")
     within = np.s_[185:215, 385:415]
     assert pixels[-1][within].std() < 0.2 * noise[within].std()
+
+
+def test_candidates_of_a_closer_view_are_in_pixels_of_the_whole_frame() -> None:
+    class Faint:
+        """Finds a small object, in a closer view below the threshold."""
+
+        contract = Localizer(SHIPPED_INT8).contract
+
+        def __call__(self, frame: Frame) -> Result:
+            height, width = frame.pixels.shape[:2]
+            if width == 1280:
+                return Result(found(Box(690, 590, 710, 610)))
+            return Result(candidates=found(Box(width / 2 - 10, height / 2 - 10, width / 2 + 10, height / 2 + 10)))
+
+    tracker = Tracker()
+    follower = Follower(Faint(), tracker)
+    for number in range(2):
+        frame = Frame(np.zeros((960, 1280, 3), np.uint8), number / FPS, number)
+        result = follower(frame)
+        tracker(frame, result)
+    assert result.candidates[0].box == pytest.approx((690, 590, 710, 610), abs=1)

@@ -156,6 +156,17 @@ def test_a_track_has_the_time_for_which_it_holds(tmp_path: Path) -> None:
     assert messages(tmp_path / "out-1.mcap")["track"][0].detections == []
 
 
+def test_every_track_has_its_number_and_its_class(tmp_path: Path) -> None:
+    path = tmp_path / "out.mcap"
+    other = Track("predicted", 0.0, Box(5, 6, 7, 8), id=4, label="nut", score=0.7)
+    record(path, seen(0, track=Track("measured", 0.0, Box(1, 2, 3, 4), id=2, others=(other,))))
+    (track,), (drawn,) = (messages(path)[topic] for topic in ("track", "annotations"))
+    assert [one.id for one in track.detections] == ["2", "4"]
+    (found,) = track.detections[1].results
+    assert (found.hypothesis.class_id, found.hypothesis.score) == ("nut", 0.7)
+    assert [one.text for one in drawn.texts] == ["track 2", "track 4, predicted for 0.0 s"]
+
+
 def test_the_record_is_the_line_of_a_jsonl(tmp_path: Path) -> None:
     path = tmp_path / "out.mcap"
     record(path, seen(7, Box(1, 2, 3, 4)))

@@ -98,16 +98,20 @@ def test_a_line_of_json_for_each_result(tmp_path: Path) -> None:
 def test_a_track_is_told_apart_from_the_answer(tmp_path: Path) -> None:
     sink = open_sink(str(tmp_path / "out.jsonl"))
     sink.open()
-    track = Track("predicted", 7.45, Box(-3.456, 2, 3, 4), (12.3456, -1), 0.3004, 2)
+    other = Track("measured", 7.45, Box(5, 6, 7, 8), id=3)
+    track = Track("predicted", 7.45, Box(-3.456, 2, 3, 4), (12.3456, -1), 0.3004, 2, "nut", 0.123456, (other,))
     for one in (track, Track("lost", 7.45), None):
         sink.write(dataclasses.replace(example_observation(example_frame()), track=one), lambda: pytest.fail("drawn"))
     sink.close()
     predicted, lost, none = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
     assert predicted["box"] is None and predicted["track"] == {
-        "id": 2, "state": "predicted", "box": [-3.46, 2, 3, 4], "at": 7.45, "velocity": [12.35, -1], "unseen_s": 0.3,
+        "id": 2, "state": "predicted", "label": "nut", "score": 0.12346, "box": [-3.46, 2, 3, 4], "at": 7.45,
+        "velocity": [12.35, -1], "unseen_s": 0.3,
     }  # fmt: skip
+    assert predicted["tracks"][0] == predicted["track"] and lost["tracks"] == []
+    assert [(one["id"], one["box"], one["label"]) for one in predicted["tracks"][1:]] == [(3, [5, 6, 7, 8], None)]
     assert (lost["track"]["state"], lost["track"]["box"], lost["track"]["id"]) == ("lost", None, None)
-    assert "track" not in none
+    assert "track" not in none and "tracks" not in none
 
 
 def test_lines_are_on_the_disk_as_they_come(tmp_path: Path) -> None:
