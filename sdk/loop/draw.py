@@ -81,8 +81,10 @@ def draw(
 def boxes_of(result: Result, track: Track | None, color: Color) -> list[tuple[Box, str, Color]]:
     """What there is to draw of an answer, each as (box, title, BGR colour): the objects, and the tracks beside them."""
     boxes = [(one.box, _title(one), color) for one in result.objects if one.box is not None]
-    tracks = () if track is None else (track, *track.others)
-    return boxes + [(one.box, _track_title(one), TRACK_COLOR) for one in tracks if one.box is not None]
+    if track is not None and track.box is not None:
+        boxes.append((track.box, _track_title(track), TRACK_COLOR))
+        boxes += [(one.box, str(one.id), TRACK_COLOR) for one in track.others if one.box is not None]
+    return boxes
 
 
 def draw_boxes(pixels: Pixels, boxes: Iterable[tuple[Box, str, Color]]) -> Pixels:

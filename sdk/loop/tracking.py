@@ -264,7 +264,8 @@ def _assign(costs: NDArray[np.float64], limit: float) -> dict[int, int]:
     Moving one unit from each row to a column is a transportation problem, which OpenCV solves for the earth mover's
     distance (Rubner et al. 2000): its solutions move whole units.
     """
-    clipped = np.minimum(costs, limit).astype(np.float32)
+    # Of a number that is none fmin takes the limit.
+    clipped = np.fmax(np.fmin(costs, limit), 0).astype(np.float32)
     if clipped.size == 1:
         moved = np.ones_like(clipped)
     else:

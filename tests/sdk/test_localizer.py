@@ -15,6 +15,7 @@ import pytest
 from edgeloc import Contract, Frame, Golden, Localizer, ModelFile, read_model, write_model
 from edgeloc.errors import ContractError, EngineError, ModelError, UsageError
 from edgeloc.model.contract import BoxEncoding, InputSpec, OutputSpec
+from edgeloc.model.detector import DetectorBox, DetectorSpec, Locations, Selection
 from edgeloc.testing import FakeEngine
 from edgeloc.types import Result
 
@@ -200,6 +201,18 @@ def test_what_is_below_the_threshold_is_a_candidate_for_who_asks() -> None:
     assert [round(one.score, 2) for one in none_present.candidates] == [0.4, 0.3]
     assert (none_present.objects, none_present.rejected) == (usual.objects, usual.rejected)
     assert not none_present.present and none_present.presence == usual.presence == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(("nms", "scores"), [("by-class", [0.3]), ("merge", [])])
+def test_a_detector_has_candidates_where_they_change_no_object(nms: Any, scores: list[float]) -> None:
+    spec = DetectorSpec(Locations((4,)), DetectorBox("cell"), selection=Selection(nms))
+    output = OutputSpec("cells", "detections", parts=("class",))
+    contract = Contract(InputSpec("image", 8, 8), (output,), labels=("nut",), detector=spec)
+    engine = FakeEngine(contract, [{"cells": [[[0.9], [0.3], [0.0], [0.0]]]}])
+    localizer = Localizer(ModelFile(Path("m"), b"", "tflite", contract=contract), engine=engine, candidates_from=0.1)
+    result = localizer(np.zeros((8, 8, 3), np.uint8))
+    assert [one.box for one in result.objects] == [(0, 0, 4, 4)]
+    assert [round(one.score, 2) for one in result.candidates] == scores
 
 
 def test_a_localizer_of_one_object_has_no_candidates(grid_model: Path) -> None:

@@ -162,6 +162,7 @@ def test_an_assignment_has_the_least_sum_of_costs() -> None:
         assert sum(costs[pair] for pair in pairs.items()) + 0.6 * (few - len(pairs)) == pytest.approx(least, abs=1e-4)
     assert _assign(np.zeros((3, 2)), 0.6).keys() <= {0, 1, 2} and len(_assign(np.zeros((3, 2)), 0.6)) == 2
     assert _assign(np.full((3, 2), 0.6), 0.6) == {}
+    assert _assign(np.array([[math.nan, 0.1], [-0.1, math.inf]]), 0.6) == {0: 1, 1: 0}
 
 
 def test_a_hundred_objects_keep_their_identities() -> None:
