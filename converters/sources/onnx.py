@@ -134,11 +134,12 @@ def translate(path: str, folder: str, shape: str, channels: str) -> None:
     os.chdir(folder)
     _write_simplified(path, json.loads(shape))
     np.save(_SAMPLES, np.random.default_rng(0).random((20, 128, 128, 3), np.float32))
-    options = {"not_use_onnxsim": True, "disable_model_save": True}
-    if channels == "last":
-        options["keep_shape_absolutely_input_names"] = ["image"]
+    kept = ["image"] if channels == "last" else None
     try:
-        flatbuffer = _flatbuffer(onnx2tf.convert(_SIMPLIFIED, **options))
+        network = onnx2tf.convert(
+            _SIMPLIFIED, not_use_onnxsim=True, disable_model_save=True, keep_shape_absolutely_input_names=kept
+        )
+        flatbuffer = _flatbuffer(network)
     except ModelError:
         raise
     except Exception as error:  # onnx2tf's own, TensorFlow's and Python's
