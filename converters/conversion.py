@@ -198,7 +198,7 @@ class _Converter:
         self._require_data()
         require_writable(out, model)
         self.source = open_source(model, weights=options.weights)
-        self.contract = _own_or_given(self.source, contract)
+        self.contract = self.source.adopt(_own_or_given(self.source, contract))
         self.drawn: Calibration | None = None
         self.gate: Gate | None = None
         self.findings: list[Finding] = []

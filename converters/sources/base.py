@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 from edgeloc.errors import ModelError, UsageError
 from edgeloc.model.contract import Contract, InputSpec
 
-__all__ = ["Source", "answer_each", "channels_first", "image_shape", "refuse_weights"]
+__all__ = ["Source", "answer_each", "channels_first", "image_shape", "refuse_weights", "with_channels_last"]
+
+# An array of NumPy or a tensor of PyTorch.
+T = TypeVar("T", bound=Any)
 
 
 class Source(ABC):
@@ -20,13 +24,14 @@ class Source(ABC):
 
     `name` is what the user called it, `contract` the one that it carries (None for most), `digest`
     the SHA-256 of what was read (weights included), `tools` the versions of the libraries that
-    read it, by package name.
+    read it, by package name. `kept` are outputs that stay as they are where others get their channels last.
     """
 
     name: str
     contract: Contract | None
     digest: str
     tools: Mapping[str, str]
+    kept: frozenset[str] = frozenset()
 
     @classmethod
     @abstractmethod
@@ -46,6 +51,30 @@ class Source(ABC):
         `answer` uses. Raises ModelError with the reason when the network cannot be converted.
         """
 
+    def takes_channels_first(self, image: Sequence[int]) -> bool:
+        """Whether the original takes `image`, (1, height, width, channels), with its channels before height and width.
+
+        Raises ModelError when it takes no image of that size.
+        """
+        return False
+
+    def adopt(self, contract: Contract) -> Contract:
+        """Take the contract of the original, and give the one of its `.tflite`, which has its channels last.
+
+        Outputs of four dimensions that the contract has with their channels last already are kept so.
+        """
+        shape = image_shape(contract.input)
+        if not self.takes_channels_first(shape):
+            return contract
+        detections = [output for output in contract.outputs if output.role == "detections"]
+        self.kept = frozenset(output.tensor for output in detections if output.layout == "channels-last")
+        answer = self.answer(np.zeros(shape, np.float32)) if detections else {}
+        maps = {name for name, values in answer.items() if values.ndim == 4}
+        outputs = tuple(
+            replace(output, layout="channels-last") if output.tensor in maps else output for output in contract.outputs
+        )
+        return replace(contract, input=replace(contract.input, layout="channels-last"), outputs=outputs)
+
     @abstractmethod
     def answer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """The original's outputs on `images`, float32 (n, height, width, channels), normalized; by name."""
@@ -63,6 +92,13 @@ def answer_each(
     """The outputs of `call` on each image, as a batch of one, put together by name: float32 (n, ...)."""
     answers = [call(np.ascontiguousarray(image[np.newaxis])) for image in images]
     return {name: np.concatenate([np.asarray(answer[name], np.float32) for answer in answers]) for name in answers[0]}
+
+
+def with_channels_last(outputs: Mapping[str, T], transpose: Callable[[T], T], kept: Collection[str]) -> dict[str, T]:
+    """Outputs by name, those of four dimensions by `transpose`, which puts their channels last, but for the kept."""
+    return {
+        name: transpose(value) if value.ndim == 4 and name not in kept else value for name, value in outputs.items()
+    }
 
 
 def image_shape(spec: InputSpec, *, first: bool = False) -> tuple[int, int, int, int]:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc._support.children import ChildFailed, run_child
-from edgeloc.converters.sources.base import Source, answer_each, channels_first, image_shape, refuse_weights
+from edgeloc.converters.sources.base import (
+    Source,
+    answer_each,
+    channels_first,
+    image_shape,
+    refuse_weights,
+    with_channels_last,
+)
 from edgeloc.converters.sources.tflite import (
     SERVING,
     drop_metadata,
@@ -79,8 +86,11 @@ class OnnxSource(Source):
                 raise MissingExtra(package, "onnx", "converting an ONNX file")
         return cls(path)
 
+    def takes_channels_first(self, image: Sequence[int]) -> bool:
+        return channels_first(self._shape, image, self.name)
+
     def to_tflite(self, spec: InputSpec) -> bytes:
-        first = channels_first(self._shape, image_shape(spec), self.name)
+        first = self.takes_channels_first(image_shape(spec))
         self.tools = {package: importlib.metadata.version(package) for package in (*_PACKAGES, "tensorflow")}
         model = unpack(self._translated(image_shape(spec, first=first), first))
         outputs = self.answer(np.zeros(image_shape(spec), np.float32))
@@ -103,15 +113,14 @@ class OnnxSource(Source):
 
     def answer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         names = [output.name for output in self._session.get_outputs()]
-        first = channels_first(self._shape, (1, *images.shape[1:]), self.name)
+        first = self.takes_channels_first((1, *images.shape[1:]))
 
         def call(image: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
             image = np.ascontiguousarray(image.transpose(0, 3, 1, 2)) if first else image
-            outputs = self._session.run(names, {self._input.name: image})
-            return {
-                name: value.transpose(0, 2, 3, 1) if first and value.ndim == 4 else value
-                for name, value in zip(names, outputs, strict=True)
-            }
+            outputs = dict(zip(names, self._session.run(names, {self._input.name: image}), strict=True))
+            return (
+                with_channels_last(outputs, lambda value: value.transpose(0, 2, 3, 1), self.kept) if first else outputs
+            )
 
         return answer_each(images, call)
 

@@ -9,7 +9,7 @@ import importlib.util
 import io
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from edgeloc._support.lookup import find_own
 from edgeloc._support.terminal import quiet_stderr
-from edgeloc.converters.sources.base import Source, answer_each, channels_first, image_shape, refuse_weights
+from edgeloc.converters.sources.base import (
+    Source,
+    answer_each,
+    channels_first,
+    image_shape,
+    refuse_weights,
+    with_channels_last,
+)
 from edgeloc.converters.sources.tflite import drop_metadata, numbered, replace_padded_pooling, set_signature
 from edgeloc.errors import MissingExtra, ModelError, UsageError, first_line
 from edgeloc.model.contract import InputSpec
@@ -42,8 +49,10 @@ def torch_tools() -> dict[str, str]:
     return {package: importlib.metadata.version(package) for package in ("torch", "litert-torch")}
 
 
-def lower(network: Any, spec: InputSpec, name: str, *, first: bool) -> bytes:
+def lower(network: Any, spec: InputSpec, name: str, *, first: bool, kept: Collection[str] = ()) -> bytes:
     """Convert a module that takes images with the channels `first` or last; the result takes them last.
+
+    Outputs of four dimensions leave with their channels last too, but for the `kept`.
 
     Raises ModelError when the module does not run on an image of the contract's size, gives
     something else than tensors, or has an operator that cannot be converted.
@@ -52,7 +61,7 @@ def lower(network: Any, spec: InputSpec, name: str, *, first: bool) -> bytes:
 
     image = torch.zeros(image_shape(spec))
     names = list(_outputs(_run(network, image, name, first=first), name))
-    module = _serving(network, first)
+    module = _serving(network, first, kept)
     refusal: Exception | None = None
     with _quiet():
         import litert_torch
@@ -72,14 +81,14 @@ def lower(network: Any, spec: InputSpec, name: str, *, first: bool) -> bytes:
 
 
 def torch_answer(
-    network: Any, images: NDArray[np.float32], name: str, *, first: bool
+    network: Any, images: NDArray[np.float32], name: str, *, first: bool, kept: Collection[str] = ()
 ) -> dict[str, NDArray[np.float32]]:
     """The module's outputs on images with the channels last, as the converted network would give them."""
     import torch
 
     def call(image: NDArray[np.float32]) -> Mapping[str, Any]:
         outputs = _outputs(_run(network, torch.from_numpy(image), name, first=first), name)
-        return {key: _channels_last(value, first).numpy() for key, value in outputs.items()}
+        return {key: value.numpy() for key, value in _channels_last(outputs, first, kept).items()}
 
     return answer_each(images, call)
 
@@ -110,11 +119,11 @@ def _outputs(given: Any, name: str) -> dict[str, Any]:
     return {str(key): value for key, value in given.items()}
 
 
-def _channels_last(value: Any, first: bool) -> Any:
-    return value.permute(0, 2, 3, 1) if first and value.ndim == 4 else value
+def _channels_last(outputs: dict[str, Any], first: bool, kept: Collection[str]) -> dict[str, Any]:
+    return with_channels_last(outputs, lambda value: value.permute(0, 2, 3, 1), kept) if first else outputs
 
 
-def _serving(network: Any, first: bool) -> Any:
+def _serving(network: Any, first: bool, kept: Collection[str]) -> Any:
     """The network with channels last at its ends, and its outputs as a tuple."""
     import torch
 
@@ -126,7 +135,7 @@ def _serving(network: Any, first: bool) -> Any:
 
         def forward(self, image: Any) -> tuple[Any, ...]:
             outputs = _outputs(self.network(image.permute(0, 3, 1, 2) if first else image), "")
-            return tuple(_channels_last(value, first) for value in outputs.values())
+            return tuple(_channels_last(outputs, first, kept).values())
 
     return Serving()
 
@@ -187,11 +196,14 @@ class PytorchSource(Source):
         network = network.to("cpu").float().eval()
         return cls(path, network, _digest(path, network))
 
+    def takes_channels_first(self, image: Sequence[int]) -> bool:
+        return True
+
     def to_tflite(self, spec: InputSpec) -> bytes:
-        return lower(self.network, spec, self.name, first=True)
+        return lower(self.network, spec, self.name, first=True, kept=self.kept)
 
     def answer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        return torch_answer(self.network, images, self.name, first=True)
+        return torch_answer(self.network, images, self.name, first=True, kept=self.kept)
 
 
 def _build(name: str) -> Any:
@@ -287,13 +299,16 @@ class ExportSource(Source):
         require_torch()
         return cls(path)
 
+    def takes_channels_first(self, image: Sequence[int]) -> bool:
+        return channels_first(self._shape, image, self.name)
+
     def to_tflite(self, spec: InputSpec) -> bytes:
-        first = channels_first(self._shape, image_shape(spec), self.name)
-        return lower(self._network, spec, self.name, first=first)
+        first = self.takes_channels_first(image_shape(spec))
+        return lower(self._network, spec, self.name, first=first, kept=self.kept)
 
     def answer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        first = channels_first(self._shape, (1, *images.shape[1:]), self.name)
-        return torch_answer(self._network, images, self.name, first=first)
+        first = self.takes_channels_first((1, *images.shape[1:]))
+        return torch_answer(self._network, images, self.name, first=first, kept=self.kept)
 
 
 def _shape(name: str, program: Any) -> tuple[int | None, ...]:
