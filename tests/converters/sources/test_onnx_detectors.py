@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -10,8 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from edgeloc.converters.checks import check_parity
+from edgeloc.converters.conversion import ConvertOptions, convert
 from edgeloc.converters.sources import open_source
-from edgeloc.model.contract import InputSpec
+from edgeloc.localizer import Localizer
+from edgeloc.model.contract import Contract, InputSpec, OutputSpec, Thresholds
+from edgeloc.model.detector import DetectorBox, DetectorSpec, Locations, Scores, Selection
 from edgeloc.model.flatbuffer import parse_flatbuffer
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("onnx2tf")]
@@ -40,6 +44,34 @@ def _photos(folder: Path, size: tuple[int, int], mean: float, std: float) -> NDA
     return np.stack(
         [(cv2.resize(photo, size).astype(np.float32) - mean) / std for photo in pixels if photo is not None]
     )
+
+
+FASTESTDET = Contract(
+    InputSpec("input.1", 352, 352, "bgr", (0, 0, 0), (255, 255, 255), "stretch", layout="channels-first"),
+    (OutputSpec("758", "detections", parts=("objectness", "box", "class"), layout="channels-first"),),
+    thresholds=Thresholds(presence=0.6),
+    detector=DetectorSpec(
+        Locations(strides=(16,), offset=0),
+        DetectorBox("cxcywh", "stride", "fraction", center="tanh", size="sigmoid"),
+        Scores(powers=(0.6, 0.4)),
+        Selection(iou=0.45),
+    ),
+)
+
+
+def test_a_detector_finds_after_conversion_what_it_found_before(detectors: Path, tmp_path: Path) -> None:
+    labels = (detectors / "coco_labels_80.txt").read_text().split("\n")
+    contract = dataclasses.replace(FASTESTDET, labels=tuple(label for label in labels if label))
+    before = Localizer(detectors / "fastestdet_coco_352.onnx", "onnxruntime", contract=contract)
+    convert(before.model.path, tmp_path / "out.tflite", ConvertOptions(recipe="float32"), contract=contract)
+    after = Localizer(tmp_path / "out.tflite")
+    for photo in PHOTOS:
+        pixels = cv2.imread(str(detectors / "images" / photo))
+        assert pixels is not None
+        expected, found = before(pixels).objects, after(pixels).objects
+        assert len(expected) >= 5
+        assert [one.label for one in found] == [one.label for one in expected]
+        assert np.allclose([one.box for one in found], [one.box for one in expected], atol=0.05)
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from edgeloc.converters.sources import open_source
 from edgeloc.converters.sources.onnx import OnnxSource
 from edgeloc.data import Dataset
 from edgeloc.errors import MissingExtra, ModelError, UsageError
-from edgeloc.model.contract import InputSpec
+from edgeloc.model.contract import Contract, InputSpec, Layout, OutputSpec
+from edgeloc.model.detector import DetectorSpec
 from edgeloc.model.flatbuffer import parse_flatbuffer
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("onnx2tf")]
@@ -159,6 +161,40 @@ def test_a_detectors_outputs_keep_their_names_order_and_joined_locations(
         "f": (12, 16, 6),
         "by channel": (6, 192),
     }
+    check_parity(source, flatbuffer, GRAPH, noise)
+
+
+def test_the_contract_of_the_graph_becomes_the_one_of_the_flatbuffer(
+    write_graph: Callable[..., OnnxSource], noise: Any
+) -> None:
+    nodes = [
+        ("Transpose", ["f"], ["last"], {"perm": [0, 2, 3, 1]}),
+        ("Reshape", ["f", "flat"], ["joined"], {}),
+    ]
+    source = write_graph(nodes, ["f", "last", "joined"], flat=[1, 6, -1])
+    layouts: dict[str, Layout] = {"f": "channels-first", "last": "channels-last", "joined": "channels-first"}
+    contract = Contract(
+        dataclasses.replace(GRAPH, layout="channels-first"),
+        tuple(
+            OutputSpec(name, "detections", parts=("box", "score", "unused:1"), layout=layouts[name]) for name in layouts
+        ),
+        detector=DetectorSpec(),
+    )
+    adopted = source.adopt(contract)
+    assert adopted.input.layout == "channels-last"
+    assert {output.tensor: output.layout for output in adopted.outputs} == {
+        "f": "channels-last",
+        "last": "channels-last",  # as it was, and not turned a second time
+        "joined": "channels-first",
+    }
+    flatbuffer = source.to_tflite(adopted.input)
+    answer = run_flatbuffer(flatbuffer, "graph", GRAPH, noise)
+    assert {name: values.shape[1:] for name, values in answer.items()} == {
+        "f": (12, 16, 6),
+        "last": (12, 16, 6),
+        "joined": (6, 192),
+    }
+    assert np.array_equal(answer["f"], answer["last"])
     check_parity(source, flatbuffer, GRAPH, noise)
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.converters.checks import check_parity
+from edgeloc.converters.checks import check_parity, run_flatbuffer
 from edgeloc.converters.sources import open_source
 from edgeloc.data import Dataset
 from edgeloc.errors import ModelError, UsageError
-from edgeloc.model.contract import InputSpec
+from edgeloc.model.contract import Contract, InputSpec, Layout, OutputSpec
+from edgeloc.model.detector import DetectorSpec
 from edgeloc.model.flatbuffer import parse_flatbuffer
 from edgeloc.model.precision import judge
 
@@ -203,6 +204,22 @@ def test_maps_leave_with_their_channels_last_and_pooling_after_any_activation_ca
         "output_0": (8, 24, 24, 5),
         "output_1": (8, 5),
     }
+
+
+def test_maps_that_the_contract_has_with_their_channels_last_stay_so(beside: dict[str, Any], images: Any) -> None:
+    (beside["box"].folder / "detector_net.py").write_text(
+        _MAPS.replace("maps.amax((2, 3))", "maps.permute(0, 2, 3, 1)")
+    )
+    spec = InputSpec("image", 96, 96, layout="channels-first")
+    layouts: tuple[Layout, ...] = ("channels-first", "channels-last")
+    outputs = [OutputSpec(f"output_{i}", "detections", parts=("box",), layout=layouts[i]) for i in range(2)]
+    source = open_source("detector_net:Maps")
+    adopted = source.adopt(Contract(spec, tuple(outputs), detector=DetectorSpec()))
+    assert {part.layout for part in (adopted.input, *adopted.outputs)} == {"channels-last"}
+    flatbuffer = source.to_tflite(adopted.input)
+    check_parity(source, flatbuffer, adopted.input, images)
+    first, last = run_flatbuffer(flatbuffer, "maps", adopted.input, images).values()
+    assert np.array_equal(first, last)
 
 
 _MAPS = """
