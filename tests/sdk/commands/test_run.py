@@ -15,7 +15,8 @@ import pytest
 
 from edgeloc.cli import main
 from edgeloc.commands.run import _last_words
-from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
+from edgeloc.model.detector import DetectorSpec
 from edgeloc.model.file import write_model
 from edgeloc.sinks import Sink
 from edgeloc.sinks.jsonl import JsonLinesSink
@@ -109,6 +110,32 @@ def test_a_contract_can_be_given_for_a_bare_model(
     assert main(["run", str(bare_model), *flags]) == 2
     assert "give --contract" in capsys.readouterr().err
     assert main(["run", str(bare_model), *flags, "--contract", str(beside)]) == 0
+
+
+def test_an_onnx_of_others_runs_with_its_contract_beside_it(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("AveragePool", ["image"], ["mean"], kernel_shape=[32, 32]),
+        helper.make_node("Concat", ["mean", "mean"], ["rows"], axis=1),  # 6 numbers: a box, its score and its class
+    ]
+    ports = [[helper.make_tensor_value_info(*port)] for port in (("image", kind, [1, 3, 32, 32]), ("rows", kind, None))]
+    model = helper.make_model(
+        helper.make_graph(nodes, "graph", *ports), opset_imports=[helper.make_opsetid("", 13)], ir_version=8
+    )
+    onnx.save(model, tmp_path / "detector.onnx")
+    contract = Contract(
+        InputSpec("image", 32, 32, mean=(-100.0,), std=(255.0,), layout="channels-first"),
+        (OutputSpec("rows", "detections", parts=("box", "score", "unused:1"), layout="channels-first"),),
+        thresholds=Thresholds(presence=0.1),
+        detector=DetectorSpec(),
+    )
+    (tmp_path / "detector.json").write_text(contract.to_json())
+    out, flags = tmp_path / "out.jsonl", ["--camera", f"{SYNTHETIC}&frames=2", "--engine", "onnxruntime"]
+    assert main(["run", str(tmp_path / "detector.onnx"), *flags, "--sink", str(out)]) == 0
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(one["engine"], len(one["objects"])) for one in answers] == [("onnxruntime", 1)] * 2
 
 
 @pytest.mark.parametrize(
