@@ -78,10 +78,10 @@ def frame_geometry(spec: InputSpec, width: int, height: int) -> Geometry:
     crop, target = (0, 0, width, height), (0, 0, spec.width, spec.height)
     if spec.resize in ("letterbox", "letterbox-top-left"):
         scale = min(spec.width / width, spec.height / height)
-        w = min(spec.width, max(1, round(width * scale)))
-        h = min(spec.height, max(1, round(height * scale)))
-        corner = (0, 0) if spec.resize == "letterbox-top-left" else ((spec.width - w) // 2, (spec.height - h) // 2)
-        target = (*corner, w, h)
+        in_corner = spec.resize == "letterbox-top-left"
+        whole = int if in_corner else round  # YOLOX, which places frames there, cuts the fraction off
+        w, h = min(spec.width, max(1, whole(width * scale))), min(spec.height, max(1, whole(height * scale)))
+        target = (0, 0, w, h) if in_corner else ((spec.width - w) // 2, (spec.height - h) // 2, w, h)
     elif spec.resize == "center-crop":
         w = min(width, max(1, round(height * spec.width / spec.height)))
         h = min(height, max(1, round(width * spec.height / spec.width)))

@@ -202,7 +202,10 @@ class TensorFlowEngine(TfliteEngine):
 
 def _info(name: str, detail: dict[str, Any]) -> TensorInfo:
     scale, zero_point = detail["quantization"]
-    shape, dtype = tuple(int(size) for size in detail["shape"]), np.dtype(detail["dtype"])
+    # Until the model runs, an open size stands in "shape" as 1.
+    signature = detail.get("shape_signature", ())
+    sizes = signature if len(signature) and -1 in signature else detail["shape"]
+    shape, dtype = tuple(int(size) for size in sizes), np.dtype(detail["dtype"])
     if not scale:
         return TensorInfo(name, shape, dtype)
     return TensorInfo(name, shape, dtype, float(scale), int(zero_point))

@@ -1,0 +1,467 @@
+"""Contracts of detectors by their family: presets of the description, each held against the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil, prod
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeloc.decode import Decoder
+from edgeloc.errors import ContractError
+from edgeloc.model.contract import Activation, Contract, InputSpec, Layout, OutputSpec, Thresholds
+from edgeloc.model.detector import DetectorBox, DetectorSpec, DetectorUnits, Locations, Scores, Selection
+from edgeloc.model.fit import check_contract, part_sizes
+from edgeloc.model.network import Network, read_network
+
+__all__ = ["FAMILIES", "Asked", "Family", "contract_like", "families_that_fit"]
+
+Anchors = Mapping[int, Sequence[tuple[float, float]]]
+Table = Sequence[tuple[float, float, float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the user knows of a model besides its family.
+
+    Parameters:
+        labels: the names of the classes, in the model's order, without one for the background.
+        outputs: for output tensors whose part their shapes do not show, the parts, by name.
+        anchors: by stride the (width, height) of each anchor in input pixels; or a table of (cx, cy, width, height) in
+            fractions of the input; "none" where the model decodes its boxes itself; None where nothing was said.
+        changes: values of the contract, by path: `{"input.color": "bgr"}`.
+    """
+
+    labels: tuple[str, ...] = ()
+    outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    anchors: Anchors | Table | Literal["none"] | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How the detectors of one family expect their image and answer.
+
+    Parameters:
+        title: which models these are, in a few words.
+        build: makes outputs and description for a network; ContractError says why it does not fit.
+        color: what a float model takes.
+        mean, std: likewise; an integer model takes pixels as they are.
+        resize: how a frame becomes its input.
+        pad_value: fills a letterbox.
+        threshold: the score from which its authors show a box.
+    """
+
+    title: str
+    build: Callable[[Network, Asked], tuple[tuple[OutputSpec, ...], DetectorSpec | None]]
+    color: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (255.0,)
+    resize: Literal["letterbox", "letterbox-top-left", "stretch"] = "letterbox"
+    pad_value: int = 114
+    threshold: float = 0.25
+
+
+def contract_like(family: str, model: str | Path | Network, asked: Asked | None = None) -> Contract:
+    """The contract of a model of this family, after holding it against the file.
+
+    Raises ContractError that says what does not fit, and which other families would.
+    """
+    asked = asked or Asked()
+    if family not in FAMILIES:
+        raise ContractError(field="like", value=family, allowed=f"one of {', '.join(FAMILIES)}")
+    network = model if isinstance(model, Network) else read_network(model)
+    try:
+        return _built(family, network, asked)
+    except ContractError as error:
+        others = ", ".join(name for name in families_that_fit(network, asked) if name != family)
+        hint = f"these families fit its tensors: {others}" if others else ""
+        raise ContractError(f"{network.path} is no {family}: {error}", hint=hint or error.hint) from error
+
+
+def families_that_fit(network: Network, asked: Asked) -> Iterator[str]:
+    """The families whose outputs the network has; what its numbers mean, no shape shows."""
+    asked = replace(asked, outputs={}, changes={})
+    for name in FAMILIES:
+        try:
+            _built(name, network, asked)
+        except ContractError:
+            continue
+        yield name
+
+
+def _built(name: str, network: Network, asked: Asked) -> Contract:
+    family = FAMILIES[name]
+    outputs, detector = family.build(network, asked)
+    contract = Contract(
+        input=_input(family, network),
+        outputs=outputs,
+        labels=asked.labels,
+        thresholds=Thresholds(presence=family.threshold),
+        detector=detector,
+    )
+    contract = _changed(contract, asked.changes)
+    Decoder(contract)  # whether its parts go together
+    check_contract(contract, network.inputs, network.outputs)
+    return contract
+
+
+def _input(family: Family, network: Network) -> InputSpec:
+    mean, std = network.pixel_range or (family.mean, family.std)
+    channels = network.channels
+    if channels == 1 or len(mean) not in (1, channels):
+        mean, std = mean[:1], std[:1]
+    return InputSpec(
+        tensor=network.input,
+        width=network.width,
+        height=network.height,
+        color="gray" if channels == 1 else family.color,
+        mean=mean,
+        std=std,
+        resize=family.resize,
+        pad_value=family.pad_value,
+        layout=network.layout,
+    )
+
+
+def _changed(contract: Contract, changes: Mapping[str, Any]) -> Contract:
+    """The contract with some values changed, by path: `detector.box.units`, `outputs.0.level`."""
+    if not changes:
+        return contract
+    data: Any = json.loads(contract.to_json())
+    for path, value in changes.items():
+        *keys, last = path.split(".")
+        place = data
+        for key in keys:
+            place = _step(place, key, path)
+        _step(place, last, path)
+        place[int(last) if isinstance(place, list) else last] = value
+    return Contract.from_json(json.dumps(data))
+
+
+def _step(place: Any, key: str, path: str) -> Any:
+    if isinstance(place, list) and key.isdigit() and int(key) < len(place):
+        return place[int(key)]
+    if isinstance(place, dict) and key in place:
+        return place[key]
+    known = ", ".join(place) if isinstance(place, dict) else f"0 to {len(place) - 1}" if place else "nothing"
+    raise ContractError(f"{path} is no field of the contract: at {key!r} there is {known}")
+
+
+LAYOUTS: tuple[Layout, Layout] = ("channels-last", "channels-first")
+
+
+def _arranged(
+    network: Network, asked: Asked, spec: DetectorSpec, *templates: tuple[str, ...], anchors: int = 1
+) -> tuple[OutputSpec, ...]:
+    """Each output with its parts, layout and level.
+
+    `templates` are the parts that outputs of this family have; `anchors` is how many times an output repeats them.
+    """
+    sizes = part_sizes(spec, len(asked.labels))
+    found: dict[tuple[str, ...], list[OutputSpec]] = {}
+    for name in network.outputs:
+        parts, layout = _recognized(network, asked, name, templates, sizes, anchors)
+        found.setdefault(parts, []).append(OutputSpec(name, "detections", parts=parts, layout=layout))
+    if len({len(outputs) for outputs in found.values()}) > 1 or len(found) < len(templates):
+        described = ", ".join(f"{len(outputs)} of {' '.join(parts)}" for parts, outputs in found.items())
+        raise ContractError(f"its outputs do not go together: {described}")
+    return tuple(_leveled(found, network))
+
+
+def _recognized(
+    network: Network,
+    asked: Asked,
+    name: str,
+    templates: Sequence[tuple[str, ...]],
+    sizes: Mapping[str, int],
+    anchors: int,
+) -> tuple[tuple[str, ...], Layout]:
+    """The parts and the layout of one output: those that its shape allows, if they are the only ones."""
+    choice = [asked.outputs[name]] if name in asked.outputs else templates
+    shape = network.outputs[name].shape
+    fits = [
+        (parts, layout)
+        for parts in choice
+        for layout in LAYOUTS
+        if _has_axis(shape, _width(parts, sizes), anchors, layout)
+    ]
+    if not fits:
+        words = " or ".join(f"{_width(parts, sizes)} ({' '.join(parts)})" for parts in choice)
+        raise ContractError(
+            f"the output {name!r} is {shape}, and with {len(asked.labels)} label(s) a location would have {words} "
+            "numbers"
+        )
+    if len(fits) > 1:
+        words = " or ".join(f"{' '.join(parts)} ({layout})" for parts, layout in fits)
+        raise ContractError(
+            f"the output {name!r} is {shape}, which may be {words}",
+            hint=f"say which with {{output}}, as in {name}={','.join(fits[0][0])}",
+        )
+    return fits[0]
+
+
+def _leveled(found: Mapping[tuple[str, ...], list[OutputSpec]], network: Network) -> Iterator[OutputSpec]:
+    """With levels, those of the smallest stride first: they have the most locations."""
+    for outputs in found.values():
+        ordered = sorted(outputs, key=lambda output: -prod(network.outputs[output.tensor].shape))
+        for level, output in enumerate(ordered):
+            yield replace(output, level=level) if len(ordered) > 1 else output
+
+
+def _width(parts: Sequence[str], sizes: Mapping[str, int]) -> int:
+    return sum(sizes[part] if part in sizes else int(part.partition(":")[2]) for part in parts)
+
+
+def _has_axis(shape: tuple[int, ...], channels: int, anchors: int, layout: Layout) -> bool:
+    if channels == 1 and layout == "channels-last":
+        return len(shape) <= 2 or shape[-1] == 1
+    if layout == "channels-last":
+        return len(shape) >= 2 and shape[-1] in (channels, channels * anchors)
+    return len(shape) >= 3 and channels > 1 and shape[1] in (channels, channels * anchors)
+
+
+def _grid_strides(network: Network, default: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides that outputs of the form of a picture have, the smallest first; `default` where they are rows."""
+    strides = set()
+    for info in network.outputs.values():
+        pairs = [info.shape[i : i + 2] for i in (1, 2)] if len(info.shape) in (4, 5) else []
+        for rows, columns in pairs:
+            stride = round(network.height / rows) if rows > 0 else 0
+            if stride and (ceil(network.height / stride), ceil(network.width / stride)) == (rows, columns):
+                strides.add(stride)
+                break
+    return tuple(sorted(strides)) or default
+
+
+def _locations_total(network: Network, strides: Sequence[int], anchors: int = 1) -> int:
+    return sum(ceil(network.height / stride) * ceil(network.width / stride) for stride in strides) * anchors
+
+
+def _need_labels(asked: Asked) -> None:
+    if not asked.labels:
+        raise ContractError("its classes need their names", hint="give them with {labels}: a file with one in a line")
+
+
+def _own_units(network: Network) -> DetectorUnits:
+    """Ultralytics' exports: .tflite answers in fractions of the input, .onnx in its pixels."""
+    return "pixels" if network.format == "onnx" else "fraction"
+
+
+Built = tuple[tuple[OutputSpec, ...], DetectorSpec | None]
+_POSTPROCESS_PARTS = ("box", "class-number", "score", "count")
+_NAMED_PARTS = {"boxes": "box", "labels": "class-number", "classes": "class-number", "scores": "score"}
+
+
+def _ssd_postprocess(network: Network, asked: Asked) -> Built:
+    named = dict(zip(network.postprocessed, _POSTPROCESS_PARTS, strict=False))
+    if not named and not asked.outputs:
+        raise ContractError(
+            "it has no operator TFLite_Detection_PostProcess, whose outputs are boxes, classes, scores and a count"
+        )
+    spec = DetectorSpec(box=DetectorBox("yxyx"), selection=Selection("none"))
+    return _ready(network, asked, named, spec)
+
+
+def _faster_rcnn(network: Network, asked: Asked) -> Built:
+    named = {name: _NAMED_PARTS[name] for name in network.outputs if name in _NAMED_PARTS}
+    if not {"box", "score"} <= set(named.values()) | {part for parts in asked.outputs.values() for part in parts}:
+        raise ContractError(
+            f"its outputs are {', '.join(network.outputs)}, and not boxes, labels and scores",
+            hint="say what each is with {output}, as in NAME=box, NAME=class-number, NAME=score",
+        )
+    # torchvision counts the background as class 0.
+    spec = DetectorSpec(box=DetectorBox("xyxy", "pixels"), scores=Scores(first_class=1), selection=Selection("none"))
+    return _ready(network, asked, named, spec)
+
+
+def _ready(network: Network, asked: Asked, named: Mapping[str, str], spec: DetectorSpec) -> Built:
+    """Outputs that the model has selected by itself, each part a tensor."""
+    _need_labels(asked)
+    parts = {name: (part,) for name, part in named.items()} | dict(asked.outputs)
+    outputs = [OutputSpec(name, "detections", parts=parts[name]) for name in network.outputs if name in parts]
+    return tuple(outputs), spec
+
+
+def _ssd(network: Network, asked: Asked) -> Built:
+    _need_labels(asked)
+    if asked.anchors is None:
+        raise ContractError(
+            "an SSD's boxes are offsets from anchors, which no file holds",
+            hint="give them with {anchors}: 'STRIDE: WxH WxH; STRIDE: WxH', a file with a table, or none where the "
+            "model decodes its boxes itself",
+        )
+    labels, shapes = len(asked.labels), [info.shape for info in network.outputs.values()]
+    background: Literal["none", "first"] = "first" if any(labels + 1 in shape[1:] for shape in shapes) else "none"
+    activation: Activation = "softmax" if background == "first" else "sigmoid"
+    if any(network.activations.get(name) for name in network.outputs):
+        activation = "none"  # the graph has it
+    locations = _placed(asked, _grid_strides(network, ()))
+    box = DetectorBox("xyxy") if asked.anchors == "none" else _SSD_BOX
+    selection = Selection("by-class", 0.5)
+    spec = DetectorSpec(locations, box, Scores(activation, background=background), selection)
+    wide = [shape[-1] for shape in shapes if shape[-1] > 4 and shape[-1] not in (labels, labels + 1)]
+    boxes = ("box", f"unused:{wide[0] - 4}") if wide and locations.table == () and _extra(spec, wide[0]) else ("box",)
+    per_cell = locations.per_cell(0) if locations.anchors else 1
+    return _arranged(network, asked, spec, boxes, ("class",), anchors=per_cell), spec
+
+
+def _extra(spec: DetectorSpec, width: int) -> bool:
+    """Whether a box's row is too long by something that is no multiple of a box: landmarks behind it."""
+    per_cell = {len(level) for level in spec.locations.anchors} or {1}
+    return all(width != 4 * count for count in per_cell)
+
+
+_SSD_BOX = DetectorBox("cxcywh", "anchor", size="exp", variances=(0.1, 0.2))
+
+
+def _placed(asked: Asked, strides: tuple[int, ...]) -> Locations:
+    """The locations that the user's anchors make."""
+    if isinstance(asked.anchors, Mapping):
+        levels = sorted(asked.anchors)
+        return Locations(tuple(levels), anchors=tuple(tuple(asked.anchors[stride]) for stride in levels))
+    if asked.anchors is None or asked.anchors == "none":
+        return Locations()
+    return Locations(table=tuple(asked.anchors))  # type: ignore[arg-type]
+
+
+def _yolo_anchors(center: Literal["sigmoid", "wide-sigmoid"], size: Literal["exp", "squared-sigmoid"]) -> Any:
+    def build(network: Network, asked: Asked) -> Built:
+        _need_labels(asked)
+        strides, parts = _grid_strides(network, ()), ("box", "objectness", "class")
+        if not strides or asked.anchors == "none":
+            spec = DetectorSpec(box=DetectorBox("cxcywh", _own_units(network)), selection=Selection("by-class", 0.45))
+            outputs = _arranged(network, asked, spec, parts)
+            _require_rows(network, outputs, _locations_total(network, (8, 16, 32), 3), "three for each cell")
+            return outputs, spec
+        if not isinstance(asked.anchors, Mapping):
+            raise ContractError(
+                f"its boxes are sizes times anchors, which no file holds, for the strides {strides}",
+                hint="give them in pixels with {anchors}, as in '8: 10x13 16x30 33x23; 16: 30x61 62x45 59x119'",
+            )
+        if tuple(sorted(asked.anchors)) != strides:
+            raise ContractError(f"there are anchors for the strides {sorted(asked.anchors)}, its grids have {strides}")
+        locations = replace(_placed(asked, strides), offset=0.0)
+        box = DetectorBox("cxcywh", "stride", "anchor", center, size)
+        spec = DetectorSpec(locations, box, Scores("sigmoid", "sigmoid"), Selection("by-class", 0.45))
+        return _arranged(network, asked, spec, parts, anchors=locations.per_cell(0)), spec
+
+    return build
+
+
+def _yolox(network: Network, asked: Asked) -> Built:
+    _need_labels(asked)
+    spec = DetectorSpec(
+        Locations(_grid_strides(network, (8, 16, 32)), 0.0),
+        DetectorBox("cxcywh", "stride", size="exp"),
+        selection=Selection("by-class", 0.45),
+    )
+    return _arranged(network, asked, spec, ("box", "objectness", "class")), spec
+
+
+def _yolov8(network: Network, asked: Asked) -> Built:
+    _need_labels(asked)
+    spec = DetectorSpec(box=DetectorBox("cxcywh", _own_units(network)), selection=Selection("by-class", 0.7))
+    outputs = _arranged(network, asked, spec, ("box", "class"))
+    _require_rows(network, outputs, _locations_total(network, (8, 16, 32)), "one for each cell")
+    return outputs, spec
+
+
+def _require_rows(network: Network, outputs: Sequence[OutputSpec], wanted: int, what: str) -> None:
+    shape = network.outputs[outputs[0].tensor].shape
+    rows = shape[-1] if outputs[0].layout == "channels-first" else shape[-2]
+    if len(outputs) != 1 or rows != wanted:
+        raise ContractError(f"it answers {rows:,} rows, and strides 8, 16 and 32 make {wanted:,}, {what}")
+
+
+def _yolo_end2end(network: Network, asked: Asked) -> Built:
+    _need_labels(asked)
+    spec = DetectorSpec(box=DetectorBox("xyxy", _own_units(network)), selection=Selection("none"))
+    return _arranged(network, asked, spec, ("box", "score", "class-number")), spec
+
+
+def _nanodet(network: Network, asked: Asked) -> Built:
+    _need_labels(asked)
+    labels, widths = len(asked.labels), {size for info in network.outputs.values() for size in info.shape[1:]}
+    bins = next((bins for bins in range(4, 33) if widths & {4 * bins, labels + 4 * bins}), 8)
+    strides, offset = (8, 16, 32, 64), 0.0
+    rows = max(max(info.shape[1:], default=0) for info in network.outputs.values())
+    if len(network.outputs) in (3, 6) or rows == _locations_total(network, strides[:3]):
+        strides, offset = strides[:3], 0.5  # before NanoDet-Plus
+    spec = DetectorSpec(
+        Locations(_grid_strides(network, strides), offset),
+        DetectorBox("distances", "stride", bins=bins),
+        selection=Selection("by-class", 0.6),
+    )
+    if len(network.outputs) in (1, 3, 4):
+        return _arranged(network, asked, spec, ("class", "box")), spec
+    return _arranged(network, asked, spec, ("class",), ("box",)), spec
+
+
+def _fastestdet(network: Network, asked: Asked) -> Built:
+    _need_labels(asked)
+    spec = DetectorSpec(
+        Locations(_grid_strides(network, (16,)), 0.0),
+        DetectorBox("cxcywh", "stride", "fraction", "tanh", "sigmoid"),
+        Scores(powers=(0.6, 0.4)),
+        Selection("by-class", 0.45),
+    )
+    return _arranged(network, asked, spec, ("objectness", "box", "class")), spec
+
+
+def _fomo(network: Network, asked: Asked) -> Built:
+    _need_labels(asked)
+    spec = DetectorSpec(
+        Locations(_grid_strides(network, (8,))),
+        DetectorBox("cell"),
+        Scores("none", background="first"),
+        Selection("merge"),
+    )
+    return _arranged(network, asked, spec, ("class",)), spec
+
+
+def _localizer(network: Network, asked: Asked) -> Built:
+    """Presence, class and box as outputs of their own, or one vector with the slots that the user names."""
+    labels, outputs = len(asked.labels), []
+    sizes = {"presence": 1, "class": labels, "box": 4}
+    for name, info in network.outputs.items():
+        given, numbers = asked.outputs.get(name, ()), prod(info.shape)
+        fits = list(given) or [role for role, size in sizes.items() if size == numbers]
+        if len(given) > 1:
+            slots = [f"class:{i}" for i in range(labels)]
+            spread = [slot for part in given for slot in (slots if part == "class" else [part])]
+            outputs.append(OutputSpec(name, "vector", slots=tuple(spread)))
+        elif len(fits) == 1:
+            outputs.append(OutputSpec(name, fits[0], network.left_over(name, fits[0])))  # type: ignore[arg-type]
+        else:
+            raise ContractError(
+                f"the output {name!r} is {info.shape}, which is no presence, box or class alone",
+                hint="say what it is with {output}, as in NAME=presence,cx,cy,w,h,class",
+            )
+    return tuple(outputs), None
+
+
+FAMILIES: dict[str, Family] = {
+    "ssd-postprocess": Family(
+        "SSDs that end in TFLite_Detection_PostProcess (TensorFlow, Coral, EfficientDet-Lite)",
+        _ssd_postprocess, mean=(127.5,), std=(127.5,), resize="stretch", threshold=0.5,
+    ),
+    "ssd": Family(
+        "SSDs with raw outputs and anchors", _ssd, mean=(127.5,), std=(127.5,), resize="stretch", threshold=0.5
+    ),
+    "yolo-anchors": Family("YOLOv3 and v4", _yolo_anchors("sigmoid", "exp")),
+    "yolo-anchors-v5": Family("YOLOv5 and v7", _yolo_anchors("wide-sigmoid", "squared-sigmoid")),
+    "yolox": Family("YOLOX", _yolox, "bgr", std=(1.0,), resize="letterbox-top-left", threshold=0.3),
+    "yolov8": Family("YOLOv8, YOLO11", _yolov8),
+    "yolo-end2end": Family("YOLO26 and v10, which select by themselves", _yolo_end2end),
+    "nanodet": Family(
+        "NanoDet and NanoDet-Plus", _nanodet, "bgr", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395), "stretch",
+        threshold=0.4,
+    ),
+    "fastestdet": Family("FastestDet", _fastestdet, "bgr", resize="stretch", threshold=0.6),
+    "fomo": Family("FOMO: cells with an object's centre, no sizes", _fomo, resize="stretch", threshold=0.5),
+    "localizer": Family("one object: presence, box and class", _localizer, mean=(127.5,), std=(127.5,), threshold=0.5),
+    "faster-rcnn": Family("Faster R-CNN as torchvision exports it", _faster_rcnn, resize="stretch", threshold=0.5),
+}  # fmt: skip
