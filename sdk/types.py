@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from edgeloc.findings import Finding
 
-__all__ = ["Bearing", "Box", "Detection", "Frame", "Observation", "Pixels", "Result", "Track", "TrackState"]
+__all__ = [
+    "Bearing",
+    "Box",
+    "Detection",
+    "Frame",
+    "LabelledBox",
+    "Observation",
+    "Pixels",
+    "Result",
+    "Track",
+    "TrackState",
+]
 
 Pixels = NDArray[np.uint8]
 TrackState = Literal["measured", "predicted", "lost"]
@@ -61,6 +72,13 @@ class Box(NamedTuple):
             return 0.0
         overlap = width * height
         return overlap / (self.area + other.area - overlap)
+
+
+class LabelledBox(NamedTuple):
+    """One object as it was labelled: its box in pixels of the image, and its class, None where there is none."""
+
+    box: Box
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

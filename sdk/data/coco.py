@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from edgeloc._support.json import parse_json
-from edgeloc.data.collecting import Collector, Labelled, choose_split, number, split_word, whole
+from edgeloc.data.collecting import Collector, choose_split, number, split_word, whole
 from edgeloc.data.sample import Dataset
 from edgeloc.errors import DataError
 from edgeloc.findings import Finding
-from edgeloc.types import Box
+from edgeloc.types import Box, LabelledBox
 
 __all__ = ["find", "read"]
 
@@ -168,7 +168,7 @@ def _add(
     collector.add(path, objects, where=where, size=size, field="bbox as corners")
 
 
-def _labelled(record: dict[str, Any], names: dict[int, str], where: str) -> Labelled:
+def _labelled(record: dict[str, Any], names: dict[int, str], where: str) -> LabelledBox:
     edges = record.get("bbox")
     if not isinstance(edges, list) or len(edges) != 4:
         raise DataError(f"{where}: bbox is {edges!r}, not a list of four numbers")
@@ -176,4 +176,4 @@ def _labelled(record: dict[str, Any], names: dict[int, str], where: str) -> Labe
     if category not in names:
         raise DataError(f"{where}: category_id {category} is not among the categories")
     x, y, width, height = (number(edge, where, "bbox") for edge in edges)
-    return Labelled(Box(x, y, x + width, y + height), names[category])
+    return LabelledBox(Box(x, y, x + width, y + height), names[category])

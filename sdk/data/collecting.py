@@ -1,4 +1,4 @@
-"""The rules that every format shares: row checks, one object an image, splits, numbers in fields."""
+"""The rules that every format shares: row checks, splits, numbers in fields."""
 
 from __future__ import annotations
 
@@ -10,27 +10,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from edgeloc._support.numbers import finite
 from edgeloc.data.images import image_size, read_image
 from edgeloc.data.sample import Dataset, Sample
 from edgeloc.errors import DataError
 from edgeloc.findings import Finding
-from edgeloc.types import Box
+from edgeloc.types import Box, LabelledBox
 
-__all__ = ["Collector", "Labelled", "choose_split", "number", "split_word", "whole"]
+__all__ = ["Collector", "choose_split", "number", "split_word", "whole"]
 
 _WORDS = re.compile(r"(?<![a-z])(train|val|valid|validation|test)(?![a-z])")
 _SAME = {"valid": "val", "validation": "val"}
 _SLACK = 1.0  # pixels a box may stand out by rounding; it is clipped
-
-
-class Labelled(NamedTuple):
-    """One object of an image; the box's edges may still be wrong."""
-
-    box: Box
-    label: str | None
 
 
 class Collector:
@@ -47,7 +39,7 @@ class Collector:
         self._names: set[str] = set()
         self._skipped = 0
         self._first = ""
-        self._reduced = 0
+        self._several = 0
         self._left_out: Counter[Finding] = Counter()
 
     @contextmanager
@@ -68,7 +60,7 @@ class Collector:
     def add(
         self,
         path: Path,
-        objects: Sequence[Labelled],
+        objects: Sequence[LabelledBox],
         *,
         where: str,
         size: tuple[int, int] | None = None,
@@ -78,7 +70,7 @@ class Collector:
         """Add one image; call it inside `row()`.
 
         `path`: the image.
-        `objects`: what it holds; none makes it a negative. The largest is kept.
+        `objects`: what it holds, whose edges may still be wrong; none makes it a negative.
         `where`: the file and line, or the record's id, for errors.
         `size`: (width, height) in pixels as annotated; None to read it from the image.
         `group`: what the image shares with others that are not independent of it.
@@ -91,17 +83,16 @@ class Collector:
             raise DataError(f"{where}: the image {path} does not exist")
         if name in self._names:
             raise DataError(f"{where}: the image {name} is listed twice")
-        kept = []
+        kept: tuple[LabelledBox, ...] = ()
         if objects:
             frame = size or image_size(path)
-            kept = [Labelled(_checked(item.box, frame, f"{where}: {field}"), item.label) for item in objects]
-        best = max(kept, key=lambda item: item.box.area) if kept else None
-        self._reduced += len(kept) > 1
-        self._append(path, best, size, group, labelled=True)
+            kept = tuple(LabelledBox(_checked(item.box, frame, f"{where}: {field}"), item.label) for item in objects)
+        self._several += len(kept) > 1
+        self._append(path, kept, size, group, labelled=True)
 
     def add_unlabelled(self, path: Path) -> None:
         """Add an image about which nothing is known."""
-        self._append(path, None, None, None, labelled=False)
+        self._append(path, (), None, None, labelled=False)
 
     def dataset(
         self, name: str, labels: Iterable[str], *, splits: Iterable[str] = (), split: str | None = None
@@ -121,13 +112,18 @@ class Collector:
         return Dataset(name, str(self.root), tuple(labels), tuple(self._samples), findings, tuple(splits), split)
 
     def _append(
-        self, path: Path, best: Labelled | None, size: tuple[int, int] | None, group: str | None, *, labelled: bool
+        self,
+        path: Path,
+        objects: tuple[LabelledBox, ...],
+        size: tuple[int, int] | None,
+        group: str | None,
+        *,
+        labelled: bool,
     ) -> None:
         name = self._name(path)
         self._names.add(name)
         read = partial(read_image, path, size)
-        box, label = (best.box, best.label) if best else (None, None)
-        self._samples.append(Sample(name, box, label, group, labelled, path, read=read))
+        self._samples.append(Sample(name, objects, group, labelled, path, read=read))
 
     def _name(self, path: Path) -> str:
         with suppress(ValueError):
@@ -142,9 +138,9 @@ class Collector:
         if self._skipped:
             message = f"{name}: {self._skipped_rows()}"
             yield Finding("data-rows-skipped", "warning", message, "fix the rows, or remove them")
-        if self._reduced:
-            images = "image holds" if self._reduced == 1 else "images hold"
-            message = f"{name}: {self._reduced} {images} several objects, of which the largest was kept"
+        if self._several:
+            images = "image holds" if self._several == 1 else "images hold"
+            message = f"{name}: {self._several} {images} several objects, of which a localizer takes the largest"
             yield Finding("data-several-objects", "note", message)
         for finding, count in self._left_out.items():
             yield replace(finding, message=f"{name}: {count} {finding.message}")

@@ -14,7 +14,7 @@ from edgeloc.data.collecting import Collector
 from edgeloc.data.images import IMAGE_SUFFIXES
 from edgeloc.data.sample import Dataset, Sample
 from edgeloc.errors import DataError
-from edgeloc.types import Pixels
+from edgeloc.types import LabelledBox, Pixels
 
 if TYPE_CHECKING:
     from edgeloc.scenes import SceneGenerator
@@ -136,7 +136,8 @@ def _read_scenes(uri: str, split: str | None) -> Dataset:
 
 def _scene(generator: SceneGenerator, index: int) -> Sample:
     box, label = generator.truth(index)
-    return Sample(f"scene-{index:06d}", box, label, read=partial(_pixels, generator, index))
+    objects = () if box is None else (LabelledBox(box, label),)
+    return Sample(f"scene-{index:06d}", objects, read=partial(_pixels, generator, index))
 
 
 def _pixels(generator: SceneGenerator, index: int) -> Pixels:

@@ -10,7 +10,7 @@ from typing import NamedTuple, overload
 import numpy as np
 
 from edgeloc.findings import Finding
-from edgeloc.types import Box, Pixels
+from edgeloc.types import Box, LabelledBox, Pixels
 
 __all__ = [
     "LARGEST_SIDE",
@@ -31,8 +31,7 @@ class Sample:
 
     Parameters:
         name: stable and unique within its data set (a path relative to the root, or a scene's number).
-        box: the object, in pixels of the image; None where it holds none.
-        label: the object's class; None where there is no object or no class.
+        objects: what it holds, boxes in pixels of the image.
         group: what the frame shares with others that are not independent of it (a video clip).
         labelled: False where nothing is known about the image: it serves calibration, not evaluation.
         path: the file; None for generated images.
@@ -40,12 +39,25 @@ class Sample:
     """
 
     name: str
-    box: Box | None
-    label: str | None
+    objects: tuple[LabelledBox, ...] = ()
     group: str | None = None
     labelled: bool = True
     path: Path | None = None
     read: Callable[[], Pixels] = field(repr=False, kw_only=True)
+
+    @property
+    def box(self) -> Box | None:
+        """The largest object's box, which a model that finds one object takes; None where the image holds none."""
+        return None if self._largest is None else self._largest.box
+
+    @property
+    def label(self) -> str | None:
+        """The largest object's class; None where there is no object or no class."""
+        return None if self._largest is None else self._largest.label
+
+    @property
+    def _largest(self) -> LabelledBox | None:
+        return max(self.objects, key=lambda item: item.box.area, default=None)
 
     def load(self) -> Pixels:
         """The image, BGR uint8 (height, width, 3), read from the file each time; DataError for a damaged file."""

@@ -14,10 +14,10 @@ import csv
 import io
 from pathlib import Path
 
-from edgeloc.data.collecting import Collector, Labelled, choose_split, number
+from edgeloc.data.collecting import Collector, choose_split, number
 from edgeloc.data.sample import Dataset
 from edgeloc.errors import DataError
-from edgeloc.types import Box
+from edgeloc.types import Box, LabelledBox
 
 __all__ = ["find", "read"]
 
@@ -84,6 +84,6 @@ def _add(collector: Collector, path: Path, rows: list[Row]) -> None:
     for where, row in rows:
         if any(row[name] for name in _EDGES):
             box = Box(*(number(row[name], where, name) for name in _EDGES))
-            objects.append(Labelled(box, row["label"] or None))
+            objects.append(LabelledBox(box, row["label"] or None))
     where, first = rows[0]
     collector.add(path, objects, where=where, group=first.get("group") or None, field="the box x1,y1,x2,y2")

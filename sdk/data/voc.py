@@ -12,12 +12,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from edgeloc.data.collecting import Collector, Labelled, choose_split, number, whole
+from edgeloc.data.collecting import Collector, choose_split, number, whole
 from edgeloc.data.images import IMAGE_SUFFIXES
 from edgeloc.data.sample import Dataset
 from edgeloc.errors import DataError
 from edgeloc.findings import Finding
-from edgeloc.types import Box
+from edgeloc.types import Box, LabelledBox
 
 __all__ = ["find", "read"]
 
@@ -93,14 +93,14 @@ def _refuse_entities(content: bytes, file: Path) -> None:
         parser.Parse(content, True)
 
 
-def _labelled(item: ElementTree.Element, where: str) -> Labelled:
+def _labelled(item: ElementTree.Element, where: str) -> LabelledBox:
     label = item.findtext("name")
     if not label:
         raise DataError(f"{where}: the field name is missing")
     edges = {}
     for name in ("xmin", "ymin", "xmax", "ymax"):
         edges[name] = number(item.findtext(f"bndbox/{name}"), where, f"bndbox/{name}")
-    return Labelled(Box(edges["xmin"] - 1, edges["ymin"] - 1, edges["xmax"], edges["ymax"]), label)
+    return LabelledBox(Box(edges["xmin"] - 1, edges["ymin"] - 1, edges["xmax"], edges["ymax"]), label)
 
 
 def _image(file: Path, root: Path, name: str | None) -> Path:

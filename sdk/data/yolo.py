@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from edgeloc.data.collecting import Collector, Labelled, choose_split, number, split_word, whole
+from edgeloc.data.collecting import Collector, choose_split, number, split_word, whole
 from edgeloc.data.images import IMAGE_SUFFIXES, image_size
 from edgeloc.data.sample import Dataset
 from edgeloc.errors import DataError, MissingExtra
-from edgeloc.types import Box
+from edgeloc.types import Box, LabelledBox
 
 __all__ = ["find", "read"]
 
@@ -104,9 +104,10 @@ def _yaml_names(source: Path) -> list[str]:
     return [str(name) for name in names]
 
 
-def _objects(text: Path, image: Path, names: list[str]) -> list[Labelled]:
+def _objects(text: Path, image: Path, names: list[str]) -> list[LabelledBox]:
     return [
-        Labelled(_in_pixels(values, image), _label(fields[0], names, where)) for where, fields, values in _lines(text)
+        LabelledBox(_in_pixels(values, image), _label(fields[0], names, where))
+        for where, fields, values in _lines(text)
     ]
 
 

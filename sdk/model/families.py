@@ -324,7 +324,7 @@ def _placed(asked: Asked, strides: tuple[int, ...]) -> Locations:
         return Locations(tuple(levels), anchors=tuple(tuple(asked.anchors[stride]) for stride in levels))
     if asked.anchors is None or asked.anchors == "none":
         return Locations()
-    return Locations(table=tuple(asked.anchors))  # type: ignore[arg-type]
+    return Locations(table=tuple(asked.anchors))
 
 
 def _yolo_anchors(center: Literal["sigmoid", "wide-sigmoid"], size: Literal["exp", "squared-sigmoid"]) -> Any:
@@ -386,7 +386,8 @@ def _nanodet(network: Network, asked: Asked) -> Built:
     _need_labels(asked)
     labels, widths = len(asked.labels), {size for info in network.outputs.values() for size in info.shape[1:]}
     bins = next((bins for bins in range(4, 33) if widths & {4 * bins, labels + 4 * bins}), 8)
-    strides, offset = (8, 16, 32, 64), 0.0
+    strides: tuple[int, ...] = (8, 16, 32, 64)
+    offset = 0.0
     rows = max(max(info.shape[1:], default=0) for info in network.outputs.values())
     if len(network.outputs) in (3, 6) or rows == _locations_total(network, strides[:3]):
         strides, offset = strides[:3], 0.5  # before NanoDet-Plus

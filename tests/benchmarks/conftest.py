@@ -12,13 +12,16 @@ from edgeloc.data import Sample
 from edgeloc.evaluation.figures import Row, regression_figures
 from edgeloc.evaluation.statistics import summarize
 from edgeloc.findings import Finding
+from edgeloc.types import LabelledBox
 
 
 @pytest.fixture
 def bench_result(rows: list[Row]) -> BenchResult:
     rng = np.random.default_rng(0)
     regression = regression_figures(rows, threshold_float=0.5, threshold_quantized=0.5, labels=("bolt", "nut"))
-    samples = [Sample(row.name, row.truth, row.label, row.group, read=_picture) for row in rows if row.truth]
+    samples = [
+        Sample(row.name, (LabelledBox(row.truth, row.label),), row.group, read=_picture) for row in rows if row.truth
+    ]
     regression = type(regression)(
         **{name: getattr(regression, name) for name in regression.__slots__ if name != "worst"},
         worst=with_previews(regression.worst, samples),

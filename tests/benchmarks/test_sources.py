@@ -24,7 +24,7 @@ def broken() -> Pixels:
 
 def samples(*sizes: int) -> list[Sample]:
     places = [(group, index) for group, size in enumerate(sizes) for index in range(size)]
-    return [Sample(f"{group}-{index}", None, None, f"clip{group}", read=blank) for group, index in places]
+    return [Sample(f"{group}-{index}", (), f"clip{group}", read=blank) for group, index in places]
 
 
 def test_spread_takes_alike_from_each_group_and_what_small_ones_lack_from_the_others() -> None:
@@ -58,7 +58,7 @@ def test_images_in_turn_without_end() -> None:
 
 
 def test_a_damaged_image_stops_or_is_skipped() -> None:
-    some = [*samples(3), Sample("bad", None, None, read=broken)]
+    some = [*samples(3), Sample("bad", read=broken)]
     with pytest.raises(DataError, match="damaged"):
         ImageSource("data", some)
     assert ImageSource("data", some, skip_bad=True).skipped == ["bad"]

@@ -13,7 +13,7 @@ import pytest
 
 from edgeloc.data import Dataset, Sample
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
-from edgeloc.types import Box, Pixels
+from edgeloc.types import Box, LabelledBox, Pixels
 
 pytest.importorskip("tensorflow")
 
@@ -40,9 +40,11 @@ def _pixels(index: int, size: tuple[int, int], empty: bool) -> Pixels:
 
 def drawn_sample(index: int, size: tuple[int, int] = (96, 64), *, empty: bool = False, **changes: Any) -> Sample:
     box = drawn(index, size, empty=empty)[1]
-    values: dict[str, Any] = {"label": None if empty else LABELS[index % 3], "group": f"clip{index % 4}", **changes}
+    values: dict[str, Any] = {"label": LABELS[index % 3], "group": f"clip{index % 4}", **changes}
+    objects = () if box is None else (LabelledBox(box, values["label"]),)
+    del values["label"]
     read = values.pop("read", partial(_pixels, index, size, empty))
-    return Sample(f"image-{index:03}", box, read=read, **values)
+    return Sample(f"image-{index:03}", objects, read=read, **values)
 
 
 @pytest.fixture

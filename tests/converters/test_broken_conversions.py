@@ -18,7 +18,7 @@ from edgeloc.errors import DataError, GateFailed
 from edgeloc.findings import Finding
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
 from edgeloc.models import SHIPPED_KERAS
-from edgeloc.types import Box, Pixels
+from edgeloc.types import Box, LabelledBox, Pixels
 
 pytest.importorskip("tensorflow")
 
@@ -96,7 +96,7 @@ def test_nothing_is_said_of_a_sound_conversion(conversion: Conversion) -> None:
 
 @pytest.mark.slow
 def test_calibrated_on_noise(conversion: Conversion) -> None:
-    samples = tuple(Sample(f"noise-{i}", None, None, labelled=False, read=partial(noise, i)) for i in range(IMAGES))
+    samples = tuple(Sample(f"noise-{i}", labelled=False, read=partial(noise, i)) for i in range(IMAGES))
     with pytest.raises(GateFailed, match="mean IoU is"):
         conversion.run(Dataset("noise", "noise", (), samples), scenes("val", 120))
     (warning,) = conversion.warnings("calibration-noise")
@@ -142,7 +142,7 @@ def rectangle(index: int) -> tuple[Pixels, Box]:
 
 def rectangles(first: int, count: int = 80) -> Dataset:
     def sample(index: int) -> Sample:
-        return Sample(f"{index}.png", rectangle(index)[1], None, read=lambda: rectangle(index)[0])
+        return Sample(f"{index}.png", (LabelledBox(rectangle(index)[1]),), read=lambda: rectangle(index)[0])
 
     return Dataset("rectangles", "rectangles", (), tuple(sample(first + i) for i in range(count)))
 

@@ -13,7 +13,7 @@ from edgeloc.converters.checks import check_contract
 from edgeloc.data import Dataset, Sample
 from edgeloc.errors import ContractError, DataError
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
-from edgeloc.types import Box, Pixels
+from edgeloc.types import Box, LabelledBox, Pixels
 
 tf = pytest.importorskip("tensorflow")
 
@@ -58,7 +58,9 @@ def place(index: int, size: tuple[int, int]) -> Box:
 
 
 def pictures(count: int = 24, size: tuple[int, int] = (64, 64)) -> Dataset:
-    samples = tuple(Sample(f"p{i}", place(i, size), None, read=partial(picture, i, size)) for i in range(count))
+    samples = tuple(
+        Sample(f"p{i}", (LabelledBox(place(i, size)),), read=partial(picture, i, size)) for i in range(count)
+    )
     return Dataset("red things", "red things", (), samples)
 
 
@@ -106,7 +108,7 @@ def test_few_or_no_objects_show_nothing(red_finder: bytes) -> None:
     wrong = with_input(color="bgr")
     assert check_contract(red_finder, wrong, pictures(10)) is None
     data = pictures()
-    empty = tuple(dataclasses.replace(sample, box=None) for sample in data)
+    empty = tuple(dataclasses.replace(sample, objects=()) for sample in data)
     assert check_contract(red_finder, wrong, dataclasses.replace(data, samples=empty)) is None
 
 

@@ -36,7 +36,7 @@ def still(index: int) -> Pixels:
 
 
 def judged(read: Callable[[int], Pixels], count: int = COUNT, spec: InputSpec = SPEC) -> tuple[Finding, ...]:
-    samples = tuple(Sample(f"image-{i}", None, None, labelled=False, read=partial(read, i)) for i in range(count))
+    samples = tuple(Sample(f"image-{i}", labelled=False, read=partial(read, i)) for i in range(count))
     return check_images(calibrate(Dataset("some", "some", (), samples), spec, count, 0), spec)
 
 

@@ -83,7 +83,7 @@ def test_pictures_of_nothing_are_not_taken_for_copies() -> None:
     def wall(grey: int) -> Pixels:
         return np.full((40, 40, 3), grey, np.uint8)
 
-    walls = [Sample(f"wall-{grey}", None, None, read=partial(wall, grey)) for grey in (100, 101, 102, 103)]
+    walls = [Sample(f"wall-{grey}", read=partial(wall, grey)) for grey in (100, 101, 102, 103)]
     assert check_leaks(calibrate(as_dataset(walls[::2]), SPEC, 2, 0), as_dataset(walls[1::2])) == ()
 
 

@@ -31,7 +31,7 @@ from edgeloc.evaluation.figures import (
 from edgeloc.evaluation.pairing import Side
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.preprocess import Preprocessor
-from edgeloc.types import Box, Pixels
+from edgeloc.types import Box, LabelledBox, Pixels
 
 CONTRACT = Contract(
     InputSpec("image", 32, 32, resize="stretch"),
@@ -47,7 +47,7 @@ def photo(index: int, *, empty: bool = False, **changes: Any) -> Sample:
     box = None if empty else place(index)
     values: dict[str, Any] = {"group": f"clip{index % 4}", "read": partial(pixels_of, index, box), **changes}
     read = values.pop("read")
-    return Sample(f"clip/{index:04}.png", box, None, read=read, **values)
+    return Sample(f"clip/{index:04}.png", () if box is None else (LabelledBox(box),), read=read, **values)
 
 
 def place(index: int) -> Box:
@@ -271,7 +271,9 @@ def test_the_contract_carries_threshold_and_figures(models: Models) -> None:
 
 def test_a_model_that_finds_nothing_any_more_fails(models: Models, photos: Dataset) -> None:
     """Its boxes are as good as ever: mean IoU alone would let it through."""
-    positives = dataset([dataclasses.replace(s, box=Box(0, 0, 96, 64), read=s.load) for s in photos])
+    positives = dataset(
+        [dataclasses.replace(s, objects=(LabelledBox(Box(0, 0, 96, 64)),), read=s.load) for s in photos]
+    )
     report = judged(models, models.shifted, positives, max_iou_drop=0.01)
     assert report.fit.reason == "the data has no image without an object"
     assert [check.name for check in report.failures] == ["objects found"]

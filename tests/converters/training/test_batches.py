@@ -14,7 +14,7 @@ from edgeloc.converters.training.batches import TrainingBatches, ValidationBatch
 from edgeloc.data import Sample
 from edgeloc.model.contract import InputSpec
 from edgeloc.preprocess import Preprocessor
-from edgeloc.types import Box
+from edgeloc.types import Box, LabelledBox
 
 LABELS = ("bolt", "nut", "washer")
 SPEC = InputSpec("image", 64, 64)
@@ -135,5 +135,5 @@ def test_a_sample_from_a_file(tmp_path: Path) -> None:
     def read() -> np.ndarray:
         return cv2.imread(str(tmp_path / "a.png"))
 
-    sample = Sample("a.png", Box(5, 5, 20, 20), "nut", None, True, tmp_path / "a.png", read=read)
+    sample = Sample("a.png", (LabelledBox(Box(5, 5, 20, 20), "nut"),), None, True, tmp_path / "a.png", read=read)
     assert TrainingBatches([sample], LABELS, SPEC, 2, 0)[0][0].shape == (2, 64, 64, 3)

@@ -47,13 +47,13 @@ def write(root: Path, data: Any, name: str = "annotations/instances_val2017.json
 def test_a_folder_is_read(root: Path) -> None:
     data = open_dataset(write(root, content()), split="val")
     assert [sample.name for sample in data] == [f"images/val2017/{number}.png" for number in (1, 2, 3)]
-    assert data[0].box == (20, 5, 50.5, 25)
+    assert data[0].box == (20, 5, 50.5, 25) and len(data[0].objects) == 2
     assert [sample.label for sample in data] == ["bolt", "bolt", None]
     assert data.labels == ("bolt", "nut")
     assert data.splits == ("val",)
     (finding,) = data.findings
     assert finding.code == "data-several-objects"
-    assert finding.message.endswith(": 1 image holds several objects, of which the largest was kept")
+    assert finding.message.endswith(": 1 image holds several objects, of which a localizer takes the largest")
     assert data[0].load().shape == (40, 60, 3)
 
 

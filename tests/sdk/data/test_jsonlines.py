@@ -134,3 +134,28 @@ def test_real_photos_are_read(fod_a: Path) -> None:
         assert sample.box is not None
         assert sample.box.x2 <= width
         assert sample.box.y2 <= height
+
+
+def test_several_objects_of_an_image_are_a_list(folder: Path) -> None:
+    objects = [{"box": [5, 6.5, 20, 30], "label": "bolt"}, {"box": [1, 1, 50, 39], "label": "nut"}]
+    write(folder, {"image": "images/1.png", "width": 60, "height": 40, "objects": objects}, {"image": "images/2.png"})
+    data = open_dataset(folder)
+    assert data[0].objects == (((5, 6.5, 20, 30), "bolt"), ((1, 1, 50, 39), "nut"))
+    assert (data[0].label, data[1].objects, data.labels) == ("nut", (), ("bolt", "nut"))
+    assert [finding.code for finding in data.findings] == ["data-several-objects"]
+
+
+@pytest.mark.parametrize(
+    ("objects", "words"),
+    [
+        ("bolt", "objects must be a list"),
+        ([3], r"objects\[0\] is 3"),
+        ([{"label": "bolt"}], r"objects\[0\].box is None, not a list of four numbers"),
+        ([{"box": [1, 2, 3, "x"]}], r"objects\[0\].box is 'x', not a number"),
+        ([{"box": [30, 2, 3, 9]}], "an object's box .* is empty or inverted"),
+    ],
+)
+def test_a_bad_list_of_objects_is_named(folder: Path, objects: Any, words: str) -> None:
+    write(folder, {"file": "images/1.png", "objects": objects})
+    with pytest.raises(DataError, match=f"manifest.jsonl:1: {words}"):
+        open_dataset(folder)

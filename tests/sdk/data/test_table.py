@@ -36,13 +36,14 @@ def test_a_file_is_read(root: Path) -> None:
         '3.png,0,0,60,40,"a, b",,val',
     )
     data = open_dataset(root)
+    assert data[0].objects == (((1, 2, 11, 12), "bolt"), ((20, 2, 50.5, 30), "nut"))
     assert [sample.box for sample in data] == [(20, 2, 50.5, 30), None, (0, 0, 60, 40)]
     assert [sample.label for sample in data] == ["nut", None, "a, b"]
     assert [sample.group for sample in data] == ["7", None, None]
     assert data.labels == ("a, b", "bolt", "nut")
     (finding,) = data.findings
     assert finding.code == "data-several-objects"
-    assert finding.message.endswith(": 1 image holds several objects, of which the largest was kept")
+    assert finding.message.endswith(": 1 image holds several objects, of which a localizer takes the largest")
     assert [sample.name for sample in open_dataset(root / "boxes.csv", split="val")] == ["2.png", "3.png"]
 
 
