@@ -4,40 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import ceil, prod
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 from edgeloc.decode import Decoder
 from edgeloc.errors import ContractError
-from edgeloc.model.contract import Activation, Contract, InputSpec, Layout, OutputSpec, Thresholds
+from edgeloc.model.arrangement import Asked, arranged, grid_strides, locations_total
+from edgeloc.model.contract import Activation, Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.model.detector import DetectorBox, DetectorSpec, DetectorUnits, Locations, Scores, Selection
-from edgeloc.model.fit import check_contract, part_sizes
+from edgeloc.model.fit import check_contract
 from edgeloc.model.network import Network, read_network
 
 __all__ = ["FAMILIES", "Asked", "Family", "contract_like", "families_that_fit"]
-
-Anchors = Mapping[int, Sequence[tuple[float, float]]]
-Table = Sequence[tuple[float, float, float, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the user knows of a model besides its family.
-
-    Parameters:
-        labels: the names of the classes, in the model's order, without one for the background.
-        outputs: for output tensors whose part their shapes do not show, the parts, by name.
-        anchors: by stride the (width, height) of each anchor in input pixels; or a table of (cx, cy, width, height) in
-            fractions of the input; "none" where the model decodes its boxes itself; None where nothing was said.
-        changes: values of the contract, by path: `{"input.color": "bgr"}`.
-    """
-
-    labels: tuple[str, ...] = ()
-    outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    anchors: Anchors | Table | Literal["none"] | None = None
-    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,96 +130,6 @@ def _step(place: Any, key: str, path: str) -> Any:
     raise ContractError(f"{path} is no field of the contract: at {key!r} there is {known}")
 
 
-LAYOUTS: tuple[Layout, Layout] = ("channels-last", "channels-first")
-
-
-def _arranged(
-    network: Network, asked: Asked, spec: DetectorSpec, *templates: tuple[str, ...], anchors: int = 1
-) -> tuple[OutputSpec, ...]:
-    """Each output with its parts, layout and level.
-
-    `templates` are the parts that outputs of this family have; `anchors` is how many times an output repeats them.
-    """
-    sizes = part_sizes(spec, len(asked.labels))
-    found: dict[tuple[str, ...], list[OutputSpec]] = {}
-    for name in network.outputs:
-        parts, layout = _recognized(network, asked, name, templates, sizes, anchors)
-        found.setdefault(parts, []).append(OutputSpec(name, "detections", parts=parts, layout=layout))
-    if len({len(outputs) for outputs in found.values()}) > 1 or len(found) < len(templates):
-        described = ", ".join(f"{len(outputs)} of {' '.join(parts)}" for parts, outputs in found.items())
-        raise ContractError(f"its outputs do not go together: {described}")
-    return tuple(_leveled(found, network))
-
-
-def _recognized(
-    network: Network,
-    asked: Asked,
-    name: str,
-    templates: Sequence[tuple[str, ...]],
-    sizes: Mapping[str, int],
-    anchors: int,
-) -> tuple[tuple[str, ...], Layout]:
-    """The parts and the layout of one output: those that its shape allows, if they are the only ones."""
-    choice = [asked.outputs[name]] if name in asked.outputs else templates
-    shape = network.outputs[name].shape
-    fits = [
-        (parts, layout)
-        for parts in choice
-        for layout in LAYOUTS
-        if _has_axis(shape, _width(parts, sizes), anchors, layout)
-    ]
-    if not fits:
-        words = " or ".join(f"{_width(parts, sizes)} ({' '.join(parts)})" for parts in choice)
-        raise ContractError(
-            f"the output {name!r} is {shape}, and with {len(asked.labels)} label(s) a location would have {words} "
-            "numbers"
-        )
-    if len(fits) > 1:
-        words = " or ".join(f"{' '.join(parts)} ({layout})" for parts, layout in fits)
-        raise ContractError(
-            f"the output {name!r} is {shape}, which may be {words}",
-            hint=f"say which with {{output}}, as in {name}={','.join(fits[0][0])}",
-        )
-    return fits[0]
-
-
-def _leveled(found: Mapping[tuple[str, ...], list[OutputSpec]], network: Network) -> Iterator[OutputSpec]:
-    """With levels, those of the smallest stride first: they have the most locations."""
-    for outputs in found.values():
-        ordered = sorted(outputs, key=lambda output: -prod(network.outputs[output.tensor].shape))
-        for level, output in enumerate(ordered):
-            yield replace(output, level=level) if len(ordered) > 1 else output
-
-
-def _width(parts: Sequence[str], sizes: Mapping[str, int]) -> int:
-    return sum(sizes[part] if part in sizes else int(part.partition(":")[2]) for part in parts)
-
-
-def _has_axis(shape: tuple[int, ...], channels: int, anchors: int, layout: Layout) -> bool:
-    if channels == 1 and layout == "channels-last":
-        return len(shape) <= 2 or shape[-1] == 1
-    if layout == "channels-last":
-        return len(shape) >= 2 and shape[-1] in (channels, channels * anchors)
-    return len(shape) >= 3 and channels > 1 and shape[1] in (channels, channels * anchors)
-
-
-def _grid_strides(network: Network, default: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides that outputs of the form of a picture have, the smallest first; `default` where they are rows."""
-    strides = set()
-    for info in network.outputs.values():
-        pairs = [info.shape[i : i + 2] for i in (1, 2)] if len(info.shape) in (4, 5) else []
-        for rows, columns in pairs:
-            stride = round(network.height / rows) if rows > 0 else 0
-            if stride and (ceil(network.height / stride), ceil(network.width / stride)) == (rows, columns):
-                strides.add(stride)
-                break
-    return tuple(sorted(strides)) or default
-
-
-def _locations_total(network: Network, strides: Sequence[int], anchors: int = 1) -> int:
-    return sum(ceil(network.height / stride) * ceil(network.width / stride) for stride in strides) * anchors
-
-
 def _need_labels(asked: Asked) -> None:
     if not asked.labels:
         raise ContractError("its classes need their names", hint="give them with {labels}: a file with one in a line")
@@ -298,14 +188,14 @@ def _ssd(network: Network, asked: Asked) -> Built:
     activation: Activation = "softmax" if background == "first" else "sigmoid"
     if any(network.activations.get(name) for name in network.outputs):
         activation = "none"  # the graph has it
-    locations = _placed(asked, _grid_strides(network, ()))
+    locations = _placed(asked, grid_strides(network, ()))
     box = DetectorBox("xyxy") if asked.anchors == "none" else _SSD_BOX
     selection = Selection("by-class", 0.5)
     spec = DetectorSpec(locations, box, Scores(activation, background=background), selection)
     wide = [shape[-1] for shape in shapes if shape[-1] > 4 and shape[-1] not in (labels, labels + 1)]
     boxes = ("box", f"unused:{wide[0] - 4}") if wide and locations.table == () and _extra(spec, wide[0]) else ("box",)
     per_cell = locations.per_cell(0) if locations.anchors else 1
-    return _arranged(network, asked, spec, boxes, ("class",), anchors=per_cell), spec
+    return arranged(network, asked, spec, boxes, ("class",), anchors=per_cell), spec
 
 
 def _extra(spec: DetectorSpec, width: int) -> bool:
@@ -330,11 +220,11 @@ def _placed(asked: Asked, strides: tuple[int, ...]) -> Locations:
 def _yolo_anchors(center: Literal["sigmoid", "wide-sigmoid"], size: Literal["exp", "squared-sigmoid"]) -> Any:
     def build(network: Network, asked: Asked) -> Built:
         _need_labels(asked)
-        strides, parts = _grid_strides(network, ()), ("box", "objectness", "class")
+        strides, parts = grid_strides(network, ()), ("box", "objectness", "class")
         if not strides or asked.anchors == "none":
             spec = DetectorSpec(box=DetectorBox("cxcywh", _own_units(network)), selection=Selection("by-class", 0.45))
-            outputs = _arranged(network, asked, spec, parts)
-            _require_rows(network, outputs, _locations_total(network, (8, 16, 32), 3), "three for each cell")
+            outputs = arranged(network, asked, spec, parts)
+            _require_rows(network, outputs, locations_total(network, (8, 16, 32), 3), "three for each cell")
             return outputs, spec
         if not isinstance(asked.anchors, Mapping):
             raise ContractError(
@@ -346,7 +236,7 @@ def _yolo_anchors(center: Literal["sigmoid", "wide-sigmoid"], size: Literal["exp
         locations = replace(_placed(asked, strides), offset=0.0)
         box = DetectorBox("cxcywh", "stride", "anchor", center, size)
         spec = DetectorSpec(locations, box, Scores("sigmoid", "sigmoid"), Selection("by-class", 0.45))
-        return _arranged(network, asked, spec, parts, anchors=locations.per_cell(0)), spec
+        return arranged(network, asked, spec, parts, anchors=locations.per_cell(0)), spec
 
     return build
 
@@ -354,18 +244,18 @@ def _yolo_anchors(center: Literal["sigmoid", "wide-sigmoid"], size: Literal["exp
 def _yolox(network: Network, asked: Asked) -> Built:
     _need_labels(asked)
     spec = DetectorSpec(
-        Locations(_grid_strides(network, (8, 16, 32)), 0.0),
+        Locations(grid_strides(network, (8, 16, 32)), 0.0),
         DetectorBox("cxcywh", "stride", size="exp"),
         selection=Selection("by-class", 0.45),
     )
-    return _arranged(network, asked, spec, ("box", "objectness", "class")), spec
+    return arranged(network, asked, spec, ("box", "objectness", "class")), spec
 
 
 def _yolov8(network: Network, asked: Asked) -> Built:
     _need_labels(asked)
     spec = DetectorSpec(box=DetectorBox("cxcywh", _own_units(network)), selection=Selection("by-class", 0.7))
-    outputs = _arranged(network, asked, spec, ("box", "class"))
-    _require_rows(network, outputs, _locations_total(network, (8, 16, 32)), "one for each cell")
+    outputs = arranged(network, asked, spec, ("box", "class"))
+    _require_rows(network, outputs, locations_total(network, (8, 16, 32)), "one for each cell")
     return outputs, spec
 
 
@@ -379,7 +269,7 @@ def _require_rows(network: Network, outputs: Sequence[OutputSpec], wanted: int, 
 def _yolo_end2end(network: Network, asked: Asked) -> Built:
     _need_labels(asked)
     spec = DetectorSpec(box=DetectorBox("xyxy", _own_units(network)), selection=Selection("none"))
-    return _arranged(network, asked, spec, ("box", "score", "class-number")), spec
+    return arranged(network, asked, spec, ("box", "score", "class-number")), spec
 
 
 def _nanodet(network: Network, asked: Asked) -> Built:
@@ -389,38 +279,38 @@ def _nanodet(network: Network, asked: Asked) -> Built:
     strides: tuple[int, ...] = (8, 16, 32, 64)
     offset = 0.0
     rows = max(max(info.shape[1:], default=0) for info in network.outputs.values())
-    if len(network.outputs) in (3, 6) or rows == _locations_total(network, strides[:3]):
+    if len(network.outputs) in (3, 6) or rows == locations_total(network, strides[:3]):
         strides, offset = strides[:3], 0.5  # before NanoDet-Plus
     spec = DetectorSpec(
-        Locations(_grid_strides(network, strides), offset),
+        Locations(grid_strides(network, strides), offset),
         DetectorBox("distances", "stride", bins=bins),
         selection=Selection("by-class", 0.6),
     )
     if len(network.outputs) in (1, 3, 4):
-        return _arranged(network, asked, spec, ("class", "box")), spec
-    return _arranged(network, asked, spec, ("class",), ("box",)), spec
+        return arranged(network, asked, spec, ("class", "box")), spec
+    return arranged(network, asked, spec, ("class",), ("box",)), spec
 
 
 def _fastestdet(network: Network, asked: Asked) -> Built:
     _need_labels(asked)
     spec = DetectorSpec(
-        Locations(_grid_strides(network, (16,)), 0.0),
+        Locations(grid_strides(network, (16,)), 0.0),
         DetectorBox("cxcywh", "stride", "fraction", "tanh", "sigmoid"),
         Scores(powers=(0.6, 0.4)),
         Selection("by-class", 0.45),
     )
-    return _arranged(network, asked, spec, ("objectness", "box", "class")), spec
+    return arranged(network, asked, spec, ("objectness", "box", "class")), spec
 
 
 def _fomo(network: Network, asked: Asked) -> Built:
     _need_labels(asked)
     spec = DetectorSpec(
-        Locations(_grid_strides(network, (8,))),
+        Locations(grid_strides(network, (8,))),
         DetectorBox("cell"),
         Scores("none", background="first"),
         Selection("merge"),
     )
-    return _arranged(network, asked, spec, ("class",)), spec
+    return arranged(network, asked, spec, ("class",)), spec
 
 
 def _localizer(network: Network, asked: Asked) -> Built:
