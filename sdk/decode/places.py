@@ -55,7 +55,7 @@ def box_decoder(box: DetectorBox, places: Places | None, width: int, height: int
         if which == "anchor" and places is not None:
             return places.sizes[rows]
         if which == "stride" and places is not None:
-            return places.strides[rows]
+            return np.repeat(places.strides[rows], 2, axis=1)
         return np.array([[width, height] if which == "fraction" else [1, 1]], np.float32)
 
     def own(values: Array, rows: NDArray[np.int64]) -> Array:
