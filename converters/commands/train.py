@@ -1,4 +1,4 @@
-"""`edgeloc train`: a reference localizer from labelled images."""
+"""`edgeloc train`: a localizer or a detector from labelled images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeloc._support.json import print_json
 from edgeloc._support.numbers import above_zero, at_least_one, at_least_zero
 
-HELP = "train a reference localizer on your labelled images, or a trained network further"
+HELP = "train a localizer or a detector on your labelled images, or a trained network further"
 EXTRA = "convert"
 NEEDS = ("tensorflow", "keras", "matplotlib")
 
@@ -43,8 +43,14 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
 
 def _add_network(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--backbone", metavar="NAME", help="a keras.applications name (default: MobileNetV2)")
-    add("--alpha", metavar="X", type=above_zero, help="width multiplier of a MobileNet (default: 0.35 for MobileNetV2)")
+    add("--task", metavar="TASK", help="localize (one object an image; the default) or detect (any number)")
+    add("--backbone", metavar="NAME", help="a keras.applications name, or AlexNet (default: MobileNetV2)")
+    add(
+        "--alpha",
+        metavar="X",
+        type=above_zero,
+        help="width multiplier of AlexNet or a MobileNet (default: 0.35 for MobileNetV2)",
+    )
     add(
         "--backbone-weights",
         metavar="WHICH",
@@ -53,15 +59,19 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     add(
         "--input-size",
         metavar="N",
-        type=at_least_one,
-        help="side of the square input in pixels (default: 224)",
+        type=_input_size,
+        help="side of the square input in pixels, or WIDTHxHEIGHT (default: 224)",
     )
-    add("--head", metavar="NAME", help="box head: grid, distribution or vector (default: grid)")
+    add(
+        "--head",
+        metavar="NAME",
+        help="of a localizer: grid, distribution or vector (default: grid); "
+        "of a detector: anchor-free, ssd or yolo (default: anchor-free)",
+    )
     add(
         "--box-loss",
         metavar="NAMES",
-        default="huber+giou",
-        help="l1, l2, huber, giou, ciou, joined with + (default: huber+giou)",
+        help="l1, l2, huber, giou, ciou, joined with + (default: huber+giou; giou with --task detect)",
     )
 
 
@@ -71,7 +81,7 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         "--epochs",
         metavar="N",
         type=at_least_one,
-        help="passes over the images at most (default: 40; 3 with --qat)",
+        help="passes over the images at most (default: 40; 100 with --task detect; 3 with --qat)",
     )
     add("--batch-size", metavar="N", type=at_least_one, default=32, help="images a step (default: 32)")
     add(
@@ -84,9 +94,9 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         "--patience",
         metavar="N",
         type=at_least_one,
-        default=12,
-        help="stop after so many epochs without a better IoU (default: 12)",
+        help="stop after so many epochs without a better IoU or mAP50 (default: 12; 30 with --task detect)",
     )
+    add("--upright", action="store_true", help="never flip or turn the images")
     add("--seed", metavar="N", type=at_least_zero, default=0, help="of weights, crops and draws (default: 0)")
     add(
         "--resume",
@@ -116,10 +126,20 @@ def run(args: argparse.Namespace) -> int:
         print_json(made.to_dict())
         return 0
     how = " with fake quantization" if options.qat else ""
-    start = made.metrics.get("box_iou_at_start")
+    name, title = ("map50", "mAP50") if "map50" in made.metrics else ("box_iou", "mean IoU")
+    start = made.metrics.get(f"{name}_at_start")
     before = "" if start is None else f" ({start:.3f} at the start)"
-    print(f"wrote {made.path}: validation mean IoU {made.metrics['box_iou']:.3f}{how}{before}, curves in {made.folder}")
+    print(f"wrote {made.path}: validation {title} {made.metrics[name]:.3f}{how}{before}, curves in {made.folder}")
     return 0
+
+
+def _input_size(text: str) -> int | tuple[int, int]:
+    """`224` or `320x256`."""
+    sides = [at_least_one(side) for side in text.split("x")]
+    if len(sides) > 2:
+        message = f"{text!r} must be a number of pixels or WIDTHxHEIGHT"
+        raise argparse.ArgumentTypeError(message)
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def _log_what_is_kept(out: Path, same_command: bool) -> None:

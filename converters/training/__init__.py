@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeloc.errors import UsageError
+from edgeloc.errors import DataError, UsageError
 from edgeloc.findings import Finding, report
 
 if TYPE_CHECKING:
+    from edgeloc.converters.training.batches import TrainingSamples
     from edgeloc.converters.training.fit import TrainingConfig
     from edgeloc.converters.training.network import Start
 
@@ -19,9 +20,12 @@ __all__ = ["TrainOptions", "Training", "train"]
 
 logger = logging.getLogger(__name__)
 
-EPOCHS, QAT_EPOCHS = 40, 3
+EPOCHS, QAT_EPOCHS = {"localize": 40, "detect": 100}, 3
+PATIENCE = {"localize": 12, "detect": 30}
+BOX_LOSS = {"localize": "huber+giou", "detect": "giou"}
 LEARNING_RATE, FINE_LEARNING_RATE = 2e-3, 2e-4
-_NETWORK = ("backbone", "alpha", "backbone_weights", "input_size", "head")
+_TASKS = ("localize", "detect")
+_NETWORK = ("task", "backbone", "alpha", "backbone_weights", "input_size", "head")
 _NAMED = 3
 
 
@@ -32,16 +36,18 @@ class TrainOptions:
     Parameters:
         training_split: the split to learn from, where the data has splits.
         validation_split: the split to validate on; without splits a fifth is held out.
-        backbone: a keras.applications name; MobileNetV2.
-        alpha: the width multiplier of a MobileNet; 0.35 for MobileNetV2.
+        task: localize, for one object an image, or detect, for any number; localize.
+        backbone: a keras.applications name, or AlexNet; MobileNetV2.
+        alpha: the width multiplier of AlexNet or a MobileNet; 0.35 for MobileNetV2.
         backbone_weights: imagenet, none, or a file .npz or .weights.h5; imagenet.
-        input_size: the side of the square input in pixels; 224.
-        head: the box head: grid, distribution or vector; grid.
-        box_loss: l1, l2, huber, giou, ciou, joined with +.
-        epochs: passes over the images at most; 40, or 3 with `qat`.
+        input_size: the side of the input in pixels, or its (width, height); 224.
+        head: of a localizer grid, distribution or vector; of a detector anchor-free, ssd or yolo; the first.
+        box_loss: l1, l2, huber, giou, ciou, joined with +; huber+giou, or giou for a detector.
+        epochs: passes over the images at most; 40, 100 for a detector, or 3 with `qat`.
         batch_size: images a step.
         learning_rate: the peak of the cosine; 2e-3, or 2e-4 for a trained network.
-        patience: stop after so many epochs without a better IoU.
+        patience: stop after so many epochs without a better IoU, of a detector without a better mAP50; 12, or 30.
+        upright: never flip or turn the images, where left and right or up and down tell the classes apart.
         seed: of weights, crops and draws.
         resume: a trained network to start from, `.keras`; True continues an interrupted run of the same file.
         qat: train with fake quantization, so that int8 costs less; needs a trained network.
@@ -50,16 +56,18 @@ class TrainOptions:
 
     training_split: str = "train"
     validation_split: str = "val"
+    task: str | None = None
     backbone: str | None = None
     alpha: float | None = None
     backbone_weights: str | None = None
-    input_size: int | None = None
+    input_size: int | tuple[int, int] | None = None
     head: str | None = None
-    box_loss: str = "huber+giou"
+    box_loss: str | None = None
     epochs: int | None = None
     batch_size: int = 32
     learning_rate: float | None = None
-    patience: int = 12
+    patience: int | None = None
+    upright: bool = False
     seed: int = 0
     resume: str | bool | None = None
     qat: bool = False
@@ -77,6 +85,8 @@ class TrainOptions:
                 value=getattr(self, given[0]),
                 hint=f"leave {{{given[0]}}} out",
             )
+        if self.task is not None and self.task not in _TASKS:
+            raise UsageError(field="task", value=self.task, allowed=f"one of {', '.join(_TASKS)}")
 
     @property
     def model(self) -> str | None:
@@ -91,8 +101,8 @@ class Training:
     Parameters:
         path: the trained network with its contract, `.keras`.
         folder: history and curves of the run.
-        metrics: on the validation images: `box_iou` and the others by name; `box_iou_at_start` where the network had
-            been trained before.
+        metrics: on the validation images: `box_iou`, of a detector `map50`, and the others by name; `box_iou_at_start`
+            or `map50_at_start` where the network had been trained before.
         images: how many images were learned from.
         validation_images: how many were validated on.
         labels: the classes of the data.
@@ -128,7 +138,7 @@ def train(
     *,
     validation: str | None = None,
 ) -> Training:
-    """Train a localizer on labelled data and write it with its contract; progress is logged, a line an epoch.
+    """Train a localizer or a detector on labelled data and write it with its contract; each epoch is logged.
 
     Parameters:
         training: labelled data sets, as `edgeloc.open_dataset` reads them.
@@ -144,8 +154,8 @@ def train(
 
     options, out = options or TrainOptions(), Path(out)
     _require_out(out, options)
-    config = _config(options)
-    start_for = _start(options)
+    task, start_for = _start(options)
+    config = _config(options, task)
     samples = gather_samples(
         training,
         options.training_split,
@@ -156,7 +166,7 @@ def train(
     )
     count = len(samples.training), len(samples.validation)
     logger.info("%d images to learn from, %d to validate on, %d classes", *count, len(samples.labels))
-    start = start_for(samples.labels)
+    start = start_for(samples)
     findings = [report(logger, finding) for finding in (*samples.findings, *_unknown_labels(start, samples.labels))]
     metrics, found = fit_network(
         out, samples.training, samples.validation, start, config, resume=options.resume is not None
@@ -173,33 +183,50 @@ def _require_out(out: Path, options: TrainOptions) -> None:
         raise UsageError(message, field="out", value=str(out), hint="give another name with {out}")
 
 
-def _config(options: TrainOptions) -> TrainingConfig:
-    """The schedule, with the defaults of a fresh network or of a trained one."""
+def _config(options: TrainOptions, task: str) -> TrainingConfig:
+    """The schedule, with the defaults of the task, and of a fresh network or of a trained one."""
     from edgeloc.converters.training.fit import TrainingConfig
 
     return TrainingConfig(
-        epochs=options.epochs or (QAT_EPOCHS if options.qat else EPOCHS),
+        epochs=options.epochs or (QAT_EPOCHS if options.qat else EPOCHS[task]),
         batch_size=options.batch_size,
         learning_rate=options.learning_rate or (FINE_LEARNING_RATE if options.model else LEARNING_RATE),
-        box_loss=options.box_loss,
-        patience=options.patience,
+        box_loss=options.box_loss or BOX_LOSS[task],
+        patience=options.patience or PATIENCE[task],
         seed=options.seed,
         qat=options.qat,
+        upright=options.upright,
     )
 
 
-def _start(options: TrainOptions) -> Callable[[tuple[str, ...]], Start]:
-    """What the training starts from once the data's labels are known; bad names are refused before the data is read."""
-    from edgeloc.converters.training.network import NetworkConfig, reference_start, trained_start
+def _start(options: TrainOptions) -> tuple[str, Callable[[TrainingSamples], Start]]:
+    """The task, and what the training starts from once the data is read; bad names are refused before that."""
+    from edgeloc.converters.training.backbones import HEADS, NetworkConfig, image_input
+    from edgeloc.converters.training.batches import object_sizes
+    from edgeloc.converters.training.network import reference_start, trained_start
 
     if options.model is not None:
         trained = trained_start(options.model)
-        return lambda labels: trained
+        return "localize" if trained.contract.detector is None else "detect", lambda samples: trained
+    task = options.task or "localize"
     given = {name: getattr(options, name) for name in _NETWORK if getattr(options, name) is not None}
+    given = {"head": HEADS[task][0], **given}
+    given.pop("task", None)
+    if given["head"] not in HEADS[task]:
+        allowed = f"one of {', '.join(HEADS[task])} for the task {task}"
+        raise UsageError(field="head", value=given["head"], allowed=allowed)
     if "alpha" not in given and given.get("backbone", "MobileNetV2") != "MobileNetV2":
         given["alpha"] = None
     config = NetworkConfig(**given)
-    return lambda labels: reference_start(config, labels)
+
+    def fresh(samples: TrainingSamples) -> Start:
+        if task == "detect" and not samples.labels:
+            raise DataError("the data has no labels: a detector needs the names of its classes")
+        anchors = config.head in ("ssd", "yolo")
+        sizes = object_sizes(samples.training, image_input(config)) if anchors else []
+        return reference_start(config, samples.labels, sizes)
+
+    return task, fresh
 
 
 def _unknown_labels(start: Start, labels: tuple[str, ...]) -> list[Finding]:

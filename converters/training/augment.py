@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -9,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.data.sample import background_crop
-from edgeloc.types import Box, Pixels
+from edgeloc.types import Box, LabelledBox, Pixels
 
-__all__ = ["CLOSING", "Augmentation", "Augmented", "augment"]
+__all__ = ["CLOSING", "Augmentation", "Augmented", "augment", "hull"]
+
+# An object of which less is left in a crop is no longer one to find.
+_LEAST_VISIBLE = 0.35
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +24,8 @@ class Augmentation:
 
     `crop` is the range of the crop's side over the image's, `aspect` the largest change of its
     log aspect ratio, `letterbox` the share of crops padded instead of stretched, `background` the
-    share of images turned into a negative by a crop beside the object, `color` the strength of
-    brightness, contrast and tint, 0 to 1. Flips and quarter turns are always drawn.
+    share of images turned into a negative by a crop beside the objects, `color` the strength of
+    brightness, contrast and tint, 0 to 1, `turns` whether flips and quarter turns are drawn.
     """
 
     crop: tuple[float, float] = (0.45, 1.15)
@@ -29,6 +33,7 @@ class Augmentation:
     letterbox: float = 0.5
     background: float = 0.12
     color: float = 0.28
+    turns: bool = True
 
 
 # For the end of a training: objects about as large as they are in the images, colours nearly so.
@@ -37,35 +42,61 @@ CLOSING = Augmentation(crop=(0.8, 1.1), aspect=0.1, color=0.14)
 
 @dataclass(frozen=True, slots=True)
 class Augmented:
-    """A training input: uint8 BGR (size, size, 3) and its box in fractions of it, None for a negative."""
+    """A training input: uint8 BGR (height, width, 3), and the objects in its pixels; none in a negative."""
 
     pixels: Pixels
-    box: Box | None
+    objects: tuple[LabelledBox, ...]
 
 
 def augment(
-    pixels: Pixels, box: Box | None, size: int, how: Augmentation, rng: np.random.Generator, pad_value: int = 114
+    pixels: Pixels,
+    objects: Sequence[LabelledBox],
+    size: tuple[int, int],
+    how: Augmentation,
+    rng: np.random.Generator,
+    pad_value: int = 114,
 ) -> Augmented:
-    """Draw one random view of `pixels` (BGR uint8) that keeps the whole of `box` (pixels), or leaves it out.
+    """Draw one random view of an image that keeps the whole of one of its objects, or leaves out all of them.
 
-    The view is `size` pixels wide and high; what it shows beside the image is `pad_value`, as in the runtime.
+    Parameters:
+        pixels: BGR uint8.
+        objects: what it shows, in its pixels. Others than the one that is kept may be cut off: of those, boxes are of
+            what is left to be seen, and an object of which less than a third is left is none.
+        size: the view's width and height in pixels.
+        how: how far the image may be changed.
+        rng: the same state gives the same view.
+        pad_value: what the view shows beside the image, as in the runtime.
     """
     height, width = pixels.shape[:2]
     crop = None
-    if box is not None and rng.random() < how.background:
-        crop = background_crop(box, width, height, rng)
+    if objects and rng.random() < how.background:
+        crop = background_crop(hull(objects), width, height, rng)
     if crop is not None:
         x, y, side, _ = crop
-        box, view_of = None, Box(x, y, x + side, y + side)
+        objects, view_of = (), Box(x, y, x + side, y + side)
     else:
-        view_of = _object_crop(box, width, height, how, rng)
-    matrix = _view_matrix(view_of, size, how.letterbox, rng)
+        kept = objects[int(rng.integers(len(objects)))].box if objects else None
+        view_of = _object_crop(kept, width, height, how, rng)
+    matrix = _view_matrix(view_of, size, how, rng)
     view = cv2.warpAffine(
-        pixels, _to_pixel_centres(matrix)[:2], (size, size), flags=cv2.INTER_LINEAR, borderValue=(pad_value,) * 3
+        pixels, _to_pixel_centres(matrix)[:2], size, flags=cv2.INTER_LINEAR, borderValue=(pad_value,) * 3
     )
     view = _recolor(view.astype(np.uint8, copy=False), how.color, rng)
     _cover_outside(view, view_of, matrix, pad_value)
-    return Augmented(view, None if box is None else _transform(box, matrix, size))
+    seen = ((_visible(box, view_of), label) for box, label in objects)
+    return Augmented(view, tuple(LabelledBox(_transform(box, matrix), label) for box, label in seen if box is not None))
+
+
+def hull(objects: Sequence[LabelledBox]) -> Box:
+    """The box around all objects; there must be one."""
+    corners = np.array([found.box for found in objects], np.float64)
+    return Box(*corners[:, :2].min(axis=0).tolist(), *corners[:, 2:].max(axis=0).tolist())
+
+
+def _visible(box: Box, crop: Box) -> Box | None:
+    """The part of a box inside a crop; None where it is too little."""
+    inside = Box(max(box.x1, crop.x1), max(box.y1, crop.y1), min(box.x2, crop.x2), min(box.y2, crop.y2))
+    return inside if inside.area > 0 and inside.area >= _LEAST_VISIBLE * box.area else None
 
 
 def _object_crop(box: Box | None, width: int, height: int, how: Augmentation, rng: np.random.Generator) -> Box:
@@ -90,19 +121,24 @@ def _place_span(low: float, high: float, length: float, side: int, rng: np.rando
     return start, start + length
 
 
-def _view_matrix(crop: Box, size: int, letterbox: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """The affine map (3, 3) from image coordinates to the input's, edges at whole numbers."""
-    scale_x, scale_y = 1 / crop.width, 1 / crop.height
-    if rng.random() < letterbox:
-        scale_x = scale_y = 1 / max(crop.width, crop.height)
+def _view_matrix(crop: Box, size: tuple[int, int], how: Augmentation, rng: np.random.Generator) -> NDArray[np.float64]:
+    """The affine map (3, 3) from image coordinates to the view's, edges at whole numbers."""
+    width, height = size
+    letterbox = rng.random() < how.letterbox
+    turn, quarter = np.eye(3), False
+    if how.turns:
+        turn[:2, :2] = np.diag(rng.choice((-1.0, 1.0), 2))
+        quarter = bool(rng.random() < 0.5)
+        turn[:2, :2] = turn[:2, :2][::-1] if quarter else turn[:2, :2]
+    across, down = (height, width) if quarter else (width, height)
+    scale_x, scale_y = across / crop.width, down / crop.height
+    # A picture stretched to a lying input would be stretched twice when it is turned.
+    if letterbox or (quarter and width != height):
+        scale_x = scale_y = min(scale_x, scale_y)
     centre_x, centre_y = (crop.x1 + crop.x2) / 2, (crop.y1 + crop.y2) / 2
-    to_unit = np.array([[scale_x, 0, -centre_x * scale_x], [0, scale_y, -centre_y * scale_y], [0, 0, 1]])
-    turn = np.eye(3)
-    turn[:2, :2] = np.diag(rng.choice((-1.0, 1.0), 2))
-    if rng.random() < 0.5:
-        turn[:2, :2] = turn[:2, :2][::-1]
-    to_input = np.array([[size, 0, size / 2], [0, size, size / 2], [0, 0, 1.0]])
-    result: NDArray[np.float64] = to_input @ turn @ to_unit
+    to_centre = np.array([[scale_x, 0, -centre_x * scale_x], [0, scale_y, -centre_y * scale_y], [0, 0, 1]])
+    to_view = np.array([[1, 0, width / 2], [0, 1, height / 2], [0, 0, 1.0]])
+    result: NDArray[np.float64] = to_view @ turn @ to_centre
     return result
 
 
@@ -116,17 +152,17 @@ def _to_pixel_centres(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _cover_outside(view: Pixels, crop: Box, matrix: NDArray[np.float64], pad_value: int) -> None:
     """Paint the padding of a letterboxed view, as the runtime does: what lies outside the crop is not seen."""
-    size = view.shape[0]
-    inside = _transform(crop, matrix, size)
-    x1, y1, x2, y2 = (int(np.clip(round(edge * size), 0, size)) for edge in inside)
+    height, width = view.shape[:2]
+    inside = _transform(crop, matrix)
+    x1, x2 = (int(np.clip(round(edge), 0, width)) for edge in (inside.x1, inside.x2))
+    y1, y2 = (int(np.clip(round(edge), 0, height)) for edge in (inside.y1, inside.y2))
     view[:y1] = view[y2:] = pad_value
     view[:, :x1] = view[:, x2:] = pad_value
 
 
-def _transform(box: Box, matrix: NDArray[np.float64], size: int) -> Box:
+def _transform(box: Box, matrix: NDArray[np.float64]) -> Box:
     corners = matrix[:2, :2] @ np.array([[box.x1, box.x2], [box.y1, box.y2]]) + matrix[:2, 2:]
-    low, high = corners.min(axis=1) / size, corners.max(axis=1) / size
-    return Box(float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+    return Box(*corners.min(axis=1).tolist(), *corners.max(axis=1).tolist())
 
 
 def _recolor(view: Pixels, strength: float, rng: np.random.Generator) -> Pixels:

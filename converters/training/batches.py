@@ -5,23 +5,32 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc._support.terminal import progress
-from edgeloc.converters.training.augment import Augmentation, augment
+from edgeloc.converters.training.augment import Augmentation, Augmented, augment, hull
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.data.sample import cut_background
 from edgeloc.errors import DataError
 from edgeloc.findings import Finding
 from edgeloc.model.contract import InputSpec
-from edgeloc.preprocess import Preprocessor
-from edgeloc.types import Box, Pixels
+from edgeloc.preprocess import Preprocessor, frame_geometry
+from edgeloc.types import Box, LabelledBox
 
-__all__ = ["TrainingBatches", "TrainingSamples", "ValidationBatches", "gather_samples"]
+__all__ = [
+    "Encode",
+    "EveryObject",
+    "LargestObject",
+    "TrainingBatches",
+    "TrainingSamples",
+    "ValidationBatches",
+    "gather_samples",
+    "object_sizes",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +39,8 @@ Batch = tuple[NDArray[np.float32], dict[str, NDArray[Any]]]
 _HELD_OUT = 0.2
 # Every so many validation images, one also gives a crop without its object.
 _NEGATIVE_EVERY = 4
+# What an image without an object counts as where images are drawn by their classes.
+_NOTHING = (LabelledBox(Box(0, 0, 0, 0), None),)
 
 
 class TrainingSamples(NamedTuple):
@@ -137,6 +148,17 @@ def _read_once(samples: list[Sample], skip_bad: bool, findings: list[Finding]) -
     return kept
 
 
+def object_sizes(samples: Sequence[Sample], spec: InputSpec) -> list[tuple[float, float]]:
+    """Width and height of all objects, in pixels of the input."""
+    sizes = []
+    for sample in samples:
+        if sample.objects:
+            height, width = sample.load().shape[:2]
+            to_input = frame_geometry(spec, width, height).placement.to_input
+            sizes += [(box.width, box.height) for box in (to_input(found.box) for found in sample.objects)]
+    return sizes
+
+
 def _check_sides(training: Sequence[Sample], validation: Sequence[Sample]) -> None:
     for side, samples in (("to learn from", training), ("to validate on", validation)):
         if not any(sample.box is not None for sample in samples):
@@ -150,34 +172,74 @@ def _check_sides(training: Sequence[Sample], validation: Sequence[Sample]) -> No
         )
 
 
-class _View(NamedTuple):
-    """One image of a batch, BGR, and its object's box, in pixels, and label; None for a negative."""
+Objects = tuple[LabelledBox, ...]
 
-    pixels: Pixels
-    box: Box | None
-    label: str | None
+
+class Encode(Protocol):
+    """Makes the targets of one kind of network.
+
+    The call takes the objects of each image of a batch, in pixels of the input, and gives arrays by name.
+    """
+
+    def __call__(self, images: Sequence[Objects]) -> dict[str, NDArray[Any]]: ...
+
+
+class LargestObject:
+    """The targets of a localizer: its image's largest object.
+
+    `box` float32 (batch, 4) are its corners in fractions of the input, the whole input where there is none; `present`
+    float32 (batch,) is 1 or 0; `label` int32 (batch,) the label's index, -1 without one.
+    """
+
+    def __init__(self, labels: tuple[str, ...], spec: InputSpec) -> None:
+        self._known = {name: index for index, name in enumerate(labels)}
+        self._whole = Box(0, 0, spec.width, spec.height)
+
+    def __call__(self, images: Sequence[Objects]) -> dict[str, NDArray[Any]]:
+        largest = [max(objects, key=lambda found: found.box.area, default=None) for objects in images]
+        corners = [self._whole if found is None else found.box for found in largest]
+        labels = [-1 if found is None else self._known.get(found.label or "", -1) for found in largest]
+        return {
+            "box": (np.array(corners) / (self._whole[2:] * 2)).astype(np.float32),
+            "present": np.array([found is not None for found in largest], np.float32),
+            "label": np.array(labels, np.int32),
+        }
+
+
+class EveryObject:
+    """The targets of a detector: all objects.
+
+    `boxes` float32 (batch, `most`, 4) are corners in pixels of the input; `labels` int32 (batch, `most`) are indices,
+    and -1 behind the last object. Objects whose label is not known are left out.
+    """
+
+    def __init__(self, labels: tuple[str, ...], most: int) -> None:
+        self._known = {name: index for index, name in enumerate(labels)}
+        self._most = most
+
+    def __call__(self, images: Sequence[Objects]) -> dict[str, NDArray[Any]]:
+        boxes = np.zeros((len(images), self._most, 4), np.float32)
+        labels = np.full((len(images), self._most), -1, np.int32)
+        for row, objects in enumerate(images):
+            known = [found for found in objects if found.label in self._known][: self._most]
+            for column, (box, label) in enumerate(known):
+                boxes[row, column], labels[row, column] = box, self._known[label or ""]
+        return {"boxes": boxes, "labels": labels}
 
 
 class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Augmented batches, drawn with the square root of a class's rarity; the same seed and epoch give the same.
 
-    A batch is float32 images (batch, height, width, channels), normalized, and the targets `box` (batch, 4), corners
-    in fractions of the input, `present` (batch,), 1 or 0, and `label` (batch,), the label's index or -1.
+    A batch is float32 images (batch, height, width, channels), normalized, and the targets that `encode` makes.
     """
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        labels: tuple[str, ...],
-        spec: InputSpec,
-        batch_size: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, samples: Sequence[Sample], spec: InputSpec, encode: Encode, batch_size: int, seed: int) -> None:
         super().__init__(workers=2, max_queue_size=6)
-        self._samples, self._labels, self._spec = samples, labels, spec
+        self._samples, self._spec, self._encode = samples, spec, encode
         self._batch_size, self._seed = batch_size, seed
-        counts = Counter(sample.label for sample in samples)
-        rarity = np.array([counts[sample.label] ** -0.5 for sample in samples])
+        counts = Counter(found.label for sample in samples for found in sample.objects or _NOTHING)
+        rarest = [min(counts[found.label] for found in sample.objects or _NOTHING) for sample in samples]
+        rarity = np.array(rarest, float) ** -0.5
         self._chances = rarity / rarity.sum()
         self.start_epoch(0, Augmentation())
 
@@ -190,26 +252,31 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng((self._seed, self.epoch, index))
-        size = self._spec.width
-        views = []
+        spec, views = self._spec, []
         for number in rng.choice(len(self._samples), self._batch_size, p=self._chances):
             sample = self._samples[number]
-            view = augment(sample.load(), sample.box, size, self._how, rng, self._spec.pad_value)
-            box = None if view.box is None else Box(*(edge * size for edge in view.box))
-            views.append(_View(view.pixels, box, sample.label))
-        return _batch(views, self._labels, self._spec)
+            size = spec.width, spec.height
+            views.append(augment(sample.load(), sample.objects, size, self._how, rng, spec.pad_value))
+        return _batch(views, spec, self._encode)
 
 
 class ValidationBatches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Unchanged images through the runtime's own preprocessing, and crops beside the object as negatives."""
+    """Unchanged images through the runtime's own preprocessing; with `negatives` also crops beside the objects."""
 
     def __init__(
-        self, samples: Sequence[Sample], labels: tuple[str, ...], spec: InputSpec, batch_size: int, limit: int
+        self,
+        samples: Sequence[Sample],
+        spec: InputSpec,
+        encode: Encode,
+        batch_size: int,
+        limit: int,
+        *,
+        negatives: bool = True,
     ) -> None:
         super().__init__(workers=1)
         step = max(1, -(-len(samples) // limit))
         self._samples = [samples[i] for i in range(0, len(samples), step)]
-        self._labels, self._spec, self._batch_size = labels, spec, batch_size
+        self._spec, self._encode, self._batch_size, self._negatives = spec, encode, batch_size, negatives
 
     def __len__(self) -> int:
         return -(-len(self._samples) // self._batch_size)
@@ -219,28 +286,20 @@ class ValidationBatches(keras.utils.PyDataset):  # type: ignore[misc]
         views = []
         for number, sample in enumerate(self._samples[first : first + self._batch_size], first):
             pixels = sample.load()
-            views.append(_View(pixels, sample.box, sample.label))
-            if number % _NEGATIVE_EVERY == 0 and sample.box is not None:
-                background = cut_background(pixels, sample.box, np.random.default_rng(number))
+            views.append(Augmented(pixels, sample.objects))
+            if self._negatives and number % _NEGATIVE_EVERY == 0 and sample.objects:
+                background = cut_background(pixels, hull(sample.objects), np.random.default_rng(number))
                 if background is not None:
-                    views.append(_View(background.pixels, None, None))
-        return _batch(views, self._labels, self._spec)
+                    views.append(Augmented(background.pixels, ()))
+        return _batch(views, self._spec, self._encode)
 
 
-def _batch(views: Sequence[_View], labels: tuple[str, ...], spec: InputSpec) -> Batch:
+def _batch(views: Sequence[Augmented], spec: InputSpec, encode: Encode) -> Batch:
     """The views through the runtime's preprocessing, and their targets."""
     preprocess = Preprocessor(spec, np.dtype(np.float32), None, None)  # of this call: batches are made in threads
-    known = {name: index for index, name in enumerate(labels)}
-    images, boxes, label = [], [], []
+    images, objects = [], []
     for view in views:
         tensor, placement = preprocess(view.pixels)
         images.append(tensor[0].astype(np.float32))
-        corners = np.array(placement.to_input(view.box) if view.box else (0, 0, spec.width, spec.height))
-        boxes.append(corners / (spec.width, spec.height, spec.width, spec.height))
-        label.append(known.get(view.label or "", -1) if view.box else -1)
-    targets = {
-        "box": np.array(boxes, np.float32),
-        "present": np.array([view.box is not None for view in views], np.float32),
-        "label": np.array(label, np.int32),
-    }
-    return np.stack(images), targets
+        objects.append(tuple(LabelledBox(placement.to_input(box), label) for box, label in view.objects))
+    return np.stack(images), encode(objects)

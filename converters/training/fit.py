@@ -23,14 +23,21 @@ from edgeloc._support.interrupt import signals_wait
 from edgeloc.converters.batch_norm import REESTIMATION_BATCHES, reestimate_batch_norm
 from edgeloc.converters.sources.tensorflow import save_network
 from edgeloc.converters.training.augment import CLOSING, Augmentation
-from edgeloc.converters.training.batches import TrainingBatches, ValidationBatches
+from edgeloc.converters.training.batches import (
+    Encode,
+    EveryObject,
+    LargestObject,
+    TrainingBatches,
+    ValidationBatches,
+)
+from edgeloc.converters.training.detectors.losses import TrainableDetector
 from edgeloc.converters.training.fake_quantization import FakeQuantizedNetwork
 from edgeloc.converters.training.losses import TrainableLocalizer, parse_box_loss
 from edgeloc.converters.training.network import Start
 from edgeloc.data import Sample
 from edgeloc.errors import MissingExtra, ModelError, OutputError, UsageError
 from edgeloc.findings import Finding, report
-from edgeloc.model.contract import InputSpec
+from edgeloc.model.contract import Contract, InputSpec, Thresholds
 
 __all__ = ["BatchNormUpdate", "RangeUpdate", "StatisticsUpdate", "TrainingConfig", "fit_network", "plot_curves"]
 
@@ -38,7 +45,6 @@ logger = logging.getLogger(__name__)
 
 # As many as the converter calibrates on.
 _IMAGES, _BATCH = 200, 16
-_MONITOR = "val_box_iou"
 # Names the network that a run started from, so that it is only continued from the same.
 _ORIGIN = "origin.txt"
 # The first epoch warms up, in a short training the first tenth of it.
@@ -49,7 +55,6 @@ _CLOSING_SHARE = 0.2
 _AVERAGE, _AVERAGE_SHARE = 0.999, 0.2
 # The network, its best epoch, and the checkpoint with the optimizer's three numbers a weight, each while it is renewed.
 _FILES_PER_NETWORK = 12
-_PANELS = ("loss", "box_iou", "presence_accuracy", "label_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +66,11 @@ class TrainingConfig:
         batch_size: images a step.
         learning_rate: the peak of Adam's cosine.
         box_loss: names of losses, joined with +.
-        patience: after how many epochs without a better validation IoU training stops.
+        patience: after how many epochs that are no better on the validation images training stops.
         validation_images: how many images are measured after each epoch at most.
         seed: of crops and draws.
         qat: compute with fake quantization, in training and in validation.
+        upright: never flip or turn the images.
     """
 
     epochs: int = 40
@@ -75,6 +81,7 @@ class TrainingConfig:
     validation_images: int = 500
     seed: int = 0
     qat: bool = False
+    upright: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience", "validation_images"):
@@ -110,8 +117,8 @@ class BatchNormUpdate:
 class RangeUpdate:
     """Measures activation ranges on unchanged images, as the converter's calibration does; fixed within an epoch."""
 
-    def __init__(self, samples: Sequence[Sample], labels: tuple[str, ...], spec: InputSpec) -> None:
-        batches = ValidationBatches(samples, labels, spec, _BATCH, _IMAGES)
+    def __init__(self, samples: Sequence[Sample], spec: InputSpec) -> None:
+        batches = ValidationBatches(samples, spec, LargestObject((), spec), _BATCH, _IMAGES)
         self._images = [batches[i][0] for i in range(len(batches))]
 
     def __call__(self, network: Any) -> None:
@@ -131,10 +138,11 @@ def fit_network(
 ) -> tuple[dict[str, float], tuple[Finding, ...]]:
     """Train and write `out` (.keras), with history and curves in the folder `<out's stem>.training` beside it.
 
-    The epoch with the best validation IoU is kept, its batch-norm statistics re-estimated, or with `qat` its kernels
-    rounded to their int8 levels: then the file is a float network that int8 changes little, and the metrics are those
-    under fake quantization. Returns the final validation metrics, with `box_iou_at_start` for a network that was
-    trained before, and what a user should know.
+    The epoch with the best validation IoU, of a detector with the best mAP50, is kept, its batch-norm statistics
+    re-estimated, or with `qat` its kernels rounded to their int8 levels: then the file is a float network that int8
+    changes little, and the metrics are those under fake quantization. A detector's threshold is the score with the best
+    F1. Returns the final validation metrics, with `box_iou_at_start` or `map50_at_start` for a network that was trained
+    before, and what a user should know.
 
     Parameters:
         out: the file.
@@ -154,10 +162,8 @@ def fit_network(
     _require_room(out, start.network)
     # Only now, when all that can be refused has been: an earlier run's epochs lie there.
     findings = _prepare_folder(out, folder, start, config, resume=resume, resumes=resumes)
-    spec, labels = start.contract.input, start.contract.labels
-    batches = TrainingBatches(training, labels, spec, config.batch_size, config.seed)
-    checks = ValidationBatches(validation, labels, spec, config.batch_size, config.validation_images)
-    update = RangeUpdate(training, labels, spec) if config.qat else BatchNormUpdate(batches)
+    batches, checks = _batches(training, validation, start.contract, config)
+    update = RangeUpdate(training, start.contract.input) if config.qat else BatchNormUpdate(batches)
     model = _model(start, config, len(batches))
     findings += _unquantized(model.network)
     for finding in findings:
@@ -165,9 +171,23 @@ def fit_network(
     at_start = {}
     if start.digest:
         update.at_epoch(model.network)
-        at_start["box_iou_at_start"] = _measure(model, checks)["box_iou"]
+        at_start[f"{model.monitor}_at_start"] = _measure(model, checks)[model.monitor]
     _fit(model, batches, checks, update, config, folder)
     return _finish(out, model, checks, update, start, config, folder) | at_start, tuple(findings)
+
+
+def _batches(
+    training: list[Sample], validation: list[Sample], contract: Contract, config: TrainingConfig
+) -> tuple[TrainingBatches, ValidationBatches]:
+    """Both sides, with the targets of the contract's kind of network."""
+    spec, labels, detects = contract.input, contract.labels, contract.detector is not None
+    encode: Encode = LargestObject(labels, spec)
+    if detects:
+        encode = EveryObject(labels, max(len(sample.objects) for sample in (*training, *validation)))
+    batches = TrainingBatches(training, spec, encode, config.batch_size, config.seed)
+    limit = config.validation_images
+    # A detector has enough locations without an object in every image.
+    return batches, ValidationBatches(validation, spec, encode, config.batch_size, limit, negatives=not detects)
 
 
 def _can_resume(out: Path, folder: Path, start: Start, config: TrainingConfig, resume: bool) -> bool:
@@ -216,9 +236,10 @@ def _origin(start: Start, config: TrainingConfig) -> str:
     return f"{start.digest or 'fresh'} {'qat' if config.qat else 'float'}\n"
 
 
-def _model(start: Start, config: TrainingConfig, steps: int) -> TrainableLocalizer:
+def _model(start: Start, config: TrainingConfig, steps: int) -> TrainableLocalizer | TrainableDetector:
     network = FakeQuantizedNetwork(start.network) if config.qat else start.network
-    model = TrainableLocalizer(network, start.names, start.contract, parse_box_loss(config.box_loss))
+    kind = TrainableLocalizer if start.contract.detector is None else TrainableDetector
+    model = kind(network, start.names, start.contract, parse_box_loss(config.box_loss))
     model.compile(optimizer=_optimizer(config, steps), jit_compile=False)
     model.build((None, *start.network.inputs[0].shape[1:]))
     # Variables that the first step creates make TensorFlow trace that step twice.
@@ -264,8 +285,8 @@ def _fit(
     config: TrainingConfig,
     folder: Path,
 ) -> None:
-    history = folder / "history.csv"
-    best = max((float(row[_MONITOR]) for row in _rows(history)), default=None)
+    history, monitor = folder / "history.csv", f"val_{model.monitor}"
+    best = max((float(row[monitor]) for row in _rows(history)), default=None)
     waiting = ExitStack()
     optimizer, schedule = model.optimizer, _schedule(config, len(batches))
     callbacks = [
@@ -282,40 +303,35 @@ def _fit(
         keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: update.at_epoch(model.network)),
         keras.callbacks.CSVLogger(history, append=True),
         keras.callbacks.ModelCheckpoint(
-            folder / "best.weights.h5", _MONITOR, mode="max", save_best_only=True, save_weights_only=True,
+            folder / "best.weights.h5", monitor, mode="max", save_best_only=True, save_weights_only=True,
             initial_value_threshold=best,
         ),
         keras.callbacks.BackupAndRestore(folder / "resume", delete_checkpoint=False),
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: waiting.close()),
-        keras.callbacks.EarlyStopping(_MONITOR, mode="max", patience=config.patience),
-        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: plot_curves(history, folder / "curves.png")),
+        keras.callbacks.EarlyStopping(monitor, mode="max", patience=config.patience),
+        keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: plot_curves(history, ("loss", *model.figures), folder / "curves.png")
+        ),
     ]  # fmt: skip
     verbose = 1 if sys.stdout.isatty() else 0
     if not verbose:
-        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=partial(_log_epoch, config.epochs)))
+        callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=partial(_log_epoch, config.epochs, model.figures)))
     with waiting:
         model.fit(batches, validation_data=checks, epochs=config.epochs, callbacks=callbacks, verbose=verbose)
 
 
-def _log_epoch(epochs: int, epoch: int, logs: dict[str, float]) -> None:
+def _log_epoch(epochs: int, titles: dict[str, str], epoch: int, logs: dict[str, float]) -> None:
     """One line an epoch, where no progress bar can be drawn."""
-    figures = {
-        "loss": logs["loss"],
-        "validation loss": logs["val_loss"],
-        "mean IoU": logs["val_box_iou"],
-        **{
-            name.removesuffix("_accuracy") + " accuracy": logs[f"val_{name}"]
-            for name in ("presence_accuracy", "label_accuracy")
-            if f"val_{name}" in logs
-        },
-    }
+    figures = {"loss": logs["loss"], "validation loss": logs["val_loss"]}
+    figures |= {title: logs[f"val_{name}"] for name, title in titles.items() if f"val_{name}" in logs}
     logger.info(
         "epoch %d/%d: %s", epoch + 1, epochs, ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
     )
 
 
 def _augmentation(epoch: int, config: TrainingConfig) -> Augmentation:
-    return CLOSING if config.qat or epoch >= config.epochs * (1 - _CLOSING_SHARE) else Augmentation()
+    how = CLOSING if config.qat or epoch >= config.epochs * (1 - _CLOSING_SHARE) else Augmentation()
+    return dataclasses.replace(how, turns=not config.upright)
 
 
 def _rows(history: Path) -> list[dict[str, str]]:
@@ -334,7 +350,7 @@ def _finish(
     config: TrainingConfig,
     folder: Path,
 ) -> dict[str, float]:
-    """Update the statistics of the averaged weights and those of the best epoch, and save whichever localizes better.
+    """Update the statistics of the averaged weights and those of the best epoch, and save whichever does better.
 
     ModelError where neither answers with numbers: the training has diverged.
     """
@@ -344,10 +360,10 @@ def _finish(
     model.load_weights(folder / "best.weights.h5")
     update(model.network)
     metrics = _measure(model, checks)
-    if not metrics["box_iou"] > averaged["box_iou"] and math.isfinite(averaged["box_iou"]):
+    if not metrics[model.monitor] > averaged[model.monitor] and math.isfinite(averaged["loss"]):
         model.network.set_weights(kept)
         metrics = averaged
-    if not math.isfinite(metrics["box_iou"]):
+    if not math.isfinite(metrics["loss"]):
         shutil.rmtree(folder / "resume", ignore_errors=True)
         raise ModelError(
             f"the training diverged, its answers are no numbers, and {out} is not written",
@@ -358,7 +374,10 @@ def _finish(
     if isinstance(model.network, FakeQuantizedNetwork):
         model.network.round_kernels()
     measured = {"training": {"settings": dataclasses.asdict(config), "validation": metrics}}
-    save_network(out, start.network, dataclasses.replace(start.contract, measured=measured))
+    contract = dataclasses.replace(start.contract, measured=measured)
+    if "threshold" in metrics:
+        contract = dataclasses.replace(contract, thresholds=Thresholds(round(metrics["threshold"], 3)))
+    save_network(out, start.network, contract)
     shutil.rmtree(folder / "resume", ignore_errors=True)
     return metrics
 
@@ -367,8 +386,8 @@ def _measure(model: Any, checks: ValidationBatches) -> dict[str, float]:
     return {name: float(value) for name, value in model.evaluate(checks, verbose=0, return_dict=True).items()}
 
 
-def plot_curves(history: Path, out: Path) -> None:
-    """Draw loss, IoU and both accuracies by epoch, training and validation, into the PNG `out`."""
+def plot_curves(history: Path, names: Sequence[str], out: Path) -> None:
+    """Draw up to four figures by epoch, training and validation where they are known, into the PNG `out`."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -379,10 +398,11 @@ def plot_curves(history: Path, out: Path) -> None:
         rows = list(csv.DictReader(file))
     figure = Figure(figsize=(10, 6), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, name in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+    for axes, name in zip(figure.subplots(2, 2).flat, names, strict=True):
         epochs = [int(row["epoch"]) + 1 for row in rows]
         for key, title in ((name, "training"), (f"val_{name}", "validation")):
-            axes.plot(epochs, [float(row[key]) for row in rows], label=title)
+            if rows and key in rows[0]:
+                axes.plot(epochs, [float(row[key]) for row in rows], label=title)
         axes.set(title=name.replace("_", " "), xlabel="epoch")
         axes.grid(alpha=0.3)
         axes.legend()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -246,6 +246,11 @@ class TrainableLocalizer(keras.Model):  # type: ignore[misc]
     Metrics: `box_iou`, the mean IoU over images with an object; `presence_accuracy`;
     `label_accuracy` over images with a label.
     """
+
+    monitor = "box_iou"
+    figures: ClassVar[dict[str, str]] = {
+        "box_iou": "mean IoU", "presence_accuracy": "presence accuracy", "label_accuracy": "label accuracy",
+    }  # fmt: skip
 
     def __init__(
         self, network: keras.Model, names: tuple[str, ...], contract: Contract, loss_parts: tuple[str, ...]

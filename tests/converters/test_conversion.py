@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from edgeloc.converters import ConvertOptions, convert
-from edgeloc.converters.training.network import NetworkConfig, build_network, network_contract
+from edgeloc.converters.training.backbones import NetworkConfig
+from edgeloc.converters.training.network import build_network, network_contract
 from edgeloc.data import Dataset
 from edgeloc.localizer import Localizer
 from edgeloc.model import sandbox, trust

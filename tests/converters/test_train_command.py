@@ -10,7 +10,8 @@ import pytest
 from edgeloc.cli import main
 from edgeloc.converters.sources.tensorflow import save_network
 from edgeloc.converters.training import fit
-from edgeloc.converters.training.network import NetworkConfig, network_contract
+from edgeloc.converters.training.backbones import NetworkConfig
+from edgeloc.converters.training.network import network_contract
 from edgeloc.model.file import read_keras_contract
 
 SMALL = ["--backbone-weights", "none", "--input-size", "64", "--epochs", "1", "--batch-size", "4"]
@@ -30,6 +31,27 @@ def test_train_writes_a_model(
     assert "epoch 1/1: loss " in shown.err
     assert f"wrote {out}: validation mean IoU 0." in printed
     assert out.is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["anchor-free", "ssd", "yolo"])
+def test_train_writes_a_detector(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    monkeypatch.setattr(fit, "REESTIMATION_BATCHES", 2)
+    out = tmp_path / "m.keras"
+    line = [*DATA, *SMALL, "--task", "detect", "--input-size", "96x64", "--head", head, "--out", str(out)]
+    assert main(["train", *line]) == 0
+    shown = capsys.readouterr()
+    assert "mAP50 0." in shown.err
+    assert f"wrote {out}: validation mAP50 0." in shown.out
+    contract = read_keras_contract(out)
+    assert contract is not None
+    assert contract.detector is not None
+    assert (contract.input.width, contract.input.height) == (96, 64)
+    assert contract.thresholds.presence == pytest.approx(
+        contract.measured["training"]["validation"]["threshold"], abs=5e-4
+    )
 
 
 def test_ctrl_c_shows_how_to_continue(
@@ -102,6 +124,11 @@ def test_qat_of_a_trained_network(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--out", "m.keras", "--qat", "--resume"], "fake quantization starts from a trained network"),
         (["--out", "m.h5"], "the name must end in .keras"),
         (["--out", "m.keras", "--head", "boxes"], "--head is 'boxes'"),
+        (["--out", "m.keras", "--head", "ssd"], "must be one of grid, distribution, vector for the task localize"),
+        (["--out", "m.keras", "--task", "detect", "--head", "grid"], "anchor-free, ssd, yolo for the task detect"),
+        (["--out", "m.keras", "--task", "find"], "--task is 'find': it must be one of localize, detect"),
+        (["--out", "m.keras", "--input-size", "1x2x3"], "must be a number of pixels or WIDTHxHEIGHT"),
+        (["--out", "m.keras", "--input-size", "96x70"], "must be a multiple of 32, at least 64"),
         (["--out", "m.keras", "--epochs", "0"], "--epochs: '0' must be a whole number from 1"),
         (["--out", "m.keras", "--box-loss", "iou"], "--box-loss is 'iou'"),
         (["--out", "m.keras", "--training", "nowhere"], "nowhere does not exist"),

@@ -14,7 +14,8 @@ from edgeloc.converters.batch_norm import (
     reestimate_batch_norm,
     set_batch_norm_momentum,
 )
-from edgeloc.converters.training.network import NetworkConfig, build_network
+from edgeloc.converters.training.backbones import NetworkConfig
+from edgeloc.converters.training.network import build_network
 
 
 def batches(count: int) -> list[np.ndarray]:

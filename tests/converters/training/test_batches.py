@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeloc.converters.training.augment import Augmentation
-from edgeloc.converters.training.batches import TrainingBatches, ValidationBatches
+from edgeloc.converters.training.batches import LargestObject, TrainingBatches, ValidationBatches
 from edgeloc.data import Sample
 from edgeloc.model.contract import InputSpec
 from edgeloc.preprocess import Preprocessor
@@ -18,16 +18,17 @@ from edgeloc.types import Box, LabelledBox
 
 LABELS = ("bolt", "nut", "washer")
 SPEC = InputSpec("image", 64, 64)
+LARGEST = LargestObject(LABELS, SPEC)
 
 
 def drawn_as(how: Augmentation, samples: list[Sample], batch_size: int, spec: InputSpec = SPEC) -> TrainingBatches:
-    batches = TrainingBatches(samples, LABELS, spec, batch_size, seed=0)
+    batches = TrainingBatches(samples, spec, LargestObject(LABELS, spec), batch_size, seed=0)
     batches.start_epoch(0, how)
     return batches
 
 
 def test_a_training_batch(samples: list[Sample]) -> None:
-    batches = TrainingBatches(samples, LABELS, SPEC, 5, seed=1)
+    batches = TrainingBatches(samples, SPEC, LARGEST, 5, seed=1)
     assert len(batches) == 3
     images, targets = batches[0]
     assert (images.shape, images.dtype) == ((5, 64, 64, 3), np.float32)
@@ -44,14 +45,14 @@ def test_a_view_is_padded_as_the_contract_pads(samples: list[Sample]) -> None:
 
 
 def test_a_set_smaller_than_a_batch_still_gives_one(samples: list[Sample]) -> None:
-    batches = TrainingBatches(samples[:2], LABELS, SPEC, 8, seed=1)
+    batches = TrainingBatches(samples[:2], SPEC, LARGEST, 8, seed=1)
     assert len(batches) == 1
     assert batches[0][0].shape[0] == 8
 
 
 def test_the_same_seed_and_epoch_give_the_same_batch(samples: list[Sample]) -> None:
     def first(seed: int, epoch: int, index: int = 0) -> np.ndarray:
-        batches = TrainingBatches(samples, LABELS, SPEC, 4, seed)
+        batches = TrainingBatches(samples, SPEC, LARGEST, 4, seed)
         batches.start_epoch(epoch, Augmentation())
         return batches[index][0]
 
@@ -62,14 +63,14 @@ def test_the_same_seed_and_epoch_give_the_same_batch(samples: list[Sample]) -> N
 
 def test_images_without_an_object_are_masked(make_sample: Callable[..., Sample]) -> None:
     nothing = [make_sample(i, empty=True) for i in range(4)]
-    targets = TrainingBatches(nothing, LABELS, SPEC, 6, seed=0)[0][1]
+    targets = TrainingBatches(nothing, SPEC, LARGEST, 6, seed=0)[0][1]
     assert not targets["present"].any()
     assert (targets["label"] == -1).all()
 
 
 def test_background_crops_become_negatives(make_sample: Callable[..., Sample]) -> None:
     found = [make_sample(i) for i in range(8)]
-    batches = TrainingBatches(found, LABELS, SPEC, 64, seed=0)
+    batches = TrainingBatches(found, SPEC, LARGEST, 64, seed=0)
     batches.start_epoch(0, Augmentation(background=0.5))
     targets = batches[0][1]
     assert 0.25 < targets["present"].mean() < 0.75
@@ -77,7 +78,7 @@ def test_background_crops_become_negatives(make_sample: Callable[..., Sample]) -
 
 
 def test_a_label_that_is_not_known_counts_as_none(make_sample: Callable[..., Sample]) -> None:
-    batches = TrainingBatches([make_sample(0, label="cup")], LABELS, SPEC, 3, 0)
+    batches = TrainingBatches([make_sample(0, label="cup")], SPEC, LARGEST, 3, 0)
     batches.start_epoch(0, Augmentation(background=0))
     targets = batches[0][1]
     assert (targets["present"] == 1).all()
@@ -103,7 +104,7 @@ def test_channels_and_scale_follow_the_contract(make_sample: Callable[..., Sampl
 
 def test_validation_sees_what_the_runtime_sees(make_sample: Callable[..., Sample]) -> None:
     sample = make_sample(1, size=(96, 48))
-    images, targets = ValidationBatches([sample], LABELS, SPEC, 4, limit=10)[0]
+    images, targets = ValidationBatches([sample], SPEC, LARGEST, 4, limit=10)[0]
     expected, placement = Preprocessor(SPEC, np.dtype(np.float32), None, None)(sample.load())
     assert images[:1] == pytest.approx(expected, abs=1e-5)
     assert images[0, 0, 0] == pytest.approx((114 - 127.5) / 127.5)  # the letterbox's margin
@@ -114,7 +115,7 @@ def test_validation_sees_what_the_runtime_sees(make_sample: Callable[..., Sample
 
 def test_validation_adds_crops_beside_the_object(make_sample: Callable[..., Sample]) -> None:
     found = [make_sample(i, size=(120, 90)) for i in range(8)]
-    batches = ValidationBatches(found, LABELS, SPEC, 8, limit=100)
+    batches = ValidationBatches(found, SPEC, LARGEST, 8, limit=100)
     images, targets = batches[0]
     assert len(images) == 10  # the first and the fifth
     assert list(np.flatnonzero(targets["present"] == 0)) == [1, 6]
@@ -123,7 +124,7 @@ def test_validation_adds_crops_beside_the_object(make_sample: Callable[..., Samp
 
 
 def test_validation_looks_at_no_more_images_than_allowed(samples: list[Sample]) -> None:
-    batches = ValidationBatches(samples, LABELS, SPEC, 4, limit=5)
+    batches = ValidationBatches(samples, SPEC, LARGEST, 4, limit=5)
     seen = sum(len(batches[i][0]) for i in range(len(batches)))
     assert len(batches) == 1
     assert seen <= 5
@@ -136,4 +137,4 @@ def test_a_sample_from_a_file(tmp_path: Path) -> None:
         return cv2.imread(str(tmp_path / "a.png"))
 
     sample = Sample("a.png", (LabelledBox(Box(5, 5, 20, 20), "nut"),), None, True, tmp_path / "a.png", read=read)
-    assert TrainingBatches([sample], LABELS, SPEC, 2, 0)[0][0].shape == (2, 64, 64, 3)
+    assert TrainingBatches([sample], SPEC, LARGEST, 2, 0)[0][0].shape == (2, 64, 64, 3)

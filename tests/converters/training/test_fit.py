@@ -17,9 +17,11 @@ import pytest
 
 from edgeloc.converters.sources.tensorflow import load_network
 from edgeloc.converters.training import fit
+from edgeloc.converters.training.backbones import NetworkConfig
 from edgeloc.converters.training.fake_quantization import FakeQuantizedNetwork
 from edgeloc.converters.training.fit import TrainingConfig, fit_network
-from edgeloc.converters.training.network import NetworkConfig, Start, network_contract, trained_start
+from edgeloc.converters.training.losses import TrainableLocalizer
+from edgeloc.converters.training.network import Start, network_contract, trained_start
 from edgeloc.data import Sample
 from edgeloc.errors import ModelError, UsageError
 from edgeloc.model.file import read_keras_contract
@@ -167,7 +169,7 @@ def test_resuming_what_never_began_begins_it(go: Callable[..., Any], tmp_path: P
 def test_training_stops_when_nothing_gets_better(
     go: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "_MONITOR", "val_loss")  # with mode "max" the first, worst loss is never beaten
+    monkeypatch.setattr(TrainableLocalizer, "monitor", "loss")  # the most counts, and the first is never beaten
     go(TrainingConfig(epochs=12, batch_size=4, patience=1, learning_rate=1e-3))
     assert len(epochs(tmp_path)) < 12
 

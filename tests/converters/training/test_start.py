@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeloc.converters.training.network import NetworkConfig, reference_start, trained_start
+from edgeloc.converters.training.backbones import NetworkConfig
+from edgeloc.converters.training.network import reference_start, trained_start
 from edgeloc.errors import ContractError, ModelError, UsageError
 from edgeloc.model.contract import Contract, OutputSpec
 
