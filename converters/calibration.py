@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Any
 
 import cv2
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeloc._support.terminal import progress
 from edgeloc.data import Dataset, Sample
-from edgeloc.data.sample import cut_background
+from edgeloc.data.sample import cut_background, drawn_order
 from edgeloc.errors import DataError
 from edgeloc.evaluation.layers.graph import TensorRunner
 from edgeloc.findings import Finding
@@ -32,7 +30,6 @@ __all__ = [
     "check_images",
     "check_leaks",
     "check_range_stability",
-    "drawn_order",
     "pixel_hash",
     "thumbnail",
 ]
@@ -158,20 +155,6 @@ def thumbnail(pixels: Pixels) -> NDArray[np.uint8]:
     """A BGR uint8 image as 32x32 greys, whatever its shape was: alike for copies of another size or compression."""
     small = cv2.resize(pixels, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.uint8)
-
-
-def drawn_order(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """All samples, shuffled, then so ordered that labels take turns, and within a label its groups do."""
-    rng = np.random.default_rng(seed)
-    strata: dict[str, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
-    for index in rng.permutation(len(samples)):
-        sample = samples[int(index)]
-        strata[sample.label or ""][sample.group or ""].append(sample)
-    return _take_turns([_take_turns(list(groups.values())) for groups in strata.values()])
-
-
-def _take_turns(lists: list[list[Sample]]) -> list[Sample]:
-    return [sample for turn in zip_longest(*lists) for sample in turn if sample is not None]
 
 
 def check_images(calibration: Calibration, spec: InputSpec) -> tuple[Finding, ...]:

@@ -1,35 +1,26 @@
-"""Checks of a conversion: same answers as the original, the ports and precision asked for, a contract that fits."""
+"""Checks of a conversion: same answers as the original, the ports and precision asked for."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.converters.calibration import drawn_order
 from edgeloc.converters.quantization.quantize import Recipe
 from edgeloc.converters.sources.base import Source, answer_each
-from edgeloc.data import Dataset, Sample
 from edgeloc.engines import open_engine
-from edgeloc.errors import ContractError, DataError, ModelError
-from edgeloc.evaluation.pairing import Side
+from edgeloc.errors import ContractError, ModelError
 from edgeloc.findings import Finding
 from edgeloc.localizer import Localizer
-from edgeloc.model.contract import BoxForm, Contract, InputSpec, Resize
+from edgeloc.model.contract import Contract, InputSpec
 from edgeloc.model.file import Golden, ModelFile
 from edgeloc.model.flatbuffer import parse_flatbuffer
 from edgeloc.model.inspection import ModelReport
 from edgeloc.scenes import SceneGenerator
-from edgeloc.types import Pixels
-
-Array = NDArray[np.float64]
 
 __all__ = [
-    "check_contract",
     "check_parity",
     "check_ports",
     "check_presence_range",
@@ -38,24 +29,6 @@ __all__ = [
     "run_flatbuffer",
 ]
 
-_IMAGES = 128
-_FEWEST = 16
-# Another contract must be clearly better. With the shipped model's own contract no other gains anything. With BGR,
-# 0..255 or ImageNet's normalization in its stead the right one gains 0.21, 1.27 and 0.15 of mean IoU plus top-1 on
-# training images, 5 standard errors or more; with 0..1 it gains 0.03 at 2, which is within noise.
-_LEAST_GAIN = 0.03
-_STANDARD_ERRORS = 3.0
-_NORMALIZATIONS = (("-1..1", 127.5, 127.5), ("0..1", 0.0, 255.0), ("0..255", 0.0, 1.0))
-_IMAGENET_MEAN: tuple[float, ...] = (123.675, 116.28, 103.53)
-_IMAGENET_STD: tuple[float, ...] = (58.395, 57.12, 57.375)
-_RESIZES: tuple[Resize, ...] = ("letterbox", "stretch", "center-crop")
-_FORMS: tuple[BoxForm, ...] = ("cxcywh", "xyxy", "yxyx", "xywh", "cxcyhw")
-_SLOT_ORDERS = (
-    ("cx", "cy", "w", "h"), ("cx", "cy", "h", "w"), ("cy", "cx", "h", "w"), ("x1", "y1", "x2", "y2"),
-    ("y1", "x1", "y2", "x2"), ("x1", "y1", "w", "h"), ("x1", "y1", "h", "w"),
-)  # fmt: skip
-_BOX_SLOTS = {slot for order in _SLOT_ORDERS for slot in order}
-_SWAPPED_SIDES = {"w": "h", "h": "w"}
 _FLOAT_PARTS = "mixed: float island"
 _CANDIDATES = 16
 _SIZE = (160, 120)
@@ -180,159 +153,3 @@ def make_golden(localizer: Localizer) -> Golden:
     if not np.isfinite(result.presence):
         raise ModelError("the converted model answers with numbers that are not finite")
     return Golden(pixels, result.presence, result.box, result.label)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Variant:
-    """Another contract, how it differs, and the field in question."""
-
-    contract: Contract
-    change: str
-    field: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Score:
-    """For each image the IoU with the truth, and 1 where the class is right, else 0."""
-
-    iou: Array
-    right: Array
-
-    @property
-    def total(self) -> Array:
-        return self.iou + self.right
-
-
-def check_contract(
-    flatbuffer: bytes, contract: Contract, dataset: Dataset, *, seed: int = 0, skip_bad: bool = False
-) -> Finding | None:
-    """Whether the float model is clearly better under another contract; None where it is not.
-
-    Tried are, one at a time, on at most 128 labelled images: red and blue swapped, the usual normalizations, the other
-    ways to resize (where images are not of the input's shape) and the other orders of a box's numbers, as an output of
-    its own or as slots of a vector. Images that the model learned from show best how it was trained. Fewer than 16
-    with an object show nothing.
-
-    Parameters:
-        flatbuffer: the float model.
-        contract: the one in question.
-        dataset: images, labelled or not.
-        seed: which of them are drawn.
-        skip_bad: leave a damaged image out, which raises DataError otherwise.
-
-    Raises ContractError where the contract does not fit the model.
-    """
-    samples, pixels = _labelled(dataset, seed, skip_bad)
-    if len(samples) < _FEWEST:
-        return None
-    model = ModelFile(Path("the float model"), flatbuffer, "tflite", contract=contract, trusted=True)
-    engine = open_engine("auto", model)
-    given = _score(Side(model, contract, engine), contract, samples, pixels)
-    best: tuple[float, _Variant, _Score] | None = None
-    for variant in _variants(contract, pixels):
-        score = _score(Side(model, variant.contract, engine), contract, samples, pixels)
-        gain = _gain(score, given)
-        if best is None or gain > best[0]:
-            best = gain, variant, score
-    if best is None or best[0] <= 0:
-        return None
-    return _finding(given, best[2], best[1], len(samples))
-
-
-def _labelled(dataset: Dataset, seed: int, skip_bad: bool) -> tuple[list[Sample], list[Pixels]]:
-    samples: list[Sample] = []
-    pixels: list[Pixels] = []
-    for sample in drawn_order([sample for sample in dataset if sample.box is not None], seed):
-        if len(samples) == _IMAGES:
-            break
-        try:
-            pixels.append(sample.load())
-        except DataError:
-            if not skip_bad:
-                raise
-            continue
-        samples.append(sample)
-    return samples, pixels
-
-
-def _score(side: Side, contract: Contract, samples: Sequence[Sample], pixels: Sequence[Pixels]) -> _Score:
-    answers = [side.answer(image) for image in pixels]
-    pairs = list(zip(samples, answers, strict=True))
-    iou = [sample.box.iou(answer.box) if sample.box and answer.box else 0.0 for sample, answer in pairs]
-    right = [sample.label in contract.labels and answer.label == sample.label for sample, answer in pairs]
-    return _Score(np.array(iou, np.float64), np.array(right, np.float64))
-
-
-def _gain(score: _Score, given: _Score) -> float:
-    """By how much `score` is better on average; 0 where that is little, or within noise."""
-    difference = score.total - given.total
-    mean = float(difference.mean())
-    error = float(difference.std(ddof=1)) / len(difference) ** 0.5
-    return mean if mean >= _LEAST_GAIN and mean >= _STANDARD_ERRORS * error else 0.0
-
-
-def _variants(contract: Contract, pixels: Sequence[Pixels]) -> Iterator[_Variant]:
-    spec = contract.input
-    inputs = [*_colors(spec), *_normalizations(spec)]
-    # All ways to resize do the same to images that are of the input's shape.
-    if any(image.shape[0] * spec.width != image.shape[1] * spec.height for image in pixels):
-        inputs += [
-            (dataclasses.replace(spec, resize=resize), f"resized by {resize}", "input.resize") for resize in _RESIZES
-        ]
-    for other, change, name in inputs:
-        if other != spec:
-            yield _Variant(dataclasses.replace(contract, input=other), change, name)
-    if contract.box.form in _FORMS and contract.output("box") is not None:
-        for form in (form for form in _FORMS if form != contract.box.form):
-            box = dataclasses.replace(contract.box, form=form)
-            yield _Variant(dataclasses.replace(contract, box=box), f"with its box read as {form}", "box.form")
-    yield from _slot_orders(contract)
-
-
-def _slot_orders(contract: Contract) -> Iterator[_Variant]:
-    """The other orders of a box's four numbers among the slots of a vector."""
-    vector = contract.output("vector")
-    if vector is None:
-        return
-    places = [index for index, slot in enumerate(vector.slots) if slot in _BOX_SLOTS]
-    given = tuple(vector.slots[index] for index in places)
-    swapped = tuple(_SWAPPED_SIDES.get(slot, slot) for slot in given)
-    for order in dict.fromkeys((swapped, *_SLOT_ORDERS)):
-        if order == given or len(order) != len(places):
-            continue
-        slots = list(vector.slots)
-        for index, slot in zip(places, order, strict=True):
-            slots[index] = slot
-        outputs = tuple(
-            dataclasses.replace(output, slots=tuple(slots)) if output is vector else output
-            for output in contract.outputs
-        )
-        change = f"with its box's slots read as {', '.join(order)}"
-        yield _Variant(dataclasses.replace(contract, outputs=outputs), change, f"outputs[{vector.tensor}].slots")
-
-
-def _colors(spec: InputSpec) -> Iterator[tuple[InputSpec, str, str]]:
-    if spec.color != "gray":
-        swapped = dataclasses.replace(spec, color="bgr" if spec.color == "rgb" else "rgb")
-        yield swapped, "with red and blue swapped", "input.color"
-
-
-def _normalizations(spec: InputSpec) -> Iterator[tuple[InputSpec, str, str]]:
-    fields = "input.mean and input.std"
-    for name, mean, std in _NORMALIZATIONS:
-        yield dataclasses.replace(spec, mean=(mean,), std=(std,)), f"with pixels normalized to {name}", fields
-    if spec.color != "gray":
-        order = slice(None) if spec.color == "rgb" else slice(None, None, -1)
-        imagenet = dataclasses.replace(spec, mean=_IMAGENET_MEAN[order], std=_IMAGENET_STD[order])
-        yield imagenet, "with ImageNet's mean and deviation", fields
-
-
-def _finding(given: _Score, better: _Score, variant: _Variant, count: int) -> Finding:
-    classes = ""
-    if better.right.sum() > given.right.sum():
-        classes = f" and the class right on {better.right.mean():.0%} instead of {given.right.mean():.0%}"
-    message = (
-        f"{variant.change} the float model is clearly better on {count} labelled images (mean IoU "
-        f"{better.iou.mean():.2f} instead of {given.iou.mean():.2f}{classes})"
-    )
-    return Finding("contract-suspect", "warning", message, f"check {variant.field} of the contract")

@@ -16,7 +16,6 @@ from edgeloc._version import __version__
 from edgeloc.converters.batch_norm import check_batch_norm
 from edgeloc.converters.calibration import Calibration, calibrate, check_images, check_leaks, check_range_stability
 from edgeloc.converters.checks import (
-    check_contract,
     check_parity,
     check_ports,
     check_presence_range,
@@ -32,6 +31,7 @@ from edgeloc.converters.sources import Source, open_source, require_source
 from edgeloc.data import Dataset
 from edgeloc.engines import Engine
 from edgeloc.errors import ContractError, UsageError
+from edgeloc.evaluation.suspicion import try_contract
 from edgeloc.findings import Finding, report
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
@@ -50,6 +50,7 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 AUTO_IMAGES = 500
 """On how many labelled images recipes are tried, where the user sets no number."""
 _PARITY_IMAGES = 4
+_FEWEST_LABELLED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,9 +292,11 @@ class _Converter:
         options = self.options
         for dataset in (self.calibration, self.validation):
             if dataset is not None and any(sample.box is not None for sample in dataset):
-                self._report(
-                    check_contract(flatbuffer, self.contract, dataset, seed=options.seed, skip_bad=options.skip_bad)
+                model = ModelFile(Path("the float model"), flatbuffer, "tflite", contract=self.contract, trusted=True)
+                trial = try_contract(
+                    model, self.contract, dataset, seed=options.seed, skip_bad=options.skip_bad, fewest=_FEWEST_LABELLED
                 )
+                self._report(None if trial is None else trial.suspicion)
                 return
 
     def _open_gate(self, flatbuffer: bytes) -> None:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from edgeloc.decode import Decoder
 from edgeloc.decode.numbers import Quantization
 from edgeloc.engines import Engine, open_engine
+from edgeloc.engines.base import TensorInfo
 from edgeloc.errors import ContractError, EngineError, ModelError, UsageError
 from edgeloc.model.contract import Contract
 from edgeloc.model.file import Golden, ModelFile, contract_for, read_model
-from edgeloc.model.fit import check_contract
+from edgeloc.model.fit import check_contract, check_input_range
 from edgeloc.preprocess import Placement, Preprocessor
 from edgeloc.types import Frame, Pixels, Result
 
@@ -73,6 +74,7 @@ class Localizer:
             check_contract(self.contract, engine.inputs, engine.outputs)
             self._decoder = Decoder(_lowered(self.contract, candidates_from), _quantizations(engine))
         tensor = engine.inputs[self.contract.input.tensor]
+        _report_input_range(self.contract, tensor)
         self.preprocessor = Preprocessor(self.contract.input, tensor.dtype, tensor.scale, tensor.zero_point)
 
     def __call__(self, frame: Frame | Pixels) -> Result:
@@ -129,6 +131,16 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except ContractError as error:
         raise ContractError(f"{path} and its contract do not fit: {error}", hint="correct the contract") from error
+
+
+def _report_input_range(contract: Contract, tensor: TensorInfo) -> None:
+    finding = check_input_range(contract.input, tensor.dtype, tensor.scale, tensor.zero_point or 0)
+    if finding is not None:
+        import logging  # most models load without anything to log
+
+        from edgeloc.findings import report
+
+        report(logging.getLogger(__name__), finding)
 
 
 def _quantizations(engine: Engine) -> dict[str, Quantization]:

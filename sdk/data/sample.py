@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -21,6 +23,7 @@ __all__ = [
     "Sample",
     "background_crop",
     "cut_background",
+    "drawn_order",
     "spread",
 ]
 
@@ -100,6 +103,20 @@ class Dataset(Sequence[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
+
+
+def drawn_order(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """All samples, shuffled, then so ordered that labels take turns, and within a label its groups do."""
+    rng = np.random.default_rng(seed)
+    strata: dict[str, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+    for index in rng.permutation(len(samples)):
+        sample = samples[int(index)]
+        strata[sample.label or ""][sample.group or ""].append(sample)
+    return _take_turns([_take_turns(list(groups.values())) for groups in strata.values()])
+
+
+def _take_turns(lists: list[list[Sample]]) -> list[Sample]:
+    return [sample for turn in zip_longest(*lists) for sample in turn if sample is not None]
 
 
 def spread(samples: Sequence[Sample], limit: int | None) -> list[Sample]:

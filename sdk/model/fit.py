@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import ceil, prod
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from edgeloc.errors import ContractError
+from edgeloc.findings import Finding
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.model.detector import DetectorSpec
 
-__all__ = ["Shaped", "channels_of", "check_contract", "part_sizes"]
+__all__ = ["Shaped", "channels_of", "check_contract", "check_input_range", "part_sizes"]
+
+# Of the input tensor's range that pixels fill, and of the pixels' range that it holds. Calibration on dark images takes
+# a part of either; 0..1 for -1..1 leaves half.
+_LEAST_SHARE = 0.6
 
 
 class Shaped(Protocol):
@@ -40,6 +47,24 @@ def check_contract(contract: Contract, inputs: Mapping[str, Shaped], outputs: Ma
     _check_grid(contract, outputs)
     if contract.detector is not None:
         _check_locations(contract, contract.detector, outputs)
+
+
+def check_input_range(spec: InputSpec, dtype: np.dtype[Any], scale: float | None, zero_point: int) -> Finding | None:
+    """Whether normalized pixels fill the range of a quantized input; None where they do, and for a float input."""
+    if scale is None or dtype.kind not in "iu":
+        return None
+    limits = np.iinfo(dtype)
+    low, high = (limits.min - zero_point) * scale, (limits.max - zero_point) * scale
+    pairs = list(zip(spec.mean * len(spec.std), spec.std * len(spec.mean), strict=True))
+    first, last = min(-mean / std for mean, std in pairs), max((255 - mean) / std for mean, std in pairs)
+    shared = min(high, last) - max(low, first)
+    if shared >= _LEAST_SHARE * max(high - low, last - first):
+        return None
+    message = (
+        f"pixels become {first:.3g} to {last:.3g}, and the input {spec.tensor!r} was quantized for {low:.3g} to "
+        f"{high:.3g}"
+    )
+    return Finding("input-range", "warning", message, "correct input.mean and input.std of the contract")
 
 
 def part_sizes(spec: DetectorSpec, labels: int) -> dict[str, int]:

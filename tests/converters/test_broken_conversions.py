@@ -120,7 +120,7 @@ def test_a_contract_that_is_not_how_the_network_was_trained(
     conversion.run(scenes("train"))
     (warning,) = conversion.warnings("contract-suspect")
     assert warning.endswith(sentence)
-    assert "the float model is clearly better" in warning
+    assert "the model is clearly better" in warning
 
 
 VECTOR = Contract(

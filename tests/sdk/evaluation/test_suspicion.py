@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgeloc.converters.checks import check_contract
 from edgeloc.data import Dataset, Sample
 from edgeloc.errors import ContractError, DataError
+from edgeloc.evaluation.suspicion import try_contract
+from edgeloc.findings import Finding
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
+from edgeloc.model.file import ModelFile
 from edgeloc.types import Box, LabelledBox, Pixels
 
 tf = pytest.importorskip("tensorflow")
@@ -64,6 +67,12 @@ def pictures(count: int = 24, size: tuple[int, int] = (64, 64)) -> Dataset:
     return Dataset("red things", "red things", (), samples)
 
 
+def check_contract(flatbuffer: bytes, contract: Contract, data: Dataset, **options: Any) -> Finding | None:
+    model = ModelFile(Path("model"), flatbuffer, "tflite", contract=contract, trusted=True)
+    trial = try_contract(model, contract, data, fewest=16, **options)
+    return None if trial is None else trial.suspicion
+
+
 def with_input(**changes: Any) -> Contract:
     return dataclasses.replace(CONTRACT, input=dataclasses.replace(CONTRACT.input, **changes))
 
@@ -90,7 +99,7 @@ def test_a_wrong_one_is_named_in_a_sentence(red_finder: bytes, contract: Contrac
     warning = check_contract(red_finder, contract, pictures())
     assert warning is not None
     assert (warning.code, warning.severity) == ("contract-suspect", "warning")
-    assert warning.message.startswith(f"{change} the float model is clearly better on 24 labelled images (mean IoU ")
+    assert warning.message.startswith(f"{change} the model is clearly better on 24 labelled objects (mean IoU ")
     assert warning.fix == f"check {field} of the contract"
     better, given = (float(part[:4]) for part in warning.message.split("mean IoU ")[1].split(" instead of "))
     assert better > 0.7 > given + 0.1
