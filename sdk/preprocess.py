@@ -63,7 +63,8 @@ class Placement:
 class Geometry:
     """Which part of a frame goes to which part of the input.
 
-    `crop` is the part of the frame, `target` that of the input, both (x, y, width, height) in pixels.
+    `crop` is the part of the frame, `target` that of the input, both (x, y, width, height) in pixels. A crop that is
+    larger than the frame stands for one padded on all sides.
     `placement` maps the coordinates of the one to the other.
     """
 
@@ -82,6 +83,10 @@ def frame_geometry(spec: InputSpec, width: int, height: int) -> Geometry:
         whole = int if in_corner else round  # YOLOX, which places frames there, cuts the fraction off
         w, h = min(spec.width, max(1, whole(width * scale))), min(spec.height, max(1, whole(height * scale)))
         target = (0, 0, w, h) if in_corner else ((spec.width - w) // 2, (spec.height - h) // 2, w, h)
+    elif spec.resize == "letterbox-padded":
+        w = max(width, round(height * spec.width / spec.height))
+        h = max(height, round(width * spec.height / spec.width))
+        crop = (-((w - width) // 2), -((h - height) // 2), w, h)
     elif spec.resize == "center-crop":
         w = min(width, max(1, round(height * spec.width / spec.height)))
         h = min(height, max(1, round(width * spec.height / spec.width)))
@@ -141,7 +146,10 @@ class Preprocessor:
             self._lay_out(pixels)
         if pixels.dtype != np.uint8:
             raise UsageError(f"a frame must be uint8, not {pixels.dtype}")
-        if self._crop is not None:
+        if self._padded is not None:
+            np.copyto(self._padded[self._crop], pixels)
+            pixels = self._padded
+        elif self._crop is not None:
             pixels = pixels[self._crop]
         if self._small is None:
             cv2.resize(pixels, self._size, dst=self._view, interpolation=self._interpolation)
@@ -170,6 +178,9 @@ class Preprocessor:
         geometry = frame_geometry(self.spec, width, height)
         x, y, w, h = geometry.crop
         whole = (w, h) == (width, height)
+        self._padded = None if w <= width and h <= height else np.full((h, w, 3), self.spec.pad_value, np.uint8)
+        if self._padded is not None:
+            x, y, w, h = -x, -y, width, height
         self._crop = None if whole else (slice(y, y + h), slice(x, x + w))
         x, y, w, h = geometry.target
         self._canvas[:] = self.spec.pad_value

@@ -1,4 +1,4 @@
-"""Detectors that others trained, by contracts from their families alone: they give the boxes that they are known for."""
+"""Detectors that others trained, by contracts from their families alone, give the boxes that they are known for."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ DETECTORS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "face",
         (
             "--anchors", BLAZE, "--set", "detector.box.units=pixels", "--set", "detector.box.size=none",
-            "--set", "detector.box.variances=[1, 1]", "--set", "input.resize=letterbox", "--set", "input.pad_value=0",
-            "--set", "input.interpolation=area", "--set", "detector.selection.iou=0.3",
+            "--set", "detector.box.variances=[1, 1]", "--set", "input.resize=letterbox-padded",
+            "--set", "input.pad_value=0", "--set", "detector.selection.iou=0.3",
         ),
     ),
     "rfb320_raw.onnx": ("ssd", "face", ("--anchors", RFB, *TO_128)),
@@ -38,7 +38,10 @@ DETECTORS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "mcunet_person_yolov3_int8.tflite": (
         "yolo-anchors",
         "person",
-        ("--anchors", PERSON, "--set", "input.mean=[127.5]", "--set", "input.std=[127.5]", "--set", "input.resize=stretch"),
+        (
+            "--anchors", PERSON, "--set", "input.mean=[127.5]", "--set", "input.std=[127.5]",
+            "--set", "input.resize=stretch",
+        ),
     ),
     "yolox_nano_coco_416_raw.onnx": ("yolox", "coco_labels_80.txt", ()),
     "fastestdet_coco_352.onnx": ("fastestdet", "coco_labels_80.txt", ("--set", "input.interpolation=area")),

@@ -38,7 +38,7 @@ _UNUSED = re.compile(r"unused:[1-9]\d{0,5}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 Color = Literal["rgb", "bgr", "gray"]
-Resize = Literal["letterbox", "letterbox-top-left", "stretch", "center-crop"]
+Resize = Literal["letterbox", "letterbox-top-left", "letterbox-padded", "stretch", "center-crop"]
 Layout = Literal["channels-last", "channels-first"]
 Interpolation = Literal["linear", "area", "nearest", "cubic"]
 Activation = Literal["none", "sigmoid", "softmax"]
@@ -61,7 +61,8 @@ class InputSpec:
         color: rgb, bgr or gray.
         mean: one number, or one for each channel in the order of `color`.
         std: likewise.
-        resize: letterbox, letterbox-top-left (the frame in the corner, and not in the middle), stretch or center-crop.
+        resize: letterbox (resized to whole pixels, then padded), letterbox-top-left (the same, in the corner instead of
+            the middle), letterbox-padded (padded, then resized), stretch or center-crop.
         pad_value: fills what a letterbox leaves free, 0 to 255.
         interpolation: linear, area, nearest or cubic.
         layout: channels-last (1, height, width, channels), or channels-first (1, channels, height, width).

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from edgeloc.decode import Decoder
 from edgeloc.errors import ContractError
 from edgeloc.model.arrangement import Asked, arranged, grid_strides, locations_total
-from edgeloc.model.contract import Activation, Contract, InputSpec, OutputSpec, Thresholds
+from edgeloc.model.contract import Activation, Contract, InputSpec, OutputSpec, Resize, Thresholds
 from edgeloc.model.detector import DetectorBox, DetectorSpec, DetectorUnits, Locations, Scores, Selection
 from edgeloc.model.fit import check_contract
 from edgeloc.model.network import Network, read_network
@@ -39,7 +39,7 @@ class Family:
     color: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (255.0,)
-    resize: Literal["letterbox", "letterbox-top-left", "stretch"] = "letterbox"
+    resize: Resize = "letterbox"
     pad_value: int = 114
     threshold: float = 0.25
 

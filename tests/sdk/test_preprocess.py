@@ -14,7 +14,7 @@ from edgeloc.model.contract import InputSpec
 from edgeloc.preprocess import Preprocessor, frame_geometry
 from edgeloc.types import Box
 
-RESIZES = ("letterbox", "stretch", "center-crop")
+RESIZES = ("letterbox", "letterbox-top-left", "letterbox-padded", "stretch", "center-crop")
 INPUTS: dict[Any, tuple[float | None, int | None]] = {
     np.uint8: (1 / 127.5, 128),
     np.int8: (1 / 127.5, -1),
@@ -31,7 +31,12 @@ def by_hand(spec: InputSpec, frame: np.ndarray[Any, Any]) -> np.ndarray[Any, Any
     height, width = frame.shape[:2]
     geometry = frame_geometry(spec, width, height)
     x, y, w, h = geometry.crop
-    part = frame[y : y + h, x : x + w]
+    if x < 0 or y < 0:
+        part = cv2.copyMakeBorder(
+            frame, -y, h + y - height, -x, w + x - width, cv2.BORDER_CONSTANT, value=(spec.pad_value,) * 3
+        )
+    else:
+        part = frame[y : y + h, x : x + w]
     x, y, w, h = geometry.target
     modes = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC}
     small = cv2.resize(part, (w, h), interpolation=modes[spec.interpolation])
@@ -148,3 +153,17 @@ def test_integers_without_a_scale_take_raw_pixels_only() -> None:
 def test_an_input_of_another_dtype_is_refused() -> None:
     with pytest.raises(ContractError, match="int64"):
         Preprocessor(InputSpec("x", 16, 16), np.dtype(np.int64), None, None)
+
+
+def test_channels_come_first_where_the_contract_says_so() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    last, first = (Preprocessor(InputSpec("i", 24, 16, layout=layout), np.dtype(np.float32), None, None)(frame)[0]
+                   for layout in ("channels-last", "channels-first"))  # fmt: skip
+    assert first.shape == (1, 3, 16, 24) and first.flags.c_contiguous
+    assert np.array_equal(first, last.transpose(0, 3, 1, 2))
+
+
+def test_a_letterbox_in_the_corner_cuts_fractions_off() -> None:
+    """As YOLOX does: 416 / 1352 of 900 rows are 276.9."""
+    geometry = frame_geometry(InputSpec("i", 416, 416, resize="letterbox-top-left"), 1352, 900)
+    assert geometry.target == (0, 0, 416, 276)

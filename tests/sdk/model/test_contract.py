@@ -49,7 +49,7 @@ def test_whole_numbers_are_accepted_for_real_ones() -> None:
         (("input", "width"), "224", r"input\.width must be a whole number"),
         (("input", "width"), True, r"input\.width must be a whole number"),
         (("input", "color"), "rbg", "one of rgb, bgr, gray"),
-        (("input", "resize"), "crop", "letterbox, letterbox-top-left, stretch"),
+        (("input", "resize"), "crop", "letterbox, letterbox-top-left, letterbox-padded, stretch"),
         (("input", "interpolation"), "lanczos", "linear, area"),
         (("input", "pad_value"), 256, "0 to 255"),
         (("input", "mean"), [1, 2], "1 or 3 numbers"),
