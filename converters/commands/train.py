@@ -10,7 +10,7 @@ from edgeloc._support.numbers import above_zero, at_least_one, at_least_zero
 
 HELP = "train a localizer or a detector on your labelled images, or a trained network further"
 EXTRA = "convert"
-NEEDS = ("tensorflow", "keras", "matplotlib")
+NEEDS = ("tensorflow", "keras", "matplotlib", "scipy")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
 
 def _add_network(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--task", metavar="TASK", help="localize (one object an image; the default) or detect (any number)")
+    add("--task", metavar="TASK", help="localize (one object, or --objects N; the default) or detect (any number)")
     add("--backbone", metavar="NAME", help="a keras.applications name, or AlexNet (default: MobileNetV2)")
     add(
         "--alpha",
@@ -68,6 +68,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         help="of a localizer: grid, distribution or vector (default: grid); "
         "of a detector: anchor-free, ssd or yolo (default: anchor-free)",
     )
+    add("--objects", metavar="N", type=at_least_one, help="how many objects a localizer finds in an image (default: 1)")
     add(
         "--box-loss",
         metavar="NAMES",

@@ -25,7 +25,7 @@ PATIENCE = {"localize": 12, "detect": 30}
 BOX_LOSS = {"localize": "huber+giou", "detect": "giou"}
 LEARNING_RATE, FINE_LEARNING_RATE = 2e-3, 2e-4
 _TASKS = ("localize", "detect")
-_NETWORK = ("task", "backbone", "alpha", "backbone_weights", "input_size", "head")
+_NETWORK = ("task", "backbone", "alpha", "backbone_weights", "input_size", "head", "objects")
 _NAMED = 3
 
 
@@ -36,12 +36,13 @@ class TrainOptions:
     Parameters:
         training_split: the split to learn from, where the data has splits.
         validation_split: the split to validate on; without splits a fifth is held out.
-        task: localize, for one object an image, or detect, for any number; localize.
+        task: localize, for one object an image or a known number of them, or detect, for any number; localize.
         backbone: a keras.applications name, or AlexNet; MobileNetV2.
         alpha: the width multiplier of AlexNet or a MobileNet; 0.35 for MobileNetV2.
         backbone_weights: imagenet, none, or a file .npz or .weights.h5; imagenet.
         input_size: the side of the input in pixels, or its (width, height); 224.
         head: of a localizer grid, distribution or vector; of a detector anchor-free, ssd or yolo; the first.
+        objects: how many objects a localizer finds in an image; 1, its largest.
         box_loss: l1, l2, huber, giou, ciou, joined with +; huber+giou, or giou for a detector.
         epochs: passes over the images at most; 40, 100 for a detector, or 3 with `qat`.
         batch_size: images a step.
@@ -62,6 +63,7 @@ class TrainOptions:
     backbone_weights: str | None = None
     input_size: int | tuple[int, int] | None = None
     head: str | None = None
+    objects: int | None = None
     box_loss: str | None = None
     epochs: int | None = None
     batch_size: int = 32
@@ -167,11 +169,13 @@ def train(
     count = len(samples.training), len(samples.validation)
     logger.info("%d images to learn from, %d to validate on, %d classes", *count, len(samples.labels))
     start = start_for(samples)
-    findings = [report(logger, finding) for finding in (*samples.findings, *_unknown_labels(start, samples.labels))]
-    metrics, found = fit_network(
+    found = (*samples.findings, *_unknown_labels(start, samples.labels))
+    several = task == "detect" or start.contract.box.objects > 1
+    findings = [report(logger, one) for one in found if not (several and one.code == "data-several-objects")]
+    metrics, more = fit_network(
         out, samples.training, samples.validation, start, config, resume=options.resume is not None
     )
-    everything = (*findings, *found)
+    everything = (*findings, *more)
     return Training(out, out.with_suffix(".training"), metrics, *count, samples.labels, everything)
 
 
@@ -212,6 +216,9 @@ def _start(options: TrainOptions) -> tuple[str, Callable[[TrainingSamples], Star
     given = {name: getattr(options, name) for name in _NETWORK if getattr(options, name) is not None}
     given = {"head": HEADS[task][0], **given}
     given.pop("task", None)
+    if task == "detect" and "objects" in given:
+        message = "a detector finds any number of objects"
+        raise UsageError(message, field="objects", value=given["objects"], hint="leave {objects} out")
     if given["head"] not in HEADS[task]:
         allowed = f"one of {', '.join(HEADS[task])} for the task {task}"
         raise UsageError(field="head", value=given["head"], allowed=allowed)

@@ -25,7 +25,8 @@ class Augmentation:
     `crop` is the range of the crop's side over the image's, `aspect` the largest change of its
     log aspect ratio, `letterbox` the share of crops padded instead of stretched, `background` the
     share of images turned into a negative by a crop beside the objects, `color` the strength of
-    brightness, contrast and tint, 0 to 1, `turns` whether flips and quarter turns are drawn.
+    brightness, contrast and tint, 0 to 1, `turns` whether flips and quarter turns are drawn,
+    `together` whether all objects stay whole and not one of them.
     """
 
     crop: tuple[float, float] = (0.45, 1.15)
@@ -34,6 +35,7 @@ class Augmentation:
     background: float = 0.12
     color: float = 0.28
     turns: bool = True
+    together: bool = False
 
 
 # For the end of a training: objects about as large as they are in the images, colours nearly so.
@@ -75,8 +77,8 @@ def augment(
         x, y, side, _ = crop
         objects, view_of = (), Box(x, y, x + side, y + side)
     else:
-        kept = objects[int(rng.integers(len(objects)))].box if objects else None
-        view_of = _object_crop(kept, width, height, how, rng)
+        kept = objects if how.together else _one_of(objects, rng)
+        view_of = _object_crop(hull(kept) if kept else None, width, height, how, rng)
     matrix = _view_matrix(view_of, size, how, rng)
     view = cv2.warpAffine(
         pixels, _to_pixel_centres(matrix)[:2], size, flags=cv2.INTER_LINEAR, borderValue=(pad_value,) * 3
@@ -85,6 +87,11 @@ def augment(
     _cover_outside(view, view_of, matrix, pad_value)
     seen = ((_visible(box, view_of), label) for box, label in objects)
     return Augmented(view, tuple(LabelledBox(_transform(box, matrix), label) for box, label in seen if box is not None))
+
+
+def _one_of(objects: Sequence[LabelledBox], rng: np.random.Generator) -> Sequence[LabelledBox]:
+    start = int(rng.integers(max(1, len(objects))))
+    return objects[start : start + 1]
 
 
 def hull(objects: Sequence[LabelledBox]) -> Box:

@@ -51,6 +51,7 @@ class NetworkConfig:
         input_size: the input's side in pixels, or its (width, height).
         head: what follows the backbone, one of HEADS.
         backbone_weights: "imagenet", "none" or a path to `.npz` (keys `layer/variable`) or `.weights.h5`.
+        objects: how many objects a localizer finds in each image.
 
     Raises UsageError for a value that is not allowed.
     """
@@ -60,6 +61,7 @@ class NetworkConfig:
     input_size: int | tuple[int, int] = 224
     head: str = "grid"
     backbone_weights: str = "imagenet"
+    objects: int = 1
 
     def __post_init__(self) -> None:
         heads = [head for heads in HEADS.values() for head in heads]
@@ -67,6 +69,8 @@ class NetworkConfig:
             raise UsageError(field="head", value=self.head, allowed=f"one of {', '.join(heads)}")
         if any(side % 32 or side < 64 for side in self.size):
             raise UsageError(field="input_size", value=self.input_size, allowed="a multiple of 32, at least 64")
+        if self.objects < 1:
+            raise UsageError(field="objects", value=self.objects, allowed="at least 1")
         if self.alpha is not None and self.alpha <= 0:
             raise UsageError(field="alpha", value=self.alpha, allowed="above 0")
         if not any(self.backbone.startswith(prefix) for prefix in _PIXEL_SCALES):

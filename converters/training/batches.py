@@ -24,12 +24,13 @@ from edgeloc.types import Box, LabelledBox
 __all__ = [
     "Encode",
     "EveryObject",
-    "LargestObject",
+    "ObjectSlots",
     "TrainingBatches",
     "TrainingSamples",
     "ValidationBatches",
     "gather_samples",
     "object_sizes",
+    "slots_by_label",
 ]
 
 logger = logging.getLogger(__name__)
@@ -184,26 +185,55 @@ class Encode(Protocol):
     def __call__(self, images: Sequence[Objects]) -> dict[str, NDArray[Any]]: ...
 
 
-class LargestObject:
-    """The targets of a localizer: its image's largest object.
+class ObjectSlots:
+    """The targets of a localizer: its image's largest object, or a known number of objects, each in a slot of its own.
 
-    `box` float32 (batch, 4) are its corners in fractions of the input, the whole input where there is none; `present`
-    float32 (batch,) is 1 or 0; `label` int32 (batch,) the label's index, -1 without one.
+    `box` float32 (batch, objects, 4) are corners in fractions of the input, the whole input where there is no object;
+    `present` float32 (batch, objects) is 1 or 0; `label` int32 (batch, objects) the label's index, -1 without one.
+
+    Parameters:
+        labels: the classes.
+        spec: the input.
+        objects: how many objects.
+        by_label: whether the slot of an object is the index of its label; else the largest come first.
     """
 
-    def __init__(self, labels: tuple[str, ...], spec: InputSpec) -> None:
+    def __init__(self, labels: tuple[str, ...], spec: InputSpec, objects: int = 1, *, by_label: bool = False) -> None:
         self._known = {name: index for index, name in enumerate(labels)}
-        self._whole = Box(0, 0, spec.width, spec.height)
+        self._whole = np.array([spec.width, spec.height] * 2, np.float32)
+        self._objects, self._by_label = objects, by_label
 
     def __call__(self, images: Sequence[Objects]) -> dict[str, NDArray[Any]]:
-        largest = [max(objects, key=lambda found: found.box.area, default=None) for objects in images]
-        corners = [self._whole if found is None else found.box for found in largest]
-        labels = [-1 if found is None else self._known.get(found.label or "", -1) for found in largest]
-        return {
-            "box": (np.array(corners) / (self._whole[2:] * 2)).astype(np.float32),
-            "present": np.array([found is not None for found in largest], np.float32),
-            "label": np.array(labels, np.int32),
-        }
+        shape = len(images), self._objects
+        boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (*shape, 1))
+        present, labels = np.zeros(shape, np.float32), np.full(shape, -1, np.int32)
+        for row, objects in enumerate(images):
+            for slot, (box, label) in self._placed(objects):
+                number = self._known.get(label or "", -1)
+                boxes[row, slot], present[row, slot], labels[row, slot] = box / self._whole, 1, number
+        return {"box": boxes, "present": present, "label": labels}
+
+    def _placed(self, objects: Objects) -> list[tuple[int, LabelledBox]]:
+        if self._by_label:
+            return [(self._known[found.label or ""], found) for found in objects if found.label in self._known]
+        largest = sorted(objects, key=lambda found: found.box.area, reverse=True)
+        return list(enumerate(largest[: self._objects]))
+
+
+def slots_by_label(samples: Sequence[Sample], labels: tuple[str, ...], objects: int) -> bool:
+    """Whether each of several objects can have the slot of its label: no image holds a label twice.
+
+    Raises DataError for an image with more objects than a known number of them.
+    """
+    if objects == 1:
+        return False
+    for sample in samples:
+        if len(sample.objects) > objects:
+            message = f"{sample.name} holds {len(sample.objects)} objects"
+            hint = "give as many {objects} as an image holds at most, or train a detector with {task} detect"
+            raise DataError(message, field="objects", value=objects, hint=hint)
+    repeated = any(len({found.label for found in sample.objects}) < len(sample.objects) for sample in samples)
+    return len(labels) == objects and not repeated
 
 
 class EveryObject:

@@ -26,9 +26,10 @@ from edgeloc.converters.training.augment import CLOSING, Augmentation
 from edgeloc.converters.training.batches import (
     Encode,
     EveryObject,
-    LargestObject,
+    ObjectSlots,
     TrainingBatches,
     ValidationBatches,
+    slots_by_label,
 )
 from edgeloc.converters.training.detectors.losses import TrainableDetector
 from edgeloc.converters.training.fake_quantization import FakeQuantizedNetwork
@@ -118,7 +119,7 @@ class RangeUpdate:
     """Measures activation ranges on unchanged images, as the converter's calibration does; fixed within an epoch."""
 
     def __init__(self, samples: Sequence[Sample], spec: InputSpec) -> None:
-        batches = ValidationBatches(samples, spec, LargestObject((), spec), _BATCH, _IMAGES)
+        batches = ValidationBatches(samples, spec, ObjectSlots((), spec), _BATCH, _IMAGES)
         self._images = [batches[i][0] for i in range(len(batches))]
 
     def __call__(self, network: Any) -> None:
@@ -162,9 +163,11 @@ def fit_network(
     _require_room(out, start.network)
     # Only now, when all that can be refused has been: an earlier run's epochs lie there.
     findings = _prepare_folder(out, folder, start, config, resume=resume, resumes=resumes)
-    batches, checks = _batches(training, validation, start.contract, config)
+    contract = start.contract
+    by_label = slots_by_label([*training, *validation], contract.labels, contract.box.objects)
+    batches, checks = _batches(training, validation, contract, config, by_label)
     update = RangeUpdate(training, start.contract.input) if config.qat else BatchNormUpdate(batches)
-    model = _model(start, config, len(batches))
+    model = _model(start, config, len(batches), by_label)
     findings += _unquantized(model.network)
     for finding in findings:
         report(logger, finding)
@@ -177,11 +180,11 @@ def fit_network(
 
 
 def _batches(
-    training: list[Sample], validation: list[Sample], contract: Contract, config: TrainingConfig
+    training: list[Sample], validation: list[Sample], contract: Contract, config: TrainingConfig, by_label: bool
 ) -> tuple[TrainingBatches, ValidationBatches]:
     """Both sides, with the targets of the contract's kind of network."""
     spec, labels, detects = contract.input, contract.labels, contract.detector is not None
-    encode: Encode = LargestObject(labels, spec)
+    encode: Encode = ObjectSlots(labels, spec, contract.box.objects, by_label=by_label)
     if detects:
         encode = EveryObject(labels, max(len(sample.objects) for sample in (*training, *validation)))
     batches = TrainingBatches(training, spec, encode, config.batch_size, config.seed)
@@ -236,10 +239,14 @@ def _origin(start: Start, config: TrainingConfig) -> str:
     return f"{start.digest or 'fresh'} {'qat' if config.qat else 'float'}\n"
 
 
-def _model(start: Start, config: TrainingConfig, steps: int) -> TrainableLocalizer | TrainableDetector:
+def _model(start: Start, config: TrainingConfig, steps: int, by_label: bool) -> TrainableLocalizer | TrainableDetector:
     network = FakeQuantizedNetwork(start.network) if config.qat else start.network
-    kind = TrainableLocalizer if start.contract.detector is None else TrainableDetector
-    model = kind(network, start.names, start.contract, parse_box_loss(config.box_loss))
+    parts = parse_box_loss(config.box_loss)
+    model: TrainableLocalizer | TrainableDetector
+    if start.contract.detector is None:
+        model = TrainableLocalizer(network, start.names, start.contract, parts, by_label=by_label)
+    else:
+        model = TrainableDetector(network, start.names, start.contract, parts)
     model.compile(optimizer=_optimizer(config, steps), jit_compile=False)
     model.build((None, *start.network.inputs[0].shape[1:]))
     # Variables that the first step creates make TensorFlow trace that step twice.
@@ -285,6 +292,7 @@ def _fit(
     config: TrainingConfig,
     folder: Path,
 ) -> None:
+    known = model.contract.box.objects > 1
     history, monitor = folder / "history.csv", f"val_{model.monitor}"
     best = max((float(row[monitor]) for row in _rows(history)), default=None)
     waiting = ExitStack()
@@ -298,7 +306,7 @@ def _fit(
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: waiting.enter_context(signals_wait())),
         # Before the batches of an epoch are drawn, so that a resumed run draws the ones it would have drawn.
         keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch, _augmentation(epoch, config))
+            on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch, _augmentation(epoch, config, known))
         ),
         keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: update.at_epoch(model.network)),
         keras.callbacks.CSVLogger(history, append=True),
@@ -329,9 +337,10 @@ def _log_epoch(epochs: int, titles: dict[str, str], epoch: int, logs: dict[str, 
     )
 
 
-def _augmentation(epoch: int, config: TrainingConfig) -> Augmentation:
+def _augmentation(epoch: int, config: TrainingConfig, known: bool) -> Augmentation:
+    """How images are changed in an epoch; a known number of objects stays together."""
     how = CLOSING if config.qat or epoch >= config.epochs * (1 - _CLOSING_SHARE) else Augmentation()
-    return dataclasses.replace(how, turns=not config.upright)
+    return dataclasses.replace(how, turns=not config.upright, together=known)
 
 
 def _rows(history: Path) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 from keras import losses, ops
+from numpy.typing import NDArray
 
 from edgeloc.decode.heads import BOX_PARTS, vector_columns
 from edgeloc.errors import ContractError, UsageError
@@ -16,6 +17,7 @@ from edgeloc.model.contract import Contract
 __all__ = [
     "BOX_LOSSES",
     "TrainableLocalizer",
+    "assign_slots",
     "box_loss",
     "cell_loss",
     "check_roles",
@@ -38,8 +40,6 @@ def check_roles(contract: Contract) -> None:
     for output in contract.outputs:
         if output.role not in _READ:
             raise ContractError(f"outputs[{output.tensor}].role is {output.role!r}: training cannot learn from it")
-    if contract.box.objects != 1:
-        raise ContractError(f"box.objects is {contract.box.objects}: training handles one object per image")
     vector = contract.output("vector")
     columns = {} if vector is None else vector_columns(vector, contract)
     if "box" not in columns and not {output.role for output in contract.outputs} & {"box", *_KEYS}:
@@ -47,14 +47,14 @@ def check_roles(contract: Contract) -> None:
 
 
 def read_roles(outputs: dict[str, Any], contract: Contract) -> dict[str, Any]:
-    """What the losses take, from the network's outputs by tensor name.
+    """What the losses take, from the network's outputs by tensor name; a row is an object of an image.
 
-    `presence` (batch, 1) and `class` (batch, K) as logits, where there are any; the box as
-    `weights` and `distances`, as `bins`, or as `corners` (batch, 4), x1, y1, x2, y2 in fractions.
+    `presence` (rows, 1) and `class` (rows, K) as logits, where there are any; the box as
+    `weights` and `distances`, as `bins`, or as `corners` (rows, 4), x1, y1, x2, y2 in fractions.
     """
     read: dict[str, Any] = {}
     for output in contract.outputs:
-        values = outputs[output.tensor]
+        values = _by_object(outputs[output.tensor], output.role, contract.box.objects)
         if output.role == "vector":
             read |= _vector(values, output, contract)
         elif output.role in ("presence", "class"):
@@ -65,6 +65,19 @@ def read_roles(outputs: dict[str, Any], contract: Contract) -> dict[str, Any]:
         else:
             read[_KEYS[output.role]] = values
     return read
+
+
+def _by_object(values: Any, role: str, objects: int) -> Any:
+    """An output (batch, ...) with each object of each image as a row."""
+    if objects == 1:
+        return values
+    if role.startswith("grid-"):
+        height, width, channels = values.shape[1:]
+        parts = ops.reshape(values, (-1, height, width, objects, channels // objects))
+        return ops.reshape(ops.transpose(parts, (0, 3, 1, 2, 4)), (-1, height, width, channels // objects))
+    if role == "box-bins":
+        return ops.reshape(values, (-1, 4, math.prod(values.shape[1:]) // (4 * objects)))
+    return ops.reshape(values, (-1, math.prod(values.shape[1:]) // objects))
 
 
 def _vector(values: Any, output: Any, contract: Contract) -> dict[str, Any]:
@@ -236,15 +249,56 @@ def cell_loss(truth: Any, outputs: dict[str, Any]) -> Any:
     return ops.zeros_like(truth[:, 0])
 
 
+def _rows(values: Any) -> Any:
+    return ops.reshape(values, (-1,))
+
+
+def assign_slots(y: dict[str, Any], boxes: Any, logits: Any | None) -> dict[str, Any]:
+    """The targets of each image in the order of the outputs that fit them best (Carion et al. 2020).
+
+    The assignment with the least sum of the corners' distance, five times their mean, and of the class's negative log
+    probability is found on the host; slots for which no object is left keep none.
+
+    Parameters:
+        y: targets of `ObjectSlots`.
+        boxes: the corners that the network answers now (batch * objects, 4), in fractions.
+        logits: its classes (batch * objects, K); None where it has none.
+    """
+    import tensorflow as tf
+
+    objects = y["box"].shape[1]
+    found = ops.reshape(ops.stop_gradient(boxes), (-1, objects, 1, 4))
+    cost = _REGRESSION_WEIGHT * ops.mean(ops.abs(found - y["box"][:, None]), axis=-1)
+    if logits is not None:
+        chances = ops.reshape(ops.log_softmax(ops.stop_gradient(logits), axis=-1), (-1, objects, logits.shape[-1]))
+        wanted = ops.one_hot(y["label"], logits.shape[-1])  # of no label: nothing
+        cost = cost - ops.matmul(chances, ops.transpose(wanted, (0, 2, 1)))
+    order = tf.numpy_function(_least_cost, [cost * y["present"][:, None]], tf.int32)
+    order = ops.reshape(order, (-1, objects))
+    return {
+        "box": ops.take_along_axis(y["box"], order[..., None], axis=1),
+        "present": ops.take_along_axis(y["present"], order, axis=1),
+        "label": ops.take_along_axis(y["label"], order, axis=1),
+    }
+
+
+def _least_cost(cost: NDArray[np.float32]) -> NDArray[np.int32]:
+    """For each image and row of (batch, n, n) the column that is assigned to it."""
+    from scipy.optimize import linear_sum_assignment
+
+    return np.stack([linear_sum_assignment(np.nan_to_num(one, nan=1e6))[1] for one in cost]).astype(np.int32)
+
+
 _WEIGHTS = {"box": 1.0, "cell": 0.25, "presence": 0.5, "class": 0.5}
 _LABEL_SMOOTHING = 0.1
 
 
 class TrainableLocalizer(keras.Model):  # type: ignore[misc]
-    """A network with its losses: outputs are read by the roles of `contract`, targets are those of `TrainingBatches`.
+    """A network with its losses: outputs are read by the roles of `contract`, targets are those of `ObjectSlots`.
 
-    Metrics: `box_iou`, the mean IoU over images with an object; `presence_accuracy`;
-    `label_accuracy` over images with a label.
+    Of several objects each learns the target of its own slot where the network's slots go `by_label`; else each image's
+    targets are assigned to its outputs as they fit best. Metrics: `box_iou`, the mean IoU over objects;
+    `presence_accuracy`; `label_accuracy` over objects with a label.
     """
 
     monitor = "box_iou"
@@ -253,12 +307,19 @@ class TrainableLocalizer(keras.Model):  # type: ignore[misc]
     }  # fmt: skip
 
     def __init__(
-        self, network: keras.Model, names: tuple[str, ...], contract: Contract, loss_parts: tuple[str, ...]
+        self,
+        network: keras.Model,
+        names: tuple[str, ...],
+        contract: Contract,
+        loss_parts: tuple[str, ...],
+        *,
+        by_label: bool = False,
     ) -> None:
         super().__init__(name="training")
         self.network = network
-        self._names, self._contract = names, contract
+        self._names, self.contract = names, contract
         self._loss_parts = loss_parts
+        self._assigned = contract.box.objects > 1 and not by_label
         self._means = {
             name: keras.metrics.Mean(name=name)
             for name in (
@@ -271,7 +332,7 @@ class TrainableLocalizer(keras.Model):  # type: ignore[misc]
         outputs = self.network(image, training=training)
         if not isinstance(outputs, dict):
             outputs = dict(zip(self._names, keras.tree.flatten(outputs), strict=True))
-        return read_roles(outputs, self._contract)
+        return read_roles(outputs, self.contract)
 
     def compute_loss(
         self,
@@ -281,17 +342,20 @@ class TrainableLocalizer(keras.Model):  # type: ignore[misc]
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        """The weighted sum; box and class count only where an object is, each as the mean over those images."""
-        present, labelled = y["present"], ops.cast(y["label"] >= 0, "float32")
+        """The weighted sum; box and class count only where an object is, each as the mean over those objects."""
         boxes = decode_boxes(y_pred)
-        box = self._masked("box_loss", box_loss(y["box"], boxes, self._loss_parts), present)
-        cell = ops.sum(cell_loss(y["box"], y_pred) * present) / ops.maximum(ops.sum(present), 1.0)
-        self._masked("box_iou", iou(y["box"], boxes), present)
+        if self._assigned:
+            y = assign_slots(y, boxes, y_pred.get("class"))
+        truth, present, label = ops.reshape(y["box"], (-1, 4)), _rows(y["present"]), _rows(y["label"])
+        labelled = ops.cast(label >= 0, "float32")
+        box = self._masked("box_loss", box_loss(truth, boxes, self._loss_parts), present)
+        cell = ops.sum(cell_loss(truth, y_pred) * present) / ops.maximum(ops.sum(present), 1.0)
+        self._masked("box_iou", iou(truth, boxes), present)
         total = _WEIGHTS["box"] * box + _WEIGHTS["cell"] * cell
         if "presence" in y_pred:
             total = total + _WEIGHTS["presence"] * self._presence_loss(present, y_pred["presence"])
         if "class" in y_pred:
-            total = total + _WEIGHTS["class"] * self._class_loss(y["label"], y_pred["class"], labelled)
+            total = total + _WEIGHTS["class"] * self._class_loss(label, y_pred["class"], labelled)
         return total + sum(self.losses)
 
     def _presence_loss(self, present: Any, logits: Any) -> Any:

@@ -54,7 +54,7 @@ def network_contract(config: NetworkConfig, labels: tuple[str, ...]) -> Contract
     return Contract(
         input=image_input(config),
         outputs=(OutputSpec("presence", "presence", "sigmoid"), *classes, *boxes[config.head]),
-        box=BoxEncoding(forms[config.head]),
+        box=BoxEncoding(forms[config.head], objects=config.objects),
         labels=labels,
     )
 
@@ -62,19 +62,19 @@ def network_contract(config: NetworkConfig, labels: tuple[str, ...]) -> Contract
 def build_network(config: NetworkConfig, classes: int) -> keras.Model:
     """Build the float network.
 
-    Input `image`: float32 (batch, size, size, 3), normalized as the contract says. Outputs, all
-    logits: `presence` (batch, 1), `class` (batch, classes) when there are classes, and by head
-    `weights` (batch, h, w, 1) and `distances` (batch, h, w, 4); `bins` (batch, 4, 32); or `box`
-    (batch, 4). Raises UsageError for a backbone that cannot be built, DataError for weights that
+    Input `image`: float32 (batch, height, width, 3), normalized as the contract says. Outputs, all
+    logits, for n objects: `presence` (batch, n), `class` (batch, n * classes) when there are classes, and by
+    head `weights` (batch, h, w, n) and `distances` (batch, h, w, n * 4); `bins` (batch, n * 4, 32); or `box`
+    (batch, n * 4). Raises UsageError for a backbone that cannot be built, DataError for weights that
     do not fit it.
     """
     backbone = build_backbone(config)
     deep = backbone.output
     pooled = layers.GlobalAveragePooling2D(name="pool")(deep)
     boxes, fine = _box_head(config, backbone, deep, pooled)
-    outputs = {"presence": _logits("presence", 1, pooled, fine, dropout=0.0)}
+    outputs = {"presence": _logits("presence", config.objects, pooled, fine, dropout=0.0)}
     if classes:
-        outputs["class"] = _logits("class", classes, pooled, fine, dropout=0.3)
+        outputs["class"] = _logits("class", config.objects * classes, pooled, fine, dropout=0.3)
     return keras.Model(backbone.inputs[0], {**outputs, **boxes}, name="localizer")
 
 
@@ -97,18 +97,18 @@ def _logits(name: str, units: int, pooled: Any, fine: Any | None, dropout: float
 def _box_head(config: NetworkConfig, backbone: Any, deep: Any, pooled: Any) -> tuple[dict[str, Any], Any | None]:
     if config.head == "vector":
         hidden = layers.Dense(128, activation="relu", name="box_hidden")(pooled)
-        return {"box": layers.Dense(4, name="box")(hidden)}, None
+        return {"box": layers.Dense(4 * config.objects, name="box")(hidden)}, None
     if config.head == "distribution":
         reduced = layers.Flatten(name="box_flat")(conv(deep, 64, "box_reduce"))
         hidden = layers.Dense(128, activation="relu", name="box_hidden")(reduced)
-        bins = layers.Dense(4 * BINS, name="box_bins")(hidden)
-        return {"bins": layers.Reshape((4, BINS), name="bins")(bins)}, None
+        bins = layers.Dense(4 * config.objects * BINS, name="box_bins")(hidden)
+        return {"bins": layers.Reshape((4 * config.objects, BINS), name="bins")(bins)}, None
     merged = pyramid(backbone, _GRID_CHANNELS, "box", "use the {head} distribution or vector")[0]
     fine = separable(merged, _GRID_CHANNELS, "box_block_last")
     strongest = layers.Flatten(name="fine")(layers.MaxPooling2D(fine.shape[1:3], name="fine_max")(fine))
-    weights = layers.Conv2D(1, 1, name="weights")(fine)
+    weights = layers.Conv2D(config.objects, 1, name="weights")(fine)
     start = keras.initializers.Constant(_DISTANCE_BIAS)
-    distances = layers.Conv2D(4, 1, bias_initializer=start, name="distances")(fine)
+    distances = layers.Conv2D(4 * config.objects, 1, bias_initializer=start, name="distances")(fine)
     return {"weights": weights, "distances": distances}, strongest
 
 

@@ -71,9 +71,7 @@ def box_reader(contract: Contract) -> Corners | None:
         return Distribution(bins.tensor, objects)
     if weights is not None and distances is not None:
         _need_form(contract, distances, "grid")
-        if objects != 1:
-            raise ContractError(field="box.objects", value=objects, allowed="1: a grid holds one object")
-        return Grid(weights.tensor, distances.tensor)
+        return Grid(weights.tensor, distances.tensor, objects)
     return None
 
 
@@ -117,35 +115,36 @@ class Distribution:
 
 
 class Grid:
-    """A weight logit and four edge distances for each cell of a feature map; the box is the expectation.
+    """For each object, a weight logit and four edge distances in each cell of a feature map; boxes are expectations.
 
-    With p = softmax of the weights over all cells and d = softplus of the distances (left, top,
+    With p = softmax of an object's weights over all cells and d = softplus of its distances (left, top,
     right, bottom, in fractions of the input), box = sum p * (cx - l, cy - t, cx + r, cy + b). The
     distances are those of FCOS (Tian et al. 2019); the expectation takes the place of its non-maximum suppression.
     """
 
-    def __init__(self, weights: str, distances: str) -> None:
-        self._weights, self._distances = weights, distances
+    def __init__(self, weights: str, distances: str, objects: int) -> None:
+        self._weights, self._distances, self._objects = weights, distances, objects
         self._shape: tuple[int, ...] = ()
 
     def __call__(self, outputs: Outputs) -> Array:
-        """Corners (1, 4) in fractions."""
-        weights, distances = outputs[self._weights].reshape(-1), outputs[self._distances]
+        """Corners (objects, 4) in fractions."""
+        weights, distances = outputs[self._weights].reshape(-1, self._objects), outputs[self._distances]
         if distances.shape != self._shape:
             self._lay_out(distances.shape)
-        share = np.exp(weights - weights.max())
-        share /= share.sum()
-        _softplus(distances.reshape(-1, 4), out=self._edges)
-        left, top, right, bottom, cx, cy = (share @ self._cells).tolist()
-        return np.array([[cx - left, cy - top, cx + right, cy + bottom]], np.float32)
+        share = np.exp(weights - weights.max(axis=0))
+        share /= share.sum(axis=0)
+        _softplus(distances.reshape(-1, self._objects, 4).transpose(1, 0, 2), out=self._edges)
+        sums = (share.T[:, np.newaxis] @ self._cells)[:, 0]
+        center = sums[:, 4:]
+        return np.concatenate([center - sums[:, :2], center + sums[:, 2:4]], axis=1)
 
     def _lay_out(self, shape: tuple[int, ...]) -> None:
         """Cell centres beside space for the edges, so that one product gives both expectations."""
         height, width = shape[-3], shape[-2]
         y, x = np.mgrid[:height, :width]
-        self._cells = np.zeros((height * width, 6), np.float32)
-        self._cells[:, 4], self._cells[:, 5] = (x.ravel() + 0.5) / width, (y.ravel() + 0.5) / height
-        self._edges = self._cells[:, :4]
+        self._cells = np.zeros((self._objects, height * width, 6), np.float32)
+        self._cells[..., 4], self._cells[..., 5] = (x.ravel() + 0.5) / width, (y.ravel() + 0.5) / height
+        self._edges = self._cells[..., :4]
         self._shape = shape
 
 

@@ -152,8 +152,9 @@ class BoxEncoding:
 
     Parameters:
         form: the order of four numbers; or `distribution` (logits of four groups of bins over [0, 1], in the order x1,
-            y1, x2, y2); or `grid` (for each cell of a feature map a weight logit and the distances from its centre to
-            the left, top, right and bottom edge, as softplus logits in units of the input's side).
+            y1, x2, y2); or `grid` (for each cell of a feature map and each object a weight logit, and the distances
+            from the cell's centre to the left, top, right and bottom edge, as softplus logits in units of the input's
+            side).
         units: whether coordinates are fractions of the model's input, or its pixels.
         objects: how many objects the model was made for.
     """

@@ -122,11 +122,13 @@ def _check_grid(contract: Contract, outputs: Mapping[str, Shaped]) -> None:
     cells, edges = outputs[weights.tensor].shape, outputs[distances.tensor].shape
     if min((*cells, *edges), default=1) < 1:
         return
-    if len(edges) != 4 or edges[-1] != 4:
-        raise _misfit(distances, edges, "(1, height, width, 4)")
-    if prod(cells) != edges[1] * edges[2]:
+    objects = contract.box.objects
+    if len(edges) != 4 or edges[-1] != 4 * objects:
+        raise _misfit(distances, edges, f"(1, height, width, {4 * objects})")
+    if prod(cells) != edges[1] * edges[2] * objects:
+        numbers = "one number" if objects == 1 else f"{objects} numbers"
         raise _misfit(
-            weights, cells, f"one number for each of the {edges[1]} x {edges[2]} cells of {distances.tensor!r}"
+            weights, cells, f"{numbers} for each of the {edges[1]} x {edges[2]} cells of {distances.tensor!r}"
         )
 
 

@@ -173,8 +173,8 @@ def _shape(contract: Contract, output: OutputSpec) -> tuple[int, ...]:
         "box": (1, objects, 4) if objects > 1 else (1, 4),
         "vector": (1, objects * len(output.slots)),
         "box-bins": (1, objects * 4, _BINS),
-        "grid-weights": (1, _GRID, _GRID, 1),
-        "grid-distances": (1, _GRID, _GRID, 4),
+        "grid-weights": (1, _GRID, _GRID, objects),
+        "grid-distances": (1, _GRID, _GRID, 4 * objects),
     }
     return shapes[output.role]
 

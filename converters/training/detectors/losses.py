@@ -129,7 +129,7 @@ class TrainableDetector(keras.Model):  # type: ignore[misc]
         check_detector(contract)
         assert contract.detector is not None
         self.network = network
-        self._names, self._contract, self._spec, self._loss_parts = names, contract, contract.detector, loss_parts
+        self._names, self.contract, self._spec, self._loss_parts = names, contract, contract.detector, loss_parts
         self._side = contract.input.width, contract.input.height
         places = locate(self._spec.locations, *self._side)
         assert places is not None
@@ -142,13 +142,13 @@ class TrainableDetector(keras.Model):  # type: ignore[misc]
         outputs = self.network(image, training=training)
         if not isinstance(outputs, dict):
             outputs = dict(zip(self._names, keras.tree.flatten(outputs), strict=True))
-        return {output.tensor: outputs[output.tensor] for output in self._contract.outputs}
+        return {output.tensor: outputs[output.tensor] for output in self.contract.outputs}
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
         """Boxes count where an object is, classes everywhere, both divided by the number of matched locations."""
-        raw = read_parts(y_pred, self._contract)
+        raw = read_parts(y_pred, self.contract)
         found = decode_boxes(raw["box"], self._spec, self._places, self._side)
         matched = self._match(y, ops.stop_gradient(found), raw)
         positive = ops.cast(matched >= 0, "float32")
@@ -207,14 +207,14 @@ class TrainableDetector(keras.Model):  # type: ignore[misc]
     def evaluate(self, x: Any, **_kwargs: Any) -> dict[str, float]:
         """The losses and the figures of the boxes that the runtime would give, over the validation batches `x`."""
         self.reset_metrics()
-        precision = Precision(len(self._contract.labels))
+        precision = Precision(len(self.contract.labels))
         for index in range(len(x)):
             images, targets = x[index]
             outputs = {name: np.asarray(values) for name, values in self._validate(images, targets).items()}
             for row, (boxes, labels) in enumerate(zip(targets["boxes"], targets["labels"], strict=True)):
                 one = {name: values[row : row + 1] for name, values in outputs.items()}
                 objects = self._decoder(one, _AS_IT_IS, self._side).objects
-                precision.add(objects, self._contract.labels, boxes[labels >= 0], labels[labels >= 0])
+                precision.add(objects, self.contract.labels, boxes[labels >= 0], labels[labels >= 0])
         results = {name: float(value) for name, value in self.get_metrics_result().items()}
         return results | precision.figures()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,19 +11,20 @@ import numpy as np
 import pytest
 
 from edgeloc.converters.training.augment import Augmentation
-from edgeloc.converters.training.batches import LargestObject, TrainingBatches, ValidationBatches
+from edgeloc.converters.training.batches import ObjectSlots, TrainingBatches, ValidationBatches, slots_by_label
 from edgeloc.data import Sample
+from edgeloc.errors import DataError
 from edgeloc.model.contract import InputSpec
 from edgeloc.preprocess import Preprocessor
 from edgeloc.types import Box, LabelledBox
 
 LABELS = ("bolt", "nut", "washer")
 SPEC = InputSpec("image", 64, 64)
-LARGEST = LargestObject(LABELS, SPEC)
+LARGEST = ObjectSlots(LABELS, SPEC)
 
 
 def drawn_as(how: Augmentation, samples: list[Sample], batch_size: int, spec: InputSpec = SPEC) -> TrainingBatches:
-    batches = TrainingBatches(samples, spec, LargestObject(LABELS, spec), batch_size, seed=0)
+    batches = TrainingBatches(samples, spec, ObjectSlots(LABELS, spec), batch_size, seed=0)
     batches.start_epoch(0, how)
     return batches
 
@@ -33,8 +35,8 @@ def test_a_training_batch(samples: list[Sample]) -> None:
     images, targets = batches[0]
     assert (images.shape, images.dtype) == ((5, 64, 64, 3), np.float32)
     assert -1.001 <= images.min() < images.max() <= 1.001
-    assert (targets["box"].shape, targets["box"].dtype) == ((5, 4), np.float32)
-    assert (targets["present"].shape, targets["label"].shape) == ((5,), (5,))
+    assert (targets["box"].shape, targets["box"].dtype) == ((5, 1, 4), np.float32)
+    assert (targets["present"].shape, targets["label"].shape) == ((5, 1), (5, 1))
 
 
 def test_a_view_is_padded_as_the_contract_pads(samples: list[Sample]) -> None:
@@ -109,8 +111,8 @@ def test_validation_sees_what_the_runtime_sees(make_sample: Callable[..., Sample
     assert images[:1] == pytest.approx(expected, abs=1e-5)
     assert images[0, 0, 0] == pytest.approx((114 - 127.5) / 127.5)  # the letterbox's margin
     assert sample.box is not None
-    assert targets["box"][0] * 64 == pytest.approx(np.array(placement.to_input(sample.box)), abs=1e-3)
-    assert (targets["present"][0], targets["label"][0]) == (1, 1)
+    assert targets["box"][0, 0] * 64 == pytest.approx(np.array(placement.to_input(sample.box)), abs=1e-3)
+    assert (targets["present"][0, 0], targets["label"][0, 0]) == (1, 1)
 
 
 def test_validation_adds_crops_beside_the_object(make_sample: Callable[..., Sample]) -> None:
@@ -138,3 +140,40 @@ def test_a_sample_from_a_file(tmp_path: Path) -> None:
 
     sample = Sample("a.png", (LabelledBox(Box(5, 5, 20, 20), "nut"),), None, True, tmp_path / "a.png", read=read)
     assert TrainingBatches([sample], SPEC, LARGEST, 2, 0)[0][0].shape == (2, 64, 64, 3)
+
+
+def several(*objects: tuple[tuple[float, float, float, float], str]) -> tuple[LabelledBox, ...]:
+    return tuple(LabelledBox(Box(*box), label) for box, label in objects)
+
+
+IMAGE = several(((0, 0, 16, 16), "nut"), ((0, 0, 32, 64), "bolt"), ((32, 32, 40, 40), "cup"))
+
+
+def test_a_localizer_learns_the_largest_object() -> None:
+    targets = LARGEST([IMAGE, ()])
+    assert targets["box"].tolist() == [[[0, 0, 0.5, 1]], [[0, 0, 1, 1]]]
+    assert targets["label"].tolist() == [[0], [-1]]
+    assert targets["present"].tolist() == [[1], [0]]
+
+
+def test_objects_go_to_the_slot_of_their_label_or_the_largest_come_first() -> None:
+    by_label = ObjectSlots(LABELS, SPEC, 3, by_label=True)([IMAGE])
+    assert by_label["label"].tolist() == [[0, 1, -1]]
+    assert by_label["present"].tolist() == [[1, 1, 0]]
+    assert by_label["box"][0, 1].tolist() == [0, 0, 0.25, 0.25]
+    by_size = ObjectSlots(LABELS, SPEC, 2)([several(((0, 0, 8, 8), "nut"), ((0, 0, 16, 16), "nut"))])
+    assert by_size["box"][0, :, 2].tolist() == [0.25, 0.125]
+    assert by_size["label"].tolist() == [[1, 1]]
+
+
+def test_labels_have_slots_where_none_repeats(make_sample: Callable[..., Sample]) -> None:
+    def sample(*labels: str) -> Sample:
+        return dataclasses.replace(make_sample(0), objects=several(*(((0, 0, 9, 9), label) for label in labels)))
+
+    each = [sample("bolt", "nut"), sample("washer")]
+    assert slots_by_label(each, LABELS, 3)
+    assert not slots_by_label(each, LABELS, 4)
+    assert not slots_by_label([*each, sample("nut", "nut")], LABELS, 3)
+    assert not slots_by_label(each, LABELS, 1)
+    with pytest.raises(DataError, match="image-000 holds 3 objects: give as many objects as an image holds at most"):
+        slots_by_label([sample("bolt", "nut", "nut")], LABELS, 2)

@@ -10,6 +10,8 @@ import pytest
 
 from edgeloc.converters.training.losses import (
     BOX_LOSSES,
+    TrainableLocalizer,
+    assign_slots,
     box_loss,
     cell_loss,
     decode_boxes,
@@ -131,3 +133,56 @@ def test_bins_are_led_to_the_edges_and_a_vector_nowhere() -> None:
         bins[0, edge, position] = 12
     assert float(cell_loss(boxes((0.2, 0.5, 0.4, 0.7)), {"bins": bins})[0]) < 0.01
     assert float(cell_loss(boxes(FIRST), {"corners": np.zeros((1, 4), np.float32)})[0]) == 0
+
+
+def test_targets_go_to_the_outputs_that_fit_them_best() -> None:
+    """Two images of three objects; in the second there is only one."""
+    left, right, below = (0.0, 0.0, 0.3, 0.3), (0.6, 0.0, 0.9, 0.3), (0.0, 0.6, 0.3, 0.9)
+    y = {
+        "box": np.array([[left, right, below], [below, (0, 0, 1, 1), (0, 0, 1, 1)]], np.float32),
+        "present": np.array([[1, 1, 1], [1, 0, 0]], np.float32),
+        "label": np.array([[0, 0, 1], [1, -1, -1]], np.int32),
+    }
+    found = boxes(below, left, right, left, below, right)
+    assigned = {name: np.asarray(values) for name, values in assign_slots(y, found, None).items()}
+    assert assigned["box"][0].tolist() == np.array([below, left, right], np.float32).tolist()
+    assert assigned["label"].tolist() == [[1, 0, 0], [-1, 1, -1]]
+    assert assigned["present"].tolist() == [[1, 1, 1], [0, 1, 0]]
+    # Where boxes are alike the class decides.
+    alike = boxes(left, left, left, below, below, below)
+    logits = np.array([[9, 0], [0, 9], [9, 0], [9, 0], [9, 0], [0, 9]], np.float32)
+    labels = np.asarray(assign_slots(y, alike, logits)["label"])
+    assert labels.tolist() == [[0, 1, 0], [-1, -1, 1]]
+
+
+@pytest.mark.parametrize("by_label", [True, False])
+def test_a_network_learns_several_objects(by_label: bool) -> None:
+    """Each object of a fixed image is found; without slots by label two of one label too."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    encoding = BoxEncoding("cxcywh", objects=2)
+    heads = (
+        OutputSpec("p", "presence", "sigmoid"),
+        OutputSpec("c", "class", "softmax"),
+        OutputSpec("b", "box", "sigmoid"),
+    )
+    contract = Contract(SPEC, heads, encoding, ("bolt", "nut"))
+    image = keras.Input((64, 64, 3))
+    x = layers.Dense(32, activation="relu")(layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, 4)(image)))
+    network = keras.Model(image, {"p": layers.Dense(2)(x), "c": layers.Dense(4)(x), "b": layers.Dense(8)(x)})
+    model = TrainableLocalizer(network, ("p", "c", "b"), contract, ("l1",), by_label=by_label)
+    model.compile(optimizer=keras.optimizers.Adam(1e-2), jit_compile=False)
+    truth = [(0.1, 0.1, 0.3, 0.4), (0.5, 0.6, 0.9, 0.8)]
+    y = {
+        "box": np.array([truth], np.float32),
+        "present": np.ones((1, 2), np.float32),
+        "label": np.array([[0, 1 if by_label else 0]], np.int32),
+    }
+    x = np.random.default_rng(0).normal(0, 1, (1, 64, 64, 3)).astype(np.float32)
+    for _ in range(150):
+        model.train_on_batch(x, y)
+    metrics = model.evaluate(x, y, return_dict=True, verbose=0)
+    assert metrics["box_iou"] > 0.8
+    assert metrics["presence_accuracy"] == metrics["label_accuracy"] == 1.0

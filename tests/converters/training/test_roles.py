@@ -76,9 +76,39 @@ def test_a_network_of_a_box_alone_has_neither_presence_nor_class() -> None:
             r"outputs\[y\].role is 'detections': training cannot learn from it",
         ),
         (contract(OutputSpec("p", "presence")), "no output holds a box"),
-        (contract(OutputSpec("b", "box"), box=BoxEncoding(objects=2)), "box.objects is 2: training handles one"),
     ],
 )
 def test_what_training_cannot_learn_by(spoken: Contract, sentence: str) -> None:
     with pytest.raises(ContractError, match=sentence):
         check_roles(spoken)
+
+
+@pytest.mark.parametrize("form", ["grid", "distribution", "cxcywh"])
+def test_several_objects_are_rows(form: Any) -> None:
+    """Every object of every image is a row, image by image, as the decoder reads them one image at a time."""
+    rng = np.random.default_rng(4)
+    boxes: dict[str, tuple[tuple[OutputSpec, ...], dict[str, tuple[int, ...]]]] = {
+        "grid": (
+            (OutputSpec("w", "grid-weights"), OutputSpec("d", "grid-distances")),
+            {"w": (6, 8, 3), "d": (6, 8, 12)},
+        ),
+        "distribution": ((OutputSpec("n", "box-bins"),), {"n": (12, 16)}),
+        "cxcywh": ((OutputSpec("b", "box", "sigmoid"),), {"b": (12,)}),
+    }
+    outputs, shapes = boxes[form]
+    heads = OutputSpec("p", "presence", "sigmoid"), OutputSpec("c", "class", "softmax")
+    spoken = contract(*heads, *outputs, box=BoxEncoding(form, objects=3), labels=LABELS)
+    values = {
+        name: rng.normal(-1, 1, (4, *shape)).astype(np.float32)
+        for name, shape in {**shapes, "p": (3,), "c": (9,)}.items()
+    }
+    read: dict[str, Any] = read_roles(values, spoken)
+    rows = np.asarray(decode_boxes(read)).reshape(4, 3, 4), np.asarray(read["presence"]).reshape(4, 3)
+    decoder, placement = Decoder(spoken), frame_geometry(SPEC, 64, 48).placement
+    for i, (corners, presence) in enumerate(zip(*rows, strict=True)):
+        result = decoder({name: part[i : i + 1] for name, part in values.items()}, placement, (64, 48))
+        found = sorted((item.score, *item.box) for item in result.objects if item.box)
+        x1, y1, x2, y2 = np.clip(corners * (64, 48, 64, 48), 0, (64, 48, 64, 48)).T
+        edges = np.minimum(x1, x2), np.minimum(y1, y2), np.maximum(x1, x2), np.maximum(y1, y2)
+        wanted = sorted(zip(1 / (1 + np.exp(-presence)), *edges, strict=True))
+        assert np.array(found) == pytest.approx(np.array(wanted), abs=2e-2)

@@ -132,6 +132,19 @@ def test_a_grid_follows_its_formula() -> None:
         assert box == pytest.approx(np.clip(expected * size, 0, size), abs=1e-3)
 
 
+def test_a_grid_of_several_objects_holds_one_after_the_other() -> None:
+    rng = np.random.default_rng(6)
+    weights, distances = rng.normal(0, 2, (1, 3, 4, 2)), rng.normal(-2, 1, (1, 3, 4, 8))
+    outputs = OutputSpec("w", "grid-weights"), OutputSpec("d", "grid-distances")
+    both = decode(contract(*outputs, box=BoxEncoding("grid", objects=2)), {"w": weights, "d": distances})
+    alone = contract(*outputs, box=BoxEncoding("grid"))
+    first = decode(alone, {"w": weights[..., :1], "d": distances[..., :4]})
+    second = decode(alone, {"w": weights[..., 1:], "d": distances[..., 4:]})
+    assert [np.array(found.box) for found in both.objects] == [
+        pytest.approx(np.array(result.box), abs=1e-3) for result in (first, second)
+    ]
+
+
 def test_extreme_logits_do_not_overflow() -> None:
     what = contract(
         OutputSpec("p", "presence", "sigmoid"),
