@@ -54,6 +54,19 @@ def test_train_writes_a_detector(
     )
 
 
+@pytest.mark.slow
+def test_train_writes_a_localizer_of_several_objects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "REESTIMATION_BATCHES", 2)
+    out = tmp_path / "m.keras"
+    assert main(["train", *DATA, *SMALL, "--objects", "2", "--upright", "--out", str(out)]) == 0
+    assert f"wrote {out}: validation mean IoU 0." in capsys.readouterr().out
+    contract = read_keras_contract(out)
+    assert contract is not None
+    assert (contract.box.form, contract.box.objects) == ("grid", 2)
+
+
 def test_ctrl_c_shows_how_to_continue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +139,10 @@ def test_qat_of_a_trained_network(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--out", "m.keras", "--head", "boxes"], "--head is 'boxes'"),
         (["--out", "m.keras", "--head", "ssd"], "must be one of grid, distribution, vector for the task localize"),
         (["--out", "m.keras", "--task", "detect", "--head", "grid"], "anchor-free, ssd, yolo for the task detect"),
+        (
+            ["--out", "m.keras", "--task", "detect", "--objects", "3"],
+            "finds any number of objects: leave --objects out",
+        ),
         (["--out", "m.keras", "--task", "find"], "--task is 'find': it must be one of localize, detect"),
         (["--out", "m.keras", "--input-size", "1x2x3"], "must be a number of pixels or WIDTHxHEIGHT"),
         (["--out", "m.keras", "--input-size", "96x70"], "must be a multiple of 32, at least 64"),
