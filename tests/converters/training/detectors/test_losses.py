@@ -136,7 +136,7 @@ def test_a_network_learns_the_objects_of_an_image(head: str, make_contract: Call
     network = small(contract)
     model = TrainableDetector(network, tuple(network.output), contract, ("giou",))
     model.compile(optimizer=keras.optimizers.Adam(2e-3), jit_compile=False)
-    for _ in range(250):
+    for _ in range(150):
         model.train_on_batch(picture(), targets())
     outputs = {name: np.asarray(values) for name, values in network(picture()).items()}
     lower = dataclasses.replace(contract, thresholds=dataclasses.replace(contract.thresholds, presence=0.3))
