@@ -243,5 +243,8 @@ def _unknown_labels(start: Start, labels: tuple[str, ...]) -> list[Finding]:
     if not known or not unknown:
         return []
     more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
-    message = f"the network has no class {', '.join(unknown[:_NAMED])}{more}: their images teach presence and box only"
+    taught = (
+        "their images teach presence and box only" if start.contract.detector is None else "a detector ignores them"
+    )
+    message = f"the network has no class {', '.join(unknown[:_NAMED])}{more}: {taught}"
     return [Finding("labels-unknown", "warning", message)]

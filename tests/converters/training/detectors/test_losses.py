@@ -104,36 +104,15 @@ def picture() -> np.ndarray:
     return ((pixels.astype(np.float32) - 127.5) / 127.5)[None]
 
 
-def small(contract: Contract) -> Any:
-    """A network with the outputs of the contract and hardly any layers."""
-    import keras
-    from keras import layers
-
-    image = keras.Input((96, 128, 3), name="image")
-    x, outputs = image, {}
-    sizes: dict[str, int] = {"box": 4, "objectness": 1}
-    spec = contract.detector
-    assert spec is not None
-    sizes["class"] = 3 + (spec.scores.background != "none")
-    for stride, channels in ((2, 16), (4, 24), (8, 48), (16, 64), (32, 64)):
-        x = layers.Conv2D(channels, 3, 2, "same", activation="relu")(x)
-        for output in contract.outputs:
-            if spec.locations.strides[output.level or 0] == stride:
-                part = output.parts[0]
-                numbers = sizes[part] * spec.locations.per_cell(output.level or 0)
-                start = keras.initializers.Constant(-3.0 if part == "objectness" else 0.0)
-                y = layers.Conv2D(48, 3, padding="same", activation="relu")(x)
-                outputs[output.tensor] = layers.Conv2D(numbers, 1, bias_initializer=start)(y)
-    return keras.Model(image, {output.tensor: outputs[output.tensor] for output in contract.outputs})
-
-
 @pytest.mark.parametrize("head", HEADS["detect"])
-def test_a_network_learns_the_objects_of_an_image(head: str, make_contract: Callable[[str], Contract]) -> None:
+def test_a_network_learns_the_objects_of_an_image(
+    head: str, make_contract: Callable[[str], Contract], make_network: Callable[[Contract], Any]
+) -> None:
     import keras
 
     keras.utils.set_random_seed(1)
     contract = make_contract(head)
-    network = small(contract)
+    network = make_network(contract)
     model = TrainableDetector(network, tuple(network.output), contract, ("giou",))
     model.compile(optimizer=keras.optimizers.Adam(2e-3), jit_compile=False)
     for _ in range(150):
