@@ -243,8 +243,7 @@ def _unknown_labels(start: Start, labels: tuple[str, ...]) -> list[Finding]:
     if not known or not unknown:
         return []
     more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
-    taught = (
-        "their images teach presence and box only" if start.contract.detector is None else "a detector ignores them"
-    )
+    detects = start.contract.detector is not None
+    taught = "to a detector they are background" if detects else "their images teach presence and box only"
     message = f"the network has no class {', '.join(unknown[:_NAMED])}{more}: {taught}"
     return [Finding("labels-unknown", "warning", message)]

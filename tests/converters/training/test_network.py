@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from edgeloc.converters.training.backbones import HEADS, NetworkConfig
 from edgeloc.converters.training.network import build_network, network_contract
 from edgeloc.decode import Decoder
 from edgeloc.errors import DataError, UsageError
+from edgeloc.model.contract import Thresholds
+from edgeloc.model.fit import check_contract
 from edgeloc.preprocess import Preprocessor
 
 LABELS = ("bolt", "nut")
@@ -55,6 +58,26 @@ def test_a_resnet_takes_pixels_as_it_was_trained_on() -> None:
     assert (spec.color, spec.mean, spec.std) == ("bgr", (103.939, 116.779, 123.68), (1.0,))
     assert network_contract(NetworkConfig("ResNet50V2", None), LABELS).input.mean == (127.5,)
     assert set(build_network(config, 2).output) == {"presence", "class", "box"}
+
+
+def test_alexnet_has_the_maps_that_a_grid_needs_and_a_width() -> None:
+    network = build_network(NetworkConfig("AlexNet", 0.25, (96, 64), "grid", "none"), 2)
+    assert network.output["distances"].shape[1:] == (8, 12, 4)
+    kernels = [layer.kernel.shape for layer in network.layers if layer.name in ("conv_1", "conv_2", "conv_5")]
+    assert kernels == [(11, 11, 3, 24), (5, 5, 24, 64), (3, 3, 96, 64)]
+
+
+@pytest.mark.parametrize("head", HEADS["localize"])
+def test_a_known_number_of_objects(head: str) -> None:
+    """Its contract fits the network, and the runtime finds as many."""
+    config = NetworkConfig("MobileNetV2", 0.35, 64, head, "none", objects=3)
+    contract = network_contract(config, LABELS)
+    frame = np.random.default_rng(0).integers(0, 256, (48, 80, 3)).astype(np.uint8)
+    tensor, placement = Preprocessor(contract.input, np.dtype(np.float32), None, None)(frame)
+    outputs = {name: np.asarray(values) for name, values in build_network(config, 2)(tensor).items()}
+    certain = dataclasses.replace(contract, thresholds=Thresholds(presence=0.0))
+    check_contract(contract, {"image": tensor}, outputs)
+    assert len(Decoder(certain)(outputs, placement, (80, 48)).objects) == 3
 
 
 def test_the_pixel_scale_of_mobilenet_is_minus_one_to_one() -> None:
