@@ -22,7 +22,7 @@ from edgeloc.converters.checks import (
     make_golden,
     require_precision,
 )
-from edgeloc.converters.gate import Gate, GateLimits, GateReport, Trial, choose_recipe
+from edgeloc.converters.gate import DetectorGate, Gate, GateLimits, Report, Trial, choose_recipe
 from edgeloc.converters.gate.report import require_passed
 from edgeloc.converters.output_heads.diagnosis import diagnose
 from edgeloc.converters.output_heads.repair import repair_head
@@ -133,7 +133,7 @@ class Conversion:
     precision: str
     size: int
     inspection: ModelReport | None = field(default=None, repr=False)
-    gate: GateReport | None = field(default=None, repr=False)
+    gate: Report | None = field(default=None, repr=False)
     trials: tuple[Trial, ...] = field(default=(), repr=False)
     figures: dict[str, Any] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
@@ -201,7 +201,7 @@ class _Converter:
         self.source = open_source(model, weights=options.weights)
         self.contract = self.source.adopt(_own_or_given(self.source, contract))
         self.drawn: Calibration | None = None
-        self.gate: Gate | None = None
+        self.gate: Gate | DetectorGate | None = None
         self.findings: list[Finding] = []
 
     def _require_data(self) -> None:
@@ -303,7 +303,8 @@ class _Converter:
         if self.validation is None:
             return
         options = self.options
-        self.gate = Gate(
+        kind = Gate if self.contract.detector is None else DetectorGate
+        self.gate = kind(
             flatbuffer,
             self.contract,
             self.validation,
@@ -325,7 +326,7 @@ class _Converter:
             self._report(Finding("head-repaired" if done else "head-sound", "note", sentence))
         return flatbuffer
 
-    def _quantize(self, flatbuffer: bytes) -> tuple[Recipe, bytes, GateReport | None, tuple[Trial, ...]]:
+    def _quantize(self, flatbuffer: bytes) -> tuple[Recipe, bytes, Report | None, tuple[Trial, ...]]:
         options, spec = self.options, self.contract.input
         images = None if self.drawn is None else self.drawn.images
 
@@ -345,7 +346,7 @@ class _Converter:
         made = make(chosen)
         return chosen, made, self._judge(made), ()
 
-    def _judge(self, quantized: bytes, engine: Engine | None = None) -> GateReport | None:
+    def _judge(self, quantized: bytes, engine: Engine | None = None) -> Report | None:
         """The gate's report; GateRefused, with the worst images beside the output, where it does not pass."""
         if self.gate is None:
             return None
@@ -353,14 +354,12 @@ class _Converter:
         self._require_passed(judged)
         return judged
 
-    def _require_passed(self, judged: GateReport) -> None:
+    def _require_passed(self, judged: Report) -> None:
         assert self.gate is not None  # it gave the report
         self._report(*judged.findings)
         require_passed(judged, self.gate.samples, self.out, head_repaired=self.options.fix_head)
 
-    def _write(
-        self, chosen: Recipe, quantized: bytes, judged: GateReport | None, trials: tuple[Trial, ...]
-    ) -> Conversion:
+    def _write(self, chosen: Recipe, quantized: bytes, judged: Report | None, trials: tuple[Trial, ...]) -> Conversion:
         contract = self._signed(chosen.name)
         if judged is not None:
             contract = judged.written_into(contract)
@@ -396,7 +395,7 @@ class _Converter:
         from edgeloc.converters.targets.tensorrt import RECIPE, convert_tensorrt
 
         assert self.drawn is not None  # the target goes with the recipe int8
-        judged: list[GateReport] = []
+        judged: list[Report] = []
 
         def judge(model: bytes, contract: Contract, engine: Engine) -> Contract:
             found = self._judge(model, engine)

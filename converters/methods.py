@@ -73,7 +73,7 @@ class Measured:
         return (
             self.network, self.method, format_share(figures.mean_iou_float),
             format_drop(figures.mean_iou_float, figures.mean_iou_quantized),
-            f"{format_interval(figures)} by {figures.ci_by}",
+            f"{format_interval(figures.drop_ci95)} by {figures.ci_by}",
             format_share(figures.mean_iou_float_to_quantized),
             format_share(figures.by_size["small"].mean_iou_float_to_quantized),
             format_share(figures.classes.agreement), f"{self.megabytes:.2f}", f"{self.latency_ratio:.2f}",

@@ -146,7 +146,7 @@ def _accuracy_rows(result: BenchResult) -> Iterator[tuple[str, str]]:
     if figures and figures.images:
         before, after = figures.mean_iou_float, figures.mean_iou_quantized
         means = f"float {format_share(before)}, quantized {format_share(after)}, {figures.images} images"
-        interval = f"95 % interval by {figures.ci_by} {format_interval(figures)}"
+        interval = f"95 % interval by {figures.ci_by} {format_interval(figures.drop_ci95)}"
         yield "IoU drop", f"{format_drop(before, after)}, {interval}  ({means})"
     if accuracy and accuracy.images:
         interval = f"95 % interval by {accuracy.ci_by} {format_mean_interval(accuracy)}"

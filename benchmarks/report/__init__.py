@@ -81,7 +81,9 @@ def _tiles(result: BenchResult) -> list[dict[str, str]]:
     regression = result.regression
     if regression and regression.mean_iou_drop is not None:
         before, after = regression.mean_iou_float, regression.mean_iou_quantized
-        tiles.append(_tile("IoU drop", format_drop(before, after), f"95 % interval {format_interval(regression)}"))
+        tiles.append(
+            _tile("IoU drop", format_drop(before, after), f"95 % interval {format_interval(regression.drop_ci95)}")
+        )
         tiles.append(
             _tile("mean IoU", format_share(after), f"float {format_share(before)}, {regression.images} images")
         )

@@ -12,7 +12,7 @@ from edgeloc.errors import printable
 
 if TYPE_CHECKING:
     from edgeloc.converters.conversion import Conversion, ConvertOptions
-    from edgeloc.converters.gate import GateLimits, GateReport, Trial
+    from edgeloc.converters.gate import GateLimits, Report, Trial
     from edgeloc.data import Dataset
 
 HELP = "turn a trained CNN into one .tflite that carries its contract"
@@ -22,6 +22,7 @@ NEEDS = ("tensorflow", "keras")
 _SUFFIXES = {"tflite": ".tflite", "edgetpu": ".tflite", "tensorrt": ".onnx"}
 _LIMITS = {
     "max_iou_drop": "how much mean IoU may be lost (default: 0.005)",
+    "max_map_drop": "how much average precision may be lost, of a detector (default: 0.01)",
     "max_iou_drop_by_size": "the same over objects of each size (default: 0.01 more than --max-iou-drop)",
     "min_box_iou": "least mean IoU between the float model's box and the quantized one's (default: 0.85)",
     "min_box_iou_by_size": "the same over objects of each size (default: 0.8)",
@@ -182,7 +183,7 @@ def _summary(made: Conversion) -> str:
     return f"wrote {made.path}: {made.precision}, {made.size / 1e6:.2f} MB{macs}"
 
 
-def _print_gate(report: GateReport | None, trials: tuple[Trial, ...]) -> None:
+def _print_gate(report: Report | None, trials: tuple[Trial, ...]) -> None:
     from edgeloc.converters.gate.report import report_lines, trial_lines
 
     lines = [*(trial_lines(trials) if trials else ()), *(report_lines(report) if report is not None else ())]
@@ -190,7 +191,7 @@ def _print_gate(report: GateReport | None, trials: tuple[Trial, ...]) -> None:
         print(printable("\n".join(lines)))
 
 
-def _print_refusal(report: GateReport | None, trials: tuple[Trial, ...], as_json: bool) -> None:
+def _print_refusal(report: Report | None, trials: tuple[Trial, ...], as_json: bool) -> None:
     if not as_json:
         _print_gate(report, trials)
         return

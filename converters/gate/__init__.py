@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc._support.terminal import progress
-from edgeloc.converters.gate.limits import Check, GateLimits, check_figures, gate_findings
+from edgeloc.converters.gate.detectors import DetectionReport, DetectorGate
+from edgeloc.converters.gate.limits import Check, GateLimits, Verdict, check_figures, gate_findings, rounded
 from edgeloc.converters.quantization.quantize import Recipe
 from edgeloc.data import Dataset
 from edgeloc.data.sample import spread
@@ -26,11 +27,14 @@ from edgeloc.model.inspection import report_payload
 
 __all__ = [
     "Choice",
+    "DetectionReport",
+    "DetectorGate",
     "Gate",
     "GateLimits",
     "GateRefused",
     "GateReport",
     "PresenceFit",
+    "Report",
     "Trial",
     "choose_recipe",
     "fit_presence",
@@ -65,7 +69,7 @@ class PresenceFit:
 
 
 @dataclass(frozen=True)
-class GateReport:
+class GateReport(Verdict):
     """What quantization cost on labelled data, each figure against its limit, and the presence threshold to use.
 
     `regression` is taken at the threshold of `fit`; `presence_before` at the one that the
@@ -83,25 +87,10 @@ class GateReport:
     checks: tuple[Check, ...]
     findings: tuple[Finding, ...]
 
-    @property
-    def failures(self) -> tuple[Check, ...]:
-        """The figures that are worse than allowed."""
-        return tuple(check for check in self.checks if check.failed)
-
-    @property
-    def failed_options(self) -> tuple[str, ...]:
-        """The fields of GateLimits that move the limits of these figures, each once."""
-        return tuple(dict.fromkeys(check.option for check in self.failures))
-
-    @property
-    def passed(self) -> bool:
-        """Whether every figure that counts is within its limit."""
-        return not self.failures
-
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain data for `Contract.measured`: no rows, no images, numbers to five decimals."""
         regression = self.regression
-        figures: dict[str, Any] = _rounded(
+        figures: dict[str, Any] = rounded(
             {
                 "data": self.data,
                 "split": self.split,
@@ -131,6 +120,10 @@ class GateReport:
         thresholds = dataclasses.replace(contract.thresholds, presence=self.fit.after)
         measured = {**contract.measured, _MEASURED: self.to_dict()}
         return dataclasses.replace(contract, thresholds=thresholds, measured=measured)
+
+
+Report = GateReport | DetectionReport
+"""Of a localizer, or of a detector."""
 
 
 class Gate:
@@ -209,17 +202,7 @@ class Gate:
 
 
 def _has_presence(contract: Contract) -> bool:
-    return contract.detector is not None or any(
-        output.role == "presence" or "presence" in output.slots for output in contract.outputs
-    )
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 5)
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return any(output.role == "presence" or "presence" in output.slots for output in contract.outputs)
 
 
 @dataclass(frozen=True)
@@ -233,7 +216,7 @@ class Trial:
     recipe: Recipe
     flatbuffer: bytes | None = field(default=None, repr=False)
     precision: str = ""
-    report: GateReport | None = None
+    report: Report | None = None
     reason: str = ""
 
     @property
@@ -248,7 +231,7 @@ class Choice:
 
     recipe: Recipe
     flatbuffer: bytes = field(repr=False)
-    report: GateReport
+    report: Report
     trials: tuple[Trial, ...]
 
 
@@ -262,7 +245,7 @@ class GateRefused(GateFailed):
         hint: the fix.
     """
 
-    def __init__(self, message: str, report: GateReport | None, trials: tuple[Trial, ...] = (), hint: str = "") -> None:
+    def __init__(self, message: str, report: Report | None, trials: tuple[Trial, ...] = (), hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.report, self.trials = report, trials
 
@@ -270,7 +253,7 @@ class GateRefused(GateFailed):
 def choose_recipe(
     candidates: Sequence[Recipe],
     make: Callable[[Recipe], bytes],
-    judge: Callable[[bytes], GateReport],
+    judge: Callable[[bytes], Report],
 ) -> Choice:
     """Quantize by each of `candidates` until one passes the gate, and keep that one.
 
@@ -302,13 +285,13 @@ def choose_recipe(
     return Choice(last.recipe, last.flatbuffer, last.report, everything)
 
 
-def _or_move(reports: Sequence[GateReport]) -> str:
+def _or_move(reports: Sequence[Report]) -> str:
     """Advice that names the options whose limits failed; none where no recipe gave a model to judge."""
     options = " and ".join(f"{{{name}}}" for report in reports for name in report.failed_options)
     return f", or move the limit with {options}" if options else ""
 
 
-def _trial(recipe: Recipe, make: Callable[[Recipe], bytes], judge: Callable[[bytes], GateReport]) -> Trial:
+def _trial(recipe: Recipe, make: Callable[[Recipe], bytes], judge: Callable[[bytes], Report]) -> Trial:
     try:
         flatbuffer = make(recipe)
         precision = report_payload(flatbuffer, recipe.name).precision

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 from edgeloc.errors import UsageError
 from edgeloc.evaluation.figures import SIZES, Regression
 from edgeloc.findings import Finding
 
-__all__ = ["FEWEST", "MEAN_IOU", "Check", "GateLimits", "check_figures", "gate_findings"]
+__all__ = [
+    "AVERAGE_PRECISION",
+    "FEWEST",
+    "MEAN_IOU",
+    "Check",
+    "GateLimits",
+    "Verdict",
+    "about_few",
+    "check_figures",
+    "gate_findings",
+    "lost",
+    "rounded",
+]
 
 MEAN_IOU = "mean IoU"
+AVERAGE_PRECISION = "average precision"
 FEWEST = 50
-"""A figure over fewer images than this is reported but fails nothing; the mean IoU always counts."""
+"""A figure over fewer images, or a detector's objects, is reported but fails nothing; the first always counts."""
 
 _SIZE_MARGIN = 0.01
 _POOR_FLOAT = 0.5
@@ -28,17 +42,20 @@ class GateLimits:
     mixed ranges does not.
 
     Parameters:
-        max_iou_drop: how much mean IoU with the truth may be lost.
+        max_iou_drop: how much mean IoU with the truth may be lost; of a localizer.
+        max_map_drop: how much average precision (COCO's, over IoU 0.50 to 0.95) may be lost; of a detector.
         max_iou_drop_by_size: the same over small, medium and large objects each; None is 0.01 more than max_iou_drop.
         min_box_iou: the least mean IoU between the float model's box and the quantized one's.
         min_box_iou_by_size: the same over the objects of each size.
         max_recall_drop: how much of the share of objects found may be lost.
-        max_false_alarm_rise: how much the share of images with a false alarm may grow.
+        max_false_alarm_rise: how much the share of images with a false alarm may grow; of a detector, the share of its
+            boxes that are of no object.
         max_accuracy_drop: how much of the share of right classes may be lost.
         min_class_agreement: the least share of images on which both models give the same class.
     """
 
     max_iou_drop: float = 0.005
+    max_map_drop: float = 0.01
     max_iou_drop_by_size: float | None = None
     min_box_iou: float = 0.85
     min_box_iou_by_size: float = 0.8
@@ -87,7 +104,7 @@ class Check:
     @property
     def counts(self) -> bool:
         """Whether the figure can fail the gate: it is over enough images, or the mean IoU."""
-        return self.name == MEAN_IOU or self.images >= FEWEST
+        return self.name in (MEAN_IOU, AVERAGE_PRECISION) or self.images >= FEWEST
 
     @property
     def failed(self) -> bool:
@@ -100,13 +117,34 @@ class Check:
         return f"{self.name} is {after}, it must be {most} {bound}"
 
 
+class Verdict:
+    """What follows from a report's checks."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The figures that are worse than allowed."""
+        return tuple(check for check in self.checks if check.failed)
+
+    @property
+    def failed_options(self) -> tuple[str, ...]:
+        """The fields of GateLimits that move the limits of these figures, each once."""
+        return tuple(dict.fromkeys(check.option for check in self.failures))
+
+    @property
+    def passed(self) -> bool:
+        """Whether every figure that counts is within its limit."""
+        return not self.failures
+
+
 def check_figures(regression: Regression, limits: GateLimits) -> tuple[Check, ...]:
     """Hold each figure that the data gives against its limit, in the order of the table."""
     return (*_boxes(regression, limits), *_presence(regression, limits), *_classes(regression, limits))
 
 
-def _lost(name: str, option: str, images: int, before: float, after: float, limit: float, size: bool = False) -> Check:
-    """A figure of both models that may fall by `limit`."""
+def lost(name: str, option: str, images: int, before: float, after: float, limit: float, size: bool = False) -> Check:
+    """A figure of both models, over so many images or objects, that may fall by `limit`."""
     return Check(name, option, images, before, after, max(before - limit, 0.0), size)
 
 
@@ -116,12 +154,12 @@ def _boxes(regression: Regression, limits: GateLimits) -> Iterator[Check]:
     before, after = regression.mean_iou_float, regression.mean_iou_quantized
     if before is None or after is None or between is None:
         return
-    yield _lost(MEAN_IOU, "max_iou_drop", images, before, after, limits.max_iou_drop)
+    yield lost(MEAN_IOU, "max_iou_drop", images, before, after, limits.max_iou_drop)
     for name, figures in sizes.items():
         before, after = figures.mean_iou_float, figures.mean_iou_quantized
         if before is not None and after is not None:
             limit = limits.iou_drop_by_size
-            yield _lost(f"{MEAN_IOU}, {name}", "max_iou_drop_by_size", figures.images, before, after, limit, True)
+            yield lost(f"{MEAN_IOU}, {name}", "max_iou_drop_by_size", figures.images, before, after, limit, True)
     yield Check("IoU between the two boxes", "min_box_iou", images, None, between, limits.min_box_iou)
     bound = limits.min_box_iou_by_size
     for name, figures in sizes.items():
@@ -137,7 +175,7 @@ def _presence(regression: Regression, limits: GateLimits) -> Iterator[Check]:
     figures = regression.presence
     before, after = figures.recall_float, figures.recall_quantized
     if before is not None and after is not None:
-        yield _lost("objects found", "max_recall_drop", figures.objects, before, after, limits.max_recall_drop)
+        yield lost("objects found", "max_recall_drop", figures.objects, before, after, limits.max_recall_drop)
     before, after = figures.false_alarms_float, figures.false_alarms_quantized
     if before is not None and after is not None:
         negatives, bound = figures.empty_images + figures.background_crops, before + limits.max_false_alarm_rise
@@ -154,7 +192,7 @@ def _classes(regression: Regression, limits: GateLimits) -> Iterator[Check]:
     classes = regression.classes
     before, after = classes.top1_float, classes.top1_quantized
     if classes.images and before is not None and after is not None:
-        yield _lost("class right", "max_accuracy_drop", classes.images, before, after, limits.max_accuracy_drop)
+        yield lost("class right", "max_accuracy_drop", classes.images, before, after, limits.max_accuracy_drop)
     if classes.agreement is not None:
         bound = limits.min_class_agreement
         yield Check("class agreement", "min_class_agreement", regression.images, None, classes.agreement, bound)
@@ -162,7 +200,7 @@ def _classes(regression: Regression, limits: GateLimits) -> Iterator[Check]:
 
 def gate_findings(regression: Regression, checks: tuple[Check, ...], limits: GateLimits) -> tuple[Finding, ...]:
     """What a reader should know before trusting the verdict."""
-    return (*_about_the_data(regression, limits), *_about_few_images(checks), *_about_the_float(regression))
+    return (*_about_the_data(regression, limits), *about_few(checks), *_about_the_float(regression))
 
 
 def _about_the_data(regression: Regression, limits: GateLimits) -> Iterator[Finding]:
@@ -184,7 +222,8 @@ def _about_the_data(regression: Regression, limits: GateLimits) -> Iterator[Find
         yield Finding("gate-no-empty-images", "warning", message, "add images without an object")
 
 
-def _about_few_images(checks: tuple[Check, ...]) -> Iterator[Finding]:
+def about_few(checks: tuple[Check, ...]) -> Iterator[Finding]:
+    """What would have failed over more images."""
     names = [str(check) for check in checks if not check.met and not check.counts]
     if names:
         message = f"worse than allowed, but over fewer than {FEWEST} images, which fails nothing: {'; '.join(names)}"
@@ -199,6 +238,15 @@ def _about_the_float(regression: Regression) -> Iterator[Finding]:
             "was trained with"
         )
         yield Finding("float-model-poor", "warning", message, fix)
+
+
+def rounded(value: Any) -> Any:
+    """Plain data with numbers to five decimals."""
+    if isinstance(value, float):
+        return round(value, 5)
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _distinct(after: float, bound: float) -> tuple[str, str]:

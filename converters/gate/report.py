@@ -11,12 +11,13 @@ from typing import cast
 
 import cv2
 
-from edgeloc.converters.gate import GateRefused, GateReport, Trial
-from edgeloc.converters.gate.limits import MEAN_IOU, Check
+from edgeloc.converters.gate import DetectionReport, GateRefused, GateReport, Report, Trial
+from edgeloc.converters.gate.limits import AVERAGE_PRECISION, MEAN_IOU, Check
 from edgeloc.data import Sample
 from edgeloc.errors import DataError, OutputError
-from edgeloc.evaluation.figures import Worst, format_drop, format_interval, format_share
-from edgeloc.loop.draw import FLOAT_COLOR, QUANTIZED_COLOR, TRUTH_COLOR, draw_boxes
+from edgeloc.evaluation.detection import DetectionRegression, WorstImage
+from edgeloc.evaluation.figures import Regression, Worst, format_drop, format_interval, format_share
+from edgeloc.loop.draw import FLOAT_COLOR, QUANTIZED_COLOR, TRUTH_COLOR, Color, draw_boxes
 from edgeloc.types import Box, Pixels
 
 __all__ = ["remove_worst", "report_lines", "require_passed", "trial_lines", "write_worst"]
@@ -30,11 +31,14 @@ _TRIALS = ("recipe", "MB", "mean IoU drop", "95 % interval", "precision", "verdi
 _HEAD = ("", "images", "float", "quantized", "change", "must be", "")
 
 
-def report_lines(report: GateReport) -> list[str]:
+def report_lines(report: Report) -> list[str]:
     """Data, one table, threshold, worst images and verdict, a line each; the findings are reported apart."""
+    if isinstance(report, DetectionReport):
+        middle = [*_precision_of_classes(report.regression), *_worst_detections(report.regression.worst)]
+    else:
+        middle = [*_threshold(report), *_worst(report.regression.worst)]
     return [
-        _title(report), *_table(report.checks), _interval(report), *_threshold(report),
-        *_worst(report.regression.worst), *_skipped(report.skipped), _verdict(report),
+        _title(report), *_table(report.checks), _interval(report), *middle, *_skipped(report.skipped), _verdict(report),
     ]  # fmt: skip
 
 
@@ -46,14 +50,14 @@ def trial_lines(trials: Sequence[Trial]) -> list[str]:
 def _trial_row(trial: Trial) -> tuple[str, ...]:
     if trial.flatbuffer is None or trial.report is None:
         return trial.recipe.name, "", "", "", "", trial.reason or "not tried: it costs the device more"
-    regression, report = trial.report.regression, trial.report
-    drop = format_drop(regression.mean_iou_float, regression.mean_iou_quantized)
+    report = trial.report
+    drop = format_drop(*_headline(report.regression))
     verdict = "kept" if report.passed else "failed: " + ", ".join(check.name for check in report.failures)
     size = f"{len(trial.flatbuffer) / 1e6:.2f}"
-    return trial.recipe.name, size, drop, format_interval(regression), trial.precision, verdict
+    return trial.recipe.name, size, drop, format_interval(report.regression.drop_ci95), trial.precision, verdict
 
 
-def require_passed(report: GateReport, samples: Sequence[Sample], out: str | Path, *, head_repaired: bool) -> None:
+def require_passed(report: Report, samples: Sequence[Sample], out: str | Path, *, head_repaired: bool) -> None:
     """Write the worst images of a report that has not passed beside `out` and raise GateRefused.
 
     Parameters:
@@ -66,7 +70,7 @@ def require_passed(report: GateReport, samples: Sequence[Sample], out: str | Pat
     if report.passed:
         remove_worst(out)
         return
-    folder = write_worst(report.regression.worst, samples, out)
+    folder = write_worst(_pictures(report.regression), samples, out)
     first = "; ".join(str(check) for check in report.failures[:_NAMED])
     more = f" and {len(report.failures) - _NAMED} more figures" if len(report.failures) > _NAMED else ""
     options = " and ".join(f"{{{name}}}" for name in report.failed_options)
@@ -88,9 +92,24 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
-def _title(report: GateReport) -> str:
-    presence = report.regression.presence
+def _headline(regression: Regression | DetectionRegression) -> tuple[float | None, float | None]:
+    """The figure that counts, of the float and the quantized model."""
+    if isinstance(regression, DetectionRegression):
+        return regression.precision_float.ap, regression.precision_quantized.ap
+    return regression.mean_iou_float, regression.mean_iou_quantized
+
+
+def _name_of(report: Report) -> str:
+    return AVERAGE_PRECISION if isinstance(report, DetectionReport) else MEAN_IOU
+
+
+def _title(report: Report) -> str:
     split = f", split {report.split}" if report.split else ""
+    if isinstance(report, DetectionReport):
+        regression = report.regression
+        kind = "objects" if regression.labelled else "objects of the float model"
+        return f"the gate on {report.data}{split}: {regression.images} images with {regression.all.objects} {kind}"
+    presence = report.regression.presence
     without = presence.empty_images + presence.background_crops
     return f"the gate on {report.data}{split}: {presence.objects} images with an object, {without} without"
 
@@ -108,11 +127,11 @@ def _row(check: Check) -> tuple[str, ...]:
     return name, str(check.images), before, format_share(check.after), change, bound, verdict
 
 
-def _interval(report: GateReport) -> str:
+def _interval(report: Report) -> str:
     regression = report.regression
-    drop = format_drop(regression.mean_iou_float, regression.mean_iou_quantized)
+    drop = format_drop(*_headline(regression))
     resampled = f"{regression.ci_groups} {regression.ci_by}s resampled"
-    return f"{MEAN_IOU} drops by {drop}, 95 % interval {format_interval(regression)} ({resampled})"
+    return f"{_name_of(report)} drops by {drop}, 95 % interval {format_interval(regression.drop_ci95)} ({resampled})"
 
 
 def _threshold(report: GateReport) -> list[str]:
@@ -137,14 +156,35 @@ def _worst(worst: Sequence[Worst]) -> list[str]:
     ]
 
 
+def _precision_of_classes(regression: DetectionRegression) -> list[str]:
+    before, after = regression.precision_float, regression.precision_quantized
+    rows = []
+    for name, value in before.by_class.items():
+        objects = regression.by_class[name].objects if name in regression.by_class else 0
+        rows.append((f"  {name}", str(objects), format_share(value), format_share(after.by_class.get(name))))
+    at_50 = ("at IoU 0.5", str(regression.all.objects), format_share(before.ap50), format_share(after.ap50))
+    return _aligned([("average precision", "objects", "float", "quantized"), at_50, *rows])
+
+
+def _worst_detections(worst: Sequence[WorstImage]) -> list[str]:
+    return [
+        f"lost most: {image.name} ({image.lost} of {image.found} objects lost"
+        + (f", IoU of the others {image.box_iou:.2f})" if image.box_iou is not None else ")")
+        for image in worst[:_WORST]
+        if image.lost or (image.box_iou or 1) < 1
+    ]
+
+
 def _skipped(names: Sequence[str]) -> list[str]:
     plural = "s" * (len(names) != 1)
     return [f"left out {len(names)} image{plural} that cannot be read, such as {names[0]}"] if names else []
 
 
-def _verdict(report: GateReport) -> str:
+def _verdict(report: Report) -> str:
     if report.passed:
-        return f"the gate is passed: {MEAN_IOU} may drop by {report.limits.max_iou_drop:g}"
+        limits = report.limits
+        allowed = limits.max_map_drop if isinstance(report, DetectionReport) else limits.max_iou_drop
+        return f"the gate is passed: {_name_of(report)} may drop by {allowed:g}"
     return f"the gate failed: {len(report.failures)} of {len(report.checks)} figures are worse than allowed"
 
 
@@ -155,8 +195,28 @@ def remove_worst(out: str | Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_worst(worst: Sequence[Worst], samples: Sequence[Sample], out: str | Path) -> Path:
-    """Write one JPEG for each worst image that can still be read: truth, float and quantized box; give their folder.
+Picture = tuple[str, Sequence[tuple[Box | None, str, Color]]]
+
+
+def _pictures(regression: Regression | DetectionRegression) -> list[Picture]:
+    """The names of the worst images, and what is drawn on each: boxes, titles and colours."""
+    if isinstance(regression, Regression):
+        return [(image.name, _boxes(image)) for image in regression.worst]
+    rows = {row.name: row for row in regression.rows}
+    pictures: list[Picture] = []
+    for image in regression.worst:
+        row = rows[image.name]
+        before = [one for one in row.before if one.score >= regression.threshold_float]
+        after = [one for one in row.after if one.score >= regression.threshold_quantized]
+        drawn: list[tuple[Box | None, str, Color]] = [(item.box, "", TRUTH_COLOR) for item in row.truth]
+        drawn += [(one.box, f"{one.label or 'float'} {one.score:.2f}", FLOAT_COLOR) for one in before]
+        drawn += [(one.box, f"{one.label or 'quantized'} {one.score:.2f}", QUANTIZED_COLOR) for one in after]
+        pictures.append((image.name, drawn))
+    return pictures
+
+
+def write_worst(worst: Sequence[Picture], samples: Sequence[Sample], out: str | Path) -> Path:
+    """Write one JPEG for each worst image that can still be read: truth, float and quantized boxes; give their folder.
 
     They are named by rank and image. A folder of an earlier failure is replaced, all of it or nothing. Raises
     OutputError where it cannot be written, or where the folder holds something else.
@@ -189,26 +249,29 @@ def _only_ours(folder: Path) -> bool:
     return all(_OURS.fullmatch(path.name) for path in folder.iterdir())
 
 
-def _write_all(folder: Path, worst: Sequence[Worst], samples: Sequence[Sample]) -> None:
+def _write_all(folder: Path, worst: Sequence[Picture], samples: Sequence[Sample]) -> None:
     by_name = {sample.name: sample for sample in samples}
-    for rank, image in enumerate(worst, start=1):
+    for rank, (name, boxes) in enumerate(worst, start=1):
         try:
-            pixels = by_name[image.name].load()
+            pixels = by_name[name].load()
         except DataError:
             continue
-        written, data = cv2.imencode(".jpg", _drawn(image, pixels), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        written, data = cv2.imencode(".jpg", _drawn(boxes, pixels), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
         if written:
-            (folder / f"{rank:02}-{_plain(image.name)}.jpg").write_bytes(data.tobytes())
+            (folder / f"{rank:02}-{_plain(name)}.jpg").write_bytes(data.tobytes())
 
 
-def _drawn(image: Worst, pixels: Pixels) -> Pixels:
-    scale = _SIDE / max(pixels.shape[:2])
-    large = cast(Pixels, cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR))
-    boxes = (
+def _boxes(image: Worst) -> list[tuple[Box | None, str, Color]]:
+    return [
         (image.truth, "truth", TRUTH_COLOR),
         (image.box_float, f"float {image.iou_float:.2f}", FLOAT_COLOR),
         (image.box_quantized, f"quantized {image.iou_quantized:.2f}", QUANTIZED_COLOR),
-    )
+    ]
+
+
+def _drawn(boxes: Sequence[tuple[Box | None, str, Color]], pixels: Pixels) -> Pixels:
+    scale = _SIDE / max(pixels.shape[:2])
+    large = cast(Pixels, cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR))
     return draw_boxes(large, [(_scaled(box, scale), title, color) for box, title, color in boxes if box is not None])
 
 

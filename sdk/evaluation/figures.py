@@ -303,11 +303,11 @@ def format_drop(before: float | None, after: float | None) -> str:
     return "-" if before is None or after is None else _signed(before - after)
 
 
-def format_interval(regression: Regression) -> str:
-    """The drop's 95 % interval, to a ten-thousandth."""
-    if regression.drop_ci95 is None:
+def format_interval(interval: tuple[float, float] | None) -> str:
+    """A drop's 95 % interval, to a ten-thousandth."""
+    if interval is None:
         return "-"
-    low, high = regression.drop_ci95
+    low, high = interval
     return f"{_signed(low)} to {_signed(high)}"
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RESAMPLES", "Interval", "Summary", "bootstrap_drop", "mean", "share", "summarize"]
+__all__ = ["RESAMPLES", "Interval", "Summary", "bootstrap_drop", "draws", "mean", "share", "summarize"]
 
 RESAMPLES = 4000
 _CHUNK_CELLS = 2_000_000  # of the index matrix at once: 16 MB, whatever the number of images
@@ -91,6 +91,25 @@ def bootstrap_drop(
     means = _resampled_means(sums, sizes, resamples, np.random.default_rng(seed))
     low, high = np.percentile(means, (2.5, 97.5))
     return Interval(float(low), float(high), by, count)
+
+
+def draws(groups: Sequence[str | None], resamples: int, seed: int) -> tuple[str, int, Iterator[NDArray[np.intp]]]:
+    """Images drawn with replacement, in whole groups where at least two are known: by what, of how many, and the draws.
+
+    For figures that are no mean over images; see `bootstrap_drop`.
+    """
+    members = _members(groups, len(groups))
+    count = int(members.max()) + 1
+    by = "group" if 1 < count < len(groups) else "image"
+    if by == "image":
+        members, count = np.arange(len(groups)), len(groups)
+    places = [np.flatnonzero(members == group) for group in range(count)]
+    rng = np.random.default_rng(seed)
+    return (
+        by,
+        count,
+        (np.concatenate([places[group] for group in rng.integers(0, count, count)]) for _ in range(resamples)),
+    )
 
 
 def _members(groups: Sequence[str | None] | None, count: int) -> NDArray[np.intp]:
