@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.converters.output_heads.graph import HeadGraph, Part, parts_of
-from edgeloc.converters.output_heads.repair import Answers, Split, answers, split_head
+from edgeloc.converters.output_heads.repair import Split, split_head
+from edgeloc.converters.output_heads.surgery import Answers, answers
 from edgeloc.decode.heads import head_reader
 from edgeloc.decode.numbers import Reading, activate
 from edgeloc.errors import ModelError

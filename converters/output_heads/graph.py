@@ -83,7 +83,7 @@ class HeadGraph:
     def trail(self, places: Places) -> tuple[Places, frozenset[int]]:
         """The roots of these places, and every tensor on the way: in int8 they all have one scale."""
         places = places.copy()
-        pending = set(tensors_of(places).tolist())
+        pending = set(np.unique(tensors_of(places)).tolist())
         passed: set[int] = set()
         while pending:
             tensor = pending.pop()
@@ -93,8 +93,31 @@ class HeadGraph:
                 continue
             here = tensors_of(places) == tensor
             places[here] = moved[indices_of(places[here])]
-            pending |= set(tensors_of(places[here]).tolist())
+            pending |= set(np.unique(tensors_of(places[here])).tolist())
         return places, frozenset(passed)
+
+    def activation_of(self, places: Places) -> str:
+        """The name of the operator that made all of these numbers, "" where several kinds did.
+
+        A softmax counts where these are whole rows of the one that it runs over, plain.
+        """
+        tensors = np.unique(tensors_of(places)).tolist()
+        kinds = {self.made_by(tensor) for tensor in tensors}
+        if len(kinds) > 1:
+            return ""
+        kind = kinds.pop()
+        if kind == "SOFTMAX" and not (len(tensors) == 1 and self.producer(tensors[0]).builtinOptions.beta == 1):
+            return ""
+        return "" if kind == "SOFTMAX" and not _whole_rows(indices_of(places), self.shape(tensors[0])) else kind
+
+    def before(self, places: Places) -> Places:
+        """What operators of one input, number by number, made these numbers of."""
+        before = places.copy()
+        for tensor in np.unique(tensors_of(places)).tolist():
+            inputs = self.everything(int(self.producer(tensor).inputs[0])).reshape(-1)
+            here = tensors_of(places) == tensor
+            before[here] = inputs[indices_of(places[here])]
+        return before
 
     def _moved(self, tensor: int) -> Places | None:
         """Where each number of a tensor comes from, flat; None when its operator computes."""
@@ -238,24 +261,11 @@ def _part(
     alone: bool,
 ) -> Part:
     places, scales = graph.trail(places)
-    in_graph = _last_activation(graph, places)
+    in_graph = _ACTIVATIONS.get(graph.activation_of(places), "none")
     if in_graph == "none" or activation != "none" or in_graph not in _ON_HOST.get(role, ()):
         return Part(role, output.tensor, slots, activation, "none", places, scales, alone)
-    inputs = {t: graph.everything(int(graph.producer(t).inputs[0])) for t in np.unique(tensors_of(places)).tolist()}
-    before = [inputs[t].reshape(-1)[i] for t, i in zip(tensors_of(places), indices_of(places), strict=True)]
-    places, scales = graph.trail(np.array(before, np.int64))
+    places, scales = graph.trail(graph.before(places))
     return Part(role, output.tensor, slots, in_graph, in_graph, places, scales, alone)
-
-
-def _last_activation(graph: HeadGraph, places: Places) -> Activation:
-    """The activation that made all of these numbers, and that can be applied to them alone."""
-    tensors = np.unique(tensors_of(places)).tolist()
-    kinds = {graph.made_by(tensor) for tensor in tensors}
-    if kinds == {"SOFTMAX"} and not (len(tensors) == 1 and graph.producer(tensors[0]).builtinOptions.beta == 1):
-        return "none"
-    if kinds == {"SOFTMAX"} and not _whole_rows(indices_of(places), graph.shape(tensors[0])):
-        return "none"
-    return _ACTIVATIONS.get(kinds.pop(), "none") if len(kinds) == 1 else "none"
 
 
 def _whole_rows(indices: Places, shape: tuple[int, ...]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from edgeloc.decode.numbers import REAL, Array, Quantization, Reading, activate, dequantized
 from edgeloc.decode.places import BoxDecoder, box_decoder, locate
 from edgeloc.errors import ContractError, EngineError
-from edgeloc.model.contract import Contract, OutputSpec
+from edgeloc.model.contract import Contract, Layout, OutputSpec
 from edgeloc.model.detector import DetectorSpec
-from edgeloc.model.fit import channels_of, part_sizes
+from edgeloc.model.fit import channels_of, columns_of, part_sizes
 
-__all__ = ["DetectorReader"]
+__all__ = ["DetectorReader", "location_rows"]
 
 # What a stored scale may be off by, in steps: a candidate too many is found out in float.
 _SLACK = 0.01
@@ -64,6 +64,11 @@ class DetectorReader:
         if not any(len(level.scores) for level in found):
             return max((level.best(outputs) for level in self._levels), key=lambda best: best.presence[0])
         return _reading(self._select(_joined(found)), self._labels)
+
+    def everything(self, outputs: Mapping[str, NDArray[Any]]) -> tuple[Array, Array, Array]:
+        """All boxes in the order of the locations: scores (n,), classes' probabilities (n, K), corners (n, 4)."""
+        found = _joined([level(outputs, 0.0) for level in self._levels])
+        return found.scores, found.classes, found.corners
 
     def _select(self, found: _Candidates) -> _Candidates:
         selection = self._spec.selection
@@ -134,6 +139,15 @@ def _merged(found: _Candidates, across: int) -> _Candidates:
     return merged
 
 
+def location_rows(values: NDArray[Any], layout: Layout, channels: int, anchors: int) -> NDArray[Any]:
+    """An output's numbers as rows (locations, channels), where each cell has `anchors` of them; a view if possible."""
+    if layout == "channels-last":
+        return values.reshape(-1, channels)
+    if anchors == 1:
+        return values.reshape(channels, -1).T
+    return values.reshape(anchors, channels, -1).transpose(2, 0, 1).reshape(-1, channels)
+
+
 @dataclass
 class _Part:
     """Where one part of a location's numbers lies: in which output, as which columns."""
@@ -146,13 +160,7 @@ class _Part:
 
     def __call__(self, outputs: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Its raw numbers, a view (locations, numbers)."""
-        values: NDArray[Any] = outputs[self.output.tensor]
-        if self.output.layout == "channels-last":
-            rows = values.reshape(-1, self.channels)
-        elif self.anchors == 1:
-            rows = values.reshape(self.channels, -1).T
-        else:
-            rows = values.reshape(self.anchors, self.channels, -1).transpose(2, 0, 1).reshape(-1, self.channels)
+        rows = location_rows(outputs[self.output.tensor], self.output.layout, self.channels, self.anchors)
         return rows[:, self.columns]
 
 
@@ -173,7 +181,7 @@ class _Level:
         level = self.outputs[0].level
         anchors = self.spec.locations.per_cell(level or 0)
         for output in self.outputs:
-            for name, columns in _columns(output, sizes):
+            for name, columns in columns_of(output, sizes):
                 if name in self.parts:
                     raise ContractError(f"outputs: the part {name} is given twice{_at(level)}")
                 quantization = self.quantizations.get(output.tensor, REAL)
@@ -320,15 +328,6 @@ class _Level:
     def _real(self, name: str, outputs: Mapping[str, NDArray[Any]], rows: NDArray[np.int64]) -> Array:
         part = self.parts[name]
         return dequantized(part(outputs)[rows], part.quantization)
-
-
-def _columns(output: OutputSpec, sizes: Mapping[str, int]) -> Iterator[tuple[str, slice]]:
-    start = 0
-    for part in output.parts:
-        size = sizes[part] if part in sizes else int(part.partition(":")[2])
-        if part in sizes:
-            yield part, slice(start, start + size)
-        start += size
 
 
 def _at(level: int | None) -> str:

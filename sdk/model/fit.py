@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import ceil, prod
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from edgeloc.findings import Finding
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.model.detector import DetectorSpec
 
-__all__ = ["Shaped", "channels_of", "check_contract", "check_input_range", "part_sizes"]
+__all__ = ["Shaped", "channels_of", "check_contract", "check_input_range", "columns_of", "part_sizes"]
 
 # Of the input tensor's range that pixels fill, and of the pixels' range that it holds. Calibration on dark images takes
 # a part of either; 0..1 for -1..1 leaves half.
@@ -76,6 +76,16 @@ def part_sizes(spec: DetectorSpec, labels: int) -> dict[str, int]:
 def channels_of(output: OutputSpec, sizes: Mapping[str, int]) -> int:
     """How many numbers of one location an output of detections holds."""
     return sum(sizes[part] if part in sizes else int(part.partition(":")[2]) for part in output.parts)
+
+
+def columns_of(output: OutputSpec, sizes: Mapping[str, int]) -> Iterator[tuple[str, slice]]:
+    """Where each part of an output of detections lies among the numbers of a location; what is unused is left out."""
+    start = 0
+    for part in output.parts:
+        size = sizes[part] if part in sizes else int(part.partition(":")[2])
+        if part in sizes:
+            yield part, slice(start, start + size)
+        start += size
 
 
 def _check_input(spec: InputSpec, inputs: Mapping[str, Shaped]) -> None:

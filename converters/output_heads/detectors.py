@@ -1,0 +1,237 @@
+"""Outputs of detectors taken apart: box, objectness and class scores leave alone, as far as the host can go on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloc.converters.output_heads.graph import HeadGraph, Places, indices_of, tensors_of
+from edgeloc.converters.output_heads.surgery import Surgeon, answers
+from edgeloc.decode.detector import DetectorReader, location_rows
+from edgeloc.engines import open_engine
+from edgeloc.errors import ModelError
+from edgeloc.model.contract import Contract, Layout, OutputSpec
+from edgeloc.model.detector import DetectorSpec
+from edgeloc.model.fit import channels_of, check_contract, columns_of, part_sizes
+
+__all__ = ["DetectorPart", "DetectorSplit", "Move", "repair_detector", "split_detector"]
+
+_MOST_DIFFERENT = 1e-4
+_IMAGES = 8
+
+
+class Move(NamedTuple):
+    """An activation that the graph applies to columns of a part, and that a field of the contract can take over."""
+
+    section: Literal["box", "scores"]
+    field: str
+    activation: str
+    columns: slice
+
+
+_ALL, _CENTER, _SIZE = slice(None), slice(0, 2), slice(2, 4)
+_PROBABILITY = {"LOGISTIC": "sigmoid"}
+_EDGE = {"LOGISTIC": "sigmoid", "EXP": "exp"}
+
+
+@dataclass(frozen=True, eq=False)
+class DetectorPart:
+    """One quantity of an output of detections, and where its numbers are computed.
+
+    `name` is what it is; `output` the one that holds it, and `alone` whether it holds nothing else. `places` is
+    (locations, numbers), before `moves`, the activations that the graph applies and the host could. `scales` are the
+    tensors that its numbers go through before those: in int8 all of them have one scale.
+    """
+
+    name: str
+    output: OutputSpec
+    alone: bool
+    moves: tuple[Move, ...]
+    places: Places = field(repr=False)
+    scales: frozenset[int]
+
+    def shares_with(self, other: DetectorPart) -> bool:
+        """Whether another quantity is on its scale: in the same output, or computed by the same layer."""
+        return other.name != self.name and (self.output is other.output or bool(self.scales & other.scales))
+
+    def is_apart(self, parts: Sequence[DetectorPart]) -> bool:
+        """Whether it is an output of its own already, of a layer of its own, without an activation to take off."""
+        return self.alone and not self.moves and not any(self.shares_with(other) for other in parts)
+
+
+class DetectorSplit(NamedTuple):
+    """A detector taken apart: its flatbuffer, its contract, and the parts by the names of their outputs.
+
+    `activated` is the contract for numbers to which the graph's activations have been applied.
+    """
+
+    flatbuffer: bytes
+    contract: Contract
+    activated: Contract
+    named: Mapping[str, DetectorPart]
+
+
+def split_detector(flatbuffer: bytes, contract: Contract) -> DetectorSplit:
+    """Take every output of a detector apart, exactly; what is apart already stays as it is.
+
+    Raises ModelError when an operator cannot be split, ContractError when the contract does not fit the model.
+    """
+    engine = open_engine("auto", flatbuffer)
+    check_contract(contract, engine.inputs, engine.outputs)
+    assert contract.detector is not None
+    graph = HeadGraph(flatbuffer)
+    parts = _parts(graph, contract, contract.detector)
+    surgeon, outputs, tensors, named = Surgeon(graph), [], {}, {}
+    for part in parts:
+        if part.is_apart(parts):
+            name, tensor, layout = part.output.tensor, graph.outputs[part.output.tensor], part.output.layout
+        else:
+            name = _name(part, graph)
+            tensor, layout = _take(surgeon, part.places, name)
+        outputs.append(OutputSpec(name, "detections", parts=(part.name,), layout=layout, level=part.output.level))
+        tensors[name], named[name] = tensor, part
+    activated = dataclasses.replace(contract, outputs=tuple(outputs))
+    described = dataclasses.replace(activated, detector=_described(contract.detector, parts))
+    return DetectorSplit(surgeon.finish(tensors), described, activated, named)
+
+
+def repair_detector(
+    flatbuffer: bytes, contract: Contract, images: NDArray[np.float32]
+) -> tuple[bytes, Contract, tuple[str, ...]]:
+    """Give box, objectness and class scores of a detector an output and a scale of their own.
+
+    The last sigmoid or softmax goes to the host, as does that, a tanh or an exponential of the box. Weights are sliced,
+    never changed: scores are those of the original within 1e-4, corners within 1e-4 of the input's side. Returns as
+    `repair_head` does, with its errors.
+    """
+    split = split_detector(flatbuffer, contract)
+    parts = list(split.named.values())
+    if all(part.is_apart(parts) for part in parts):
+        return flatbuffer, contract, ()
+    _check((flatbuffer, contract), (split.flatbuffer, split.contract), images[:_IMAGES])
+    changed = {name: part for name, part in split.named.items() if not part.is_apart(parts)}
+    return split.flatbuffer, split.contract, tuple(_sentence(name, part) for name, part in changed.items())
+
+
+def _parts(graph: HeadGraph, contract: Contract, spec: DetectorSpec) -> list[DetectorPart]:
+    sizes = part_sizes(spec, len(contract.labels))
+    parts = []
+    for output in contract.outputs:
+        tensor, channels = graph.outputs[output.tensor], channels_of(output, sizes)
+        rows = location_rows(
+            graph.everything(tensor), output.layout, channels, spec.locations.per_cell(output.level or 0)
+        )
+        for name, columns in columns_of(output, sizes):
+            alone = columns == slice(0, channels)
+            places, scales = graph.trail(rows[:, columns])
+            moves = tuple(_moves(graph, spec, name, places, alone and name == "class"))
+            parts.append(DetectorPart(name, output, alone, moves, places, scales))
+    return [_before_moves(graph, part, _common(part, parts)) for part in parts]
+
+
+def _moves(graph: HeadGraph, spec: DetectorSpec, name: str, places: Places, alone: bool) -> Iterator[Move]:
+    """The activations that made a part's numbers, where the contract has none yet and could have them."""
+    box, scores = spec.box, spec.scores
+    wanted: list[tuple[Literal["box", "scores"], str, Mapping[str, str], slice]] = []
+    if name in ("class", "score") and scores.activation == "none":
+        # Without a background or an objectness the host could not tell from one logit whether a softmax is worth it.
+        softmax = {"SOFTMAX": "softmax"} if name == "class" and not (alone and scores.background == "none") else {}
+        wanted.append(("scores", "activation", _PROBABILITY | softmax, _ALL))
+    if name == "objectness" and scores.objectness == "none":
+        wanted.append(("scores", "objectness", _PROBABILITY, _ALL))
+    if name == "box" and box.form in ("cxcywh", "cycxhw") and box.center == "none":
+        wanted.append(("box", "center", {"LOGISTIC": "sigmoid", "TANH": "tanh"}, _CENTER))
+    if name == "box" and box.form in ("cxcywh", "cycxhw", "distances") and box.size == "none" and not box.bins:
+        sizes = _EDGE if box.variances[1] == 1 else _PROBABILITY
+        wanted.append(("box", "size", sizes, _ALL if box.form == "distances" else _SIZE))
+    for section, which, activations, columns in wanted:
+        kind = graph.activation_of(places[:, columns])
+        if kind in activations:
+            yield Move(section, which, activations[kind], columns)
+
+
+def _common(part: DetectorPart, parts: Sequence[DetectorPart]) -> tuple[Move, ...]:
+    """The moves that all levels of a part allow: the contract describes them together."""
+    levels = [other for other in parts if other.name == part.name]
+    return tuple(move for move in part.moves if all(move in other.moves for other in levels))
+
+
+def _before_moves(graph: HeadGraph, part: DetectorPart, moves: tuple[Move, ...]) -> DetectorPart:
+    if not moves:
+        return dataclasses.replace(part, moves=())
+    places = part.places.copy()
+    for move in moves:
+        places[:, move.columns] = graph.before(places[:, move.columns])
+    places, scales = graph.trail(places)
+    return dataclasses.replace(part, moves=moves, places=places, scales=scales)
+
+
+def _name(part: DetectorPart, graph: HeadGraph) -> str:
+    """Of the output that a part becomes: its old one, where that held nothing else."""
+    if part.alone:
+        return part.output.tensor
+    name = part.name if part.output.level is None else f"{part.name}_{part.output.level}"
+    return f"{part.output.tensor}_{name}" if name in graph.outputs else name
+
+
+def _take(surgeon: Surgeon, places: Places, name: str) -> tuple[int, Layout]:
+    """A tensor of these numbers alone, and how it lies: as the layers that compute it have them, where they can."""
+    tensors, indices = tensors_of(places), indices_of(places)
+    beside = (np.diff(tensors, axis=1) == 0) & (np.abs(np.diff(indices, axis=1)) == 1)
+    ways: list[tuple[Layout, Places]] = [("channels-last", places), ("channels-first", places.T)]
+    if places.shape[1] > 1 and not beside.any():
+        ways.reverse()
+    (first, laid), (second, transposed) = ways
+    try:
+        return surgeon.take(laid, name), first
+    except ModelError:
+        if places.shape[1] == 1:
+            raise
+    return surgeon.take(transposed, name), second
+
+
+def _described(spec: DetectorSpec, parts: Sequence[DetectorPart]) -> DetectorSpec:
+    """The description of numbers before the moves."""
+    for move in dict.fromkeys((move.section, move.field, move.activation) for part in parts for move in part.moves):
+        section, which, activation = move
+        changed = dataclasses.replace(getattr(spec, section), **{which: activation})
+        spec = dataclasses.replace(spec, **{section: changed})
+    return spec
+
+
+def _sentence(name: str, part: DetectorPart) -> str:
+    what = f"{part.name} leaves as the output {name}"
+    if not part.alone:
+        what += f", split off {part.output.tensor}"
+    if part.moves:
+        what += f", before its {' and '.join(move.activation for move in part.moves)}, which the host applies"
+    return what
+
+
+def _check(before: tuple[bytes, Contract], after: tuple[bytes, Contract], images: NDArray[np.float32]) -> None:
+    """Raise ModelError when the split model does not answer as the original does, location by location."""
+    side = max(before[1].input.width, before[1].input.height)
+    for old, new in zip(_everything(*before, images), _everything(*after, images), strict=True):
+        units = (1, 1, side)
+        if not all(
+            one.shape == other.shape and np.allclose(one, other, _MOST_DIFFERENT, _MOST_DIFFERENT * unit)
+            for one, other, unit in zip(old, new, units, strict=True)
+        ):
+            raise ModelError(
+                "splitting the outputs changed the answers",
+                hint="convert without {fix_head}, and report the model",
+            )
+
+
+def _everything(
+    flatbuffer: bytes, contract: Contract, images: NDArray[np.float32]
+) -> Iterator[tuple[NDArray[np.float32], ...]]:
+    reader = DetectorReader(contract, {})
+    with np.errstate(over="ignore"):
+        for image in images:
+            yield reader.everything(answers(flatbuffer, image[np.newaxis]))
