@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeloc.converters.output_heads.cost import PROBABILITIES, Cost, Diagnosis, Levels, box_iou, worth_repair
+from edgeloc.converters.output_heads.detections import diagnose_detector
 from edgeloc.converters.output_heads.graph import HeadGraph, Part, parts_of
 from edgeloc.converters.output_heads.repair import Split, split_head
 from edgeloc.converters.output_heads.surgery import Answers, answers
@@ -20,12 +22,8 @@ from edgeloc.findings import Finding
 from edgeloc.model.contract import Contract
 
 __all__ = [
-    "Cost",
-    "Diagnosis",
-    "Levels",
     "Readings",
     "as_outputs",
-    "box_iou",
     "cost",
     "diagnose",
     "float_readings",
@@ -35,9 +33,6 @@ __all__ = [
 ]
 
 Array = NDArray[np.float32]
-_STEPS = 255
-# Less than this is small beside what the weights lose, and no reason to change a model.
-_IOU, _SHARE = 0.005, 0.01
 # A box of half the frame's side loses 0.008 to steps of 1/256, which is not visible.
 _COARSE = 0.01
 # A coordinate within half a step of an end on as many images carries nothing there.
@@ -46,44 +41,6 @@ _HALF_STEP = 1 / 512
 _ALIKE = 1e-6
 _MOST_IMAGES = 100
 _BOXES = {"box", "box-bins", "grid-weights", "grid-distances"}
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What rounding does to the answers.
-
-    `iou` is 1 minus the mean IoU between the boxes before and after; `presence` and `label` are
-    the shares of objects whose presence or class turns into another.
-    """
-
-    iou: float
-    presence: float
-    label: float
-
-
-@dataclass(frozen=True)
-class Levels:
-    """The 256 numbers that an int8 tensor can hold: `low` and the `step` to the next one."""
-
-    low: float
-    step: float
-
-    @classmethod
-    def over(cls, arrays: Iterable[Array]) -> Levels:
-        """The levels of a tensor with these values: from the lowest to the highest, 0 among them."""
-        ends = [(float(values.min()), float(values.max())) for values in arrays]
-        low, high = min(0.0, *(end for end, _ in ends)), max(0.0, *(end for _, end in ends))
-        step = (high - low) / _STEPS or 1.0
-        return cls(np.round(low / step) * step, step)
-
-    def round(self, values: Array) -> Array:
-        """Each value as the nearest level."""
-        steps = np.clip(np.rint((values - self.low) / self.step), 0, _STEPS)
-        return np.asarray(steps * self.step + self.low, np.float32)
-
-
-# A TFLite sigmoid or softmax always leaves with this one, whatever its values are.
-_PROBABILITIES = Levels(0.0, 1 / 256)
 
 
 @dataclass(frozen=True)
@@ -129,7 +86,7 @@ def round_activations(split: Split, values: Answers) -> Readings:
     rounded = {}
     for name, part in split.named.items():
         rows = _in_graph(split, part, values[name])
-        rounded[name] = rows if part.in_graph == "none" else _PROBABILITIES.round(rows)
+        rounded[name] = rows if part.in_graph == "none" else PROBABILITIES.round(rows)
     return _read(_activated_contract(split), rounded)
 
 
@@ -142,7 +99,7 @@ def _leave(split: Split, values: Answers, part: Part, rows: Array) -> Array:
     """What an output makes of the numbers of one of its parts."""
     mates = {name: mate for name, mate in split.named.items() if mate.tensor == part.tensor}
     if all(mate.in_graph != "none" for mate in mates.values()):
-        return _PROBABILITIES.round(rows)
+        return PROBABILITIES.round(rows)
     if all(mate.in_graph == "none" for mate in mates.values()):
         return rows
     return Levels.over(_in_graph(split, mate, values[name]) for name, mate in mates.items()).round(rows)
@@ -187,31 +144,6 @@ def cost(before: Readings, after: Readings, threshold: float) -> Cost:
     return Cost(1 - iou, flips, labels)
 
 
-def box_iou(first: Array, second: Array) -> Array:
-    """IoU of boxes (..., 4) as x1, y1, x2, y2 with edges in order, pair by pair; 1 where both are empty."""
-    low, high = np.maximum(first[..., :2], second[..., :2]), np.minimum(first[..., 2:], second[..., 2:])
-    overlap = np.prod(np.maximum(high - low, 0), axis=-1)
-    areas = [np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (first, second)]
-    union = areas[0] + areas[1] - overlap
-    return np.asarray(np.where(union > 0, overlap / np.where(union > 0, union, 1), 1.0), np.float32)
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """One fault of an output, with its figures.
-
-    `finding` is what a user should know; `output` the output's name, `parts` the roles, slots or positions concerned.
-    `cost` is what rounding the outputs to int8 does as they are, `repaired` what it does after `repair_head`; None
-    where rounding is not the fault, or no repair helps.
-    """
-
-    finding: Finding
-    output: str
-    parts: tuple[str, ...]
-    cost: Cost | None = None
-    repaired: Cost | None = None
-
-
 def diagnose(flatbuffer: bytes, contract: Contract, images: NDArray[np.float32]) -> tuple[Diagnosis, ...]:
     """What is wrong with the outputs of a float model.
 
@@ -226,7 +158,7 @@ def diagnose(flatbuffer: bytes, contract: Contract, images: NDArray[np.float32])
     outputs contradict each other.
     """
     if contract.detector is not None:
-        return ()
+        return tuple(diagnose_detector(flatbuffer, contract, images))
     parts_of(HeadGraph(flatbuffer), contract)  # so that an error behind this is one of splitting
     images = images[:: max(1, len(images) // _MOST_IMAGES)][:_MOST_IMAGES]
     try:
@@ -248,7 +180,7 @@ def _unsplit(contract: Contract, values: Answers, why: str) -> Iterator[Diagnosi
     """The outputs of a model that cannot be taken apart."""
     before = cost(*as_outputs(contract, values), contract.thresholds.presence)
     output = next((output for output in contract.outputs if output.role == "vector"), None)
-    if output is None or not _worth_repair(before, Cost(0, 0, 0)):
+    if output is None or not worth_repair(before, Cost(0, 0, 0)):
         return
     rows = values[output.tensor]
     message = (
@@ -266,7 +198,7 @@ def _rounded(split: Split, values: Answers, readings: Readings) -> Iterator[Diag
     for names in _sharing(split):
         parts = [split.named[name] for name in names]
         before, after = _concerning(now, parts), _concerning(repaired, parts)
-        if _worth_repair(before, after):
+        if worth_repair(before, after):
             named.update(part.role for part in parts)
             yield _shared_scale(split, values, names, before, after)
     box = next((part for part in split.parts if part.role == "box" and part.in_graph != "none"), None)
@@ -292,14 +224,6 @@ def _concerning(whole: Cost, parts: list[Part]) -> Cost:
     roles = {part.role for part in parts}
     return Cost(
         whole.iou * bool(roles & _BOXES), whole.presence * ("presence" in roles), whole.label * ("class" in roles)
-    )
-
-
-def _worth_repair(before: Cost, after: Cost) -> bool:
-    return (
-        before.iou - after.iou >= _IOU
-        or before.presence - after.presence >= _SHARE
-        or before.label - after.label >= _SHARE
     )
 
 

@@ -117,7 +117,7 @@ class HeadGraph:
             inputs = self.everything(int(self.producer(tensor).inputs[0])).reshape(-1)
             here = tensors_of(places) == tensor
             before[here] = inputs[indices_of(places[here])]
-        return before
+        return np.asarray(before, np.int64)
 
     def _moved(self, tensor: int) -> Places | None:
         """Where each number of a tensor comes from, flat; None when its operator computes."""

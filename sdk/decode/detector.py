@@ -142,10 +142,12 @@ def _merged(found: _Candidates, across: int) -> _Candidates:
 def location_rows(values: NDArray[Any], layout: Layout, channels: int, anchors: int) -> NDArray[Any]:
     """An output's numbers as rows (locations, channels), where each cell has `anchors` of them; a view if possible."""
     if layout == "channels-last":
-        return values.reshape(-1, channels)
-    if anchors == 1:
-        return values.reshape(channels, -1).T
-    return values.reshape(anchors, channels, -1).transpose(2, 0, 1).reshape(-1, channels)
+        rows: NDArray[Any] = values.reshape(-1, channels)
+    elif anchors == 1:
+        rows = values.reshape(channels, -1).T
+    else:
+        rows = values.reshape(anchors, channels, -1).transpose(2, 0, 1).reshape(-1, channels)
+    return rows
 
 
 @dataclass
