@@ -14,6 +14,7 @@ from edgeloc.converters.output_heads.surgery import Answers, answers
 from edgeloc.decode import Decoder
 from edgeloc.decode.numbers import activate
 from edgeloc.errors import ModelError
+from edgeloc.evaluation.detection import match
 from edgeloc.findings import Finding
 from edgeloc.model.contract import Contract
 from edgeloc.preprocess import Placement
@@ -23,7 +24,6 @@ __all__ = ["diagnose_detector"]
 
 # Their outputs are held in memory, up to 5 MB an image.
 _MOST_IMAGES = 32
-_MATCHED = 0.5
 _AS_IT_IS = Placement(1.0, 1.0, 0.0, 0.0)
 
 
@@ -97,11 +97,12 @@ def _activated(part: DetectorPart, contract: Contract, name: str, values: NDArra
     rows = rows if rows.shape[-1] == part.places.shape[1] else rows.reshape(*rows.shape[:-1], -1, part.places.shape[1])
     for move in part.moves:
         numbers = rows[..., move.columns]
-        if move.activation == "sigmoid" or move.activation == "softmax":
-            rows[..., move.columns] = PROBABILITIES.round(activate(numbers, move.activation))
-        else:
+        if move.activation in ("exp", "tanh"):
             made = np.exp(numbers) if move.activation == "exp" else np.tanh(numbers)
             rows[..., move.columns] = Levels.over([made]).round(made)
+        else:
+            made = activate(numbers, "softmax" if move.activation == "softmax" else "sigmoid")
+            rows[..., move.columns] = PROBABILITIES.round(made)
     return values
 
 
@@ -116,30 +117,19 @@ def _objects(contract: Contract, values: Answers) -> list[tuple[Detection, ...]]
 
 
 def _losses(before: Sequence[Sequence[Detection]], after: Sequence[Sequence[Detection]]) -> _Losses:
-    objects, found, overlaps = sum(map(len, before)), sum(map(len, after)), []
-    for first, second in zip(before, after, strict=True):
-        overlaps += _matches(first, second)
+    objects, found = sum(map(len, before)), sum(map(len, after))
+    overlaps = [iou for first, second in zip(before, after, strict=True) for iou in _overlaps(first, second)]
     kept = len(overlaps)
     return _Losses(objects, objects - kept, found - kept, float(np.mean(overlaps)) if overlaps else 0.0)
 
 
-def _matches(first: Sequence[Detection], second: Sequence[Detection]) -> list[float]:
-    """The IoU of objects of one label that lie best on each other, each taken once."""
-    pairs = sorted(
-        ((one.box.iou(other.box), i, j)
-        for i, one in enumerate(first)
-        for j, other in enumerate(second)
-        if one.box is not None and other.box is not None and one.label == other.label),
-        reverse=True,
-    )  # fmt: skip
-    taken: tuple[set[int], set[int]] = set(), set()
-    overlaps = []
-    for iou, i, j in pairs:
-        if iou >= _MATCHED and i not in taken[0] and j not in taken[1]:
-            taken[0].add(i)
-            taken[1].add(j)
-            overlaps.append(iou)
-    return overlaps
+def _overlaps(first: Sequence[Detection], second: Sequence[Detection]) -> Iterator[float]:
+    """The IoU of those objects of `first` that are among those of `second`, with their label."""
+    for label in {one.label for one in first}:
+        boxes, others = (
+            [one.box for one in found if one.label == label and one.box is not None] for found in (first, second)
+        )
+        yield from (pair[1] for pair in match(boxes, others) if pair is not None)
 
 
 def _unsplit(flatbuffer: bytes, contract: Contract, images: NDArray[np.float32], why: str) -> Iterator[Diagnosis]:
