@@ -10,7 +10,7 @@ from edgeloc._support.numbers import above_zero, at_least_one, at_least_zero
 
 HELP = "train a localizer or a detector on your labelled images, or a trained network further"
 EXTRA = "convert"
-NEEDS = ("tensorflow", "keras", "matplotlib", "scipy")
+NEEDS = ("tensorflow", "keras", "matplotlib", "scipy", "pycocotools")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -11,16 +11,18 @@ import tensorflow as tf
 from keras import losses, ops
 
 from edgeloc.converters.training.detectors.matching import match_by_cost, match_by_overlap, match_by_shape
-from edgeloc.converters.training.detectors.precision import Precision
 from edgeloc.converters.training.losses import box_loss, iou
 from edgeloc.decode import Decoder
 from edgeloc.decode.places import Places, locate
 from edgeloc.errors import ContractError
-from edgeloc.model.contract import Contract, Thresholds
+from edgeloc.evaluation.average_precision import AveragePrecision
+from edgeloc.evaluation.detection import below_threshold, match
+from edgeloc.model.contract import Contract
 from edgeloc.model.detector import DetectorSpec
 from edgeloc.preprocess import Placement
+from edgeloc.types import Box, Detection, LabelledBox
 
-__all__ = ["TrainableDetector", "check_detector", "decode_boxes", "read_parts"]
+__all__ = ["TrainableDetector", "best_threshold", "check_detector", "decode_boxes", "read_parts"]
 
 _FORMS = ("cxcywh", "distances")
 _SIZES = {
@@ -41,8 +43,6 @@ _CENTRES = {
 _LARGEST_POWER = 8.0
 # How many locations without an object SSD learns from for each one with an object.
 _NEGATIVES = 3
-# What is below counts for nothing in the mean average precision.
-_LEAST_SCORE = 0.01
 _AS_IT_IS = Placement(1.0, 1.0, 0.0, 0.0)
 
 
@@ -134,7 +134,7 @@ class TrainableDetector(keras.Model):  # type: ignore[misc]
         places = locate(self._spec.locations, *self._side)
         assert places is not None
         self._places = places
-        self._decoder = Decoder(dataclasses.replace(contract, thresholds=Thresholds(_LEAST_SCORE)))
+        self._decoder = Decoder(below_threshold(contract))
         self._means = {name: keras.metrics.Mean(name=name) for name in ("box_loss", "class_loss")}
         self._validate = tf.function(self._answer)
 
@@ -205,18 +205,42 @@ class TrainableDetector(keras.Model):  # type: ignore[misc]
         return outputs
 
     def evaluate(self, x: Any, **_kwargs: Any) -> dict[str, float]:
-        """The losses and the figures of the boxes that the runtime would give, over the validation batches `x`."""
+        """The losses and the figures of the objects that the runtime would give, over the validation batches `x`."""
         self.reset_metrics()
-        precision = Precision(len(self.contract.labels))
+        truths: list[list[LabelledBox]] = []
+        found: list[tuple[Detection, ...]] = []
         for index in range(len(x)):
             images, targets = x[index]
             outputs = {name: np.asarray(values) for name, values in self._validate(images, targets).items()}
             for row, (boxes, labels) in enumerate(zip(targets["boxes"], targets["labels"], strict=True)):
                 one = {name: values[row : row + 1] for name, values in outputs.items()}
-                objects = self._decoder(one, _AS_IT_IS, self._side).objects
-                precision.add(objects, self.contract.labels, boxes[labels >= 0], labels[labels >= 0])
+                found.append(self._decoder(one, _AS_IT_IS, self._side).objects)
+                pairs = zip(boxes.tolist(), labels.tolist(), strict=True)
+                truths.append([LabelledBox(Box(*box), self.contract.labels[n]) for box, n in pairs if n >= 0])
         results = {name: float(value) for name, value in self.get_metrics_result().items()}
-        return results | precision.figures()
+        threshold, f1 = best_threshold(truths, found)
+        precision = AveragePrecision(truths, found).figures().ap50
+        return {**results, "map50": precision or 0.0, "threshold": threshold, "f1": f1}
+
+
+def best_threshold(
+    truths: Sequence[Sequence[LabelledBox]], found: Sequence[Sequence[Detection]]
+) -> tuple[float, float]:
+    """The score from which on objects give the best F1, over all images and classes, and that F1; 0.5 without any."""
+    hits: list[tuple[float, bool]] = []
+    for items, detections in zip(truths, found, strict=True):
+        for label in {one.label for one in detections}:
+            same = [(one.score, one.box) for one in detections if one.label == label and one.box is not None]
+            pairs = match([box for _, box in same], [item.box for item in items if item.label == label])
+            hits += [(score, pair is not None) for (score, _), pair in zip(same, pairs, strict=True)]
+    there = sum(len(items) for items in truths)
+    if not hits or not there:
+        return 0.5, 0.0
+    hits.sort(key=lambda hit: -hit[0])
+    right = np.cumsum([hit for _, hit in hits])
+    f1 = 2 * right / (np.arange(1, len(right) + 1) + there)
+    best = int(f1.argmax())
+    return hits[best][0], float(f1[best])
 
 
 def _pairs(measure: Any, truth: Any, found: Any) -> Any:

@@ -12,13 +12,19 @@ import pytest
 
 from edgeloc.converters.training.backbones import HEADS
 from edgeloc.converters.training.batches import EveryObject
-from edgeloc.converters.training.detectors.losses import TrainableDetector, check_detector, decode_boxes, read_parts
+from edgeloc.converters.training.detectors.losses import (
+    TrainableDetector,
+    best_threshold,
+    check_detector,
+    decode_boxes,
+    read_parts,
+)
 from edgeloc.decode import Decoder
 from edgeloc.decode.places import Places
 from edgeloc.errors import ContractError
 from edgeloc.model.contract import Contract, OutputSpec
 from edgeloc.preprocess import Placement
-from edgeloc.types import Box, LabelledBox
+from edgeloc.types import Box, Detection, LabelledBox
 
 AS_IT_IS = Placement(1.0, 1.0, 0.0, 0.0)
 TRUTH = [(np.array([20.0, 18.0, 44.0, 50.0]), 0), (np.array([70.0, 40.0, 120.0, 80.0]), 2)]
@@ -151,3 +157,15 @@ def test_a_class_that_is_not_known_is_left_out() -> None:
     made = EveryObject(("bolt", "nut"), 3)([objects, ()])
     assert made["labels"].tolist() == [[1, -1, -1], [-1, -1, -1]]
     assert made["boxes"][0, 0].tolist() == [5, 5, 9, 9]
+
+
+def test_the_threshold_is_the_score_with_the_best_f1() -> None:
+    truths = [[LabelledBox(Box(0, 0, 10, 10), "bolt"), LabelledBox(Box(20, 20, 40, 40), "nut")], []]
+    right = Detection(Box(0, 0, 10, 9), 0.9, "bolt"), Detection(Box(20, 20, 40, 39), 0.6, "nut")
+    wrong = Detection(Box(0, 0, 10, 10), 0.7, "nut"), Detection(Box(50, 50, 60, 60), 0.5, "bolt")
+    assert best_threshold(truths, [right, ()]) == (0.6, 1.0)
+    assert best_threshold(truths, [(right[0], wrong[0], right[1]), (wrong[1],)]) == (0.6, pytest.approx(0.8))
+    twice = Detection(Box(0, 0, 10, 10), 0.8, "bolt")
+    assert best_threshold(truths, [(right[0], twice), ()]) == (0.9, pytest.approx(2 / 3))
+    assert best_threshold(truths, [(), ()]) == (0.5, 0.0)
+    assert best_threshold([[]], [right]) == (0.5, 0.0)
