@@ -36,6 +36,11 @@ from edgeloc.model.contract import Contract as Contract
 from edgeloc.model.contract import InputSpec as InputSpec
 from edgeloc.model.contract import OutputSpec as OutputSpec
 from edgeloc.model.contract import Thresholds as Thresholds
+from edgeloc.model.detector import DetectorBox as DetectorBox
+from edgeloc.model.detector import DetectorSpec as DetectorSpec
+from edgeloc.model.detector import Locations as Locations
+from edgeloc.model.detector import Scores as Scores
+from edgeloc.model.detector import Selection as Selection
 from edgeloc.model.file import Golden as Golden
 from edgeloc.model.file import ModelFile as ModelFile
 from edgeloc.model.file import read_model as read_model
@@ -50,6 +55,7 @@ from edgeloc.types import Bearing as Bearing
 from edgeloc.types import Box as Box
 from edgeloc.types import Detection as Detection
 from edgeloc.types import Frame as Frame
+from edgeloc.types import LabelledBox as LabelledBox
 from edgeloc.types import Observation as Observation
 from edgeloc.types import Pixels as Pixels
 from edgeloc.types import Result as Result

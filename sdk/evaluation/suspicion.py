@@ -29,9 +29,11 @@ _IMAGES = 128
 # training images, 5 standard errors or more; with 0..1 it gains 0.03 at 2, which is within noise.
 _LEAST_GAIN = 0.03
 _STANDARD_ERRORS = 3.0
+_LARGE_GAIN, _STANDARD_ERRORS_OF_LARGE = 0.2, 1.5
 # With fewer objects there is no standard error to speak of.
 _FEW = 16
 _LEAST_GAIN_OF_FEW = 0.3
+_HIT = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +55,14 @@ class ContractTrial:
 
 @dataclass(frozen=True, slots=True)
 class _Score:
-    """For each labelled object the IoU with the best box, and 1 where its class is right, else 0."""
+    """For each labelled object the IoU with the best box, 1 where its class is right, and boxes of no object.
+
+    The last, of a detector alone, are those of its image, as a share of the objects there.
+    """
 
     iou: Array
     right: Array
-
-    @property
-    def total(self) -> Array:
-        return self.iou + self.right
+    false: Array
 
 
 def try_contract(
@@ -142,40 +144,45 @@ def _score(
     pairs = [
         pair
         for objects, image in zip(wanted, pixels, strict=True)
-        for pair in _found(objects, localizer(image).objects, contract.labels)
+        for pair in _found(objects, localizer(image).objects, contract.labels, contract.detector is not None)
     ]
     return _Score(*np.array(pairs, np.float64).T)
 
 
 def _found(
-    objects: Sequence[LabelledBox], answers: Sequence[Detection], labels: tuple[str, ...]
-) -> Iterator[tuple[float, float]]:
-    """For each object the IoU of the best answer, and whether that has its class."""
+    objects: Sequence[LabelledBox], answers: Sequence[Detection], labels: tuple[str, ...], penalty: bool
+) -> Iterator[tuple[float, float, float]]:
+    """For each object the IoU of the best answer, whether one that hits it has its class, and its share of misses."""
+    boxes = [answer for answer in answers if answer.box is not None]
+    hits = {id(answer) for box, _ in objects for answer in boxes if answer.box and box.iou(answer.box) >= _HIT}
+    false = min(1.0, (len(boxes) - len(hits)) / len(objects)) if penalty else 0.0
     for box, label in objects:
-        iou, named = max(
-            ((box.iou(answer.box), answer.label) for answer in answers if answer.box is not None),
-            key=lambda pair: pair[0],
-            default=(0.0, None),
-        )
-        yield iou, float(label in labels and label == named and iou > 0)
+        overlaps = [(box.iou(answer.box), answer.label) for answer in boxes if answer.box]
+        named = any(iou >= _HIT and label == other for iou, other in overlaps)
+        yield max((iou for iou, _ in overlaps), default=0.0), float(named and label in labels), false
 
 
 def _gain(score: _Score, given: _Score) -> float:
-    """By how much `score` is better on average; 0 where that is little, or within noise."""
-    difference = score.total - given.total
+    """By how much `score` is better, with boxes of no object or without; 0 where that is little, or within noise."""
+    found = score.iou + score.right - given.iou - given.right
+    return max(_clear(found), _clear(found - score.false + given.false))
+
+
+def _clear(difference: Array) -> float:
+    """The mean, where it is clearly above 0, else 0."""
     mean = float(difference.mean())
     if len(difference) < _FEW:
         return mean if mean >= _LEAST_GAIN_OF_FEW else 0.0
     error = float(difference.std(ddof=1)) / len(difference) ** 0.5
-    return mean if mean >= _LEAST_GAIN and mean >= _STANDARD_ERRORS * error else 0.0
+    errors = _STANDARD_ERRORS_OF_LARGE if mean >= _LARGE_GAIN else _STANDARD_ERRORS
+    return mean if mean >= _LEAST_GAIN and mean >= errors * error else 0.0
 
 
 def _finding(given: _Score, better: _Score, variant: Variant, count: int) -> Finding:
-    classes = ""
+    figures = [f"mean IoU {better.iou.mean():.2f} instead of {given.iou.mean():.2f}"]
     if better.right.sum() > given.right.sum():
-        classes = f" and the class right on {better.right.mean():.0%} instead of {given.right.mean():.0%}"
-    message = (
-        f"{variant.change} the model is clearly better on {count} labelled objects (mean IoU "
-        f"{better.iou.mean():.2f} instead of {given.iou.mean():.2f}{classes})"
-    )
+        figures.append(f"the class right on {better.right.mean():.0%} instead of {given.right.mean():.0%}")
+    if better.false.sum() < given.false.sum():
+        figures.append(f"{better.false.mean():.2f} instead of {given.false.mean():.2f} boxes of no object for each")
+    message = f"{variant.change} the model is clearly better on {count} labelled objects ({' and '.join(figures)})"
     return Finding("contract-suspect", "warning", message, f"check {variant.field} of the contract")

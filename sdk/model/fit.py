@@ -56,7 +56,7 @@ def check_input_range(spec: InputSpec, dtype: np.dtype[Any], scale: float | None
     limits = np.iinfo(dtype)
     low, high = (limits.min - zero_point) * scale, (limits.max - zero_point) * scale
     pairs = list(zip(spec.mean * len(spec.std), spec.std * len(spec.mean), strict=True))
-    first, last = min(-mean / std for mean, std in pairs), max((255 - mean) / std for mean, std in pairs)
+    first, last = min((0 - mean) / std for mean, std in pairs), max((255 - mean) / std for mean, std in pairs)
     shared = min(high, last) - max(low, first)
     if shared >= _LEAST_SHARE * max(high - low, last - first):
         return None
