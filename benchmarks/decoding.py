@@ -75,8 +75,8 @@ def output(seed: int = 0) -> NDArray[np.int8]:
         real[:2, columns] = middle[:, None] + rng.normal(0, 0.004, (2, _BOXES_EACH))
         real[2:4, columns] = size[:, None]
         real[4 + index * 5, columns] = rng.uniform(0.4, 0.9, _BOXES_EACH)
-    raw = np.clip(np.rint(real / _SCALE) + _ZERO_POINT, -128, 127).astype(np.int8)
-    return raw[np.newaxis]
+    raw: NDArray[np.int8] = np.clip(np.rint(real / _SCALE) + _ZERO_POINT, -128, 127).astype(np.int8)[np.newaxis]
+    return raw
 
 
 def edgeloc_loop(raw: NDArray[np.int8]) -> Loop:
@@ -122,9 +122,9 @@ def loop_by_hand(raw: NDArray[np.int8]) -> Loop:
         keep = scores >= _THRESHOLD
         boxes, scores, classes = real[:4, keep].T * _SIDE, scores[keep], classes[keep]
         boxes[:, :2] -= boxes[:, 2:] / 2
-        apart = boxes.copy()
+        apart: Any = boxes.copy()
         apart[:, :2] += classes[:, np.newaxis] * np.float32(2 * _SIDE)  # so that classes are no rivals
-        kept = np.asarray(cv2.dnn.NMSBoxes(apart, scores, _THRESHOLD, _IOU), np.int64).ravel()  # type: ignore[arg-type]
+        kept = np.asarray(cv2.dnn.NMSBoxes(apart, scores, _THRESHOLD, _IOU), np.int64).ravel()
         height, width = frame.shape[:2]
         boxes = boxes[kept]
         boxes[:, 2:] += boxes[:, :2]
