@@ -24,7 +24,7 @@ from edgeloc.benchmarks.result import (
     write_result,
 )
 from edgeloc.data import Dataset, Sample, open_dataset
-from edgeloc.data.sample import spread
+from edgeloc.data.sample import several_objects, spread
 from edgeloc.device.thermal import ThermalReader, ThermalSampler
 from edgeloc.engines import Engine
 from edgeloc.errors import DataError, ModelError, UsageError, mask_credentials
@@ -283,12 +283,14 @@ class _Measurement:
             return None
         images = self.pairs or self.answers
         skipped = list(dict.fromkeys([*self.source.skipped, *(images.skipped if images else [])]))
+        one = self.localizer.contract.finds_one
+        notes = (*self.data.findings, *(several_objects(self.data.name, self.samples) if one else ()))
         return DataInfo(
             uri=mask_credentials(str(self.options.validation)),
             name=self.data.name,
             split=self.data.split,
             labels=self.data.labels,
-            notes=tuple(map(str, self.data.findings)),
+            notes=tuple(map(str, notes)),
             images=len(self.data),
             used=sum(row.kind != "background" for row in images.rows) if images else 0,
             skipped=len(skipped),

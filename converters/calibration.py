@@ -90,7 +90,7 @@ class Calibration:
 def calibrate(dataset: Dataset, spec: InputSpec, count: int, seed: int, skip_bad: bool = False) -> Calibration:
     """Draw `count` images, evenly over labels and groups, and bring them through the contract's preprocessing.
 
-    A labelled data set without any image that is empty gives crops beside the object for a quarter
+    A labelled data set without any image that is empty gives crops beside the objects for a quarter
     of them: a presence output that never saw "absent" could not say it, since its range in int8 is
     the one seen here.
 
@@ -135,12 +135,12 @@ def calibrate(dataset: Dataset, spec: InputSpec, count: int, seed: int, skip_bad
 
 
 def _taken(sample: Sample, pixels: Pixels, crop: tuple[int, int] | None) -> tuple[Pixels, dict[str, Any]]:
-    """What is used of an image, and its entry in the manifest; `crop` seeds a crop beside its object."""
+    """What is used of an image, and its entry in the manifest; `crop` seeds a crop beside its objects."""
     entry: dict[str, Any] = {"name": sample.name, "sha256": pixel_hash(pixels)}
     if sample.group is not None:
         entry["group"] = sample.group
-    if crop is not None and sample.box is not None:
-        background = cut_background(pixels, sample.box, np.random.default_rng(crop))
+    if crop is not None and sample.objects:
+        background = cut_background(pixels, sample.objects, np.random.default_rng(crop))
         if background is not None:
             pixels, entry["crop"] = background
     return pixels, entry

@@ -29,6 +29,7 @@ from edgeloc.converters.output_heads.repair import repair_head
 from edgeloc.converters.quantization.quantize import AUTO, RECIPES, Recipe, quantize, recipe
 from edgeloc.converters.sources import Source, open_source, require_source
 from edgeloc.data import Dataset
+from edgeloc.data.sample import several_objects
 from edgeloc.engines import Engine
 from edgeloc.errors import ContractError, UsageError
 from edgeloc.evaluation.suspicion import try_contract
@@ -227,6 +228,8 @@ class _Converter:
         """All of it."""
         for dataset in (self.calibration, self.validation):
             self._report(*(() if dataset is None else dataset.findings))
+        if self.validation is not None and self.contract.finds_one:
+            self._report(*several_objects(self.validation.name, self.validation))
         self.drawn = self._draw()
         self._check_batch_norm()
         flatbuffer = self._to_float()

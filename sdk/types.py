@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ __all__ = [
     "Result",
     "Track",
     "TrackState",
+    "largest",
 ]
 
 Pixels = NDArray[np.uint8]
@@ -81,6 +83,11 @@ class LabelledBox(NamedTuple):
     label: str | None = None
 
 
+def largest(objects: Iterable[LabelledBox]) -> LabelledBox | None:
+    """The object with the largest box, the first among equals; None where there is none."""
+    return max(objects, key=lambda found: found.box.area, default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One image from a camera, and when its exposure began.
@@ -89,19 +96,15 @@ class Frame:
         pixels: uint8 (height, width, 3) in BGR.
         captured_at: when its exposure began, seconds of `time.monotonic()`.
         sequence: the frame's number, from 0, dropped ones included.
-        has_truth: whether what the frame shows is known (a generated or labelled frame): with it, a `truth` of None
-            means that the frame holds no object.
-        truth: the object's true box in pixels.
-        truth_label: its class.
+        truth: the objects that the frame shows, boxes in pixels, where that is known (a generated or labelled frame):
+            none in one that is empty. None where it is not known.
         file: the name of the image that it was read from, in a folder of images or a data set; None elsewhere.
     """
 
     pixels: Pixels
     captured_at: float
     sequence: int
-    has_truth: bool = False
-    truth: Box | None = None
-    truth_label: str | None = None
+    truth: tuple[LabelledBox, ...] | None = None
     file: str | None = None
 
     @property

@@ -66,7 +66,7 @@ def test_it_localizes_on_photos(localizer: edgeloc.Localizer, fod_a: Path) -> No
     alarms = []
     for number, sample in enumerate(photos):
         assert sample.box is not None
-        background = cut_background(sample.load(), sample.box, np.random.default_rng(number))
+        background = cut_background(sample.load(), sample.objects, np.random.default_rng(number))
         if background is not None:
             alarms.append(localizer(background.pixels).present)
     assert np.mean(alarms) < 0.06

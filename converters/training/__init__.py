@@ -153,6 +153,7 @@ def train(
     """
     from edgeloc.converters.training.batches import gather_samples
     from edgeloc.converters.training.fit import fit_network
+    from edgeloc.data.sample import several_objects
 
     options, out = options or TrainOptions(), Path(out)
     _require_out(out, options)
@@ -169,9 +170,10 @@ def train(
     count = len(samples.training), len(samples.validation)
     logger.info("%d images to learn from, %d to validate on, %d classes", *count, len(samples.labels))
     start = start_for(samples)
-    found = (*samples.findings, *_unknown_labels(start, samples.labels))
-    several = task == "detect" or start.contract.box.objects > 1
-    findings = [report(logger, one) for one in found if not (several and one.code == "data-several-objects")]
+    found = [*samples.findings, *_unknown_labels(start, samples.labels)]
+    if task == "localize" and start.contract.finds_one:
+        found += several_objects("training and validation", (*samples.training, *samples.validation))
+    findings = [report(logger, one) for one in found]
     metrics, more = fit_network(
         out, samples.training, samples.validation, start, config, resume=options.resume is not None
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgeloc.data.sample import background_crop
 from edgeloc.types import Box, LabelledBox, Pixels
 
-__all__ = ["CLOSING", "Augmentation", "Augmented", "augment", "hull"]
+__all__ = ["CLOSING", "Augmentation", "Augmented", "augment"]
 
 # An object of which less is left in a crop is no longer one to find.
 _LEAST_VISIBLE = 0.35
@@ -72,13 +72,13 @@ def augment(
     height, width = pixels.shape[:2]
     crop = None
     if objects and rng.random() < how.background:
-        crop = background_crop(hull(objects), width, height, rng)
+        crop = background_crop(objects, width, height, rng)
     if crop is not None:
         x, y, side, _ = crop
         objects, view_of = (), Box(x, y, x + side, y + side)
     else:
         kept = objects if how.together else _one_of(objects, rng)
-        view_of = _object_crop(hull(kept) if kept else None, width, height, how, rng)
+        view_of = _object_crop(_hull(kept) if kept else None, width, height, how, rng)
     matrix = _view_matrix(view_of, size, how, rng)
     view = cv2.warpAffine(
         pixels, _to_pixel_centres(matrix)[:2], size, flags=cv2.INTER_LINEAR, borderValue=(pad_value,) * 3
@@ -94,7 +94,7 @@ def _one_of(objects: Sequence[LabelledBox], rng: np.random.Generator) -> Sequenc
     return objects[start : start + 1]
 
 
-def hull(objects: Sequence[LabelledBox]) -> Box:
+def _hull(objects: Sequence[LabelledBox]) -> Box:
     """The box around all objects; there must be one."""
     corners = np.array([found.box for found in objects], np.float64)
     return Box(*corners[:, :2].min(axis=0).tolist(), *corners[:, 2:].max(axis=0).tolist())

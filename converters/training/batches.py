@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc._support.terminal import progress
-from edgeloc.converters.training.augment import Augmentation, Augmented, augment, hull
+from edgeloc.converters.training.augment import Augmentation, Augmented, augment
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.data.sample import cut_background
 from edgeloc.errors import DataError
@@ -318,7 +318,7 @@ class ValidationBatches(keras.utils.PyDataset):  # type: ignore[misc]
             pixels = sample.load()
             views.append(Augmented(pixels, sample.objects))
             if self._negatives and number % _NEGATIVE_EVERY == 0 and sample.objects:
-                background = cut_background(pixels, hull(sample.objects), np.random.default_rng(number))
+                background = cut_background(pixels, sample.objects, np.random.default_rng(number))
                 if background is not None:
                     views.append(Augmented(background.pixels, ()))
         return _batch(views, self._spec, self._encode)

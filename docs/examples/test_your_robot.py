@@ -5,9 +5,7 @@ import edgeloc
 
 def locate(frame):
     """Stands for your model: the answer is the truth of the generated scene."""
-    if frame.truth is None:
-        return edgeloc.Result()
-    return edgeloc.Result((edgeloc.Detection(frame.truth, 0.9, frame.truth_label),))
+    return edgeloc.Result(tuple(edgeloc.Detection(box, 0.9, label) for box, label in frame.truth))
 
 
 class Robot(edgeloc.Sink):

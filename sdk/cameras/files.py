@@ -188,7 +188,7 @@ class DatasetCamera(Camera):
             if pixels is not None:
                 return Frame(
                     pixels, time.monotonic(), self._next - 1,
-                    has_truth=sample.labelled, truth=sample.box, truth_label=sample.label,
+                    truth=sample.objects if sample.labelled else None,
                     file=None if sample.path is None else sample.name,
                 )  # fmt: skip
             self.findings = (*self._bad_rows, *self._skips.findings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -11,7 +12,7 @@ import numpy as np
 from edgeloc._support.numbers import whole
 from edgeloc.cameras.base import flag
 from edgeloc.errors import CameraError
-from edgeloc.types import Box, Frame, Pixels
+from edgeloc.types import Box, Frame, LabelledBox, Pixels
 
 __all__ = ["VIEW_OPTIONS", "View"]
 
@@ -66,15 +67,15 @@ class View:
 
     def __call__(self, frame: Frame, name: str) -> Frame:
         """The frame seen so, in memory of its own; CameraError where the region is not within it."""
-        pixels, truth = frame.pixels, frame.truth
+        pixels, objects = frame.pixels, frame.truth or ()
         self.size((pixels.shape[1], pixels.shape[0]), name)
         if self.region is not None:
             x, y, width, height = self.region
-            pixels, truth = pixels[y : y + height, x : x + width], _within(truth, x, y, width, height)
-        if truth is not None:
-            truth = self._turned(truth, pixels.shape[1], pixels.shape[0])
-        label = None if truth is None else frame.truth_label
-        return dataclasses.replace(frame, pixels=self._picture(pixels), truth=truth, truth_label=label)
+            pixels = pixels[y : y + height, x : x + width]
+            objects = tuple(part for found in objects for part in _within(found, x, y, width, height))
+        height, width = pixels.shape[:2]
+        truth = tuple(LabelledBox(self._turned(box, width, height), label) for box, label in objects)
+        return dataclasses.replace(frame, pixels=self._picture(pixels), truth=None if frame.truth is None else truth)
 
     def _picture(self, pixels: Pixels) -> Pixels:
         """Flipped and rotated; OpenCV is ten times as fast as a copy of NumPy's view."""
@@ -96,13 +97,13 @@ class View:
         return Box(x1, y1, x2, y2)
 
 
-def _within(box: Box | None, x: int, y: int, width: int, height: int) -> Box | None:
-    """The part of a box that a region shows; None where it shows none of it."""
-    if box is None:
-        return None
+def _within(found: LabelledBox, x: int, y: int, width: int, height: int) -> Iterator[LabelledBox]:
+    """The part of an object that a region shows; nothing where it shows none of it."""
+    box = found.box
     x1, x2 = (min(max(edge - x, 0), width) for edge in (box.x1, box.x2))
     y1, y2 = (min(max(edge - y, 0), height) for edge in (box.y1, box.y2))
-    return Box(x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+    if x1 < x2 and y1 < y2:
+        yield LabelledBox(Box(x1, y1, x2, y2), found.label)
 
 
 def _region(text: str) -> Region:

@@ -39,7 +39,6 @@ class Collector:
         self._names: set[str] = set()
         self._skipped = 0
         self._first = ""
-        self._several = 0
         self._left_out: Counter[Finding] = Counter()
 
     @contextmanager
@@ -87,7 +86,6 @@ class Collector:
         if objects:
             frame = size or image_size(path)
             kept = tuple(LabelledBox(_checked(item.box, frame, f"{where}: {field}"), item.label) for item in objects)
-        self._several += len(kept) > 1
         self._append(path, kept, size, group, labelled=True)
 
     def add_unlabelled(self, path: Path) -> None:
@@ -138,10 +136,6 @@ class Collector:
         if self._skipped:
             message = f"{name}: {self._skipped_rows()}"
             yield Finding("data-rows-skipped", "warning", message, "fix the rows, or remove them")
-        if self._several:
-            images = "image holds" if self._several == 1 else "images hold"
-            message = f"{name}: {self._several} {images} several objects, of which a localizer takes the largest"
-            yield Finding("data-several-objects", "note", message)
         for finding, count in self._left_out.items():
             yield replace(finding, message=f"{name}: {count} {finding.message}")
 

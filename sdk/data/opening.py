@@ -14,7 +14,7 @@ from edgeloc.data.collecting import Collector
 from edgeloc.data.images import IMAGE_SUFFIXES
 from edgeloc.data.sample import Dataset, Sample
 from edgeloc.errors import DataError
-from edgeloc.types import LabelledBox, Pixels
+from edgeloc.types import Pixels
 
 if TYPE_CHECKING:
     from edgeloc.scenes import SceneGenerator
@@ -24,8 +24,8 @@ __all__ = ["open_dataset"]
 _LARGEST = 4096
 _SCENE_SPLITS = ("train", "val", "test")
 # Each scene's truth is made when the data set is opened, which takes about 0.5 ms.
-_SEED, _COUNT = whole(0), whole(1, 100_000)
-_SCENE_OPTIONS = {"seed": "0", "count": "1000", "size": "300x300", "split": ""}
+_SEED, _COUNT, _OBJECTS = whole(0), whole(1, 100_000), whole(1, 16)
+_SCENE_OPTIONS = {"seed": "0", "count": "1000", "size": "300x300", "split": "", "objects": "1"}
 
 
 class _Format(NamedTuple):
@@ -42,7 +42,7 @@ def open_dataset(uri: str | Path, *, split: str | None = None, skip_bad: bool = 
     samples that are not labelled.
 
     Parameters:
-        uri: a folder, an annotation file, or `synthetic[?seed=0&count=1000&size=300x300&split=val]`.
+        uri: a folder, an annotation file, or `synthetic[?seed=0&count=1000&size=300x300&objects=1&split=val]`.
         split: the part to read, by the name that the format gives it; None for all.
         skip_bad: leave out the images of bad rows, and count them in `Dataset.findings`.
 
@@ -129,15 +129,14 @@ def _read_scenes(uri: str, split: str | None) -> Dataset:
         raise DataError(f"{uri}: there is no split {split!r}; found: {', '.join(_SCENE_SPLITS)}")
     seed, count = _option(uri, "seed", options["seed"], _SEED), _option(uri, "count", options["count"], _COUNT)
     number = seed * len(_SCENE_SPLITS) + _SCENE_SPLITS.index(split or "train")
-    generator = SceneGenerator(number, _size(uri, options["size"]))
+    objects = _option(uri, "objects", options["objects"], _OBJECTS)
+    generator = SceneGenerator(number, _size(uri, options["size"]), objects)
     samples = tuple(_scene(generator, index) for index in range(count))
     return Dataset("synthetic", uri, SCENE_LABELS, samples, (), _SCENE_SPLITS, split)
 
 
 def _scene(generator: SceneGenerator, index: int) -> Sample:
-    box, label = generator.truth(index)
-    objects = () if box is None else (LabelledBox(box, label),)
-    return Sample(f"scene-{index:06d}", objects, read=partial(_pixels, generator, index))
+    return Sample(f"scene-{index:06d}", generator.truth(index), read=partial(_pixels, generator, index))
 
 
 def _pixels(generator: SceneGenerator, index: int) -> Pixels:

@@ -1,9 +1,10 @@
-"""A labelled image, a list of them, and crops beside the object as images without one."""
+"""A labelled image, a list of them, and crops beside the objects as images without one."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import NamedTuple, overload
 import numpy as np
 
 from edgeloc.findings import Finding
-from edgeloc.types import Box, LabelledBox, Pixels
+from edgeloc.types import Box, LabelledBox, Pixels, largest
 
 __all__ = [
     "LARGEST_SIDE",
@@ -24,6 +25,7 @@ __all__ = [
     "background_crop",
     "cut_background",
     "drawn_order",
+    "several_objects",
     "spread",
 ]
 
@@ -51,16 +53,14 @@ class Sample:
     @property
     def box(self) -> Box | None:
         """The largest object's box, which a model that finds one object takes; None where the image holds none."""
-        return None if self._largest is None else self._largest.box
+        found = largest(self.objects)
+        return None if found is None else found.box
 
     @property
     def label(self) -> str | None:
         """The largest object's class; None where there is no object or no class."""
-        return None if self._largest is None else self._largest.label
-
-    @property
-    def _largest(self) -> LabelledBox | None:
-        return max(self.objects, key=lambda item: item.box.area, default=None)
+        found = largest(self.objects)
+        return None if found is None else found.label
 
     def load(self) -> Pixels:
         """The image, BGR uint8 (height, width, 3), read from the file each time; DataError for a damaged file."""
@@ -105,6 +105,15 @@ class Dataset(Sequence[Sample]):
         return iter(self.samples)
 
 
+def several_objects(name: str, samples: Iterable[Sample]) -> Iterator[Finding]:
+    """That images of a data set hold several objects, for what learns or measures the largest alone."""
+    count = sum(len(sample.objects) > 1 for sample in samples)
+    if count:
+        images = "image holds" if count == 1 else "images hold"
+        message = f"{name}: {count} {images} several objects, of which a localizer takes the largest"
+        yield Finding("data-several-objects", "note", message, "train a detector to find all")
+
+
 def drawn_order(samples: Sequence[Sample], seed: int) -> list[Sample]:
     """All samples, shuffled, then so ordered that labels take turns, and within a label its groups do."""
     rng = np.random.default_rng(seed)
@@ -147,13 +156,15 @@ def _evenly(items: list[int], count: int) -> list[int]:
     return [items[(2 * index + 1) * len(items) // (2 * count)] for index in range(count)]
 
 
+Rectangle = tuple[int, int, int, int]  # x, y, width and height in pixels
+
 SMALLEST_SIDE = 0.4  # of the image's shorter side, as is LARGEST_SIDE: the range that is drawn from
 LARGEST_SIDE = 1.0
 SMALLEST_TAKEN = 0.3  # where nothing larger fits beside the box
 
 
 class Background(NamedTuple):
-    """A piece of an image that shows none of its object.
+    """A piece of an image that shows none of its objects.
 
     Attributes:
         pixels: BGR uint8 (side, side, 3), contiguous.
@@ -164,56 +175,73 @@ class Background(NamedTuple):
     place: tuple[int, int, int, int]
 
 
-def cut_background(pixels: Pixels, box: Box, rng: np.random.Generator) -> Background | None:
-    """Cut a square beside `box` out of an image; None where there is no room.
+def cut_background(pixels: Pixels, objects: Sequence[LabelledBox], rng: np.random.Generator) -> Background | None:
+    """Cut a square beside all objects out of an image; None where there is no room.
 
     Parameters:
         pixels: BGR uint8 (height, width, 3).
-        box: the object, in pixels.
+        objects: all that the image holds, boxes in pixels.
         rng: draws the place, see `background_crop`.
     """
-    place = background_crop(box, pixels.shape[1], pixels.shape[0], rng)
+    place = background_crop(objects, pixels.shape[1], pixels.shape[0], rng)
     if place is None:
         return None
     x, y, width, height = place
     return Background(np.ascontiguousarray(pixels[y : y + height, x : x + width]), place)
 
 
-def background_crop(box: Box, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
+def background_crop(
+    objects: Sequence[LabelledBox], width: int, height: int, rng: np.random.Generator
+) -> Rectangle | None:
     """A square of background as (x, y, w, h) in pixels of the image, or None where there is no room.
 
-    The crop never overlaps the object. Its side is drawn from 0.4 to 1.0 of the image's shorter side, or is as large
-    as fits beside the box, and at least 0.3. One of the four bands (left, above, right, below of the box) is drawn
-    among those wide enough.
+    The crop overlaps none of the objects. Its side is drawn from 0.4 to 1.0 of the image's shorter side, or is as large
+    as fits beside the boxes, and at least 0.3. One of the free rectangles (of a single object those left, above, right
+    and below of the box) is drawn among those wide enough.
 
     Parameters:
-        box: the object, in pixels.
+        objects: all that the image holds, boxes in pixels.
         width: the image's, in pixels.
         height: the image's, in pixels.
         rng: the same state gives the same crop.
     """
     shorter = min(width, height)
     wanted = round(float(rng.uniform(SMALLEST_SIDE, LARGEST_SIDE)) * shorter)
-    bands = [band for band in _bands(box, width, height) if min(band[2:]) >= max(1, SMALLEST_TAKEN * shorter)]
-    if not bands:
+    free = _free([found.box for found in objects], width, height, max(1, SMALLEST_TAKEN * shorter))
+    if not free:
         return None
-    roomy = [band for band in bands if min(band[2:]) >= wanted] or [max(bands, key=lambda band: min(band[2:]))]
-    x, y, band_width, band_height = roomy[int(rng.integers(len(roomy)))]
-    side = min(wanted, band_width, band_height)
-    left = x + int(rng.integers(band_width - side + 1))
-    top = y + int(rng.integers(band_height - side + 1))
+    roomy = [one for one in free if min(one[2:]) >= wanted] or [max(free, key=lambda one: min(one[2:]))]
+    x, y, free_width, free_height = roomy[int(rng.integers(len(roomy)))]
+    side = min(wanted, free_width, free_height)
+    left = x + int(rng.integers(free_width - side + 1))
+    top = y + int(rng.integers(free_height - side + 1))
     return left, top, side, side
 
 
-def _bands(box: Box, width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """The largest rectangles of whole pixels left of, above, right of and below the box, as (x, y, w, h)."""
-    left = min(width, max(0, int(np.floor(box.x1))))
-    top = min(height, max(0, int(np.floor(box.y1))))
-    right = min(width, max(0, int(np.ceil(box.x2))))
-    bottom = min(height, max(0, int(np.ceil(box.y2))))
+def _free(boxes: Sequence[Box], width: int, height: int, least: float) -> list[Rectangle]:
+    """The largest rectangles of whole pixels that hold no part of a box, with sides of `least` or more."""
+    free = [(0, 0, width, height)]
+    for box in boxes:
+        parts = [part for one in free for part in _beside(box, one) if min(part[2:]) >= least]
+        distinct = list(dict.fromkeys(parts))
+        free = [one for one in distinct if not any(_within(one, other) for other in distinct if other != one)]
+    return free
+
+
+def _beside(box: Box, rectangle: Rectangle) -> list[Rectangle]:
+    """The parts of a rectangle left of, above, right of and below a box."""
+    x, y, width, height = rectangle
+    left, top, right, bottom = math.floor(box.x1), math.floor(box.y1), math.ceil(box.x2), math.ceil(box.y2)
+    if left >= x + width or top >= y + height or right <= x or bottom <= y:
+        return [rectangle]
     return [
-        (0, 0, left, height),
-        (0, 0, width, top),
-        (right, 0, width - right, height),
-        (0, bottom, width, height - bottom),
+        (x, y, left - x, height),
+        (x, y, width, top - y),
+        (right, y, x + width - right, height),
+        (x, bottom, width, y + height - bottom),
     ]
+
+
+def _within(one: Rectangle, other: Rectangle) -> bool:
+    x, y, width, height = one
+    return x >= other[0] and y >= other[1] and x + width <= other[0] + other[2] and y + height <= other[1] + other[3]

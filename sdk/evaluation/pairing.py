@@ -290,11 +290,11 @@ def rounded_box(box: Box | None) -> Box | None:
 
 
 def _background(sample: Sample, pixels: Pixels) -> Pixels | None:
-    """A crop beside the object, the same each time; None without an object or where there is no room beside it."""
-    if sample.box is None:
+    """A crop beside the objects, the same each time; None without an object or where there is no room beside them."""
+    if not sample.objects:
         return None
     rng = np.random.default_rng(zlib.crc32(sample.name.encode()))
-    background = cut_background(pixels, sample.box, rng)
+    background = cut_background(pixels, sample.objects, rng)
     return background.pixels if background else None
 
 

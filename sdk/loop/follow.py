@@ -53,7 +53,7 @@ class Follower:
             return self._localizer(frame)
         x, y, width, height = view
         pixels = frame.pixels[y : y + height, x : x + width]
-        result = self._localizer(dataclasses.replace(frame, pixels=pixels, has_truth=False, truth=None))
+        result = self._localizer(dataclasses.replace(frame, pixels=pixels, truth=None))
         self._views, self._missed = self._views + 1, not result.present
         objects, candidates = (
             tuple(_moved(found, x, y) for found in several) for several in (result.objects, result.candidates)

@@ -228,6 +228,11 @@ class Contract:
         if any(_CONTROL.search(label) for label in self.labels):
             raise ContractError("labels: a label must not hold control characters")
 
+    @property
+    def finds_one(self) -> bool:
+        """Whether the model finds one object of a frame: a localizer, not made for more."""
+        return self.detector is None and self.box.objects == 1
+
     def output(self, role: Role) -> OutputSpec | None:
         """The output that plays `role`, or None."""
         return next((output for output in self.outputs if output.role == role), None)

@@ -1,10 +1,11 @@
-"""Scenes by number, and clips: draws an object, its place and size, the ground and the light."""
+"""Scenes by number, and clips: draws objects, their places and sizes, the ground and the light."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from edgeloc.errors import UsageError
 from edgeloc.scenes.grounds import cloud_patch, grain_patch, make_ground
 from edgeloc.scenes.shapes import SCENE_LABELS, SHAPES, Pen, Pose, Sprite
-from edgeloc.types import Box, Pixels
+from edgeloc.types import Box, LabelledBox, Pixels, largest
 
 __all__ = ["Clip", "Light", "Scene", "SceneGenerator", "draw_object", "overlap", "put"]
 
@@ -125,14 +126,24 @@ class Scene:
 
     Parameters:
         pixels: BGR uint8 (height, width, 3).
-        box: the tight box around the visible part of the object, in pixels, taken before blur and noise; None where the
-            scene is empty.
-        label: one of SCENE_LABELS; None where the scene is empty.
+        objects: tight boxes around what lies inside the frame, in pixels, taken before blur and noise, and labels of
+            SCENE_LABELS; where one object covers another, the box behind is whole. None in an empty scene.
     """
 
     pixels: Pixels
-    box: Box | None
-    label: str | None
+    objects: tuple[LabelledBox, ...]
+
+    @property
+    def box(self) -> Box | None:
+        """The largest object's box; None where the scene is empty."""
+        found = largest(self.objects)
+        return None if found is None else found.box
+
+    @property
+    def label(self) -> str | None:
+        """The largest object's label; None where the scene is empty."""
+        found = largest(self.objects)
+        return None if found is None else found.label
 
 
 def draw_object(rng: np.random.Generator, label: str, pose: Pose) -> Sprite:
@@ -167,9 +178,44 @@ def _worn(colour: Pixels, alpha: Pixels, rng: np.random.Generator) -> Pixels:
     return np.asarray(cv2.multiply(colour, cv2.merge([factors] * 3), scale=1 / 128), np.uint8)
 
 
+class _Object(NamedTuple):
+    """One that is drawn: its truth, its drawing in its place, its length in pixels, and what draws its surface."""
+
+    truth: LabelledBox
+    sprite: Sprite
+    length: float
+    rng: np.random.Generator
+
+
+def _more(which: int) -> tuple[int, ...]:
+    """What the random key of the first, second ... object ends with: the first's is that of a scene of one object."""
+    return (which,) if which else ()
+
+
+def _shares(sprites: Sequence[Sprite], size: tuple[int, int]) -> list[float]:
+    """Which share of each object, of what lies inside the frame, those put down after it leave to be seen."""
+    if len(sprites) == 1:
+        return [1.0]
+    covered: Pixels = np.zeros(size[::-1], np.uint8)
+    shares = []
+    for sprite in reversed(sprites):
+        spot = overlap(covered, sprite.left, sprite.top, *sprite.size)
+        assert spot is not None
+        rows, columns = spot
+        own = sprite.alpha[
+            rows.start - sprite.top : rows.stop - sprite.top, columns.start - sprite.left : columns.stop - sprite.left
+        ]
+        free = cv2.subtract(own, covered[rows, columns])
+        shares.append(float(np.sum(free)) / max(1.0, float(np.sum(own))))
+        np.copyto(covered[rows, columns], cv2.max(own, covered[rows, columns]))
+    return shares[::-1]
+
+
 _VISIT = 150  # frames from one object's arrival to the next one's
 _PASSING = 130  # of these the object may be seen in; then the ground is empty
 _SHOWN = 0.15  # a smaller share of an object, at the frame's edge, is not shown at all
+_APART = 8  # frames from one object's arrival to the next one's, of those that cross
+_CLIP_LENGTHS = (0.2, 0.6)  # of the frame's shorter side; the second over the root of the number of objects
 
 
 @dataclass(frozen=True)
@@ -196,17 +242,23 @@ class Clip:
     """A video with exact truth: iterate over it from frame 0, or ask for any `frame(n)`.
 
     The same seed, index and size give the same frames, in any order. At 30 frames a second an object takes 4 s to
-    pass, then the ground is empty for 1 s. An object of which less than 15 % is inside the frame is not drawn.
+    pass, then the ground is empty for 1 s; of several objects each comes 0.3 s after the one before, on a way of its
+    own that crosses the others', the later ones in front. An object of which less than 15 % is inside the frame is not
+    drawn, and one of which others leave less than 15 % to be seen is not in the truth.
 
     Parameters:
         seed: a whole number of 0 or more.
         index: the clip's number, from 0.
         size: (width, height) in pixels.
         frames: the number of frames; None for an endless clip.
+        objects: how many pass at a time.
     """
 
-    def __init__(self, seed: int, index: int, size: tuple[int, int], frames: int | None = None) -> None:
+    def __init__(
+        self, seed: int, index: int, size: tuple[int, int], frames: int | None = None, objects: int = 1
+    ) -> None:
         self._key = (seed, 1, index)
+        self._objects = objects
         self.size = size
         self.frames = frames
         rng = np.random.default_rng(self._key)
@@ -225,18 +277,27 @@ class Clip:
             raise IndexError(f"the clip has no frame {number}")
         rng = np.random.default_rng((*self._key, 0, number))
         pixels = self._panned(number)
-        visit_number, since = divmod(number, _VISIT)
-        if since >= _PASSING:
-            return Scene(self._light.finish(pixels, rng), None, None)
-        visit = self._visit(visit_number)
+        passing = [found for which in range(self._objects) if (found := self._object(which, number)) is not None]
+        seen = _shares([found.sprite for found in passing], self.size)
+        for found in passing:
+            put(pixels, found.sprite, self._light, found.rng, found.length)
+        objects = tuple(found.truth for found, share in zip(passing, seen, strict=True) if share >= _SHOWN)
+        return Scene(self._light.finish(pixels, rng), objects)
+
+    def _object(self, which: int, number: int) -> _Object | None:
+        """The object that passes as the first, second ... in a frame; None between two of them."""
+        visit_number, since = divmod(number - which * _APART, _VISIT)
+        if visit_number < 0 or since >= _PASSING:
+            return None
+        key = (visit_number, *_more(which))
+        visit = self._visit(key)
         pose = visit.pose(since / _PASSING, self.size)
-        individual = np.random.default_rng((*self._key, 2, visit_number))
+        individual = np.random.default_rng((*self._key, 2, *key))
         sprite = draw_object(individual, visit.label, pose)
         box, share = sprite.visible(self.size)
         if box is None or share < _SHOWN:
-            return Scene(self._light.finish(pixels, rng), None, None)
-        put(pixels, sprite, self._light, individual, pose.length)
-        return Scene(self._light.finish(pixels, rng), box, visit.label)
+            return None
+        return _Object(LabelledBox(box, visit.label), sprite, pose.length, individual)
 
     def _panned(self, number: int) -> Pixels:
         """The ground under a camera that sways slowly."""
@@ -248,12 +309,13 @@ class Clip:
         panned = cv2.warpAffine(self._ground, shift, self.size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
         return np.asarray(panned, np.uint8)
 
-    def _visit(self, number: int) -> _Visit:
-        rng = np.random.default_rng((*self._key, 1, number))
+    def _visit(self, key: tuple[int, ...]) -> _Visit:
+        rng = np.random.default_rng((*self._key, 1, *key))
         turn = rng.uniform(0, 2 * np.pi)
         # It leaves on about the opposite side, through a point near the middle.
         turns = np.array([turn, turn + np.pi + rng.uniform(-0.9, 0.9)])
-        lengths = rng.uniform(0.2, 0.6, 2)
+        low, high = _CLIP_LENGTHS
+        lengths = rng.uniform(low, max(low, high / self._objects**0.5), 2)
         outside = 0.55 + lengths / 2
         start, end = 0.5 + outside[:, None] * np.stack([np.cos(turns), np.sin(turns)], axis=1)
         bend = 2 * rng.uniform(0.35, 0.65, 2) - (start + end) / 2
@@ -274,56 +336,73 @@ _LENGTHS = (0.1, 0.85)  # of the frame's shorter side, each doubling as frequent
 _CUT_OFF = 0.15  # of all objects reach over the frame's edge
 _SEEN = 0.55  # of such an object's width and height, at least, stays inside
 _SMALLEST = 32  # pixels a frame's side must have
+_MOST_OBJECTS = 16
+_TRIES = 20  # places drawn for one of several objects
+_OVER = 0.1  # the most IoU of two
 
 
 class SceneGenerator:
     """Endless scenes with exact truth: the same seed, size and index give the same scene, in any order.
 
-    About 12 % of the scenes are empty.
+    About 12 % of the scenes are empty; the others hold one object, or any number up to `objects`, the smaller in front.
 
     Parameters:
         seed: a whole number of 0 or more.
         size: (width, height) in pixels, at least 32 each.
+        objects: how many objects a scene holds at most, and how many pass at a time in a clip, 1 to 16.
 
-    Raises UsageError for another seed or size.
+    Raises UsageError for another seed, size or number of objects.
     """
 
-    def __init__(self, seed: int = 0, size: tuple[int, int] = (300, 300)) -> None:
+    def __init__(self, seed: int = 0, size: tuple[int, int] = (300, 300), objects: int = 1) -> None:
         if seed < 0:
             raise UsageError(field="seed", value=seed, allowed="a whole number of 0 or more")
         if min(size) < _SMALLEST:
             raise UsageError(field="size", value=size, allowed=f"at least {_SMALLEST} pixels a side")
+        if not 1 <= objects <= _MOST_OBJECTS:
+            raise UsageError(field="objects", value=objects, allowed=f"1 to {_MOST_OBJECTS}")
         self.seed = seed
         self.size = size
+        self.objects = objects
 
     def scene(self, index: int) -> Scene:
         """Scene number `index`, from 0."""
         rng = np.random.default_rng((self.seed, 2, index))
         light = Light.random(rng)
         pixels = make_ground(rng, self.size)
-        found = self._object(index)
-        if found is None:
-            return Scene(light.finish(pixels, rng), None, None)
-        label, sprite, length = found
-        put(pixels, sprite, light, rng, length)
-        return Scene(light.finish(pixels, rng), sprite.visible(self.size)[0], label)
+        found = self._found(index)
+        for one in found:
+            put(pixels, one.sprite, light, rng, one.length)
+        return Scene(light.finish(pixels, rng), tuple(one.truth for one in found))
 
-    def truth(self, index: int) -> tuple[Box | None, str | None]:
-        """The box and label of scene number `index`, for a fraction of what drawing it costs."""
-        found = self._object(index)
-        return (found[1].visible(self.size)[0], found[0]) if found else (None, None)
+    def truth(self, index: int) -> tuple[LabelledBox, ...]:
+        """The objects of scene number `index`, for a fraction of what drawing it costs."""
+        return tuple(one.truth for one in self._found(index))
 
     def clip(self, index: int = 0, frames: int | None = None) -> Clip:
         """Video number `index` of objects that pass over a panning ground, of so many `frames`; None for endless."""
-        return Clip(self.seed, index, self.size, frames)
+        return Clip(self.seed, index, self.size, frames, self.objects)
 
-    def _object(self, index: int) -> tuple[str, Sprite, float] | None:
-        """The object's label, its drawing in its place, and its length; None for an empty scene."""
+    def _found(self, index: int) -> list[_Object]:
+        """The objects of a scene in their places, the largest first; none of them hides another."""
         rng = np.random.default_rng((self.seed, 0, index))
         if rng.random() < _EMPTY:
-            return None
+            return []
+        found = [self._object(rng)]
+        if self.objects > 1:
+            for _ in range(int(rng.integers(self.objects))):
+                more = self._object(rng)
+                for _ in range(_TRIES):
+                    if all(more.truth.box.iou(other.truth.box) <= _OVER for other in found):
+                        found.append(more)
+                        break
+                    more = self._placed(more, rng)
+        return sorted(found, key=lambda one: one.truth.box.area, reverse=True)
+
+    def _object(self, rng: np.random.Generator) -> _Object:
+        """An object of any kind and size, in any place."""
         label = SCENE_LABELS[int(rng.integers(len(SCENE_LABELS)))]
-        low, high = np.log(_LENGTHS)
+        low, high = np.log((_LENGTHS[0], _LENGTHS[1] / self.objects**0.5))
         length = float(np.exp(rng.uniform(low, high))) * min(self.size)
         # Where exactly within a pixel; which pixel is chosen once the drawing's size is known.
         x, y = rng.uniform(0, 1, 2)
@@ -336,11 +415,19 @@ class SceneGenerator:
             mirrored=bool(rng.random() < 0.5),
         )
         sprite = draw_object(rng, label, pose)
+        return self._placed(_Object(LabelledBox(Box(0, 0, 0, 0), label), sprite, length, rng), rng)
+
+    def _placed(self, one: _Object, rng: np.random.Generator) -> _Object:
+        """The same object in another place, which may reach over the frame's edge."""
         over = (_SEEN - 1) if rng.random() < _CUT_OFF else 0.0
         left, top = (
-            int(rng.integers(*_range(side, frame, over))) for side, frame in zip(sprite.size, self.size, strict=True)
+            int(rng.integers(*_range(side, frame, over)))
+            for side, frame in zip(one.sprite.size, self.size, strict=True)
         )
-        return label, replace(sprite, left=left, top=top), length
+        sprite = replace(one.sprite, left=left, top=top)
+        box, _ = sprite.visible(self.size)
+        assert box is not None  # at least half of its width and height stays inside
+        return one._replace(truth=one.truth._replace(box=box), sprite=sprite)
 
 
 def _range(side: int, frame: int, over: float) -> tuple[int, int]:

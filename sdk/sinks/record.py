@@ -52,8 +52,8 @@ def as_record(observation: Observation) -> dict[str, Any]:
     if observation.bearing is not None:
         record["bearing"] = _bearing(observation.bearing)
         record["distance_m"] = None if observation.distance_m is None else round(observation.distance_m, 3)
-    if frame.has_truth:
-        record["truth"] = {"box": _corners(frame.truth), "label": frame.truth_label}
+    if frame.truth is not None:
+        record["truth"] = [{"box": _corners(box), "label": label} for box, label in frame.truth]
     return record
 
 

@@ -31,11 +31,12 @@ REFUSALS = {
 
 
 class SyntheticCamera(Camera):
-    """`synthetic://?seed=1&size=640x480&fps=30&frames=300&live=1`: a clip of passing objects, with its truth.
+    """`synthetic://?seed=1&objects=1&size=640x480&fps=30&frames=300&live=1`: a clip of passing objects, with its truth.
 
-    Frames carry `truth` and `truth_label`; the same seed and size show the same clip.
+    Frames carry `truth`; the same seed, size and number of objects show the same clip.
 
     `seed`: a whole number of 0 or more.
+    `objects`: how many pass at a time, 1 to 16; they may cross.
     `size`: (width, height) in pixels, at least 32 each.
     `fps`: frames a second.
     `frames`: how many there are; None for a source without end.
@@ -51,8 +52,9 @@ class SyntheticCamera(Camera):
         fps: float = 30.0,
         frames: int | None = None,
         live: bool = True,
+        objects: int = 1,
     ) -> None:
-        self._scenes = SceneGenerator(seed, size)
+        self._scenes = SceneGenerator(seed, size, objects)
         self._frames = frames
         self._clip: Clip | None = None
         self._next = 0
@@ -63,7 +65,9 @@ class SyntheticCamera(Camera):
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> SyntheticCamera:
         """The camera with the URI's options; `size` makes no difference, since it has no scaler."""
         uri.require_no_path()
-        parsers = {"seed": integer, "size": parse_size, "fps": rate, "frames": positive, "live": flag}
+        parsers: dict[str, Callable[[str], Any]] = {
+            "seed": integer, "size": parse_size, "fps": rate, "frames": positive, "live": flag, "objects": positive,
+        }  # fmt: skip
         return cls(**uri.options(parsers))
 
     @property
@@ -85,7 +89,7 @@ class SyntheticCamera(Camera):
         scene = self._clip.frame(number)
         self._next = number + 1
         captured_at = self._exposed_at(number) if self.live else time.monotonic()
-        return Frame(scene.pixels, captured_at, number, has_truth=True, truth=scene.box, truth_label=scene.label)
+        return Frame(scene.pixels, captured_at, number, truth=scene.objects)
 
     def _wait(self, timeout_s: float) -> int:
         """The number of the newest frame whose exposure has begun, after waiting for one that was not read yet."""
@@ -125,7 +129,7 @@ class FakeCamera(Camera):
 
     - `slow_start`: seconds from opening to the first exposure.
     - `refuse`: each `open` fails: absent, busy, forbidden or format.
-    - `seed`, `size`, `fps`, `frames`: as for `synthetic://`.
+    - `seed`, `objects`, `size`, `fps`, `frames`: as for `synthetic://`.
 
     `fake://FILE.json` reads the same names and values from a JSON object.
     """
@@ -148,10 +152,11 @@ class FakeCamera(Camera):
         clock: dict[int, float] | None = None,
         slow_start: float = 0.0,
         refuse: str | None = None,
+        objects: int = 1,
     ) -> None:
         if refuse is not None and refuse not in REFUSALS:
             raise UsageError(field="refuse", value=refuse, allowed=f"one of {', '.join(REFUSALS)}")
-        self._scenes = SceneGenerator(seed, size)
+        self._scenes = SceneGenerator(seed, size, objects)
         self._rate, self._frames, self._slow_start, self._refuse = fps, frames, slow_start, refuse
         self._stalls, self._disconnects = stall or {}, disconnect or {}
         self._corrupt, self._jumps = corrupt or {}, clock or {}
@@ -172,7 +177,7 @@ class FakeCamera(Camera):
             "freeze": lambda text: parse_events(text, seconds, None),
             "black": lambda text: parse_events(text, positive, 1),
             "clock": lambda text: parse_events(text, _jump, None),
-            "slow_start": seconds, "refuse": str,
+            "slow_start": seconds, "refuse": str, "objects": positive,
         }  # fmt: skip
         if uri.path:
             uri = Uri(uri.text, uri.scheme, "", (*_options_in(uri.path), *uri.query))
@@ -241,7 +246,7 @@ class FakeCamera(Camera):
         driver_s = self._exposed_at(number) + sum(jump for at, jump in self._jumps.items() if at <= number)
         self._last_at = sensor_time(driver_s, time.monotonic(), self._last_at)
         number -= self._first
-        return Frame(pixels, self._last_at, number, has_truth=True, truth=scene.box, truth_label=scene.label)
+        return Frame(pixels, self._last_at, number, truth=scene.objects)
 
     def _newest(self) -> int:
         return int((time.monotonic() - self._began_at) * self._rate + 1e-6)

@@ -41,14 +41,14 @@ __all__ = [
 ]
 
 
-def example_frame(sequence: int = 0, captured_at: float = 0.0, size: tuple[int, int] = (64, 48), **truth: Any) -> Frame:
+def example_frame(sequence: int = 0, captured_at: float = 0.0, size: tuple[int, int] = (64, 48), **known: Any) -> Frame:
     """A plain grey frame whose brightness grows with `sequence`.
 
-    `captured_at` is seconds of `time.monotonic()`, `size` (width, height) in pixels; `truth` takes the fields
-    `has_truth`, `truth` and `truth_label` of `Frame`.
+    `captured_at` is seconds of `time.monotonic()`, `size` (width, height) in pixels; `known` are more
+    fields of `Frame`, such as `truth`.
     """
     level = (20 + 10 * sequence) % 256
-    return Frame(np.full((size[1], size[0], 3), level, np.uint8), captured_at, sequence, **truth)
+    return Frame(np.full((size[1], size[0], 3), level, np.uint8), captured_at, sequence, **known)
 
 
 def example_observation(frame: Frame, *boxes: Box) -> Observation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 
 from edgeloc.errors import UsageError
 from edgeloc.scenes import SCENE_LABELS, SceneGenerator
-from edgeloc.scenes.generator import Light, draw_object, put
+from edgeloc.scenes.generator import Light, _shares, draw_object, put
 from edgeloc.scenes.grounds import GROUNDS
 from edgeloc.scenes.shapes import Pen, Pose
 
@@ -24,7 +24,7 @@ def test_the_same_numbers_give_the_same_scene_in_any_order() -> None:
     backwards = [second.scene(index) for index in reversed(range(6))][::-1]
     for one, other in zip(forwards, backwards, strict=True):
         assert np.array_equal(one.pixels, other.pixels)
-        assert (one.box, one.label) == (other.box, other.label)
+        assert one.objects == other.objects
     assert not np.array_equal(forwards[0].pixels, forwards[1].pixels)
     assert not np.array_equal(forwards[0].pixels, SceneGenerator(4, SIZE).scene(0).pixels)
 
@@ -35,23 +35,38 @@ def test_scenes_are_frames_with_a_box_inside() -> None:
             scene = SceneGenerator(1, size).scene(index)
             assert scene.pixels.shape == (size[1], size[0], 3)
             assert scene.pixels.dtype == np.uint8
-            assert (scene.box is None) == (scene.label is None)
+            assert len(scene.objects) <= 1
+            assert (scene.box is None) == (scene.label is None) == (not scene.objects)
             if scene.box is not None:
                 assert 0 <= scene.box.x1 < scene.box.x2 <= size[0]
                 assert 0 <= scene.box.y1 < scene.box.y2 <= size[1]
 
 
 def test_the_truth_alone_is_the_scenes() -> None:
-    scenes = SceneGenerator(8, SIZE)
-    for index in range(25):
-        scene = scenes.scene(index)
-        assert scenes.truth(index) == (scene.box, scene.label)
+    for objects in (1, 4):
+        scenes = SceneGenerator(8, SIZE, objects)
+        for index in range(25):
+            assert scenes.truth(index) == scenes.scene(index).objects
 
 
 def test_about_one_scene_in_eight_is_empty_and_every_label_comes() -> None:
-    labels = [SceneGenerator(2, SIZE).truth(index)[1] for index in range(1000)]
+    scenes = SceneGenerator(2, SIZE)
+    labels = [next((found.label for found in scenes.truth(index)), None) for index in range(1000)]
     assert 0.09 < labels.count(None) / 1000 < 0.15
     assert set(labels) == {None, *SCENE_LABELS}
+
+
+def test_a_scene_holds_any_number_of_objects_of_which_none_hides_another() -> None:
+    scenes = SceneGenerator(4, (320, 240), 3)
+    truths = [scenes.truth(index) for index in range(200)]
+    counts = [sum(len(truth) == count for truth in truths) for count in range(4)]
+    assert all(count > 10 for count in counts) and sum(counts) == 200
+    for truth in truths:
+        for one, other in combinations(truth, 2):
+            assert one.box.iou(other.box) <= 0.1 and one.box.area >= other.box.area
+        for box, label in truth:
+            assert 0 <= box.x1 < box.x2 <= 320 and 0 <= box.y1 < box.y2 <= 240 and label in SCENE_LABELS
+    assert SceneGenerator(4, SIZE).truth(0) == SceneGenerator(4, SIZE, 1).truth(0)
 
 
 @pytest.mark.parametrize("label", SCENE_LABELS)
@@ -125,6 +140,19 @@ def test_a_clip_moves_smoothly_and_has_empty_stretches() -> None:
     assert max(steps) < 8
 
 
+def test_objects_of_a_clip_cross_and_hidden_ones_are_not_in_the_truth() -> None:
+    clip = SceneGenerator(6, SIZE, 3).clip()
+    truths = [clip.frame(number).objects for number in range(0, 300, 2)]
+    assert {len(truth) for truth in truths} == {0, 1, 2, 3}
+    overlaps = [max((one.box.iou(other.box) for one, other in combinations(truth, 2)), default=0) for truth in truths]
+    assert max(overlaps) > 0.2
+    front = draw_object(np.random.default_rng(0), "Nut", Pose(80, 60, 60, 0))
+    behind = draw_object(np.random.default_rng(0), "Nut", Pose(80, 60, 58, 0))
+    beside = draw_object(np.random.default_rng(0), "Nut", Pose(20, 20, 20, 0))
+    hidden, whole, own = _shares([behind, beside, front], SIZE)
+    assert hidden < 0.15 and whole == own == 1
+
+
 def test_a_clips_ground_pans() -> None:
     clip = SceneGenerator(0, SIZE).clip()
     empty = [frame.pixels.astype(int) for frame in map(clip.frame, (140, 290)) if frame.box is None]
@@ -137,3 +165,5 @@ def test_values_that_make_no_scene_are_refused() -> None:
         SceneGenerator(-1)
     with pytest.raises(UsageError, match=r"size is \(8, 300\)"):
         SceneGenerator(0, (8, 300))
+    with pytest.raises(UsageError, match="objects is 0"):
+        SceneGenerator(objects=0)

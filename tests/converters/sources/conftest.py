@@ -112,7 +112,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _chosen(generator: SceneGenerator, count: int) -> list[int]:
     """Numbers of `count` scenes of the three classes, every eighth empty."""
-    labels = [(i, generator.truth(i)[1]) for i in range(count * 8)]
+    labels = [(i, next((found.label for found in generator.truth(i)), None)) for i in range(count * 8)]
     empty = [i for i, label in labels if label is None][: count // 8]
     return empty + [i for i, label in labels if label in LABELS][: count - len(empty)]
 

@@ -115,8 +115,8 @@ def test_a_synthetic_camera_knows_the_truth_and_repeats_itself() -> None:
     first, again = scenes(), scenes()
     assert len(first) == 80
     assert all((a.pixels == b.pixels).all() and a.truth == b.truth for a, b in zip(first, again, strict=True))
-    assert all(frame.has_truth for frame in first)
-    assert any(frame.truth is not None and frame.truth_label for frame in first)
+    assert all(frame.truth is not None for frame in first)
+    assert any(found.label for frame in first for found in frame.truth or ())
 
 
 def test_a_slow_live_camera_times_out_instead_of_waiting_for_ever() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from edgeloc import Box, Frame, UsageError, open_camera
 from edgeloc.cameras.view import View
 from edgeloc.errors import CameraError
+from edgeloc.types import LabelledBox
 
 FAKE = "fake://?seed=4&size=64x48&fps=100&frames=3"
 
@@ -18,7 +21,7 @@ def frame_with(box: Box | None, width: int = 64, height: int = 48) -> Frame:
     if box is not None:
         x1, y1, x2, y2 = map(int, box)
         pixels[y1:y2, x1:x2] = 255
-    return Frame(pixels, 1.0, 7, has_truth=True, truth=box, truth_label=None if box is None else "nut")
+    return Frame(pixels, 1.0, 7, truth=() if box is None else (LabelledBox(box, "nut"),))
 
 
 @pytest.mark.parametrize("rotate", [0, 90, 180, 270])
@@ -28,8 +31,8 @@ def test_the_truth_stays_on_the_object(rotate: int, flips: tuple[bool, bool], re
     view = View(region, *flips, rotate)  # type: ignore[arg-type]
     seen = view(frame_with(Box(12, 8, 20, 25)), "camera")
     assert seen.pixels.shape[1::-1] == view.size((64, 48), "camera")
-    assert seen.truth is not None and seen.truth_label == "nut" and seen.sequence == 7
-    x1, y1, x2, y2 = map(int, seen.truth)
+    assert seen.truth is not None and seen.truth[0].label == "nut" and seen.sequence == 7
+    x1, y1, x2, y2 = map(int, seen.truth[0].box)
     assert (seen.pixels[y1:y2, x1:x2] == 255).all()
     assert (seen.pixels == 255).all(axis=2).sum() == (x2 - x1) * (y2 - y1) == 8 * 17
 
@@ -37,14 +40,19 @@ def test_the_truth_stays_on_the_object(rotate: int, flips: tuple[bool, bool], re
 def test_clockwise_is_clockwise() -> None:
     # At the top right, and after a quarter to the right at the bottom right.
     seen = View(rotate=90)(frame_with(Box(60, 0, 64, 4)), "camera")
-    assert seen.truth == Box(44, 60, 48, 64)
+    assert seen.truth == (LabelledBox(Box(44, 60, 48, 64), "nut"),)
 
 
-def test_a_region_cuts_the_truth_or_leaves_none() -> None:
+def test_a_region_cuts_each_object_or_leaves_it_out() -> None:
     view = View((0, 0, 20, 20))
-    assert view(frame_with(Box(10, 10, 40, 40)), "camera").truth == Box(10, 10, 20, 20)
-    without = view(frame_with(Box(30, 30, 40, 40)), "camera")
-    assert (without.has_truth, without.truth, without.truth_label) == (True, None, None)
+    cut, outside, whole = (
+        LabelledBox(Box(*edges), None) for edges in ((10, 10, 40, 40), (30, 30, 40, 40), (1, 2, 3, 4))
+    )
+    frame = frame_with(None)
+    seen = view(dataclasses.replace(frame, truth=(cut, outside, whole)), "camera")
+    assert seen.truth == (LabelledBox(Box(10, 10, 20, 20), None), whole)
+    assert view(dataclasses.replace(frame, truth=(outside,)), "camera").truth == ()
+    assert view(dataclasses.replace(frame, truth=None), "camera").truth is None
 
 
 def test_frames_own_their_memory() -> None:

@@ -51,9 +51,7 @@ def test_a_folder_is_read(root: Path) -> None:
     assert [sample.label for sample in data] == ["bolt", "bolt", None]
     assert data.labels == ("bolt", "nut")
     assert data.splits == ("val",)
-    (finding,) = data.findings
-    assert finding.code == "data-several-objects"
-    assert finding.message.endswith(": 1 image holds several objects, of which a localizer takes the largest")
+    assert data[0].objects == (((5, 6, 15, 16), "nut"), ((20, 5, 50.5, 25), "bolt")) and data.findings == ()
     assert data[0].load().shape == (40, 60, 3)
 
 

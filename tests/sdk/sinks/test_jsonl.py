@@ -18,7 +18,7 @@ from edgeloc.sinks import Sink, open_sink
 from edgeloc.sinks.jsonl import JsonLinesSink
 from edgeloc.sinks.record import as_record, unix_time
 from edgeloc.testing import example_frame, example_observation
-from edgeloc.types import Bearing, Box, Track
+from edgeloc.types import Bearing, Box, LabelledBox, Track
 
 
 def write(sink: Sink, *numbers: int) -> None:
@@ -32,9 +32,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def everything() -> dict[str, Any]:
     """The record of an observation that has all there can be."""
-    frame = dataclasses.replace(
-        example_frame(has_truth=True, truth=Box(1, 2, 3, 4), truth_label="bolt"), file="0041.jpg"
-    )
+    frame = example_frame(truth=(LabelledBox(Box(1, 2, 3, 4), "bolt"),), file="0041.jpg")
     track = Track("predicted", frame.captured_at, Box(1, 2, 3, 4), id=1)
     return as_record(
         dataclasses.replace(

@@ -21,7 +21,7 @@ from edgeloc.errors import DeviceError, MissingExtra, OutputError, UsageError
 from edgeloc.sinks import SINKS, Sink, open_sink
 from edgeloc.sinks.video import Mp4Sink, fit
 from edgeloc.testing import FileSinkSuite, example_frame, example_observation
-from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result, Track
+from edgeloc.types import Box, Detection, Frame, LabelledBox, Observation, Pixels, Result, Track
 
 
 def write(sink: Sink, frames: Iterable[Frame]) -> None:
@@ -73,9 +73,9 @@ class TestEveryFileSink(FileSinkSuite):
 def test_a_line_of_json_for_each_result(tmp_path: Path) -> None:
     sink = open_sink(str(tmp_path / "out.jsonl"))
     sink.open()
-    known = example_frame(4, 7.25, has_truth=True, truth=Box(0, 1, 2, 3), truth_label="nut")
+    known = example_frame(4, 7.25, truth=(LabelledBox(Box(0, 1, 2, 3), "nut"), LabelledBox(Box(4, 4, 6, 6), None)))
     sink.write(example_observation(known, Box(1, 2, 3.456, 4), Box(5, 5, 9, 9)), lambda: known.pixels)
-    empty = example_frame(5, has_truth=True)
+    empty = example_frame(5, truth=())
     sink.write(example_observation(empty), lambda: empty.pixels)
     write(sink, [example_frame(6)])
     sink.close()
@@ -88,10 +88,10 @@ def test_a_line_of_json_for_each_result(tmp_path: Path) -> None:
     ]
     assert (first["captured_at"], first["engine"], first["present"]) == (7.25, "fake", True)
     assert first["stale"] is False and first["dropped"] == 0
-    assert first["truth"] == {"box": [0, 1, 2, 3], "label": "nut"}
+    assert first["truth"] == [{"box": [0, 1, 2, 3], "label": "nut"}, {"box": [4, 4, 6, 6], "label": None}]
     assert (second["box"], second["label"], second["label_score"]) == (None, None, None)
     assert (second["present"], second["presence"], second["objects"]) == (False, 0.2, [])
-    assert second["truth"] == {"box": None, "label": None}
+    assert second["truth"] == []
     assert "truth" not in third
 
 
