@@ -35,7 +35,9 @@ _MEASURED = 300
 
 
 def _layers(network: keras.Model) -> list[Any]:
-    return [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    """Its batch norms, those of networks within it too."""
+    inner = [_layers(layer) if isinstance(layer, keras.Model) else [layer] for layer in network.layers]
+    return [layer for found in inner for layer in found if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 def set_batch_norm_momentum(network: keras.Model, momentum: float | Sequence[float]) -> None:
@@ -55,12 +57,12 @@ def reestimate_batch_norm(network: keras.Model, batches: Iterable[Any]) -> None:
     # The first batch takes the place of what was there: 1 % of a variance of 1 is much where the true one is 0.01.
     set_batch_norm_momentum(network, 0.0)
     for images in itertools.islice(remaining, 1):
-        network(tf.convert_to_tensor(images), training=True)
+        network(tf.nest.map_structure(tf.convert_to_tensor, images), training=True)
     set_batch_norm_momentum(network, MOMENTUM)
     # Traced again, because a graph made earlier holds the momentum of then.
     forward = tf.function(lambda images: network(images, training=True))
     for images in remaining:
-        forward(tf.convert_to_tensor(images))
+        forward(tf.nest.map_structure(tf.convert_to_tensor, images))
     set_batch_norm_momentum(network, before)
 
 

@@ -66,7 +66,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         "--head",
         metavar="NAME",
         help="of a localizer: grid, distribution or vector (default: grid); "
-        "of a detector: anchor-free, ssd or yolo (default: anchor-free)",
+        "of a detector: anchor-free, ssd, yolo, rcnn, fast-rcnn or faster-rcnn (default: anchor-free)",
     )
     add("--objects", metavar="N", type=at_least_one, help="how many objects a localizer finds in an image (default: 1)")
     add(

@@ -24,15 +24,33 @@ from edgeloc.model.file import CONTRACT, read_keras_contract
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["KerasSource", "SavedModelSource", "convert_saved_model", "load_network", "save_network"]
+__all__ = ["KerasSource", "SavedModelSource", "convert_saved_model", "load_head", "load_network", "save_network"]
+
+KERAS_HEAD = "stages/head.keras"
 
 
-def save_network(path: str | Path, network: keras.Model, contract: Contract) -> None:
-    """Write the network and its contract; nothing half-written stays behind."""
+def save_network(
+    path: str | Path, network: keras.Model, contract: Contract, head: keras.Model | None = None
+) -> None:
+    """Write the network and its contract, of a two-stage detector the head too; nothing half-written stays behind."""
     with atomic_path(path) as temporary:
         network.save(temporary)
+        if head is not None:
+            beside = temporary.with_suffix(".head.keras")
+            head.save(beside)
+            with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as archive:
+                archive.write(beside, KERAS_HEAD)
+            beside.unlink()
         with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(CONTRACT, contract.to_json())
+
+
+def load_head(path: str | Path) -> keras.Model:
+    """Load the head of a two-stage detector out of a `.keras` file; ModelError where there is none."""
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+        if KERAS_HEAD not in archive.namelist():
+            raise ModelError(f"{path} holds no {KERAS_HEAD}, which its contract runs", hint="train it again")
+        return load_network(archive.extract(KERAS_HEAD, folder))
 
 
 def load_network(path: str | Path) -> keras.Model:
@@ -96,11 +114,15 @@ class KerasSource(Source):
             )
 
     def to_tflite(self, spec: InputSpec) -> bytes:
-        import keras
         import tensorflow as tf
 
         self.check_input(spec)
-        image = tf.TensorSpec(image_shape(spec), tf.float32, name=spec.tensor)
+        return self.to_flatbuffer(tf.TensorSpec(image_shape(spec), tf.float32, name=spec.tensor))
+
+    def to_flatbuffer(self, image: Any) -> bytes:
+        """The network as a float32 flatbuffer for an input of this TensorSpec, whatever that is."""
+        import keras
+
         with tempfile.TemporaryDirectory() as folder:
             with quiet_stderr():
                 archive = keras.export.ExportArchive()

@@ -41,7 +41,8 @@ class TrainOptions:
         alpha: the width multiplier of AlexNet or a MobileNet; 0.35 for MobileNetV2.
         backbone_weights: imagenet, none, or a file .npz or .weights.h5; imagenet.
         input_size: the side of the input in pixels, or its (width, height); 224.
-        head: of a localizer grid, distribution or vector; of a detector anchor-free, ssd or yolo; the first.
+        head: of a localizer grid, distribution or vector; of a detector anchor-free, ssd, yolo, rcnn, fast-rcnn or
+            faster-rcnn; the first.
         objects: how many objects a localizer finds in an image; 1, its largest.
         box_loss: l1, l2, huber, giou, ciou, joined with +; huber+giou, or giou for a detector.
         epochs: passes over the images at most; 40, 100 for a detector, or 3 with `qat`.
@@ -231,7 +232,7 @@ def _start(options: TrainOptions) -> tuple[str, Callable[[TrainingSamples], Star
     def fresh(samples: TrainingSamples) -> Start:
         if task == "detect" and not samples.labels:
             raise DataError("the data has no labels: a detector needs the names of its classes")
-        anchors = config.head in ("ssd", "yolo")
+        anchors = config.head in ("ssd", "yolo", "faster-rcnn")
         sizes = object_sizes(samples.training, image_input(config)) if anchors else []
         return reference_start(config, samples.labels, sizes)
 

@@ -32,6 +32,7 @@ from edgeloc.converters.training.batches import (
     slots_by_label,
 )
 from edgeloc.converters.training.detectors.losses import TrainableDetector
+from edgeloc.converters.training.detectors.stages import RegionBatches, TrainableStages, save_stages
 from edgeloc.converters.training.fake_quantization import FakeQuantizedNetwork
 from edgeloc.converters.training.losses import TrainableLocalizer, parse_box_loss
 from edgeloc.converters.training.network import Start
@@ -104,7 +105,7 @@ class StatisticsUpdate(Protocol):
 class BatchNormUpdate:
     """Re-estimates the moving statistics at the end; within an epoch every batch moves them."""
 
-    def __init__(self, batches: TrainingBatches) -> None:
+    def __init__(self, batches: TrainingBatches | RegionBatches) -> None:
         self._batches = batches
 
     def __call__(self, network: Any) -> None:
@@ -181,7 +182,7 @@ def fit_network(
 
 def _batches(
     training: list[Sample], validation: list[Sample], contract: Contract, config: TrainingConfig, by_label: bool
-) -> tuple[TrainingBatches, ValidationBatches]:
+) -> tuple[TrainingBatches | RegionBatches, ValidationBatches | RegionBatches]:
     """Both sides, with the targets of the contract's kind of network."""
     spec, labels, detects = contract.input, contract.labels, contract.detector is not None
     encode: Encode = ObjectSlots(labels, spec, contract.box.objects, by_label=by_label)
@@ -190,7 +191,10 @@ def _batches(
     batches = TrainingBatches(training, spec, encode, config.batch_size, config.seed)
     limit = config.validation_images
     # A detector has enough locations without an object in every image.
-    return batches, ValidationBatches(validation, spec, encode, config.batch_size, limit, negatives=not detects)
+    checks = ValidationBatches(validation, spec, encode, config.batch_size, limit, negatives=not detects)
+    if contract.stages is None:
+        return batches, checks
+    return RegionBatches(batches, contract), RegionBatches(checks, contract)
 
 
 def _can_resume(out: Path, folder: Path, start: Start, config: TrainingConfig, resume: bool) -> bool:
@@ -239,11 +243,13 @@ def _origin(start: Start, config: TrainingConfig) -> str:
     return f"{start.digest or 'fresh'} {'qat' if config.qat else 'float'}\n"
 
 
-def _model(start: Start, config: TrainingConfig, steps: int, by_label: bool) -> TrainableLocalizer | TrainableDetector:
+def _model(start: Start, config: TrainingConfig, steps: int, by_label: bool) -> Any:
     network = FakeQuantizedNetwork(start.network) if config.qat else start.network
     parts = parse_box_loss(config.box_loss)
-    model: TrainableLocalizer | TrainableDetector
-    if start.contract.detector is None:
+    model: TrainableLocalizer | TrainableDetector | TrainableStages
+    if start.contract.stages is not None:
+        model = TrainableStages(network, start.contract, parts)
+    elif start.contract.detector is None:
         model = TrainableLocalizer(network, start.names, start.contract, parts, by_label=by_label)
     else:
         model = TrainableDetector(network, start.names, start.contract, parts)
@@ -286,8 +292,8 @@ def _optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer
 
 def _fit(
     model: Any,
-    batches: TrainingBatches,
-    checks: ValidationBatches,
+    batches: TrainingBatches | RegionBatches,
+    checks: ValidationBatches | RegionBatches,
     update: StatisticsUpdate,
     config: TrainingConfig,
     folder: Path,
@@ -353,7 +359,7 @@ def _rows(history: Path) -> list[dict[str, str]]:
 def _finish(
     out: Path,
     model: Any,
-    checks: ValidationBatches,
+    checks: ValidationBatches | RegionBatches,
     update: StatisticsUpdate,
     start: Start,
     config: TrainingConfig,
@@ -386,12 +392,13 @@ def _finish(
     contract = dataclasses.replace(start.contract, measured=measured)
     if "threshold" in metrics:
         contract = dataclasses.replace(contract, thresholds=Thresholds(round(metrics["threshold"], 3)))
-    save_network(out, start.network, contract)
+    save = save_network if contract.stages is None else save_stages
+    save(out, start.network, contract)
     shutil.rmtree(folder / "resume", ignore_errors=True)
     return metrics
 
 
-def _measure(model: Any, checks: ValidationBatches) -> dict[str, float]:
+def _measure(model: Any, checks: ValidationBatches | RegionBatches) -> dict[str, float]:
     return {name: float(value) for name, value in model.evaluate(checks, verbose=0, return_dict=True).items()}
 
 

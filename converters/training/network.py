@@ -23,6 +23,7 @@ from edgeloc.converters.training.backbones import (
 )
 from edgeloc.converters.training.detectors.heads import anchors_of, build_detector, detector_contract
 from edgeloc.converters.training.detectors.losses import check_detector
+from edgeloc.converters.training.detectors.stages import METHODS, build_stages, stages_contract
 from edgeloc.converters.training.losses import check_roles
 from edgeloc.errors import ContractError, UsageError
 from edgeloc.model.contract import BoxEncoding, Contract, OutputSpec
@@ -133,7 +134,10 @@ def reference_start(config: NetworkConfig, labels: tuple[str, ...], sizes: Seque
         labels: the classes.
         sizes: width and height of the objects to learn from, in input pixels; heads with anchors fit them to these.
     """
-    if config.head in HEADS["detect"]:
+    if config.head in METHODS:
+        contract = stages_contract(config, labels, anchors_of(sizes) if config.head == "faster-rcnn" else ())
+        network = build_stages(config, contract)
+    elif config.head in HEADS["detect"]:
         contract = detector_contract(config, labels, () if config.head == "anchor-free" else anchors_of(sizes))
         network = build_detector(config, contract)
     else:
@@ -153,6 +157,8 @@ def trained_start(path: str | Path) -> Start:
     source = KerasSource(path)
     if source.contract is None:
         raise ContractError(f"{path} carries no contract: training must know what its outputs mean")
+    if source.contract.stages is not None:
+        raise ContractError(f"{path} is a two-stage detector, which is trained in one run")
     if source.contract.detector is None:
         check_roles(source.contract)
     else:

@@ -11,6 +11,7 @@ from edgeloc._support.lookup import Registry, import_named
 from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import EngineError, UsageError
 from edgeloc.model.containers import format_of
+from edgeloc.model.contract import Contract
 from edgeloc.model.file import ModelFile, read_model
 from edgeloc.model.trust import is_trusted
 
@@ -68,6 +69,8 @@ def open_engine(
     if deadline_ms is not None and not 0 < deadline_ms < math.inf:
         raise UsageError(field="deadline_ms", value=deadline_ms, allowed="above 0")
     file = _as_file(model)
+    if file.contract is not None and file.contract.stages is not None:
+        return _open_stages(name, file, file.contract, threads, deadline_ms)
     name, _, place = name.partition("://")
     if name == "auto" and is_for_edge_tpu(file.payload):
         opener: Callable[..., Engine] = import_named(_RECOVERING)
@@ -84,6 +87,15 @@ def open_engine(
     if name != "auto":
         return _load(_Loader(name, place, file, threads), deadline_ms)
     return _first_that_works(file, threads, deadline_ms)
+
+
+def _open_stages(
+    name: str, file: ModelFile, contract: Contract, threads: int | None, deadline_ms: float | None
+) -> Engine:
+    from edgeloc.engines.stages import StagedEngine, networks_of  # most models are one network
+
+    engines = [open_engine(name, network, threads, None, deadline_ms) for network in networks_of(file)]
+    return StagedEngine(contract, engines)
 
 
 def is_for_edge_tpu(payload: bytes) -> bool:

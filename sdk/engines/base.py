@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -62,12 +63,14 @@ class Engine(Reporting, ABC):
         inputs: the model's inputs by name.
         outputs: the model's outputs by name.
         notify: takes each fault when it is noticed; a run sets it, and without one they are logged.
+        spent_ms: of a model that is run in stages, how long each took in the last `invoke`, by name in their order.
     """
 
     name: str = ""
     version: str = ""
     inputs: Mapping[str, TensorInfo]
     outputs: Mapping[str, TensorInfo]
+    spent_ms: Mapping[str, float] = MappingProxyType({})
     # How many inferences were begun by processes of this engine that have ended.
     _begun_before: int = 0
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from edgeloc._support.json import from_data, parse_json
 from edgeloc.errors import ContractError
-from edgeloc.model.detector import DetectorSpec
+from edgeloc.model.detector import DetectorSpec, Stages
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -194,6 +194,7 @@ class Contract:
         thresholds: from which probability an object is present, and its class known.
         detector: of a model that finds any number of objects, how its numbers become boxes and scores; None for a
             localizer.
+        stages: of a detector of two stages, how its networks are run; None for a model of one network.
         recipe: the quantization recipe's name.
         tools: versions by name.
         hashes: SHA-256 of the float model, of the calibration manifest and of the file's own network (`payload`).
@@ -206,6 +207,7 @@ class Contract:
     labels: tuple[str, ...] = ()
     thresholds: Thresholds = field(default_factory=Thresholds)
     detector: DetectorSpec | None = None
+    stages: Stages | None = None
     recipe: str = ""
     tools: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
@@ -225,6 +227,8 @@ class Contract:
                 f"outputs: the role {roles[0]} is a localizer's, and the contract has the section detector",
                 hint="give the outputs the role detections, or leave detector out",
             )
+        if self.stages is not None and (self.detector is None or self.input.layout != "channels-last"):
+            raise ContractError("stages: they need the contract's section detector, and an input with its channels last")
         if any(_CONTROL.search(label) for label in self.labels):
             raise ContractError("labels: a label must not hold control characters")
 

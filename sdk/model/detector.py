@@ -8,13 +8,14 @@ from typing import Literal, get_args
 
 from edgeloc.errors import ContractError
 
-__all__ = ["DetectorBox", "DetectorSpec", "Locations", "Scores", "Selection"]
+__all__ = ["DetectorBox", "DetectorSpec", "Locations", "Scores", "Selection", "Stages"]
 
 _MOST_LOCATIONS = 1 << 20
 _MOST_LEVELS, _MOST_ANCHORS = 16, 64
 _LARGEST = 1 << 16
 _MOST_BINS = 256
 _MOST_OBJECTS = 10_000
+_MOST_REGIONS, _LARGEST_SIDE = 1000, 512
 
 DetectorForm = Literal["cxcywh", "cycxhw", "xyxy", "yxyx", "xywh", "distances", "cell"]
 DetectorUnits = Literal["fraction", "pixels", "stride", "anchor"]
@@ -24,6 +25,7 @@ ScoreActivation = Literal["none", "sigmoid", "softmax"]
 Background = Literal["none", "first", "last"]
 Order = Literal["cells-first", "anchors-first"]
 Suppression = Literal["none", "by-class", "over-all", "merge"]
+Method = Literal["rcnn", "fast-rcnn", "faster-rcnn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,47 @@ class DetectorSpec:
                 f"detector.box.form is {self.box.form!r}: edges do not start from a location",
                 hint="leave detector.locations out, or take cxcywh, cycxhw or distances",
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """How a detector of two stages is run: regions are proposed, then a head classifies each and refines its box.
+
+    `rcnn` (Girshick et al. 2014): regions of the image's own, each as a crop through a network. `fast-rcnn` (Girshick
+    2015): such regions out of one feature map, through a head. `faster-rcnn` (Ren et al. 2015): regions that the network
+    of the feature map proposes too. The head answers in `class` and `box` for one region, the latter as DetectorBox's
+    `cxcywh` in units of the region; what the contract describes are the classes and corners of all regions.
+
+    Parameters:
+        method: one of the three.
+        regions: how many are looked at, at most.
+        side: how many cells of the feature map, or pixels of a crop, a region has along each side in the head's input.
+        stride: of the feature map, in input pixels; 1 for crops.
+        variances: what the centre and the size of the head's box are scaled with.
+        proposals: of faster-rcnn, how the outputs `proposal_class` and `proposal_box` become regions.
+        threshold: from which score, 0 to 1, a proposal is one.
+    """
+
+    method: Method
+    regions: int = 32
+    side: int = 7
+    stride: int = 8
+    variances: tuple[float, float] = (0.1, 0.2)
+    proposals: DetectorSpec | None = None
+    threshold: float = 0.05
+
+    def __post_init__(self) -> None:
+        _one_of("stages.method", self.method, Method)
+        _within("stages.regions", self.regions, 1, _MOST_REGIONS)
+        _within("stages.side", self.side, 1, _LARGEST_SIDE)
+        _within("stages.stride", self.stride, 1, _LARGEST)
+        _within("stages.threshold", self.threshold, 0, 1)
+        if not all(0 < value <= _LARGEST for value in self.variances):
+            raise ContractError(field="stages.variances", value=list(self.variances), allowed="numbers above 0")
+        if (self.method == "rcnn") != (self.stride == 1):
+            raise ContractError(field="stages.stride", value=self.stride, allowed="1 for rcnn, above 1 for the others")
+        if (self.method == "faster-rcnn") != (self.proposals is not None):
+            raise ContractError("stages.proposals must be given for faster-rcnn, and only for it")
 
 
 def _one_of(name: str, value: object, words: object) -> None:

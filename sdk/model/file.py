@@ -26,9 +26,11 @@ from edgeloc.types import Box, Pixels
 
 __all__ = [
     "CONTRACT",
+    "HEAD",
     "Golden",
     "ModelFile",
     "contract_for",
+    "file_in_memory",
     "own_contract",
     "read_keras_contract",
     "read_model",
@@ -36,6 +38,8 @@ __all__ = [
 ]
 
 CONTRACT = "edgeloc.json"
+HEAD = "stages/head.tflite"
+"""Of a two-stage detector, the network of one region; the payload is the one before it."""
 LABELS = "labels.txt"
 CALIBRATION = "calibration.json"
 GOLDEN_IMAGE = "golden/image.png"
@@ -176,6 +180,13 @@ def read_model(path: str | Path) -> ModelFile:
     elif model.digest != expected:
         raise ModelError(f"{path} is truncated or altered: it is not the model its contract was written for")
     return model
+
+
+def file_in_memory(name: str | Path, data: bytes, contract: Contract | None = None) -> ModelFile:
+    """A model that this process made, and that is no file yet; a zip behind the network gives its members."""
+    format = format_of(data)
+    payload, members = CONTAINERS[format].split(data, str(name))
+    return ModelFile(Path(name), payload, format, members, contract, trusted=True)
 
 
 def own_contract(model: ModelFile) -> Contract | None:
