@@ -137,7 +137,10 @@ class SceneSource(FrameSource):
 
 
 class LatencyRecorder:
-    """Times frames one by one and keeps every sample, so that an interrupted run has what it measured."""
+    """Times frames one by one and keeps every sample, so that an interrupted run has what it measured.
+
+    Of a model that is run in stages, each of these is timed too, within `invoke`.
+    """
 
     def __init__(self, localizer: Localizer, source: FrameSource, warmup: int, threads: int | None = None) -> None:
         self._localizer, self._source, self._warmup, self._threads = localizer, source, warmup, threads
@@ -156,6 +159,8 @@ class LatencyRecorder:
             self._sizes[size] = None
             for stage, spent in zip(STAGES, times, strict=True):
                 self._samples[stage].append(spent)
+            for stage, spent in self._localizer.engine.spent_ms.items():
+                self._samples.setdefault(stage, []).append(spent)
 
     def stages(self) -> dict[str, StageLatency]:
         """Each stage's figures; empty while only the warm-up has run."""

@@ -22,6 +22,7 @@ from edgeloc.evaluation.figures import Regression, format_size
 from edgeloc.findings import Finding
 
 __all__ = [
+    "NETWORK_STAGES",
     "SCHEMA_VERSION",
     "STAGES",
     "UNKNOWN_PRECISION",
@@ -35,6 +36,7 @@ __all__ = [
     "machine",
     "read_environment",
     "read_result",
+    "stages_in",
     "write_result",
 ]
 
@@ -42,6 +44,8 @@ __all__ = [
 SCHEMA_VERSION = 2
 UNKNOWN_PRECISION = "unknown"
 STAGES = ("capture", "preprocess", "invoke", "decode", "draw", "total")
+NETWORK_STAGES = ("backbone", "proposals", "regions", "head")
+"""The parts of `invoke` of a two-stage detector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,8 @@ class BenchResult:
         against: the float model that it was compared with; None without.
         data: the labelled images; None without.
         size_ratio: the float file's bytes over the quantized file's; None without a float file.
-        latency: by stage, each of STAGES; empty where no frame was timed.
+        latency: by stage, each of STAGES, and those of NETWORK_STAGES that the model has; empty where no frame was
+            timed.
         latency_run: how the samples came about.
         regression: what quantization cost; None where there was no float model to compare with.
         accuracy: the model against the labels; None where a regression has its figures, or without labelled images.
@@ -248,6 +253,13 @@ def describe_model(info: ModelInfo) -> str:
     """A model file in one line."""
     engine = f"{info.engine} {info.engine_version}"
     return f"{info.path}: {info.precision}, {format_size(info.bytes)}, on {engine}, SHA-256 {info.sha256}"
+
+
+def stages_in(latency: dict[str, StageLatency]) -> list[str]:
+    """The stages that were timed, in their order; the parts of `invoke` follow it."""
+    behind = STAGES.index("invoke") + 1
+    every = (*STAGES[:behind], *NETWORK_STAGES, *STAGES[behind:])
+    return [stage for stage in every if stage in latency]
 
 
 def read_environment(root: str | Path = "/") -> Environment:

@@ -28,6 +28,7 @@ from edgeloc.converters.output_heads.diagnosis import diagnose
 from edgeloc.converters.output_heads.repair import repair_head
 from edgeloc.converters.quantization.quantize import AUTO, RECIPES, Recipe, quantize, recipe
 from edgeloc.converters.sources import Source, open_source, require_source
+from edgeloc.converters.stages import float_bundle, members_of, quantize_bundle
 from edgeloc.data import Dataset
 from edgeloc.data.sample import several_objects
 from edgeloc.engines import Engine
@@ -36,7 +37,7 @@ from edgeloc.evaluation.suspicion import try_contract
 from edgeloc.findings import Finding, report
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
-from edgeloc.model.file import ModelFile, write_model
+from edgeloc.model.file import file_in_memory, write_model
 from edgeloc.model.inspection import ModelReport, inspect_model, report_payload
 from edgeloc.model.trust import trust
 from edgeloc.preprocess import Preprocessor
@@ -201,6 +202,10 @@ class _Converter:
         require_writable(out, model)
         self.source = open_source(model, weights=options.weights)
         self.contract = self.source.adopt(_own_or_given(self.source, contract))
+        if self.contract.stages is not None and (self.options.target != "tflite" or self.options.fix_head):
+            option = "fix_head" if self.options.fix_head else "target"
+            message = f"{self.source.name} is a two-stage detector, which is converted for the CPU, as it is"
+            raise UsageError(message, field=option, hint=f"leave {{{option}}} out")
         self.drawn: Calibration | None = None
         self.gate: Gate | DetectorGate | None = None
         self.findings: list[Finding] = []
@@ -270,15 +275,17 @@ class _Converter:
         if repair and not isinstance(self.source, KerasSource):
             message = f"batch-norm statistics are re-estimated in Keras networks alone: {self.source.name} is none"
             raise UsageError(message, field="repair_batch_norm", hint="leave {repair_batch_norm} out")
-        if self.drawn is not None and isinstance(self.source, KerasSource):
+        if self.drawn is not None and isinstance(self.source, KerasSource) and self.contract.stages is None:
             samples = self.validation if self.validation is not None else self.calibration
             self._report(check_batch_norm(self.source, self.contract, self.drawn.images, samples or (), repair=repair))
 
     def _to_float(self) -> bytes:
         spec = self.contract.input
+        images = self._scenes() if self.drawn is None else self.drawn.images[:_PARITY_IMAGES]
+        if self.contract.stages is not None:
+            return float_bundle(self.source, self.contract, images)
         flatbuffer = self.source.to_tflite(spec)
         check_ports(flatbuffer, self.contract, self.source.name)
-        images = self._scenes() if self.drawn is None else self.drawn.images[:_PARITY_IMAGES]
         check_parity(self.source, flatbuffer, spec, images)
         return flatbuffer
 
@@ -295,7 +302,7 @@ class _Converter:
         options = self.options
         for dataset in (self.calibration, self.validation):
             if dataset is not None and any(sample.box is not None for sample in dataset):
-                model = ModelFile(Path("the float model"), flatbuffer, "tflite", contract=self.contract, trusted=True)
+                model = file_in_memory("the float model", flatbuffer, self.contract)
                 trial = try_contract(
                     model, self.contract, dataset, seed=options.seed, skip_bad=options.skip_bad, fewest=_FEWEST_LABELLED
                 )
@@ -317,7 +324,7 @@ class _Converter:
         )
 
     def _repair_head(self, flatbuffer: bytes) -> bytes:
-        if self.drawn is None:
+        if self.drawn is None or self.contract.stages is not None:
             return flatbuffer
         images = self.drawn.images
         self._report(check_range_stability(flatbuffer, images, self.options.seed))
@@ -335,6 +342,8 @@ class _Converter:
 
         def make(chosen: Recipe) -> bytes:
             keep = options.keep_float if chosen.keeps_float or options.recipe != AUTO else ()
+            if self.contract.stages is not None:
+                return quantize_bundle(flatbuffer, chosen, self.contract, images, keep)
             made = quantize(flatbuffer, chosen, spec, images, keep)
             require_precision(chosen, report_payload(made, str(self.out)), bool(keep))
             return made
@@ -367,10 +376,12 @@ class _Converter:
         if judged is not None:
             contract = judged.written_into(contract)
         self._report(check_presence_range(report_payload(quantized, str(self.out)), contract))
-        memory = ModelFile(self.out, quantized, "tflite", contract=contract, trusted=True)
+        memory = file_in_memory(self.out, quantized, contract)
         golden = make_golden(Localizer(memory))
         manifest = self.drawn.manifest if self.drawn is not None and chosen.calibrated else None
-        write_model(self.out, quantized, contract, calibration=manifest, golden=golden)
+        write_model(
+            self.out, memory.payload, contract, calibration=manifest, golden=golden, extra=members_of(quantized)
+        )
         trust(memory.digest)
         read = inspect_model(self.out)
         return Conversion(

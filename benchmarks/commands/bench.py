@@ -121,12 +121,17 @@ def _without(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 def closing_table(result: BenchResult, out: str) -> str:
     """The numbers that matter, one a line."""
     from edgeloc.benchmarks.energy import format_energy
+    from edgeloc.benchmarks.result import NETWORK_STAGES
     from edgeloc.evaluation.figures import format_names, format_size
 
     rows = [*_accuracy_rows(result)]
     if result.latency:
         total, invoke = result.latency["total"].p50_ms, result.latency["invoke"].p50_ms
-        rows.append(("latency", f"p50 {total:.1f} ms a frame, {1000 / total:.0f} a second  (invoke {invoke:.1f} ms)"))
+        parts = {name: result.latency[name].p50_ms for name in NETWORK_STAGES if name in result.latency}
+        each = "".join(f", {name} {spent:.1f}" for name, spent in parts.items())
+        rows.append(
+            ("latency", f"p50 {total:.1f} ms a frame, {1000 / total:.0f} a second  (invoke {invoke:.1f} ms{each})")
+        )
     rows.append(("energy", format_energy(result.energy)))
     ratio = f"  ({result.size_comparison})" if result.size_comparison else ""
     rows.append(("size", f"{format_size(result.model.bytes)}, {result.model.precision}{ratio}"))

@@ -10,7 +10,7 @@ from typing import Any
 from edgeloc._support.files import atomic_path
 from edgeloc.benchmarks.energy import Energy, format_uncertain
 from edgeloc.benchmarks.report import plots
-from edgeloc.benchmarks.result import STAGES, BenchResult, describe_model, machine
+from edgeloc.benchmarks.result import BenchResult, describe_model, machine, stages_in
 from edgeloc.errors import MissingExtra
 from edgeloc.evaluation.accuracy import Accuracy, format_mean_interval
 from edgeloc.evaluation.figures import (
@@ -296,7 +296,7 @@ def _presence_table(regression: Regression) -> _Table:
 
 def _latency_table(result: BenchResult) -> _Table:
     """Every stage's figures in ms."""
-    stages = [(stage, result.latency[stage]) for stage in STAGES if stage in result.latency]
+    stages = [(stage, result.latency[stage]) for stage in stages_in(result.latency)]
     rows = [[stage, *(f"{getattr(figures, name):.3f}" for name in _COLUMNS)] for stage, figures in stages]
     return _Table(["ms", *(name.removesuffix("_ms") for name in _COLUMNS)], rows)
 

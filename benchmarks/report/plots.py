@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from edgeloc.benchmarks.energy import Energy
-from edgeloc.benchmarks.result import STAGES, StageLatency
+from edgeloc.benchmarks.result import StageLatency, stages_in
 from edgeloc.data import Sample
 from edgeloc.errors import DataError, MissingExtra
 from edgeloc.evaluation.figures import FLOAT_COLOR, MARK_COLOR, QUANTIZED_COLOR, SIZES, Regression, Row, Worst
@@ -53,7 +53,7 @@ def latency_bars(latency: dict[str, StageLatency]) -> str:
     """Every stage's p50 as a bar, its p90 and p99 as marks; in ms."""
 
     def draw(axes: Axes) -> None:
-        stages = [stage for stage in STAGES if stage in latency]
+        stages = stages_in(latency)
         rows = np.arange(len(stages))
         axes.barh(rows, [latency[stage].p50_ms for stage in stages], color=FLOAT_COLOR, label="p50")
         for name, color in (("p90", QUANTIZED_COLOR), ("p99", MARK_COLOR)):

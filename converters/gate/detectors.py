@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from edgeloc._support.terminal import progress
@@ -25,7 +24,7 @@ from edgeloc.evaluation.figures import SIZES
 from edgeloc.findings import Finding
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
-from edgeloc.model.file import ModelFile
+from edgeloc.model.file import file_in_memory
 
 __all__ = ["DetectionReport", "DetectorGate"]
 
@@ -154,7 +153,7 @@ class DetectorGate:
 
 
 def _opened(name: str, payload: bytes, contract: Contract, engine: Engine | None) -> Localizer:
-    model = ModelFile(Path(name), payload, "tflite", contract=contract, trusted=True)
+    model = file_in_memory(name, payload, contract)
     return Localizer(model, engine or "auto", contract=below_threshold(contract))
 
 

@@ -29,9 +29,7 @@ __all__ = ["KerasSource", "SavedModelSource", "convert_saved_model", "load_head"
 KERAS_HEAD = "stages/head.keras"
 
 
-def save_network(
-    path: str | Path, network: keras.Model, contract: Contract, head: keras.Model | None = None
-) -> None:
+def save_network(path: str | Path, network: keras.Model, contract: Contract, head: keras.Model | None = None) -> None:
     """Write the network and its contract, of a two-stage detector the head too; nothing half-written stays behind."""
     with atomic_path(path) as temporary:
         network.save(temporary)

@@ -36,7 +36,10 @@ _PIXEL_SCALES = {
 }  # fmt: skip
 
 
-HEADS = {"localize": ("grid", "distribution", "vector"), "detect": ("anchor-free", "ssd", "yolo", "rcnn", "fast-rcnn", "faster-rcnn")}
+HEADS = {
+    "localize": ("grid", "distribution", "vector"),
+    "detect": ("anchor-free", "ssd", "yolo", "rcnn", "fast-rcnn", "faster-rcnn"),
+}
 """The heads of each task, the default first."""
 
 

@@ -23,8 +23,8 @@ __all__ = [
     "crop_regions",
     "encode_boxes",
     "pool_regions",
-    "propose_by_contrast",
     "proposal_contract",
+    "propose_by_contrast",
     "refine_boxes",
 ]
 
@@ -48,7 +48,9 @@ def proposal_contract(contract: Contract) -> Contract:
     assert stages is not None
     return Contract(
         input=contract.input,
-        outputs=tuple(OutputSpec(f"proposal_{part}", "detections", parts=(part,), level=0) for part in ("class", "box")),
+        outputs=tuple(
+            OutputSpec(f"proposal_{part}", "detections", parts=(part,), level=0) for part in ("class", "box")
+        ),
         labels=("object",),
         thresholds=Thresholds(stages.threshold),
         detector=stages.proposals,
@@ -200,7 +202,9 @@ class RegionStages:
         else:
             found = self._reader(outputs).corners
         if not np.isfinite(found).all():
-            raise EngineError("a proposed region is not a finite number: the file is damaged, or this engine cannot run it")
+            raise EngineError(
+                "a proposed region is not a finite number: the file is damaged, or this engine cannot run it"
+            )
         sides = np.array([self._spec.width, self._spec.height] * 2, np.float32)
         low = np.clip(found[:, :2], 0, sides[:2] - 1)
         return np.concatenate([low, np.clip(found[:, 2:], low + 1, sides[2:])], axis=1).astype(np.float32)

@@ -130,7 +130,9 @@ def _require(engine: Engine, wanted: dict[str, int]) -> None:
         found = engine.outputs.get(name)
         if found is None or found.shape[-1] != numbers:
             there = ", ".join(f"{info.name!r} {info.shape}" for info in engine.outputs.values())
-            raise ModelError(f"a two-stage detector needs an output {name!r} of {numbers} numbers, and there is {there}")
+            raise ModelError(
+                f"a two-stage detector needs an output {name!r} of {numbers} numbers, and there is {there}"
+            )
 
 
 def _quantized(values: NDArray[np.float32], info: TensorInfo) -> NDArray[Any]:

@@ -23,9 +23,8 @@ from edgeloc.engines.base import TensorInfo
 from edgeloc.errors import DataError, EngineError, MissingExtra, ModelError, UsageError, first_line
 from edgeloc.evaluation.figures import Row, size_of
 from edgeloc.localizer import Localizer
-from edgeloc.model.containers import format_of
 from edgeloc.model.contract import Contract, InputSpec, Thresholds
-from edgeloc.model.file import ModelFile, own_contract, read_keras_contract, read_model
+from edgeloc.model.file import ModelFile, file_in_memory, own_contract, read_keras_contract, read_model
 from edgeloc.types import Box, Pixels
 
 __all__ = [
@@ -189,7 +188,7 @@ def side_in_memory(
 
     Raises ContractError when the contract does not fit it, EngineError when the engine is missing or fails.
     """
-    model = ModelFile(Path(name), payload, format_of(payload), contract=contract, trusted=True)
+    model = file_in_memory(name, payload, contract)
     kind = RememberingSide if remember else Side
     return kind(model, contract, engine or open_engine("auto", model))
 
@@ -205,6 +204,10 @@ def float_side(path: str | Path, contract: Contract, engine: str = "auto", threa
     path = Path(path)
     if path.suffix == ".keras":
         own = read_keras_contract(path) or contract
+        if own.stages is not None:
+            message = f"{path} is a two-stage detector, which runs as a .tflite"
+            hint = "convert it with `--recipe float32` and compare with that"
+            raise UsageError(message, field="against", value=str(path), hint=hint)
         model = ModelFile(path, b"", "keras", contract=own)
         return Side(model, own, KerasEngine.load(model, threads))
     if path.suffix != ".tflite":

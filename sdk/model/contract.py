@@ -228,7 +228,9 @@ class Contract:
                 hint="give the outputs the role detections, or leave detector out",
             )
         if self.stages is not None and (self.detector is None or self.input.layout != "channels-last"):
-            raise ContractError("stages: they need the contract's section detector, and an input with its channels last")
+            raise ContractError(
+                "stages: they need the contract's section detector, and an input with its channels last"
+            )
         if any(_CONTROL.search(label) for label in self.labels):
             raise ContractError("labels: a label must not hold control characters")
 

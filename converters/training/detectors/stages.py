@@ -208,7 +208,11 @@ class RegionBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
 
 def _draw(
-    boxes: Array, labels: NDArray[np.int32], side: tuple[int, int], variances: tuple[float, float], rng: np.random.Generator
+    boxes: Array,
+    labels: NDArray[np.int32],
+    side: tuple[int, int],
+    variances: tuple[float, float],
+    rng: np.random.Generator,
 ) -> tuple[Array, NDArray[np.int32], Array]:
     """Regions (n, 4) of one image, their labels (n,), and what their boxes should be (n, 4)."""
     whole = np.array(side, np.float32)
