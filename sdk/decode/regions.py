@@ -114,8 +114,8 @@ def _overlaps(corners: Array) -> Array:
 def pool_regions(features: NDArray[Any], regions: Array, stride: int, side: int) -> Array:
     """RoIAlign (He et al. 2017): float32 (n, side, side, channels), what a feature map holds in each region.
 
-    A region is cut into side x side cells; a cell is the mean of four points, each interpolated between the map's cells.
-    Points beyond the middle of the map's outermost cells take their value.
+    A region is cut into side x side cells; a cell is the mean of four points, each interpolated between the map's
+    cells. Points beyond the middle of the map's outermost cells take their value.
 
     Parameters:
         features: the map, (height, width, channels).
@@ -124,8 +124,8 @@ def pool_regions(features: NDArray[Any], regions: Array, stride: int, side: int)
         side: how many cells.
     """
     height, width, channels = features.shape
-    down = _weights(regions[:, 1::2] / stride, side, height)
-    across = _weights(regions[:, 0::2] / stride, side, width)
+    down = _weights(np.asarray(regions[:, 1::2] / stride, np.float32), side, height)
+    across = _weights(np.asarray(regions[:, 0::2] / stride, np.float32), side, width)
     rows = down.reshape(-1, height) @ features.astype(np.float32, copy=False).reshape(height, -1)
     rows = rows.reshape(len(regions), side, width, channels)
     return np.asarray(across[:, None] @ rows, np.float32)

@@ -84,7 +84,7 @@ class StagedEngine(Engine):
         raise UsageError("stages are no engine", hint="open the model with the name of one")
 
     @property
-    def notify(self) -> Callable[[Finding], object] | None:  # type: ignore[override]
+    def notify(self) -> Callable[[Finding], object] | None:
         """Takes each fault of the engines that run the networks."""
         return self._head.notify
 
@@ -141,4 +141,5 @@ def _quantized(values: NDArray[np.float32], info: TensorInfo) -> NDArray[Any]:
         return values
     limits = np.iinfo(info.dtype)
     levels = np.rint(values / np.float32(info.scale)) + (info.zero_point or 0)
-    return np.clip(levels, limits.min, limits.max).astype(info.dtype)
+    rounded: NDArray[Any] = np.clip(levels, limits.min, limits.max).astype(info.dtype)
+    return rounded

@@ -240,10 +240,12 @@ class DetectorSpec:
 class Stages:
     """How a detector of two stages is run: regions are proposed, then a head classifies each and refines its box.
 
-    `rcnn` (Girshick et al. 2014): regions of the image's own, each as a crop through a network. `fast-rcnn` (Girshick
-    2015): such regions out of one feature map, through a head. `faster-rcnn` (Ren et al. 2015): regions that the network
-    of the feature map proposes too. The head answers in `class` and `box` for one region, the latter as DetectorBox's
-    `cxcywh` in units of the region; what the contract describes are the classes and corners of all regions.
+    - `rcnn` (Girshick et al. 2014): regions that stand out from what is around them, each as a crop through a network;
+    - `fast-rcnn` (Girshick 2015): such regions, each out of one feature map through a head;
+    - `faster-rcnn` (Ren et al. 2015): regions that the network of the feature map proposes too.
+
+    The head answers in `class` and `box` for one region, the latter as DetectorBox's `cxcywh` in units of the region;
+    what the contract describes are the classes and corners of all regions.
 
     Parameters:
         method: one of the three.
