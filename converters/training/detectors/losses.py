@@ -212,15 +212,29 @@ class TrainableDetector(keras.Model):  # type: ignore[misc]
         for index in range(len(x)):
             images, targets = x[index]
             outputs = {name: np.asarray(values) for name, values in self._validate(images, targets).items()}
-            for row, (boxes, labels) in enumerate(zip(targets["boxes"], targets["labels"], strict=True)):
+            for row in range(len(images)):
                 one = {name: values[row : row + 1] for name, values in outputs.items()}
                 found.append(self._decoder(one, _AS_IT_IS, self._side).objects)
-                pairs = zip(boxes.tolist(), labels.tolist(), strict=True)
-                truths.append([LabelledBox(Box(*box), self.contract.labels[n]) for box, n in pairs if n >= 0])
+            truths += true_objects(targets, self.contract.labels)
         results = {name: float(value) for name, value in self.get_metrics_result().items()}
-        threshold, f1 = best_threshold(truths, found)
-        precision = AveragePrecision(truths, found).figures().ap50
-        return {**results, "map50": precision or 0.0, "threshold": threshold, "f1": f1}
+        return results | detection_metrics(truths, found)
+
+
+def true_objects(targets: dict[str, Any], labels: Sequence[str]) -> list[list[LabelledBox]]:
+    """The objects of each image of a batch, from the targets of `EveryObject`."""
+    return [
+        [LabelledBox(Box(*box), labels[n]) for box, n in zip(boxes.tolist(), numbers.tolist(), strict=True) if n >= 0]
+        for boxes, numbers in zip(targets["boxes"], targets["labels"], strict=True)
+    ]
+
+
+def detection_metrics(
+    truths: Sequence[Sequence[LabelledBox]], found: Sequence[Sequence[Detection]]
+) -> dict[str, float]:
+    """`map50`, and the `threshold` of the best F1 with that `f1`, over all images."""
+    threshold, f1 = best_threshold(truths, found)
+    precision = AveragePrecision(truths, found).figures().ap50
+    return {"map50": precision or 0.0, "threshold": threshold, "f1": f1}
 
 
 def best_threshold(
