@@ -313,7 +313,7 @@ class _Converter:
         if self.validation is None:
             return
         options = self.options
-        kind = Gate if self.contract.detector is None else DetectorGate
+        kind = Gate if self.contract.finds_one else DetectorGate
         self.gate = kind(
             flatbuffer,
             self.contract,

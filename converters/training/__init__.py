@@ -172,7 +172,7 @@ def train(
     logger.info("%d images to learn from, %d to validate on, %d classes", *count, len(samples.labels))
     start = start_for(samples)
     found = [*samples.findings, *_unknown_labels(start, samples.labels)]
-    if task == "localize" and start.contract.finds_one:
+    if start.contract.finds_one:
         found += several_objects("training and validation", (*samples.training, *samples.validation))
     findings = [report(logger, one) for one in found]
     metrics, more = fit_network(
