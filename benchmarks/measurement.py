@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from edgeloc._support.files import require_writable
 from edgeloc._support.terminal import progress
@@ -29,8 +30,9 @@ from edgeloc.device.thermal import ThermalReader, ThermalSampler
 from edgeloc.engines import Engine
 from edgeloc.errors import DataError, ModelError, UsageError, mask_credentials
 from edgeloc.evaluation.accuracy import Accuracy, AccuracyRecorder, accuracy_figures
+from edgeloc.evaluation.detection import DetectionRecorder, DetectionRegression, below_threshold, detection_figures
 from edgeloc.evaluation.figures import Regression, regression_figures
-from edgeloc.evaluation.pairing import RegressionRecorder, Side, float_side
+from edgeloc.evaluation.pairing import Recorder, RegressionRecorder, Side, float_localizer
 from edgeloc.findings import Finding, report
 from edgeloc.localizer import Localizer
 from edgeloc.model.inspection import inspect_model
@@ -140,28 +142,39 @@ class _Measurement:
         if options.validation:
             self.data = open_dataset(options.validation, split=options.validation_split, skip_bad=options.skip_bad)
             self.samples = _labelled(self.data, options.max_images)
-        self.side = Side(self.localizer.model, self.localizer.contract, self.localizer.engine)
-        self.float_side: Side | None = None
+        self.float_model: Localizer | None = None
         self.against: ModelInfo | None = None
         if options.against is not None:
             contract = self.localizer.contract
-            self.float_side = float_side(options.against, contract, options.engine, options.threads)
-            self.against = _model_info(options.against, self.float_side.engine)
+            self.float_model = float_localizer(options.against, contract, options.engine, options.threads)
+            self.against = _model_info(options.against, self.float_model.engine)
         self.source = self._source()
         self.thermal = ThermalSampler(ThermalReader())
         self.latency = LatencyRecorder(self.localizer, self.source, options.warmup, options.threads)
-        self.pairs, self.answers = self._recorders()
+        self.pairs: RegressionRecorder | None = None
+        self.answers: AccuracyRecorder | None = None
+        self.detections: DetectionRecorder | None = None
+        if self.data is not None:
+            self._open_recorder()
         # Last: a meter that is open is always closed again.
         self.energy = EnergyRecorder(options.power)
 
-    def _recorders(self) -> tuple[RegressionRecorder | None, AccuracyRecorder | None]:
+    def _open_recorder(self) -> None:
         """What takes the images through both models, or through the one there is."""
         negatives, skip_bad = self.options.negatives, self.options.skip_bad
-        if self.float_side is not None:
-            return RegressionRecorder(self.float_side, self.side, negatives=negatives, skip_bad=skip_bad), None
-        if self.data is not None:
-            return None, AccuracyRecorder(self.side, negatives=negatives, skip_bad=skip_bad)
-        return None, None
+        if self.localizer.contract.detector is not None:
+            after = _below_threshold(self.localizer)
+            before = after if self.float_model is None else _below_threshold(self.float_model)
+            self.detections = DetectionRecorder(before, after, skip_bad=skip_bad)
+        elif self.float_model is not None:
+            sides = _side(self.float_model), _side(self.localizer)
+            self.pairs = RegressionRecorder(*sides, negatives=negatives, skip_bad=skip_bad)
+        else:
+            self.answers = AccuracyRecorder(_side(self.localizer), negatives=negatives, skip_bad=skip_bad)
+
+    @property
+    def _images(self) -> Recorder[Any] | None:
+        return self.pairs or self.answers or self.detections
 
     def _source(self) -> FrameSource:
         if self.options.camera:
@@ -179,10 +192,9 @@ class _Measurement:
             self.latency.record(energy.frames(turns, self.options.warmup))
             energy.inferences(self._inference, self.options.frames)
             energy.idle("after")
-        if self.pairs is not None:
-            self.pairs.record(progress(self.samples, label="float against quantized"))
-        if self.answers is not None:
-            self.answers.record(progress(self.samples, label="accuracy"))
+        if self._images is not None:
+            label = "accuracy" if self.float_model is None else "float against quantized"
+            self._images.record(progress(self.samples, label=label))
 
     def _inference(self) -> Callable[[], object]:
         """One frame through the engine alone, as often as it is called."""
@@ -195,8 +207,7 @@ class _Measurement:
 
     @property
     def has_figures(self) -> bool:
-        images = self.pairs or self.answers
-        return bool(self.latency.frames or (images and images.rows))
+        return bool(self.latency.frames or (self._images and self._images.rows))
 
     def save(self, *, complete: bool) -> BenchResult:
         """Write what was measured, then the result with its figures in its place."""
@@ -226,6 +237,7 @@ class _Measurement:
             latency_run=self.latency.run() if self.latency.frames else None,
             regression=self._regression(computed=False),
             accuracy=self._accuracy(computed=False),
+            detection=self._detection(computed=False),
             thermal=self.thermal.record() if self.latency.frames else None,
             energy=self.energy.readings(),
         )
@@ -241,19 +253,20 @@ class _Measurement:
             complete=complete,
             regression=regression,
             accuracy=accuracy,
+            detection=self._detection(),
             energy=self.energy.figures(),
             findings=(*self.environment.findings(), *self._model_findings(), *data, *thermal),
         )
 
     def _regression(self, *, computed: bool = True) -> Regression | None:
-        if self.pairs is None or self.float_side is None:
+        if self.pairs is None or self.float_model is None:
             return None
         rows = tuple(self.pairs.rows)
         figures = regression_figures(
             rows if computed else (),
-            threshold_float=self.float_side.threshold,
-            threshold_quantized=self.side.threshold,
-            labels=self.side.labels,
+            threshold_float=self.float_model.contract.thresholds.presence,
+            threshold_quantized=self.localizer.contract.thresholds.presence,
+            labels=self.localizer.contract.labels,
         )
         return dataclasses.replace(figures, rows=rows)
 
@@ -261,8 +274,18 @@ class _Measurement:
         if self.answers is None:
             return None
         rows = tuple(self.answers.rows)
-        figures = accuracy_figures(rows if computed else (), threshold=self.side.threshold, labels=self.side.labels)
+        contract = self.localizer.contract
+        threshold, labels = contract.thresholds.presence, contract.labels
+        figures = accuracy_figures(rows if computed else (), threshold=threshold, labels=labels)
         return dataclasses.replace(figures, rows=rows)
+
+    def _detection(self, *, computed: bool = True) -> DetectionRegression | None:
+        if self.detections is None or not self.detections.rows:
+            return None
+        before = self.localizer if self.float_model is None else self.float_model
+        thresholds = before.contract.thresholds.presence, self.localizer.contract.thresholds.presence
+        rows = tuple(self.detections.rows)
+        return detection_figures(rows, *thresholds) if computed else DetectionRegression(rows, *thresholds)
 
     def _model_findings(self) -> list[Finding]:
         found = []
@@ -273,7 +296,7 @@ class _Measurement:
         if self.against and not any(name in self.against.precision for name in ("float32", UNKNOWN_PRECISION)):
             message = f"{self.against.path}, the model compared against, is itself {self.against.precision}"
             found.append(Finding("float-model-quantized", "warning", message, "give the float32 model"))
-        if self.float_side is not None and self.float_side.labels != self.localizer.contract.labels:
+        if self.float_model is not None and self.float_model.contract.labels != self.localizer.contract.labels:
             message = "the two models do not have the same labels: their classes cannot be compared"
             found.append(Finding("labels-differ", "warning", message))
         return found
@@ -281,7 +304,7 @@ class _Measurement:
     def _data_info(self) -> DataInfo | None:
         if self.data is None:
             return None
-        images = self.pairs or self.answers
+        images = self._images
         skipped = list(dict.fromkeys([*self.source.skipped, *(images.skipped if images else [])]))
         one = self.localizer.contract.finds_one
         notes = (*self.data.findings, *(several_objects(self.data.name, self.samples) if one else ()))
@@ -292,10 +315,18 @@ class _Measurement:
             labels=self.data.labels,
             notes=tuple(map(str, notes)),
             images=len(self.data),
-            used=sum(row.kind != "background" for row in images.rows) if images else 0,
+            used=sum(getattr(row, "kind", "") != "background" for row in images.rows) if images else 0,
             skipped=len(skipped),
             skipped_names=tuple(skipped),
         )
+
+
+def _side(localizer: Localizer) -> Side:
+    return Side(localizer.model, localizer.contract, localizer.engine)
+
+
+def _below_threshold(localizer: Localizer) -> Localizer:
+    return Localizer(localizer.model, localizer.engine, contract=below_threshold(localizer.contract))
 
 
 def _labelled(data: Dataset, most: int | None) -> list[Sample]:

@@ -18,6 +18,7 @@ from edgeloc.device.board import Board, read_board
 from edgeloc.device.thermal import ThermalReader, ThermalRecord
 from edgeloc.errors import DataError
 from edgeloc.evaluation.accuracy import Accuracy
+from edgeloc.evaluation.detection import DetectionRegression
 from edgeloc.evaluation.figures import Regression, format_size
 from edgeloc.findings import Finding
 
@@ -172,6 +173,7 @@ class BenchResult:
         latency_run: how the samples came about.
         regression: what quantization cost; None where there was no float model to compare with.
         accuracy: the model against the labels; None where a regression has its figures, or without labelled images.
+        detection: of a detector, instead of both, its figures beside the float model's; without one they stand twice.
         thermal: the board's temperatures and clocks while the latencies were measured.
         energy: `energy.status` is "not measured" where there was no meter.
         findings: what to know about these figures.
@@ -189,6 +191,7 @@ class BenchResult:
     latency_run: LatencyRun | None
     regression: Regression | None = None
     accuracy: Accuracy | None = None
+    detection: DetectionRegression | None = None
     thermal: ThermalRecord | None = None
     energy: Energy = field(default_factory=Energy)
     findings: tuple[Finding, ...] = ()

@@ -12,6 +12,7 @@ from edgeloc.errors import printable
 
 if TYPE_CHECKING:
     from edgeloc.benchmarks.result import BenchResult
+    from edgeloc.evaluation.detection import DetectionRegression
 
 __all__ = ["EXTRA", "HELP", "NEEDS", "closing_table", "configure", "run", "summary"]
 
@@ -109,7 +110,7 @@ def summary(result: BenchResult, out: str) -> dict[str, Any]:
     values = {"result": str(out), **asdict(result)}
     values["latency"] = {stage: _without(figures, _SERIES) for stage, figures in values["latency"].items()}
     values["energy"] = _without(values["energy"], _TRACE)
-    for part in ("regression", "accuracy"):
+    for part in ("regression", "accuracy", "detection"):
         values[part] = values[part] and _without(values[part], _IMAGES)
     return values
 
@@ -153,6 +154,9 @@ def _accuracy_rows(result: BenchResult) -> Iterator[tuple[str, str]]:
         means = f"float {format_share(before)}, quantized {format_share(after)}, {figures.images} images"
         interval = f"95 % interval by {figures.ci_by} {format_interval(figures.drop_ci95)}"
         yield "IoU drop", f"{format_drop(before, after)}, {interval}  ({means})"
+    detection = result.detection
+    if detection and detection.precision_quantized.ap is not None:
+        yield from _detection_rows(detection, result.against is None)
     if accuracy and accuracy.images:
         interval = f"95 % interval by {accuracy.ci_by} {format_mean_interval(accuracy)}"
         yield "mean IoU", f"{format_share(accuracy.mean_iou)}, {interval}  ({accuracy.images} images)"
@@ -161,3 +165,18 @@ def _accuracy_rows(result: BenchResult) -> Iterator[tuple[str, str]]:
         yield "presence", f"{found}  (threshold {accuracy.threshold:.2f})"
     if accuracy and accuracy.labelled:
         yield "class", f"right {format_share(accuracy.top1)}  ({accuracy.labelled} labelled objects)"
+
+
+def _detection_rows(figures: DetectionRegression, alone: bool) -> Iterator[tuple[str, str]]:
+    from edgeloc.evaluation.figures import format_drop, format_interval, format_share
+
+    before, after = figures.precision_float, figures.precision_quantized
+    of = f"{figures.images} images, {figures.all.objects} objects"
+    if alone:
+        yield "mAP", f"{format_share(after.ap)}, at IoU 0.5 {format_share(after.ap50)}  ({of})"
+    else:
+        interval = f"95 % interval by {figures.ci_by} {format_interval(figures.drop_ci95)}"
+        means = f"float {format_share(before.ap)}, quantized {format_share(after.ap)}, {of}"
+        yield "mAP drop", f"{format_drop(before.ap, after.ap)}, {interval}  ({means})"
+    found = f"found {format_share(figures.all.recall_quantized)}, of no object {format_share(figures.false_quantized)}"
+    yield "objects", f"{found}  (threshold {figures.threshold_quantized:.2f})"

@@ -13,6 +13,7 @@ from edgeloc.benchmarks.report import plots
 from edgeloc.benchmarks.result import BenchResult, describe_model, machine, stages_in
 from edgeloc.errors import MissingExtra
 from edgeloc.evaluation.accuracy import Accuracy, format_mean_interval
+from edgeloc.evaluation.detection import WorstImage
 from edgeloc.evaluation.figures import (
     Regression,
     Worst,
@@ -70,6 +71,7 @@ def _page(result: BenchResult) -> dict[str, Any]:
         "tiles": _tiles(result),
         "regression": _regression_part(regression) if regression else None,
         "accuracy": _accuracy_part(accuracy) if accuracy else None,
+        "detection": _detection_part(result) if result.detection else None,
         "latency": _latency_part(result) if result.latency else None,
         "energy": _energy_part(result.energy),
         "facts": _facts_table(result),
@@ -87,6 +89,7 @@ def _tiles(result: BenchResult) -> list[dict[str, str]]:
         tiles.append(
             _tile("mean IoU", format_share(after), f"float {format_share(before)}, {regression.images} images")
         )
+    tiles += _detection_tiles(result)
     accuracy = result.accuracy
     if accuracy and accuracy.images:
         note = f"95 % interval {format_mean_interval(accuracy)}, {accuracy.images} images"
@@ -154,6 +157,57 @@ def _accuracy_part(accuracy: Accuracy) -> dict[str, Any]:
         "size_words": describe_sizes(),
         "table": _accuracy_table(accuracy),
     }
+
+
+def _detection_tiles(result: BenchResult) -> list[dict[str, str]]:
+    found = result.detection
+    if found is None or found.precision_quantized.ap is None:
+        return []
+    before, after, interval = found.precision_float, found.precision_quantized, format_interval(found.drop_ci95)
+    note = f"at IoU 0.5: {format_share(after.ap50)}, {found.all.objects} objects"
+    if result.against is None:
+        return [_tile("average precision", format_share(after.ap), note)]
+    return [
+        _tile("AP drop", format_drop(before.ap, after.ap), f"95 % interval {interval}"),
+        _tile("average precision", format_share(after.ap), f"float {format_share(before.ap)}; {note}"),
+    ]
+
+
+def _detection_part(result: BenchResult) -> dict[str, Any]:
+    """Tables of both models, or of the one there is."""
+    found = result.detection
+    assert found is not None
+    alone = result.against is None
+    before, after, every = found.precision_float, found.precision_quantized, found.all
+    rows = [
+        _pair("average precision, IoU 0.50 to 0.95", before.ap, after.ap),
+        _pair("average precision at IoU 0.50", before.ap50, after.ap50),
+        *(_pair(f"average precision of {name}", ap, after.by_class.get(name)) for name, ap in before.by_class.items()),
+        _pair(f"objects found, of {every.objects}", every.recall_float, every.recall_quantized),
+        _pair("boxes of no object", found.false_float, found.false_quantized),
+    ]
+    for name, figures in found.by_size.items():
+        if figures.objects:
+            title = f"{name} objects found, of {figures.objects}"
+            rows.append(_pair(title, figures.recall_float, figures.recall_quantized))
+    if not alone:
+        rows.append(["mean IoU between matched boxes", "", format_share(every.box_iou), ""])
+        rows.append(["class agreement of matched boxes", "", format_share(found.agreement), ""])
+    head = ["", "model"] if alone else ["", "float", "quantized", "drop"]
+    return {
+        "words": f"{found.images} images with {every.objects} objects"
+        + ("" if found.labelled else ", as the float model finds them: nothing is labelled")
+        + f"; thresholds {found.threshold_float:.2f} and {found.threshold_quantized:.2f}. "
+        + f"The interval comes from resampling {found.ci_groups} {found.ci_by}s.",
+        "size_words": describe_sizes(),
+        "table": _Table(head, [[row[0], row[2]] if alone else row for row in rows]),
+        "worst": [] if alone else [_worst_detections(image) for image in found.worst if image.lost or image.box_iou],
+    }
+
+
+def _worst_detections(image: WorstImage) -> str:
+    moved = "" if image.box_iou is None else f", mean IoU of the others {image.box_iou:.2f}"
+    return f"{image.name}: {image.lost} of {image.found} objects lost{moved}"
 
 
 def _worst(image: Worst) -> dict[str, Any]:

@@ -14,11 +14,10 @@ from edgeloc.data.sample import spread
 from edgeloc.engines import Engine
 from edgeloc.errors import DataError, UsageError
 from edgeloc.evaluation.detection import (
+    DetectionRecorder,
     DetectionRegression,
-    DetectionRow,
     below_threshold,
     detection_figures,
-    pair_detectors,
 )
 from edgeloc.evaluation.figures import SIZES
 from edgeloc.findings import Finding
@@ -127,14 +126,9 @@ class DetectorGate:
         where the contract does not fit the quantized model, EngineError where it cannot be run.
         """
         quantized = _opened("the quantized model", flatbuffer, contract, engine)
-        rows: list[DetectionRow] = []
-        skipped: list[str] = []
-        samples = progress(self.samples, label="float against quantized")
-        for row in pair_detectors(self._float, quantized, samples, skip_bad=self._skip_bad):
-            if isinstance(row, DetectionRow):
-                rows.append(row)
-            else:
-                skipped.append(row)
+        recorder = DetectionRecorder(self._float, quantized, skip_bad=self._skip_bad)
+        recorder.record(progress(self.samples, label="float against quantized"))
+        rows = recorder.rows
         if not rows:
             raise DataError(f"{self._dataset.name}: no image could be read")
         regression = detection_figures(rows, self._threshold, contract.thresholds.presence)
@@ -144,7 +138,7 @@ class DetectorGate:
         return DetectionReport(
             data=self._dataset.name,
             split=self._dataset.split,
-            skipped=tuple(skipped),
+            skipped=tuple(recorder.skipped),
             limits=self._limits,
             regression=regression,
             checks=checks,

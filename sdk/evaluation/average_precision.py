@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.errors import MissingExtra
-from edgeloc.types import Detection, LabelledBox
+from edgeloc.types import Box, LabelledBox
 
 __all__ = ["AveragePrecision", "Precisions"]
 
@@ -20,13 +20,29 @@ _MOST = 100
 _NAMELESS = "object"
 
 
+class Scored(Protocol):
+    """An object that a model found."""
+
+    @property
+    def box(self) -> Box | None:
+        """In pixels of the image; without one it counts nowhere."""
+
+    @property
+    def score(self) -> float:
+        """From 0 to 1."""
+
+    @property
+    def label(self) -> str | None:
+        """Its class."""
+
+
 @dataclass(frozen=True, slots=True)
 class Precisions:
     """Average precision, 0 to 1: over IoU 0.50 to 0.95, at 0.50, and the first by class; None without an object."""
 
-    ap: float | None
-    ap50: float | None
-    by_class: dict[str, float]
+    ap: float | None = None
+    ap50: float | None = None
+    by_class: dict[str, float] = field(default_factory=dict)
 
 
 class AveragePrecision:
@@ -42,7 +58,7 @@ class AveragePrecision:
     Raises MissingExtra without pycocotools.
     """
 
-    def __init__(self, truths: Sequence[Sequence[LabelledBox]], found: Sequence[Sequence[Detection]]) -> None:
+    def __init__(self, truths: Sequence[Sequence[LabelledBox]], found: Sequence[Sequence[Scored]]) -> None:
         try:
             from pycocotools.coco import COCO
             from pycocotools.cocoeval import COCOeval
@@ -99,7 +115,7 @@ def _truths(truths: Sequence[Sequence[LabelledBox]], numbers: dict[str, int]) ->
     }
 
 
-def _answers(found: Sequence[Sequence[Detection]], numbers: dict[str, int]) -> list[dict[str, Any]]:
+def _answers(found: Sequence[Sequence[Scored]], numbers: dict[str, int]) -> list[dict[str, Any]]:
     """Those of a class that no image holds count nowhere, as COCO has it."""
     pairs = [
         (image, item)
@@ -118,5 +134,6 @@ def _answers(found: Sequence[Sequence[Detection]], numbers: dict[str, int]) -> l
     ]
 
 
-def _annotation(number: int, image: int, box: Any) -> dict[str, Any]:
+def _annotation(number: int, image: int, box: Box | None) -> dict[str, Any]:
+    assert box is not None
     return {"id": number, "image_id": image, "bbox": [box.x1, box.y1, box.width, box.height], "area": box.area}

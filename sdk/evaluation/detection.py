@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from edgeloc.data import Sample
-from edgeloc.errors import DataError
 from edgeloc.evaluation.average_precision import AveragePrecision, Precisions
 from edgeloc.evaluation.figures import SIZES, WORST, size_of
+from edgeloc.evaluation.pairing import Recorder, rounded_box
 from edgeloc.evaluation.statistics import Interval, draws, mean
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
-from edgeloc.types import Box, Detection, LabelledBox, Pixels, Result
+from edgeloc.types import Box, LabelledBox, Pixels, Result
 
 __all__ = [
+    "DetectionRecorder",
     "DetectionRegression",
     "DetectionRow",
+    "Found",
     "MatchedFigures",
     "WorstImage",
     "below_threshold",
     "detection_figures",
     "match",
-    "pair_detectors",
 ]
 
 # From which IoU a box is that of an object.
@@ -33,6 +35,14 @@ MATCH_IOU = 0.5
 # What average precision looks at far below the threshold.
 _FLOOR = 0.01
 _RESAMPLES = 200
+
+
+class Found(NamedTuple):
+    """One object that a model found: its box in pixels of the image, its score, 0 to 1, and its class."""
+
+    box: Box
+    score: float
+    label: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +63,8 @@ class DetectionRow:
     width: int
     height: int
     truth: tuple[LabelledBox, ...]
-    before: tuple[Detection, ...]
-    after: tuple[Detection, ...]
+    before: tuple[Found, ...]
+    after: tuple[Found, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +78,11 @@ class MatchedFigures:
         box_iou: of those that the quantized model finds too, the mean IoU between the two boxes.
     """
 
-    objects: int
-    recall_float: float | None
-    recall_quantized: float | None
-    found: int
-    box_iou: float | None
+    objects: int = 0
+    recall_float: float | None = None
+    recall_quantized: float | None = None
+    found: int = 0
+    box_iou: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +97,11 @@ class WorstImage:
 
 @dataclass(frozen=True)
 class DetectionRegression:
-    """What quantization cost a detector; shares are 0 to 1.
+    """What quantization cost a detector; shares are 0 to 1. Of rows alone, the figures are missing.
 
     Parameters:
+        rows: everything that was found.
+        threshold_float, threshold_quantized: from which scores a box is an object.
         images: how many.
         labelled: whether the truth is labels; else it is what the float model finds.
         precision_float, precision_quantized: COCO's average precision.
@@ -102,27 +114,25 @@ class DetectionRegression:
         false_float, false_quantized: the share of boxes from the threshold on that are of no object.
         agreement: of the float model's objects that the quantized one finds, the share of the same class.
         worst: the images that lost most.
-        threshold_float, threshold_quantized: from which scores a box is an object.
-        rows: everything.
     """
 
-    images: int
-    labelled: bool
-    precision_float: Precisions
-    precision_quantized: Precisions
-    drop_ci95: tuple[float, float] | None
-    ci_by: str
-    ci_groups: int
-    all: MatchedFigures
-    by_size: dict[str, MatchedFigures]
-    by_class: dict[str, MatchedFigures]
-    false_float: float | None
-    false_quantized: float | None
-    agreement: float | None
-    worst: tuple[WorstImage, ...]
+    rows: tuple[DetectionRow, ...] = field(repr=False)
     threshold_float: float
     threshold_quantized: float
-    rows: tuple[DetectionRow, ...] = dataclasses.field(repr=False)
+    images: int = 0
+    labelled: bool = True
+    precision_float: Precisions = field(default_factory=Precisions)
+    precision_quantized: Precisions = field(default_factory=Precisions)
+    drop_ci95: tuple[float, float] | None = None
+    ci_by: str = "image"
+    ci_groups: int = 0
+    all: MatchedFigures = field(default_factory=MatchedFigures)
+    by_size: dict[str, MatchedFigures] = field(default_factory=dict)
+    by_class: dict[str, MatchedFigures] = field(default_factory=dict)
+    false_float: float | None = None
+    false_quantized: float | None = None
+    agreement: float | None = None
+    worst: tuple[WorstImage, ...] = ()
 
     @property
     def drop(self) -> float | None:
@@ -137,27 +147,26 @@ def below_threshold(contract: Contract) -> Contract:
     return dataclasses.replace(contract, thresholds=dataclasses.replace(contract.thresholds, presence=floor))
 
 
-def pair_detectors(
-    before: Localizer, after: Localizer, samples: Iterable[Sample], *, skip_bad: bool = False
-) -> Iterator[DetectionRow | str]:
-    """Each image through both models, opened with `below_threshold`; with `skip_bad` the name of one that is damaged.
+class DetectionRecorder(Recorder[DetectionRow]):
+    """Takes each image through a float detector and a quantized one, both opened with `below_threshold`.
 
-    Where no sample is labelled, the truth is to be made of `before` by `detection_figures`.
+    `before` and `after` may be one model: then its figures stand twice.
     """
-    for sample in samples:
-        try:
-            pixels = sample.load()
-        except DataError:
-            if not skip_bad:
-                raise
-            yield sample.name
-            continue
-        yield _row(sample, pixels, before(pixels), after(pixels))
+
+    def __init__(self, before: Localizer, after: Localizer, *, skip_bad: bool = False) -> None:
+        super().__init__(negatives=False, skip_bad=skip_bad)
+        self._before, self._after = before, after
+
+    def _row(self, sample: Sample, pixels: Pixels, kind: str) -> DetectionRow:
+        height, width = pixels.shape[:2]
+        after = _found(self._after(pixels))
+        before = after if self._before is self._after else _found(self._before(pixels))
+        return DetectionRow(sample.name, sample.group, width, height, sample.objects, before, after)
 
 
-def _row(sample: Sample, pixels: Pixels, before: Result, after: Result) -> DetectionRow:
-    height, width = pixels.shape[:2]
-    return DetectionRow(sample.name, sample.group, width, height, sample.objects, before.objects, after.objects)
+def _found(result: Result) -> tuple[Found, ...]:
+    boxes = ((rounded_box(one.box), one) for one in result.objects)
+    return tuple(Found(box, round(one.score, 6), one.label) for box, one in boxes if box is not None)
 
 
 def match(boxes: Sequence[Box], others: Sequence[Box], least: float = MATCH_IOU) -> list[tuple[int, float] | None]:
@@ -236,18 +245,18 @@ def detection_figures(
 
 
 def _as_truth(row: DetectionRow, threshold: float) -> tuple[LabelledBox, ...]:
-    return tuple(LabelledBox(one.box, one.label) for one in _sure(row.before, threshold) if one.box is not None)
+    return tuple(LabelledBox(one.box, one.label) for one in _sure(row.before, threshold))
 
 
-def _sure(found: Sequence[Detection], threshold: float) -> list[Detection]:
-    return [one for one in found if one.score >= threshold and one.box is not None]
+def _sure(found: Sequence[Found], threshold: float) -> list[Found]:
+    return [one for one in found if one.score >= threshold]
 
 
-def _boxes(found: Iterable[Detection]) -> list[Box]:
-    return [one.box for one in found if one.box is not None]
+def _boxes(found: Iterable[Found]) -> list[Box]:
+    return [one.box for one in found]
 
 
-def _hits(row: DetectionRow, found: Sequence[Detection]) -> list[bool]:
+def _hits(row: DetectionRow, found: Sequence[Found]) -> list[bool]:
     """Which true objects are among those found, with their class."""
     hits = [False] * len(row.truth)
     for label in {item.label for item in row.truth}:
@@ -269,7 +278,6 @@ def _pairs(row: DetectionRow, threshold_float: float, threshold_quantized: float
     """The float model's objects, each with the quantized model's box of it."""
     before, after = _sure(row.before, threshold_float), _sure(row.after, threshold_quantized)
     for one, pair in zip(before, match(_boxes(before), _boxes(after)), strict=True):
-        assert one.box is not None
         size = size_of(one.box, row.width, row.height)
         iou, same = (None, False) if pair is None else (pair[1], after[pair[0]].label == one.label)
         yield _Object(size, one.label, box_iou=iou, same_class=same)

@@ -34,6 +34,7 @@ __all__ = [
     "RegressionRecorder",
     "RememberingSide",
     "Side",
+    "float_localizer",
     "float_side",
     "image_facts",
     "load_keras",
@@ -194,6 +195,14 @@ def side_in_memory(
 
 
 def float_side(path: str | Path, contract: Contract, engine: str = "auto", threads: int | None = None) -> Side:
+    """`float_localizer` as a side."""
+    localizer = float_localizer(path, contract, engine, threads)
+    return Side(localizer.model, localizer.contract, localizer.engine)
+
+
+def float_localizer(
+    path: str | Path, contract: Contract, engine: str = "auto", threads: int | None = None
+) -> Localizer:
     """The float model of a `.tflite` or `.keras` file, under its own contract, else under `contract`.
 
     `engine`, `threads`: what the quantized model runs on; the float model runs there too where it can, else on the CPU.
@@ -209,14 +218,13 @@ def float_side(path: str | Path, contract: Contract, engine: str = "auto", threa
             hint = "convert it with `--recipe float32` and compare with that"
             raise UsageError(message, field="against", value=str(path), hint=hint)
         model = ModelFile(path, b"", "keras", contract=own)
-        return Side(model, own, KerasEngine.load(model, threads))
+        return Localizer(model, KerasEngine.load(model, threads), contract=own)
     if path.suffix != ".tflite":
         raise UsageError(field="against", value=str(path), allowed="a .tflite or a .keras file")
     model = read_model(path)
     if engine in ("tensorrt", "onnxruntime") or (engine.startswith("edgetpu") and not is_for_edge_tpu(model.payload)):
         engine = "auto"  # a float .tflite never runs there
-    localizer = Localizer(model, engine, threads, own_contract(model) or contract)
-    return Side(model, localizer.contract, localizer.engine)
+    return Localizer(model, engine, threads, own_contract(model) or contract)
 
 
 class Recorder(ABC, Generic[R]):

@@ -6,23 +6,23 @@ from collections.abc import Sequence
 
 import pytest
 
-from edgeloc.evaluation.detection import DetectionRegression, DetectionRow, detection_figures, match
-from edgeloc.types import Box, Detection, LabelledBox
+from edgeloc.evaluation.detection import DetectionRegression, DetectionRow, Found, detection_figures, match
+from edgeloc.types import Box, LabelledBox
 
 pytest.importorskip("pycocotools")
 
 TRUTH = (LabelledBox(Box(10, 10, 50, 50), "nut"), LabelledBox(Box(60, 10, 90, 40), "bolt"))
-Found = Sequence[tuple[tuple[float, float, float, float], float, str | None]]
-PERFECT: Found = [((10, 10, 50, 50), 0.9, "nut"), ((60, 10, 90, 40), 0.8, "bolt")]
+Answers = Sequence[tuple[tuple[float, float, float, float], float, str | None]]
+PERFECT: Answers = [((10, 10, 50, 50), 0.9, "nut"), ((60, 10, 90, 40), 0.8, "bolt")]
 
 
-def objects(found: Found) -> tuple[Detection, ...]:
-    return tuple(Detection(Box(*box), score, label) for box, score, label in found)
+def objects(found: Answers) -> tuple[Found, ...]:
+    return tuple(Found(Box(*box), score, label) for box, score, label in found)
 
 
 def row(
-    after: Found,
-    before: Found = PERFECT,
+    after: Answers,
+    before: Answers = PERFECT,
     truth: tuple[LabelledBox, ...] = TRUTH,
     name: str = "a",
     group: str | None = None,
@@ -61,7 +61,7 @@ def test_the_same_answers_cost_nothing() -> None:
     ],
 )  # fmt: skip
 def test_each_mistake_costs_what_it_should(
-    after: Found, ap: float, ap50: float, recall: float, false: float | None, iou: float | None
+    after: Answers, ap: float, ap50: float, recall: float, false: float | None, iou: float | None
 ) -> None:
     found = figures(row(after))
     assert (found.precision_quantized.ap, found.precision_quantized.ap50) == pytest.approx((ap, ap50), abs=0.006)
