@@ -1,0 +1,48 @@
+"""A detector's benchmark: its figures in the result's file, on the terminal and in the report."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from edgeloc.benchmarks.commands.bench import closing_table, summary
+from edgeloc.benchmarks.report import render_report
+from edgeloc.benchmarks.result import BenchResult, read_result, write_result
+from edgeloc.evaluation.detection import DetectionRow, Found, detection_figures
+from edgeloc.types import Box, LabelledBox
+
+pytest.importorskip("pycocotools")
+
+
+@pytest.fixture
+def result(bench_result: BenchResult) -> BenchResult:
+    """Two images, of whose four objects the quantized model has lost one."""
+    truth = (LabelledBox(Box(10, 10, 50, 50), "nut"), LabelledBox(Box(60, 10, 90, 40), "bolt"))
+    found = tuple(Found(box, 0.9, label) for box, label in truth)
+    rows = [
+        DetectionRow("whole.png", "a", 100, 100, truth, found, found),
+        DetectionRow("half.png", "b", 100, 100, truth, found, found[:1]),
+    ]
+    return dataclasses.replace(bench_result, regression=None, detection=detection_figures(rows, 0.5, 0.5))
+
+
+def test_the_file_gives_back_every_figure(result: BenchResult, tmp_path: Path) -> None:
+    write_result(tmp_path / "r.json", result)
+    assert read_result(tmp_path / "r.json") == result
+
+
+def test_the_terminal_shows_what_was_lost(result: BenchResult) -> None:
+    table = closing_table(result, "r.json")
+    assert "mAP drop" in table and "float 1.000, quantized 0.7" in table
+    assert "found 0.750, of no object 0.000  (threshold 0.50)" in table
+    assert "rows" not in summary(result, "r.json")["detection"]
+    alone = closing_table(dataclasses.replace(result, against=None), "r.json")
+    assert "mAP       0.7" in alone and "drop" not in alone
+
+
+def test_the_report_has_classes_sizes_and_the_worst_images(result: BenchResult) -> None:
+    page = render_report(result)
+    assert "average precision of bolt" in page and "medium objects found, of" in page
+    assert "half.png: 1 of 2 objects lost, mean IoU of the others 1.00" in page
