@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeloc._support.terminal import quiet_stderr
 from edgeloc.converters.quantization.bias_correction import WEIGHTED, correct_biases, weight_steps
+from edgeloc.converters.quantization.equalization import bound_ranges, equalize
 from edgeloc.errors import ModelError, UsageError, first_line
 from edgeloc.model.contract import InputSpec
 from edgeloc.model.flatbuffer import (
@@ -173,6 +174,9 @@ def quantize(
 
     Raises UsageError for a pattern that matches nothing, ModelError with the quantizer's reason.
     """
+    if recipe.activation_bits == 8:
+        assert images is not None  # calibrated recipes are never called without images
+        flatbuffer = equalize(flatbuffer, images)
     graph = parse_flatbuffer(flatbuffer, "the float model").graphs[0]
     kept = _matched(graph, keep_float) | (_head(graph) if recipe.float_head else set())
     if kept and not recipe.keeps_float:
@@ -271,7 +275,7 @@ def to_integers(
                 )
             else:
                 quantized = mlir_quantize(
-                    statistics.calibrate(representative),
+                    bound_ranges(statistics.calibrate(representative)),
                     input_data_type=tf.uint8,
                     output_data_type=tf.float32 if recipe.float_head else tf.int8,
                     denylisted_nodes=kept or None,
