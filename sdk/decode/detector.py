@@ -22,6 +22,8 @@ __all__ = ["DetectorReader", "location_rows"]
 
 # What a stored scale may be off by, in steps: a candidate too many is found out in float.
 _SLACK = 0.01
+# A quantized output may answer a little more than a probability, or a little beside a whole number.
+_SURE, _WHOLE = 1.02, 0.1
 
 
 class DetectorReader:
@@ -296,6 +298,8 @@ class _Level:
         if "score" in self.parts:
             scores = self._real("score", outputs, rows)[:, 0]
             scores = np.asarray(activate(scores, spec.activation) / np.float32(spec.scale), np.float32)
+            if len(scores) and scores.max() > _SURE:
+                raise _exchanged(f"a score of {float(scores.max()):.3g}")
             return (scores, *self._numbered(outputs, rows, scores))
         sureness = np.ones(len(rows), np.float32)
         if "objectness" in self.parts:
@@ -322,6 +326,9 @@ class _Level:
         answered = self._real("class-number", outputs, rows)[:, 0]
         if not np.isfinite(answered).all():
             raise _not_finite("class numbers")
+        off = np.abs(answered - np.rint(answered))
+        if len(off) and off.max() > _WHOLE:
+            raise _exchanged(f"a class number of {float(answered[off.argmax()]):.3g}")
         numbers = np.rint(answered).astype(np.int64) - self.spec.scores.first_class
         known = np.flatnonzero((numbers >= 0) & (numbers < labels))
         classes[known, numbers[known]] = scores[known]
@@ -354,6 +361,13 @@ def _logit(probability: float) -> float:
 
 def _power(values: Array, power: float) -> Array:
     return values if power == 1 else np.power(np.maximum(values, 0), np.float32(power))
+
+
+def _exchanged(what: str) -> EngineError:
+    return EngineError(
+        f"the model answered {what}: the contract may have exchanged its outputs, or have another scale for scores",
+        hint="hold it against labelled images with `edgeloc contract check`",
+    )
 
 
 def _not_finite(what: str) -> EngineError:

@@ -307,18 +307,18 @@ def _from_first_schema(data: dict[str, Any]) -> dict[str, Any]:
         return data
     box = data.get("box") if isinstance(data.get("box"), dict) else {}
     assert isinstance(box, dict)
-    objects = box.get("objects", 1)
     if "yolo" in roles:
         output = next(output for output in outputs if output.get("role") == "yolo")
         described: dict[str, Any] = {
             "box": {"form": box.get("form", "cxcywh"), "units": box.get("units", "fraction")},
             "scores": {"activation": output.get("activation", "none")},
-            "selection": {"nms": "over-all", "objects": 1},
+            "selection": {"nms": "by-class", "iou": 0.45},
         }
         parts = {"yolo": ["box", "class"]}
         layout = "channels-first"
     else:
-        described = {"box": {"form": "yxyx"}, "selection": {"nms": "none", "objects": objects}}
+        # Their box.objects was 1 where nothing was said, and hid the second object.
+        described = {"box": {"form": "yxyx"}, "selection": {"nms": "none"}}
         parts = {role: [part] for role, part in _FIRST_ROLES.items()}
         layout = "channels-last"
     changed = [

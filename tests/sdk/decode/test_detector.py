@@ -270,6 +270,16 @@ def test_scores_and_boxes_must_be_numbers(bad: float) -> None:
             decode(what, {"out": rows})
 
 
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [((0, 0, 9, 9, 17, 0), "a score of 17"), ((0, 0, 9, 9, 0.8, 0.73), "a class number of 0.73")],
+)
+def test_exchanged_outputs_do_not_run_silently(row: Any, words: str) -> None:
+    what = contract(detections("box", "score", "class-number"), box=DetectorBox("xyxy", "pixels"))
+    with pytest.raises(EngineError, match=f"{words}: the contract may have exchanged its outputs"):
+        decode(what, {"out": np.array([[row]], np.float32)})
+
+
 def test_boxes_are_in_order_and_within_the_frame() -> None:
     what = contract(detections("box", "class"), locations=GRID, box=DetectorBox("distances", "pixels"))
     rows = np.zeros((1, CELLS, 7), np.float32)
@@ -306,7 +316,7 @@ def test_a_contract_of_the_first_schema_is_read_as_one_of_today() -> None:
     ssd = """{"schema_version": 1, "input": {"tensor": "image", "width": 64, "height": 32}, "labels": ["a", "b", "c"],
         "outputs": [{"tensor": "b", "role": "ssd-boxes"}, {"tensor": "c", "role": "ssd-classes"},
                     {"tensor": "s", "role": "ssd-scores"}, {"tensor": "n", "role": "ssd-count"}],
-        "box": {"form": "yxyx", "objects": 2}}"""
+        "box": {"form": "yxyx", "objects": 1}}"""
     what = Contract.from_json(ssd)
     outputs = {
         "b": [[(0, 0, 1, 0.5), (0, 0, 1, 1), (0, 0, 0.5, 1)]],
@@ -315,7 +325,7 @@ def test_a_contract_of_the_first_schema_is_read_as_one_of_today() -> None:
         "n": [3],
     }
     result = decode(what, {name: np.array(values, np.float32) for name, values in outputs.items()})
-    assert [one.label for one in result.objects] == ["c", "a"] and boxes(result)[0] == (0, 0, 32, 32)
+    assert [one.label for one in result.objects] == ["c", "a", "b"] and boxes(result)[0] == (0, 0, 32, 32)
     yolo = """{"schema_version": 1, "input": {"tensor": "image", "width": 64, "height": 32}, "labels": ["a", "b"],
         "outputs": [{"tensor": "y", "role": "yolo", "activation": "sigmoid"}],
         "box": {"form": "cxcywh", "units": "pixels"}}"""
