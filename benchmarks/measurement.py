@@ -244,16 +244,19 @@ class _Measurement:
 
     def _composed(self, raw: BenchResult, *, complete: bool) -> BenchResult:
         regression, accuracy = self._regression(), self._accuracy()
+        detection = self._detection()
         if regression is not None:
             regression = dataclasses.replace(regression, worst=with_previews(regression.worst, self.samples))
+        if detection is not None:
+            detection = dataclasses.replace(detection, worst=with_previews(detection.worst, self.samples))
         thermal = raw.thermal.findings() if raw.thermal else ()
-        data = _data_findings(regression or accuracy)
+        data = _data_findings(regression or accuracy or detection)
         return dataclasses.replace(
             raw,
             complete=complete,
             regression=regression,
             accuracy=accuracy,
-            detection=self._detection(),
+            detection=detection,
             energy=self.energy.figures(),
             findings=(*self.environment.findings(), *self._model_findings(), *data, *thermal),
         )
@@ -361,9 +364,12 @@ def _precision(path: str | Path) -> str:
         return UNKNOWN_PRECISION
 
 
-def _data_findings(figures: Regression | Accuracy | None) -> Sequence[Finding]:
+def _data_findings(figures: Regression | Accuracy | DetectionRegression | None) -> Sequence[Finding]:
     if figures is None:
         return ()
+    if isinstance(figures, DetectionRegression) and not figures.labelled:
+        message = "no image that was measured holds an object: what the float model finds is taken as the truth"
+        return (Finding("no-objects", "warning", message, "give images with boxes"),)
     if not figures.images:
         message = "no image that was measured holds an object: there is no IoU, only presence"
         return (Finding("no-objects", "warning", message, "give images with boxes"),)

@@ -62,7 +62,6 @@ NOT_RUN = {
     r"^convert .*--calibration fod-a": "photos that are not in the repository; it made the model that ships",
     r"nets\.localizer:build|localizer\.onnx --contract": "a model of the reader's; see tests/converters/sources",
     r"localizer-qat\.keras": "made by a line that is not run",
-    r"two\.(keras|tflite)": "made by a line that is not run; tests/converters/test_stages.py runs all three",
     r"--target edgetpu": "Google's compiler; tests/converters/edgetpu runs it with a fake one",
     r"_edgetpu\.tflite": "an Edge TPU; tests/device/engines runs it with a fake one",
     r"--engine tensorrt|\.onnx": "a Jetson; tests/sdk/engines/test_tensorrt.py runs it with a fake one",

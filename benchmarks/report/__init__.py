@@ -13,7 +13,7 @@ from edgeloc.benchmarks.report import plots
 from edgeloc.benchmarks.result import BenchResult, describe_model, machine, stages_in
 from edgeloc.errors import MissingExtra
 from edgeloc.evaluation.accuracy import Accuracy, format_mean_interval
-from edgeloc.evaluation.detection import WorstImage
+from edgeloc.evaluation.detection import DetectionRegression, WorstImage
 from edgeloc.evaluation.figures import (
     Regression,
     Worst,
@@ -123,7 +123,7 @@ def _regression_part(regression: Regression) -> dict[str, Any]:
     }
 
 
-def _interval_by(figures: Regression | Accuracy) -> str:
+def _interval_by(figures: Regression | Accuracy | DetectionRegression) -> str:
     unit = "groups, such as the clips that the frames come from" if figures.ci_by == "group" else "images"
     return f"resampling {figures.ci_groups} {unit}"
 
@@ -197,21 +197,38 @@ def _detection_part(result: BenchResult) -> dict[str, Any]:
     return {
         "words": f"{found.images} images with {every.objects} objects"
         + ("" if found.labelled else ", as the float model finds them: nothing is labelled")
-        + f"; thresholds {found.threshold_float:.2f} and {found.threshold_quantized:.2f}. "
-        + f"The interval comes from resampling {found.ci_groups} {found.ci_by}s.",
+        + (f"; threshold {found.threshold_quantized:.2f}." if alone else _thresholds(found)),
         "size_words": describe_sizes(),
         "table": _Table(head, [[row[0], row[2]] if alone else row for row in rows]),
-        "worst": [] if alone else [_worst_detections(image) for image in found.worst if image.lost or image.box_iou],
+        "worst": [] if alone else [_worst_detections(image, found) for image in found.worst],
     }
 
 
-def _worst_detections(image: WorstImage) -> str:
+def _thresholds(found: DetectionRegression) -> str:
+    thresholds = f"thresholds {found.threshold_float:.2f} and {found.threshold_quantized:.2f}"
+    return f"; {thresholds}. The 95 % interval of the drop is from {_interval_by(found)}."
+
+
+def _worst_detections(image: WorstImage, found: DetectionRegression) -> dict[str, Any]:
+    row = next(row for row in found.rows if row.name == image.name)
+    truth = [item.box for item in row.truth]
+    before = [one.box for one in row.before if one.score >= found.threshold_float]
+    after = [one.box for one in row.after if one.score >= found.threshold_quantized]
+    pictures = plots.side_by_side(image, truth, before, after) or (None, None)
     moved = "" if image.box_iou is None else f", mean IoU of the others {image.box_iou:.2f}"
-    return f"{image.name}: {image.lost} of {image.found} objects lost{moved}"
+    return {
+        "name": image.name,
+        "group": image.group,
+        "words": f"{image.lost} of {image.found} objects lost{moved}",
+        "counts": (len(before), len(after)),
+        "left": pictures[0],
+        "right": pictures[1],
+    }
 
 
 def _worst(image: Worst) -> dict[str, Any]:
-    pictures = plots.side_by_side(image) or (None, None)
+    boxes = ([box] if box else [] for box in (image.truth, image.box_float, image.box_quantized))
+    pictures = plots.side_by_side(image, *boxes) or (None, None)
     return {
         "name": image.name,
         "label": image.label,

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from edgeloc.benchmarks.energy import Energy
 from edgeloc.benchmarks.result import StageLatency, stages_in
 from edgeloc.data import Sample
 from edgeloc.errors import DataError, MissingExtra
+from edgeloc.evaluation.detection import WorstImage
 from edgeloc.evaluation.figures import FLOAT_COLOR, MARK_COLOR, QUANTIZED_COLOR, SIZES, Regression, Row, Worst
 from edgeloc.loop import draw as drawing
 from edgeloc.types import Box, Pixels
@@ -47,6 +48,8 @@ _MOST_POINTS = 2500  # a scatter of more is drawn as pixels
 _STORED_SIDE = 320  # pixels of the longer side of what is stored
 _DRAWN_SIDE = 480  # and of what is drawn on, so that lines stay fine beside a small object
 _PREFIX = "data:image/jpeg;base64,"
+
+W = TypeVar("W", Worst, WorstImage)
 
 
 def latency_bars(latency: dict[str, StageLatency]) -> str:
@@ -189,13 +192,13 @@ def _inline(svg: str, name: str) -> str:
     return svg.replace(_INK, "currentColor").strip()
 
 
-def with_previews(worst: Sequence[Worst], samples: Sequence[Sample]) -> tuple[Worst, ...]:
+def with_previews(worst: Sequence[W], samples: Sequence[Sample]) -> tuple[W, ...]:
     """The same worst images, each with a small picture of its sample where that can still be read."""
     by_name = {sample.name: sample for sample in samples}
     return tuple(_with_preview(image, by_name.get(image.name)) for image in worst)
 
 
-def _with_preview(image: Worst, sample: Sample | None) -> Worst:
+def _with_preview(image: W, sample: Sample | None) -> W:
     if sample is None:
         return image
     try:
@@ -215,8 +218,10 @@ def jpeg_uri(pixels: Pixels, quality: int) -> str:
     return _PREFIX + base64.b64encode(data.tobytes()).decode("ascii")
 
 
-def side_by_side(image: Worst) -> tuple[str, str] | None:
-    """The picture twice, as data URIs: truth with the float box, truth with the quantized box; None without a preview.
+def side_by_side(
+    image: Worst | WorstImage, truth: Sequence[Box], before: Sequence[Box], after: Sequence[Box]
+) -> tuple[str, str] | None:
+    """The picture twice, as data URIs: truth with the float boxes, then the quantized ones; None without a preview.
 
     DataError when the stored preview is no JPEG.
     """
@@ -227,10 +232,10 @@ def side_by_side(image: Worst) -> tuple[str, str] | None:
     large = cast(Pixels, cv2.resize(small, None, fx=grow, fy=grow, interpolation=cv2.INTER_CUBIC))
     scale = grow * image.preview_scale
     pictures = []
-    for box, color in ((image.box_float, drawing.FLOAT_COLOR), (image.box_quantized, drawing.QUANTIZED_COLOR)):
+    for found, color in ((before, drawing.FLOAT_COLOR), (after, drawing.QUANTIZED_COLOR)):
         # No titles: their plates would cover a small object, and the page names them.
-        boxes = [(_scaled(image.truth, scale), "", drawing.TRUTH_COLOR)]
-        boxes += [(_scaled(box, scale), "", color)] if box else []
+        boxes = [(_scaled(box, scale), "", drawing.TRUTH_COLOR) for box in truth]
+        boxes += [(_scaled(box, scale), "", color) for box in found]
         pictures.append(jpeg_uri(drawing.draw_boxes(large, boxes), 85))
     return pictures[0], pictures[1]
 

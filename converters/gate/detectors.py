@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeloc._support.terminal import progress
-from edgeloc.converters.gate.limits import AVERAGE_PRECISION, Check, GateLimits, Verdict, about_few, lost, rounded
+from edgeloc.converters.gate.limits import (
+    AVERAGE_PRECISION,
+    Check,
+    GateLimits,
+    Verdict,
+    about_few,
+    about_the_interval,
+    lost,
+    rounded,
+)
 from edgeloc.data import Dataset
 from edgeloc.data.sample import spread
 from edgeloc.engines import Engine
@@ -142,7 +151,7 @@ class DetectorGate:
             limits=self._limits,
             regression=regression,
             checks=checks,
-            findings=(*_about_the_data(regression), *about_few(checks)),
+            findings=(*_about_the_data(regression, self._limits), *about_few(checks)),
         )
 
 
@@ -176,7 +185,8 @@ def _checks(regression: DetectionRegression, limits: GateLimits) -> Iterator[Che
         yield Check("class agreement", "min_class_agreement", found, None, regression.agreement, bound)
 
 
-def _about_the_data(regression: DetectionRegression) -> Iterator[Finding]:
+def _about_the_data(regression: DetectionRegression, limits: GateLimits) -> Iterator[Finding]:
+    yield from about_the_interval(regression.drop_ci95, limits.max_map_drop, regression.ci_groups, regression.ci_by)
     if not regression.labelled:
         message = "no image is labelled: the float model's own objects are the truth, so that its errors count as right"
         yield Finding("gate-no-labels", "note", message, "measure on labelled images")

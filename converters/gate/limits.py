@@ -18,6 +18,7 @@ __all__ = [
     "GateLimits",
     "Verdict",
     "about_few",
+    "about_the_interval",
     "check_figures",
     "gate_findings",
     "lost",
@@ -204,13 +205,7 @@ def gate_findings(regression: Regression, checks: tuple[Check, ...], limits: Gat
 
 
 def _about_the_data(regression: Regression, limits: GateLimits) -> Iterator[Finding]:
-    limit, interval = limits.max_iou_drop, regression.drop_ci95
-    if interval is not None and interval[0] < limit < interval[1]:
-        message = (
-            f"the 95 % interval of the drop includes the limit {limit:g}: {regression.ci_groups} {regression.ci_by}s "
-            "cannot show on which side of it the drop is"
-        )
-        yield Finding("gate-inconclusive", "warning", message, "measure on more of them")
+    yield from about_the_interval(regression.drop_ci95, limits.max_iou_drop, regression.ci_groups, regression.ci_by)
     if regression.ci_by == "image" and len({row.group for row in regression.rows}) == 1:
         message = (
             "the data names no groups, or only one: if images are frames of one clip, the interval of the drop is "
@@ -220,6 +215,18 @@ def _about_the_data(regression: Regression, limits: GateLimits) -> Iterator[Find
     if _has_presence(regression) and regression.presence.false_alarms_quantized is None:
         message = "no image without an object was measured: false alarms are unknown"
         yield Finding("gate-no-empty-images", "warning", message, "add images without an object")
+
+
+def about_the_interval(
+    interval: tuple[float, float] | None, limit: float, count: int, by: str | None
+) -> Iterator[Finding]:
+    """What images or groups are too few to show."""
+    if interval is not None and interval[0] < limit < interval[1]:
+        message = (
+            f"the 95 % interval of the drop includes the limit {limit:g}: {count} {by}s cannot show on which side of "
+            "it the drop is"
+        )
+        yield Finding("gate-inconclusive", "warning", message, "measure on more of them")
 
 
 def about_few(checks: tuple[Check, ...]) -> Iterator[Finding]:

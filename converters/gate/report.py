@@ -27,7 +27,7 @@ _NAMED = 3  # failures in the error; the table has all
 _SIDE = 640  # pixels of the longer side, so that titles stay beside a small object
 _QUALITY = 90
 _OURS = re.compile(r"\d\d-.*\.jpg")
-_TRIALS = ("recipe", "MB", "mean IoU drop", "95 % interval", "precision", "verdict")
+_TRIALS = ("95 % interval", "precision", "verdict")
 _HEAD = ("", "images", "float", "quantized", "change", "must be", "")
 
 
@@ -44,7 +44,9 @@ def report_lines(report: Report) -> list[str]:
 
 def trial_lines(trials: Sequence[Trial]) -> list[str]:
     """The table of the recipes that were tried, and of those that were not, a line each."""
-    return _aligned([_TRIALS, *(_trial_row(trial) for trial in trials)])
+    of_a_detector = any(isinstance(trial.report, DetectionReport) for trial in trials)
+    head = "recipe", "MB", f"{AVERAGE_PRECISION if of_a_detector else MEAN_IOU} drop"
+    return _aligned([(*head, *_TRIALS), *(_trial_row(trial) for trial in trials)])
 
 
 def _trial_row(trial: Trial) -> tuple[str, ...]:

@@ -126,10 +126,9 @@ def pool_regions(features: NDArray[Any], regions: Array, stride: int, side: int)
     height, width, channels = features.shape
     down = _weights(np.asarray(regions[:, 1::2] / stride, np.float32), side, height)
     across = _weights(np.asarray(regions[:, 0::2] / stride, np.float32), side, width)
-    # Many small products: one large one would be spread over threads, which wait for each other on a busy machine.
-    columns = across[:, None] @ features.astype(np.float32, copy=False)
-    pooled = down @ columns.reshape(len(regions), height, side * channels)
-    return np.asarray(pooled.reshape(len(regions), side, side, channels), np.float32)
+    rows = down.reshape(-1, height) @ features.astype(np.float32, copy=False).reshape(height, -1)
+    rows = rows.reshape(len(regions), side, width, channels)
+    return np.asarray(across[:, None] @ rows, np.float32)
 
 
 def _weights(edges: Array, side: int, cells: int) -> Array:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgeloc.errors import MissingExtra
 from edgeloc.types import Box, LabelledBox
 
-__all__ = ["AveragePrecision", "Precisions"]
+__all__ = ["AveragePrecision", "Precisions", "coco_library"]
 
 _MOST = 100
 _NAMELESS = "object"
@@ -45,6 +45,16 @@ class Precisions:
     by_class: dict[str, float] = field(default_factory=dict)
 
 
+def coco_library() -> tuple[Any, Any]:
+    """The classes of a data set and of its evaluation; MissingExtra without pycocotools."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise MissingExtra("pycocotools", "bench", "measuring average precision") from error
+    return COCO, COCOeval
+
+
 class AveragePrecision:
     """The detections of one model on labelled images, matched once; figures are made of any draw of the images.
 
@@ -59,11 +69,7 @@ class AveragePrecision:
     """
 
     def __init__(self, truths: Sequence[Sequence[LabelledBox]], found: Sequence[Sequence[Scored]]) -> None:
-        try:
-            from pycocotools.coco import COCO
-            from pycocotools.cocoeval import COCOeval
-        except ImportError as error:
-            raise MissingExtra("pycocotools", "bench", "measuring average precision") from error
+        library, measure = coco_library()
         self._names = sorted({item.label or _NAMELESS for items in truths for item in items})
         self._images = len(truths)
         self._evaluation: Any = None
@@ -71,13 +77,13 @@ class AveragePrecision:
             return
         numbers = {name: index + 1 for index, name in enumerate(self._names)}
         with redirect_stdout(io.StringIO()):
-            coco = COCO()
+            coco = library()
             coco.dataset = _truths(truths, numbers)
             coco.createIndex()
-            answers = COCO()
+            answers = library()
             answers.dataset = {**coco.dataset, "annotations": _answers(found, numbers)}
             answers.createIndex()
-            evaluation = COCOeval(coco, answers, "bbox")
+            evaluation = measure(coco, answers, "bbox")
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
             evaluation.params.maxDets = [_MOST]
             evaluation.evaluate()

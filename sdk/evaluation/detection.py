@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from edgeloc.data import Sample
-from edgeloc.evaluation.average_precision import AveragePrecision, Precisions
-from edgeloc.evaluation.figures import SIZES, WORST, size_of
+from edgeloc.evaluation.average_precision import AveragePrecision, Precisions, coco_library
+from edgeloc.evaluation.figures import SIZES, WORST, WORST_OF_A_GROUP, size_of
 from edgeloc.evaluation.pairing import Recorder, rounded_box
 from edgeloc.evaluation.statistics import Interval, draws, mean
 from edgeloc.localizer import Localizer
@@ -66,6 +67,15 @@ class DetectionRow:
     before: tuple[Found, ...]
     after: tuple[Found, ...]
 
+    def __post_init__(self) -> None:
+        boxes = [
+            *(item.box for item in self.truth),
+            *(one.box for one in self.before),
+            *(one.box for one in self.after),
+        ]
+        if not np.isfinite(np.array(boxes, np.float64)).all():
+            raise ValueError("its boxes must be finite numbers")
+
 
 @dataclass(frozen=True, slots=True)
 class MatchedFigures:
@@ -87,12 +97,22 @@ class MatchedFigures:
 
 @dataclass(frozen=True, slots=True)
 class WorstImage:
-    """An image that lost much: the float model's objects that the quantized one has not, and the mean IoU of others."""
+    """An image that lost much: the float model's objects that the quantized one has not, and the mean IoU of others.
+
+    `preview` is a JPEG data URI, `preview_scale` its pixels per pixel.
+    """
 
     name: str
+    group: str | None
     found: int
     lost: int
     box_iou: float | None
+    preview: str | None = None
+    preview_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.preview_scale):
+            raise ValueError("its preview_scale must be a finite number")
 
 
 @dataclass(frozen=True)
@@ -150,10 +170,12 @@ def below_threshold(contract: Contract) -> Contract:
 class DetectionRecorder(Recorder[DetectionRow]):
     """Takes each image through a float detector and a quantized one, both opened with `below_threshold`.
 
-    `before` and `after` may be one model: then its figures stand twice.
+    `before` and `after` may be one model: then its figures stand twice. Raises MissingExtra without pycocotools, which
+    the figures will need.
     """
 
     def __init__(self, before: Localizer, after: Localizer, *, skip_bad: bool = False) -> None:
+        coco_library()
         super().__init__(negatives=False, skip_bad=skip_bad)
         self._before, self._after = before, after
 
@@ -201,18 +223,20 @@ def detection_figures(
 ) -> DetectionRegression:
     """The figures of both models, found objects at their thresholds; ValueError without rows.
 
-    Where no row has a true object, those that the float model finds are the truth.
+    Where no row has a true object, those that the float model finds are the truth. Where the data or the models know
+    no classes, an object of any class is found by a box of any.
     """
     if not rows:
         raise ValueError("figures need at least one image")
     labelled = any(row.truth for row in rows)
     if not labelled:
         rows = [dataclasses.replace(row, truth=_as_truth(row, threshold_float)) for row in rows]
-    truths = [row.truth for row in rows]
-    before = AveragePrecision(truths, [row.before for row in rows])
-    after = AveragePrecision(truths, [row.after for row in rows])
+    alike = _without_classes(rows) if _lacks_classes(rows) else rows
+    truths = [row.truth for row in alike]
+    before = AveragePrecision(truths, [row.before for row in alike])
+    after = AveragePrecision(truths, [row.after for row in alike])
     interval = _interval(before, after, [row.group for row in rows], seed)
-    objects = [one for row in rows for one in _true_objects(row, threshold_float, threshold_quantized)]
+    objects = [one for row in alike for one in _true_objects(row, threshold_float, threshold_quantized)]
     pairs = [list(_pairs(row, threshold_float, threshold_quantized)) for row in rows]
     everything = [one for found in pairs for one in found]
     labels = sorted({one.label for one in objects if one.label is not None})
@@ -234,8 +258,8 @@ def detection_figures(
             label: _matched([o for o in objects if o.label == label], [o for o in everything if o.label == label])
             for label in labels
         },
-        false_float=_false_share(rows, "before", threshold_float),
-        false_quantized=_false_share(rows, "after", threshold_quantized),
+        false_float=_false_share(alike, "before", threshold_float),
+        false_quantized=_false_share(alike, "after", threshold_quantized),
         agreement=mean([float(one.same_class) for one in matched]),
         worst=_worst(rows, pairs),
         threshold_float=threshold_float,
@@ -246,6 +270,25 @@ def detection_figures(
 
 def _as_truth(row: DetectionRow, threshold: float) -> tuple[LabelledBox, ...]:
     return tuple(LabelledBox(one.box, one.label) for one in _sure(row.before, threshold))
+
+
+def _lacks_classes(rows: Sequence[DetectionRow]) -> bool:
+    """Whether the data, or the models that found something, name no class at all."""
+    found = [one for row in rows for one in (*row.before, *row.after)]
+    named = any(item.label for row in rows for item in row.truth)
+    return not named or (bool(found) and not any(one.label for one in found))
+
+
+def _without_classes(rows: Sequence[DetectionRow]) -> list[DetectionRow]:
+    return [
+        dataclasses.replace(
+            row,
+            truth=tuple(item._replace(label=None) for item in row.truth),
+            before=tuple(one._replace(label=None) for one in row.before),
+            after=tuple(one._replace(label=None) for one in row.after),
+        )
+        for row in rows
+    ]
 
 
 def _sure(found: Sequence[Found], threshold: float) -> list[Found]:
@@ -303,21 +346,20 @@ def _false_share(rows: Sequence[DetectionRow], which: str, threshold: float) -> 
 
 
 def _worst(rows: Sequence[DetectionRow], pairs: Sequence[Sequence[_Object]]) -> tuple[WorstImage, ...]:
-    """Those in which most of the float model's boxes are lost or moved, as a share."""
-    images = [
-        (
-            mean([1 - (one.box_iou or 0.0) for one in found]) or 0.0,
-            WorstImage(
-                row.name,
-                len(found),
-                sum(one.box_iou is None for one in found),
-                mean([one.box_iou for one in found if one.box_iou is not None]),
-            ),
-        )
-        for row, found in zip(rows, pairs, strict=True)
-        if found
-    ]
-    return tuple(image for _, image in sorted(images, key=lambda item: -item[0])[:WORST])
+    """Those in which most of the float model's boxes are lost or moved, as a share; of a group WORST_OF_A_GROUP."""
+    images = [(row, found) for row, found in zip(rows, pairs, strict=True) if found]
+    images.sort(key=lambda item: mean([one.box_iou or 0.0 for one in item[1]]) or 0.0)
+    worst: list[WorstImage] = []
+    for row, found in images:
+        alike = sum(row.group is not None and other.group == row.group for other in worst)
+        if alike < WORST_OF_A_GROUP and len(worst) < WORST:
+            worst.append(_as_worst(row, found))
+    return tuple(worst)
+
+
+def _as_worst(row: DetectionRow, found: Sequence[_Object]) -> WorstImage:
+    ious = [one.box_iou for one in found if one.box_iou is not None]
+    return WorstImage(row.name, row.group, len(found), len(found) - len(ious), mean(ious))
 
 
 def _interval(

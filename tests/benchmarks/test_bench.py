@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -242,12 +243,15 @@ def test_data_without_any_object_gives_presence_alone(models: Path, data: Path, 
     assert any(finding.code == "no-objects" for finding in result.findings)
 
 
-def test_models_with_other_labels_are_reported(
-    models: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("edgeloc.evaluation.pairing.Side.labels", ("nut",))
-    assert compare(models, data, tmp_path / "r.json") == 0
-    assert any(finding.code == "labels-differ" for finding in read_result(tmp_path / "r.json").findings)
+def test_models_with_other_labels_are_reported(models: Path, data: Path, tmp_path: Path, contract: Contract) -> None:
+    other = dataclasses.replace(
+        contract, outputs=(OutputSpec("presence", "class"), contract.outputs[1]), labels=("nut",)
+    )
+    write_model(tmp_path / "float.tflite", (models / "float32.tflite").read_bytes(), other)
+    out = tmp_path / "r.json"
+    against = ["--against", tmp_path / "float.tflite", "--validation", data, "--out", out]
+    assert bench(models / "int8.tflite", *against) == 0
+    assert any(finding.code == "labels-differ" for finding in read_result(out).findings)
 
 
 def test_a_result_is_not_written_over_what_is_read(models: Path, data: Path, tmp_path: Path) -> None:

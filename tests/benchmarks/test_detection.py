@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import re
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from edgeloc.benchmarks.commands.bench import closing_table, summary
 from edgeloc.benchmarks.report import render_report
+from edgeloc.benchmarks.report.plots import with_previews
 from edgeloc.benchmarks.result import BenchResult, read_result, write_result
+from edgeloc.data import Sample
 from edgeloc.evaluation.detection import DetectionRow, Found, detection_figures
 from edgeloc.types import Box, LabelledBox
 
@@ -45,4 +51,23 @@ def test_the_terminal_shows_what_was_lost(result: BenchResult) -> None:
 def test_the_report_has_classes_sizes_and_the_worst_images(result: BenchResult) -> None:
     page = render_report(result)
     assert "average precision of bolt" in page and "medium objects found, of" in page
-    assert "half.png: 1 of 2 objects lost, mean IoU of the others 1.00" in page
+    assert "half.png, group b: 1 of 2 objects lost, mean IoU of the others 1.00" in page
+    assert "float, 2 boxes" in page and "quantized, 1 boxes" in page and "resampling 2 images" in page
+
+
+def test_the_worst_images_are_shown_with_the_boxes_of_both_models(result: BenchResult) -> None:
+    assert result.detection is not None
+    samples = [Sample(name, read=lambda: np.full((100, 100, 3), 90, np.uint8)) for name in ("whole.png", "half.png")]
+    worst = with_previews(result.detection.worst, samples)
+    page = render_report(dataclasses.replace(result, detection=dataclasses.replace(result.detection, worst=worst)))
+    pictures = re.findall(r'<img alt="(\w+) boxes and truth on half.png" src="data:image/jpeg;base64,([^"]+)"', page)
+    assert [name for name, _ in pictures] == ["float", "quantized"]
+    before, after = (cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), 1) for _, data in pictures)
+    # The bolt, at 60 to 90 of 100 pixels, has the float model's box and not the quantized one's.
+    changed = np.abs(before.astype(int) - after.astype(int)).max(axis=2) > 60
+    assert changed[40:200, 280:440].any() and not changed[:, :40].any()
+
+
+def test_one_model_has_no_drop_and_no_pictures(result: BenchResult) -> None:
+    page = render_report(dataclasses.replace(result, against=None))
+    assert "AP drop" not in page and "Worst images" not in page and "average precision of bolt" in page

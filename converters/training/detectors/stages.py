@@ -38,8 +38,8 @@ __all__ = [
 METHODS = ("rcnn", "fast-rcnn", "faster-rcnn")
 _CHANNELS = 80
 _STRIDE, _SIDE, _CROP = 8, 7, 64
-# Many anchors answer for a large object: with fewer candidates, small objects are not among them.
-_REGIONS, _CANDIDATES, _LEAST_PROPOSAL = 100, 3000, 0.02
+# A network proposes better regions than contrast does: it needs fewer.
+_REGIONS = {"rcnn": 100, "fast-rcnn": 100, "faster-rcnn": 64}
 _SELECTION = Selection(nms="by-class", iou=0.5)
 # How many regions of an image are learned from, and how many of them are around its objects.
 _DRAWN, _AROUND = 32, 16
@@ -54,7 +54,7 @@ def stages_contract(config: NetworkConfig, labels: tuple[str, ...], anchors: Anc
         Locations((_STRIDE,), anchors=(sum(anchors, ()),) if anchors else ()),
         DetectorBox("cxcywh", units="anchor", size="exp", variances=(0.1, 0.2)),
         Scores("softmax", background="first"),
-        Selection(nms="over-all", iou=0.7, candidates=_CANDIDATES, objects=_REGIONS),
+        Selection(nms="over-all", iou=0.7, candidates=300, objects=_REGIONS["faster-rcnn"]),
     )
     crops = config.head == "rcnn"
     return Contract(
@@ -71,11 +71,10 @@ def stages_contract(config: NetworkConfig, labels: tuple[str, ...], anchors: Anc
         ),
         stages=Stages(
             method=config.head,  # type: ignore[arg-type]
-            regions=_REGIONS,
+            regions=_REGIONS[config.head],
             side=_CROP if crops else _SIDE,
             stride=1 if crops else _STRIDE,
             proposals=proposals if config.head == "faster-rcnn" else None,
-            threshold=_LEAST_PROPOSAL,
         ),
     )
 

@@ -11,10 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.converters.gate import DetectorGate, GateLimits, GateRefused
-from edgeloc.converters.gate.report import report_lines, require_passed
+from edgeloc.converters.gate import DetectorGate, GateLimits, GateRefused, choose_recipe
+from edgeloc.converters.gate.limits import about_the_interval
+from edgeloc.converters.gate.report import report_lines, require_passed, trial_lines
+from edgeloc.converters.quantization.quantize import recipe
 from edgeloc.data import Dataset, Sample
 from edgeloc.errors import DataError
+from edgeloc.evaluation.detection import DetectionRow, Found, detection_figures
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.model.detector import DetectorBox, DetectorSpec, Locations, Selection
 from edgeloc.types import Box, LabelledBox, Pixels
@@ -118,6 +121,24 @@ def test_without_labels_the_float_models_objects_are_the_truth(detector: bytes, 
     report = DetectorGate(detector, CONTRACT, dataclasses.replace(photos, samples=bare)).judge(detector, CONTRACT)
     assert [finding.code for finding in report.findings] == ["gate-no-labels"]
     assert report.regression.all.objects == 72
+
+
+def test_an_interval_around_the_limit_is_reported() -> None:
+    """Of eight images the quantized model loses one object of sixteen."""
+    truth = tuple(LabelledBox(Box(x, 10, x + 20, 30), "square") for x in (10, 60))
+    found = tuple(Found(item.box, 0.9, item.label) for item in truth)
+    rows = [DetectionRow(f"{i}.png", None, 100, 100, truth, found, found[: 1 if i == 0 else 2]) for i in range(8)]
+    interval = detection_figures(rows, 0.5, 0.5).drop_ci95
+    (finding,) = about_the_interval(interval, 0.05, 8, "image")
+    assert finding.code == "gate-inconclusive" and "includes the limit 0.05: 8 images cannot show" in finding.message
+    assert not list(about_the_interval(interval, 0.9, 8, "image"))
+
+
+def test_the_table_of_recipes_has_average_precision(detector: bytes, photos: Dataset) -> None:
+    gate = DetectorGate(detector, CONTRACT, photos)
+    choice = choose_recipe([recipe("float32")], lambda _: detector, lambda payload: gate.judge(payload, CONTRACT))
+    head, float32 = trial_lines(choice.trials)
+    assert "average precision drop" in head and "0.0000" in float32 and "kept" in float32
 
 
 def test_nothing_to_find_is_no_gate(detector: bytes, photos: Dataset) -> None:

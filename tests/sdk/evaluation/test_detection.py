@@ -116,6 +116,30 @@ def test_frames_of_one_clip_make_the_interval_wider() -> None:
     assert by_clip.drop_ci95[1] - by_clip.drop_ci95[0] > 1.5 * (by_image.drop_ci95[1] - by_image.drop_ci95[0])
 
 
+def test_of_one_clip_at_most_three_images_are_shown() -> None:
+    lost = [row(PERFECT[1:], name=f"lost-{i}", group="clip") for i in range(5)]
+    found = figures(*lost, row(PERFECT, name="fine", group="other"))
+    assert [image.name for image in found.worst] == ["lost-0", "lost-1", "lost-2", "fine"]
+
+
+def test_without_classes_in_the_data_any_box_finds_an_object() -> None:
+    bare = tuple(item._replace(label=None) for item in TRUTH)
+    found = figures(row(PERFECT, truth=bare))
+    assert (found.precision_quantized.ap, found.all.recall_quantized, found.false_quantized) == (1, 1, 0)
+    assert found.rows[0].after[0].label == "nut" and found.by_class == {}
+
+
+def test_a_model_without_classes_finds_objects_of_any() -> None:
+    bare = [(box, score, None) for box, score, _ in PERFECT]
+    found = figures(row(bare, before=bare), row([], before=bare, name="b"))
+    assert (found.precision_float.ap, found.all.recall_float, found.all.recall_quantized) == (1, 1, 0.5)
+
+
+def test_a_box_that_is_no_number_is_no_row() -> None:
+    with pytest.raises(ValueError, match="finite numbers"):
+        row([((0, 0, float("nan"), 9), 0.9, "nut")])
+
+
 def test_nobody_is_matched_twice() -> None:
     box, near, far = Box(0, 0, 10, 10), Box(0, 0, 10, 9), Box(50, 50, 60, 60)
     assert match([box, near], [near, far]) == [(0, pytest.approx(0.9)), None]
