@@ -68,7 +68,8 @@ def diagnose_detector(flatbuffer: bytes, contract: Contract, images: NDArray[np.
         return
     outputs = _as_outputs(split, values)
     now = _losses(before, _objects(split.activated, outputs))
-    apart = _losses(before, _objects(split.contract, _alone(values)))
+    repaired = split_detector(flatbuffer, contract, images)
+    apart = _losses(before, _objects(repaired.contract, _alone(answers(repaired.flatbuffer, images))))
     if worth_repair(now.cost, apart.cost):
         yield _shared_scale(split, outputs, now, apart)
 

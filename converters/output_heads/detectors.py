@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +13,26 @@ from numpy.typing import NDArray
 from edgeloc.converters.output_heads.graph import HeadGraph, Places, indices_of, tensors_of
 from edgeloc.converters.output_heads.surgery import Surgeon, answers
 from edgeloc.decode.detector import DetectorReader, location_rows
+from edgeloc.decode.places import BoxDecoder, box_decoder, locate
 from edgeloc.engines import open_engine
 from edgeloc.errors import ModelError
 from edgeloc.model.contract import Contract, Layout, OutputSpec
-from edgeloc.model.detector import DetectorSpec
+from edgeloc.model.detector import DetectorBox, DetectorSpec, Locations
 from edgeloc.model.fit import channels_of, check_contract, columns_of, part_sizes
 
 __all__ = ["DetectorPart", "DetectorSplit", "Move", "repair_detector", "split_detector"]
 
+Array = NDArray[np.float32]
+
 _MOST_DIFFERENT = 1e-4
 _IMAGES = 8
+_TRIED = 2
+_MOST_TENSORS = 120
+_MOST_BINS = 32
+_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL")
+_STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32), (8, 16), (8,), (16,), (32,))
+# What detectors without anchors make boxes of: YOLOv8's distances, YOLOX's offsets and logarithms.
+_FORMS = (DetectorBox("distances", "stride"), DetectorBox("cxcywh", "stride", size="exp"))
 
 
 class Move(NamedTuple):
@@ -40,12 +50,22 @@ _EDGE = {"LOGISTIC": "sigmoid", "EXP": "exp"}
 
 
 @dataclass(frozen=True, eq=False)
+class _RawBoxes:
+    """Numbers before their decoding, `places` (locations, numbers), and the description by which they are the boxes."""
+
+    places: Places
+    locations: Locations
+    box: DetectorBox
+
+
+@dataclass(frozen=True, eq=False)
 class DetectorPart:
     """One quantity of an output of detections, and where its numbers are computed.
 
     `name` is what it is; `output` the one that holds it, and `alone` whether it holds nothing else. `places` is
     (locations, numbers), before `moves`, the activations that the graph applies and the host could. `scales` are the
-    tensors that its numbers go through before those: in int8 all of them have one scale.
+    tensors that its numbers go through before those: in int8 all of them have one scale. `raw` is how the host decodes
+    boxes that the graph decoded, whose numbers before that are `places`.
     """
 
     name: str
@@ -54,6 +74,7 @@ class DetectorPart:
     moves: tuple[Move, ...]
     places: Places = field(repr=False)
     scales: frozenset[int]
+    raw: _RawBoxes | None = None
 
     def shares_with(self, other: DetectorPart) -> bool:
         """Whether another quantity is on its scale: in the same output, or computed by the same layer."""
@@ -61,7 +82,9 @@ class DetectorPart:
 
     def is_apart(self, parts: Sequence[DetectorPart]) -> bool:
         """Whether it is an output of its own already, of a layer of its own, without an activation to take off."""
-        return self.alone and not self.moves and not any(self.shares_with(other) for other in parts)
+        return (
+            self.alone and not self.moves and self.raw is None and not any(self.shares_with(other) for other in parts)
+        )
 
 
 class DetectorSplit(NamedTuple):
@@ -76,9 +99,10 @@ class DetectorSplit(NamedTuple):
     named: Mapping[str, DetectorPart]
 
 
-def split_detector(flatbuffer: bytes, contract: Contract) -> DetectorSplit:
+def split_detector(flatbuffer: bytes, contract: Contract, images: NDArray[np.float32] | None = None) -> DetectorSplit:
     """Take every output of a detector apart, exactly; what is apart already stays as it is.
 
+    With `images`, as `repair_detector` has them, boxes that the graph decodes leave before that, where that is found.
     Raises ModelError when an operator cannot be split, ContractError when the contract does not fit the model.
     """
     engine = open_engine("auto", flatbuffer)
@@ -86,6 +110,8 @@ def split_detector(flatbuffer: bytes, contract: Contract) -> DetectorSplit:
     assert contract.detector is not None
     graph = HeadGraph(flatbuffer)
     parts = _parts(graph, contract, contract.detector)
+    if images is not None:
+        parts = [_undecoded(flatbuffer, contract, graph, part, images) for part in parts]
     surgeon, outputs, tensors, named = Surgeon(graph), [], {}, {}
     for part in parts:
         if part.is_apart(parts):
@@ -109,7 +135,7 @@ def repair_detector(
     never changed: scores are those of the original within 1e-4, corners within 1e-4 of the input's side. Returns as
     `repair_head` does, with its errors.
     """
-    split = split_detector(flatbuffer, contract)
+    split = split_detector(flatbuffer, contract, images)
     parts = list(split.named.values())
     if all(part.is_apart(parts) for part in parts):
         return flatbuffer, contract, ()
@@ -171,6 +197,104 @@ def _before_moves(graph: HeadGraph, part: DetectorPart, moves: tuple[Move, ...])
     return dataclasses.replace(part, moves=moves, places=places, scales=scales)
 
 
+def _undecoded(
+    flatbuffer: bytes, contract: Contract, graph: HeadGraph, part: DetectorPart, images: NDArray[np.float32]
+) -> DetectorPart:
+    """The numbers that the boxes of a model without a description of its locations are decoded from, where found."""
+    assert contract.detector is not None
+    locations = contract.detector.locations
+    if part.name != "box" or part.output.level is not None or locations.strides or locations.table:
+        return part
+    raw = _raw_boxes(flatbuffer, contract, part.places, images)
+    if raw is None:
+        return part
+    places, scales = graph.trail(raw.places)
+    return dataclasses.replace(part, moves=(), places=places, scales=scales, raw=raw)
+
+
+def _raw_boxes(flatbuffer: bytes, contract: Contract, places: Places, images: NDArray[np.float32]) -> _RawBoxes | None:
+    """The numbers that boxes in `places` (locations, 4) are decoded from; None where none gives these boxes.
+
+    Whatever the graph computes on the way is tried, the earliest first: as distances or their bins, as offsets and
+    logarithms, of grids with usual strides. What gives the boxes of two images within 1e-4 of the input's side is it.
+    """
+    width, height = contract.input.width, contract.input.height
+    strides = next((run for run in _STRIDES if sum(Locations(run).counts(width, height)) == len(places)), None)
+    if strides is None or len(images) == 0:
+        return None
+    graph = HeadGraph(flatbuffer)
+    candidates = _candidates(graph, places)
+    if not candidates:
+        return None
+    values = answers(_with_outputs(flatbuffer, candidates), images[:_TRIED])
+    wanted = _corners(flatbuffer, contract, images[:_TRIED])
+    for tensor in candidates:
+        ways = zip(_rows(graph.everything(tensor), len(places)), _rows(values[str(tensor)], len(places)), strict=True)
+        for (rows,), numbers in ways:
+            for locations, box in _hypotheses(strides, rows.shape[1] // 4):
+                decode = box_decoder(box, locate(locations, width, height), width, height)
+                if _gives(decode, numbers, wanted, max(width, height)):
+                    return _RawBoxes(graph.trail(np.asarray(rows, np.int64))[0], locations, box)
+    return None
+
+
+def _gives(decode: BoxDecoder, numbers: NDArray[Any], wanted: Sequence[Array], side: int) -> bool:
+    with np.errstate(over="ignore"):
+        found = [decode(np.asarray(rows, np.float32), np.arange(len(rows))) for rows in numbers]
+    return np.allclose(found, wanted, _MOST_DIFFERENT, _MOST_DIFFERENT * side)
+
+
+def _candidates(graph: HeadGraph, places: Places) -> list[int]:
+    """Tensors on the way to these numbers that hold as many for each location as boxes are made of, earliest first."""
+    count, found = 4 * len(places), dict[int, None]()
+    waiting = np.unique(tensors_of(places)).tolist()
+    seen = set(waiting)
+    while waiting and len(seen) < _MOST_TENSORS:
+        tensor = waiting.pop(0)
+        size = graph.everything(tensor).size
+        if size % count == 0 and size <= count * _MOST_BINS and graph.shape(tensor)[0] == 1:
+            found[tensor] = None
+        operator = graph.producer(tensor)
+        sources = [] if operator is None else [int(index) for index in operator.inputs if index >= 0]
+        if graph.made_by(tensor) in _WEIGHTED and graph.everything(sources[0]).size % count:
+            continue  # the layer that the numbers come out of
+        waiting += [index for index in sources if index not in seen and graph.producer(index) is not None]
+        seen.update(sources)
+    return list(found)[::-1]
+
+
+def _with_outputs(flatbuffer: bytes, tensors: Sequence[int]) -> bytes:
+    return Surgeon(HeadGraph(flatbuffer)).finish({str(tensor): tensor for tensor in tensors})
+
+
+def _corners(flatbuffer: bytes, contract: Contract, images: NDArray[np.float32]) -> list[Array]:
+    reader = DetectorReader(contract, {})
+    return [reader.everything(answers(flatbuffer, image[np.newaxis]))[2] for image in images]
+
+
+def _rows(values: NDArray[Any], count: int) -> Iterator[NDArray[Any]]:
+    """An array (n, ...) as rows (n, locations, numbers), in each way that its shape allows."""
+    shape = tuple(size for size in values.shape[1:] if size != 1)
+    flat = values.reshape(len(values), *shape)
+    numbers = int(np.prod(shape)) // count
+    bins = numbers // 4
+    if shape == (count, numbers) or shape == (count, 4, bins):
+        yield flat.reshape(len(values), count, numbers)
+    if shape == (numbers, count):
+        yield flat.transpose(0, 2, 1)
+    if shape == (4, count, bins):
+        yield flat.transpose(0, 2, 1, 3).reshape(len(values), count, numbers)
+    if shape == (4, bins, count):
+        yield flat.transpose(0, 3, 1, 2).reshape(len(values), count, numbers)
+
+
+def _hypotheses(strides: tuple[int, ...], bins: int) -> Iterator[tuple[Locations, DetectorBox]]:
+    forms = _FORMS if bins == 1 else (DetectorBox("distances", "stride", bins=bins),)
+    for box in forms:
+        for offset in (0.5, 0.0):
+            yield Locations(strides, offset), box
+
+
 def _name(part: DetectorPart, graph: HeadGraph) -> str:
     """Of the output that a part becomes: its old one, where that held nothing else."""
     if part.alone:
@@ -196,7 +320,9 @@ def _take(surgeon: Surgeon, places: Places, name: str) -> tuple[int, Layout]:
 
 
 def _described(spec: DetectorSpec, parts: Sequence[DetectorPart]) -> DetectorSpec:
-    """The description of numbers before the moves."""
+    """The description of numbers before the moves, and before a decoding in the graph."""
+    for raw in (part.raw for part in parts if part.raw is not None):
+        spec = dataclasses.replace(spec, locations=raw.locations, box=raw.box)
     for move in dict.fromkeys((move.section, move.field, move.activation) for part in parts for move in part.moves):
         section, which, activation = move
         changed = dataclasses.replace(getattr(spec, section), **{which: activation})
@@ -210,6 +336,8 @@ def _sentence(name: str, part: DetectorPart) -> str:
         what += f", split off {part.output.tensor}"
     if part.moves:
         what += f", before its {' and '.join(move.activation for move in part.moves)}, which the host applies"
+    if part.raw is not None:
+        what += ", before the graph decodes it, which the host does"
     return what
 
 

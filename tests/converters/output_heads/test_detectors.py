@@ -77,6 +77,17 @@ def yolov8(image: Any, side: int) -> Any:
     return layers.Permute((2, 1))(joined([in_pixels(distances, side), activated(scores, "sigmoid")], 2))
 
 
+def yolov8_bins(image: Any, side: int) -> Any:
+    """The same with each distance as the expectation over 8 bins."""
+    from keras import initializers, layers
+
+    bins = layers.Reshape((-1, 4, 8))(joined([rows_of(random_conv(32, x), 32) for x in features(image)], 1))
+    weights = initializers.Constant(np.arange(8, dtype=np.float32)[:, np.newaxis])
+    distances = rows_of(layers.Dense(1, use_bias=False, kernel_initializer=weights)(layers.Softmax()(bins)), 4)
+    scores = joined([rows_of(random_conv(len(LABELS), x), len(LABELS)) for x in features(image)], 1)
+    return layers.Permute((2, 1))(joined([in_pixels(distances, side), activated(scores, "sigmoid")], 2))
+
+
 def in_pixels(distances: Any, side: int) -> Any:
     """Centre, width and height out of distances in cells, as YOLOv8 has it in its graph."""
     import keras
@@ -124,6 +135,11 @@ NETWORKS: dict[str, tuple[Callable[[Any, int], Any], OutputSpec, DetectorSpec]] 
         OutputSpec("out", "detections", parts=("box", "class"), layout="channels-first"),
         DetectorSpec(box=DetectorBox("cxcywh", "pixels"), selection=BY_CLASS),
     ),
+    "yolov8_bins": (
+        yolov8_bins,
+        OutputSpec("out", "detections", parts=("box", "class"), layout="channels-first"),
+        DetectorSpec(box=DetectorBox("cxcywh", "pixels"), selection=BY_CLASS),
+    ),
     "yolox": (
         yolox,
         OutputSpec("out", "detections", parts=("box", "objectness", "class")),
@@ -146,6 +162,7 @@ NETWORKS: dict[str, tuple[Callable[[Any, int], Any], OutputSpec, DetectorSpec]] 
 }  # fmt: skip
 MOVED = {
     "yolov8": {"box": "none none", "class": "sigmoid none"},
+    "yolov8_bins": {"box": "none none", "class": "sigmoid none"},
     "yolox": {"box": "none exp", "class": "sigmoid sigmoid"},
     "fastestdet": {"box": "tanh sigmoid", "class": "softmax sigmoid"},
     "anchors_first": {"box": "sigmoid sigmoid", "class": "sigmoid sigmoid"},
@@ -191,6 +208,9 @@ def test_parts_leave_alone_and_say_the_same_of_every_location(
             assert new == pytest.approx(old, rel=1e-4, abs=1e-4)
     assert described.detector is not None
     box, scores = described.detector.box, described.detector.scores
+    if "yolov8" in name:
+        assert (box.form, box.units, described.detector.locations) == ("distances", "stride", Locations(STRIDES))
+        assert box.bins == (8 if name == "yolov8_bins" else 0)
     assert MOVED[name] == {"box": f"{box.center} {box.size}", "class": f"{scores.activation} {scores.objectness}"}
 
 
@@ -277,14 +297,14 @@ def save_finder(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def pictures() -> Dataset:
-    samples = tuple(Sample(f"picture-{i}", read=lambda i=i: squares(i), labelled=False) for i in range(16))
+    samples = tuple(Sample(f"picture-{i}", read=lambda i=i: squares(i), labelled=False) for i in range(8))
     return Dataset("squares", "squares", LABELS, samples, (), ("train",), "train")
 
 
 def objects(path: Path) -> list[tuple[Detection, ...]]:
     localizer = Localizer(path)
     localizer.self_test()
-    return [localizer(squares(index)).objects for index in range(100, 106)]
+    return [localizer(squares(index)).objects for index in range(100, 104)]
 
 
 def overlaps(first: list[tuple[Detection, ...]], second: list[tuple[Detection, ...]]) -> Iterator[float]:
@@ -306,12 +326,12 @@ def test_a_yolov8_that_int8_blinds_finds_with_a_repaired_head_what_float_finds(
     assert not any(objects(joined.path))
     finding = next(finding for finding in joined.findings if finding.code == "head-shares-scale")
     assert "the output out has parts of unlike ranges" in finding.message
-    assert "rounding it to int8 loses 64 of 64 objects; split, it loses 0 of 64 objects, with a" in finding.message
+    assert "rounding it to int8 loses 32 of 32 objects; split, it loses 0 of 32 objects, with a" in finding.message
 
     fixed = convert(saved, tmp_path / "fixed.tflite", ConvertOptions(fix_head=True), calibration=pictures)
     found = objects(fixed.path)
     assert [len(here) for here in found] == [4] * len(truth)
-    assert min(overlaps(truth, found)) > 0.8
+    assert min(overlaps(truth, found)) > 0.95
 
 
 def test_a_yolox_keeps_its_objects_with_a_repaired_head(
