@@ -111,7 +111,7 @@ def several_objects(name: str, samples: Iterable[Sample]) -> Iterator[Finding]:
     if count:
         images = "image holds" if count == 1 else "images hold"
         message = f"{name}: {count} {images} several objects, of which a localizer takes the largest"
-        yield Finding("data-several-objects", "note", message, "train a detector to find all")
+        yield Finding("data-several-objects", "note", message)
 
 
 def drawn_order(samples: Sequence[Sample], seed: int) -> list[Sample]:

@@ -57,7 +57,8 @@ def data(tmp_path: Path) -> Path:
         rows.append(
             {"file": f"{index:02}.jpg", "box_xyxy": box, "cls": scene.label, "clip": index // 4, "split": "val"}
         )
-    rows[0] |= {"box_xyxy": [10, 10, 40, 40], "cls": "thing"}
+    two = [{"box": [10, 10, 40, 40], "label": "thing"}, {"box": [50, 50, 60, 60], "label": "thing"}]
+    rows[0] = {"file": "00.jpg", "objects": two, "clip": 0, "split": "val"}
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -106,6 +107,8 @@ def test_two_models_end_to_end(models: Path, data: Path, tmp_path: Path, capsys:
     assert result.latency["invoke"].count == 5
     assert len(result.latency["invoke"].warmup_ms) == 2
     assert result.energy.status == "not measured"
+    assert result.data is not None
+    assert result.data.notes == ("data: 1 image holds several objects, of which a localizer takes the largest",)
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("IoU drop", "latency", "size", str(out)))
 
@@ -236,7 +239,9 @@ def test_an_image_that_turns_out_damaged_later_costs_nothing_measured(
 
 def test_data_without_any_object_gives_presence_alone(models: Path, data: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (data / "manifest.jsonl").read_text().splitlines()]
-    (data / "manifest.jsonl").write_text("".join(json.dumps({**row, "box_xyxy": None}) + "\n" for row in rows))
+    (data / "manifest.jsonl").write_text(
+        "".join(json.dumps({**row, "box_xyxy": None, "objects": None}) + "\n" for row in rows)
+    )
     assert compare(models, data, tmp_path / "r.json") == 0
     result = read_result(tmp_path / "r.json")
     assert result.regression is not None and result.regression.mean_iou_drop is None

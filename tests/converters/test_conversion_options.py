@@ -18,6 +18,7 @@ from edgeloc.localizer import Localizer
 from edgeloc.model.file import read_model
 from edgeloc.model.inspection import inspect_model
 from edgeloc.testing import build_fake_compiler
+from edgeloc.types import Box, LabelledBox
 
 Network = Callable[..., Any]
 Save = Callable[..., Path]
@@ -116,6 +117,9 @@ def test_statistics_that_are_up_to_date_are_left(
 def test_the_gate_writes_its_figures_and_lets_pass(
     make_network: Network, save_keras: Save, dataset: Dataset, others: Dataset, tmp_path: Path
 ) -> None:
+    first = others[0]
+    more = dataclasses.replace(first, objects=(*first.objects, LabelledBox(Box(1, 1, 3, 3), "nut")))
+    others = dataclasses.replace(others, samples=(more, *others.samples[1:]))
     options = ConvertOptions(limits=GateLimits(max_iou_drop=0.5))
     made = convert(
         save_keras(make_network()),
@@ -128,6 +132,7 @@ def test_the_gate_writes_its_figures_and_lets_pass(
     assert contract is not None
     assert contract.measured["quantization"]["passed"] is True
     assert made.gate is not None and made.gate.passed
+    assert [finding.code for finding in made.findings].count("data-several-objects") == 1
     assert made.to_dict()["gate"] == contract.measured["quantization"]
 
 

@@ -11,6 +11,8 @@ import pytest
 
 from edgeloc import Result, run
 from edgeloc.cameras import open_camera
+from edgeloc.cameras.files import DatasetCamera
+from edgeloc.data import open_dataset
 from edgeloc.errors import DataError, UsageError
 from edgeloc.sinks import open_sink
 
@@ -143,6 +145,19 @@ def test_what_was_skipped_is_known_before_the_source_has_ended(tmp_path: Path) -
         summary = run(camera, lambda frame: Result(), frames=1)
     assert [finding.code for finding in summary.findings] == ["images-skipped"]
     assert (summary.frames, summary.dropped) == (1, 1)
+
+
+def test_frames_of_a_data_set_know_all_objects() -> None:
+    uri = "synthetic?count=12&size=80x60&objects=3"
+    data = open_dataset(uri)
+    with DatasetCamera(uri) as camera:
+        assert [frame.truth for frame in camera] == [sample.objects for sample in data]
+
+
+def test_frames_of_images_without_labels_know_nothing(tiny_labelled: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes((tiny_labelled / "00.png").read_bytes())
+    with open_camera(f"data://{tmp_path}") as camera:
+        assert [frame.truth for frame in camera] == [None]
 
 
 def test_bad_rows_are_skipped_too(tiny_labelled: Path, tmp_path: Path) -> None:

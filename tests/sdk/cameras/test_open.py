@@ -107,6 +107,14 @@ def test_a_live_synthetic_camera_loses_what_nobody_reads() -> None:
         assert late is not None and late.sequence >= 5
 
 
+def test_a_synthetic_camera_shows_several_objects() -> None:
+    with open_camera("synthetic://?seed=2&size=160x120&frames=90&live=0&objects=3") as camera:
+        counts = [len(frame.truth or ()) for frame in camera]
+    assert max(counts) == 3
+    with pytest.raises(UsageError, match="objects is 17"):
+        open_camera("synthetic://?objects=17")
+
+
 def test_a_synthetic_camera_knows_the_truth_and_repeats_itself() -> None:
     def scenes() -> list:
         with open_camera("synthetic://?seed=7&size=64x48&frames=80&live=0") as camera:

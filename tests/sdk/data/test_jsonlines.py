@@ -136,6 +136,17 @@ def test_real_photos_are_read(fod_a: Path) -> None:
         assert sample.box.y2 <= height
 
 
+@pytest.mark.parametrize(("name", "objects"), [("bccd", 4886), ("mirror_mouse", 8 * 89)])
+def test_manifests_of_many_objects_are_read_whole(shared_data: Path, name: str, objects: int) -> None:
+    if not (shared_data / name).is_dir():
+        pytest.skip(f"the real data has no folder {name}")
+    data = open_dataset(shared_data / name)
+    assert sum(len(sample.objects) for sample in data) == objects and data.findings == ()
+    assert {found.label for sample in data for found in sample.objects} == set(data.labels)
+    height, width = data[0].load().shape[:2]
+    assert all(box.x2 <= width and box.y2 <= height for box, _ in data[0].objects)
+
+
 def test_several_objects_of_an_image_are_a_list(folder: Path) -> None:
     objects = [{"box": [5, 6.5, 20, 30], "label": "bolt"}, {"box": [1, 1, 50, 39], "label": "nut"}]
     write(folder, {"image": "images/1.png", "width": 60, "height": 40, "objects": objects}, {"image": "images/2.png"})

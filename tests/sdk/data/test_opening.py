@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgeloc.data import open_dataset
+from edgeloc.data.sample import several_objects
 from edgeloc.errors import DataError
 from edgeloc.scenes import SCENE_LABELS
 
@@ -70,6 +71,17 @@ def test_scenes_are_a_data_set() -> None:
     assert np.array_equal(data[5].load(), open_dataset("synthetic://?seed=3&count=6&size=80x60")[5].load())
     assert len({sample.name for sample in data}) == 30
     assert any(sample.box is None for sample in data)
+    several = open_dataset("synthetic?seed=3&count=30&size=80x60&objects=4")
+    assert {len(sample.objects) for sample in several} == {0, 1, 2, 3, 4}
+
+
+def test_a_localizer_s_user_learns_how_many_images_hold_several_objects() -> None:
+    data = open_dataset("synthetic?count=20&objects=3")
+    (finding,) = several_objects("scenes", data)
+    count = sum(len(sample.objects) > 1 for sample in data)
+    assert finding.code == "data-several-objects"
+    assert finding.message == f"scenes: {count} images hold several objects, of which a localizer takes the largest"
+    assert list(several_objects("scenes", open_dataset("synthetic?count=20"))) == []
 
 
 def test_splits_and_seeds_of_scenes_share_nothing() -> None:
@@ -88,10 +100,11 @@ def test_splits_and_seeds_of_scenes_share_nothing() -> None:
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("synthetic?speed=3", "there is no option 'speed'; known are: seed, count, size, split"),
+        ("synthetic?speed=3", "there is no option 'speed'; known are: seed, count, size, split, objects"),
         ("synthetic?count=0", "count=0 must be a whole number from 1 to 100,000"),
         ("synthetic?count=999999999999", "must be a whole number from 1 to 100,000"),
         ("synthetic?seed=-1", "seed=-1 must be"),
+        ("synthetic?objects=17", "objects=17 must be a whole number from 1 to 16"),
         ("synthetic?size=300", "size=300 must be a width and a height"),
         ("synthetic?size=8x8", "32 to 4096"),
         ("synthetic?split=holdout", "no split 'holdout'; found: train, val, test"),
