@@ -154,6 +154,9 @@ def _contract(contract: dict[str, Any] | None) -> Iterator[str]:
         yield f"output {output['tensor']}: {output['role']}{activation}"
     units = "fractions of" if contract["box"]["units"] == "fraction" else "pixels of"
     yield f"box {contract['box']['form']} in {units} the input, thresholds {_scalars(contract['thresholds'])}"
+    if contract["stages"]:
+        regions = contract["stages"]["regions"]
+        yield f"two stages: {contract['stages']['method']}, up to {regions} regions; above is the first network"
     if contract["recipe"]:
         yield f"recipe {contract['recipe']}"
 

@@ -86,7 +86,11 @@ def test_the_networks_of_each_method(head: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("head", METHODS)
 def test_a_trained_detector_is_one_file_that_finds_the_object(
-    head: str, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    head: str,
+    squares: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(fit, "REESTIMATION_BATCHES", 8)
     trained, out = tmp_path / "two.keras", tmp_path / "two.tflite"
@@ -106,6 +110,8 @@ def test_a_trained_detector_is_one_file_that_finds_the_object(
         ious.append(max((sample.box.iou(found.box or Box(0, 0, 0, 0)) for found in objects), default=0.0))
     assert np.median(ious) > 0.7
     assert set(localizer.engine.spent_ms) == STAGES[head]
+    assert cli.main(["inspect", str(out)]) == 0
+    assert f"two stages: {head}" in capsys.readouterr().out
     words = ["bench", out, "--frames", 3, "--warmup", 1, "--power", "none", "--out", tmp_path / "r.json"]
     assert cli.main([*map(str, words)]) == 0
     latency = read_result(tmp_path / "r.json").latency
