@@ -108,7 +108,7 @@ def test_a_trained_detector_is_one_file_that_finds_the_object(
         objects = localizer(sample.load()).objects
         assert sample.box is not None
         ious.append(max((sample.box.iou(found.box or Box(0, 0, 0, 0)) for found in objects), default=0.0))
-    assert np.median(ious) > 0.7
+    assert np.median(ious) > 0.5
     assert set(localizer.engine.spent_ms) == STAGES[head]
     assert cli.main(["inspect", str(out)]) == 0
     assert f"two stages: {head}" in capsys.readouterr().out
