@@ -69,6 +69,8 @@ NOT_RUN = {
     r"^run (faces\.py|my_package)": "a program of the reader's; tests/sdk/commands has one",
     r"mavlink://": "an autopilot; tests/sdk/sinks/test_mavlink.py has a fake one",
     r"mqtts?://": "a broker; tests/sdk/sinks/test_mqtt.py has one",
+    r"^contract blazeface\.tflite": "a model of the reader's; tests/test_detectors.py has it",
+    r"two\.(keras|tflite)": "made by a line that is not run; tests/converters/test_stages.py runs it",
     r"^install-service": "root and systemd; tests/device/commands runs it on a fake root",
 }
 # Lines that are neither ours nor run: by the program's name, why.

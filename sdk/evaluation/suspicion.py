@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgeloc.data import Dataset, Sample
 from edgeloc.data.sample import drawn_order
 from edgeloc.engines import Engine, open_engine
-from edgeloc.errors import ContractError, DataError
+from edgeloc.errors import ContractError, DataError, EngineError
 from edgeloc.evaluation.variants import Variant, variants_of
 from edgeloc.findings import Finding
 from edgeloc.localizer import Localizer
@@ -147,9 +147,17 @@ def _score(
     pairs = [
         pair
         for objects, image in zip(wanted, pixels, strict=True)
-        for pair in _found(objects, localizer(image).objects, contract.labels, contract.detector is not None)
+        for pair in _found(objects, _objects(localizer, image), contract.labels, contract.detector is not None)
     ]
     return _Score(*np.array(pairs, np.float64).T)
+
+
+def _objects(localizer: Localizer, image: Pixels) -> tuple[Detection, ...]:
+    """What it finds: nothing where its numbers cannot be what this contract says."""
+    try:
+        return localizer(image).objects
+    except EngineError:
+        return ()
 
 
 def _found(

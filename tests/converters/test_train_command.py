@@ -144,7 +144,10 @@ def test_qat_of_a_trained_network(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["--out", "m.h5"], "the name must end in .keras"),
         (["--out", "m.keras", "--head", "boxes"], "--head is 'boxes'"),
         (["--out", "m.keras", "--head", "ssd"], "must be one of grid, distribution, vector for the task localize"),
-        (["--out", "m.keras", "--task", "detect", "--head", "grid"], "anchor-free, ssd, yolo for the task detect"),
+        (
+            ["--out", "m.keras", "--task", "detect", "--head", "grid"],
+            "yolo, rcnn, fast-rcnn, faster-rcnn for the task detect",
+        ),
         (
             ["--out", "m.keras", "--task", "detect", "--objects", "3"],
             "finds any number of objects: leave --objects out",

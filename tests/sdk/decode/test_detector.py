@@ -10,9 +10,11 @@ import pytest
 
 from edgeloc.decode import Decoder
 from edgeloc.decode.numbers import Quantization
+from edgeloc.engines.base import TensorInfo
 from edgeloc.errors import ContractError, EngineError
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.model.detector import DetectorBox, DetectorSpec, Locations, Scores, Selection
+from edgeloc.model.fit import check_contract
 from edgeloc.preprocess import frame_geometry
 from edgeloc.types import Result
 
@@ -342,3 +344,15 @@ def test_a_contract_goes_through_json() -> None:
     assert Contract.from_json(what.to_json()) == what
     table = dataclasses.replace(what, detector=DetectorSpec(Locations(table=((0.1, 0.2, 0.3, 0.4),))))
     assert Contract.from_json(table.to_json()) == table
+
+
+def test_outputs_whose_shapes_are_open_or_absent_are_taken_on_trust() -> None:
+    """As those of TFLite_Detection_PostProcess are in the file."""
+    what = contract(
+        detections("box", tensor="b"), detections("score", tensor="s"), detections("class-number", tensor="c"),
+        detections("count", tensor="n"), box=DetectorBox("yxyx"),
+    )  # fmt: skip
+    image = {"image": TensorInfo("image", (1, HEIGHT, WIDTH, 3), np.dtype(np.uint8))}
+    for shape in ((), (1, -1, 4)):
+        info = {name: TensorInfo(name, shape, np.dtype(np.float32)) for name in "bscn"}
+        check_contract(what, image, info)
