@@ -174,9 +174,12 @@ def _found(
 
 
 def _gain(score: _Score, given: _Score) -> float:
-    """By how much `score` is better, with boxes of no object or without; 0 where that is little, or within noise."""
-    found = score.iou + score.right - given.iou - given.right
-    return max(_clear(found), _clear(found - score.false + given.false))
+    """By how much `score` is better; 0 where that is little, or within noise.
+
+    Fewer boxes of no object are a gain, more of them a loss: who finds everything everywhere is not better.
+    """
+    found, false = score.iou + score.right - given.iou - given.right, score.false - given.false
+    return max(_clear(found - max(float(false.mean()), 0.0)), _clear(found - false))
 
 
 def _clear(difference: Array) -> float:
