@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.decode.heads import head_reader
-from edgeloc.decode.numbers import REAL, Quantization, dequantized
+from edgeloc.decode.numbers import REAL, Quantization, dequantized, not_finite
 from edgeloc.errors import EdgelocError, EngineError
 from edgeloc.model.contract import Contract
 from edgeloc.preprocess import Placement
@@ -72,7 +72,7 @@ class Decoder:
         found, rejected = [], self._nothing
         for i, score in enumerate(presence):
             if not math.isfinite(score):
-                raise _not_finite("presence")
+                raise not_finite("presence is not a finite number")
             label = self._number(beyond[i], score) if i in beyond else self._best_label(scores[i])
             if score >= self._presence:
                 box = None if boxes is None else self._box(boxes[i], placement, frame_size)
@@ -91,7 +91,7 @@ class Decoder:
         best = int(scores.argmax())
         score = float(scores[best])
         if not math.isfinite(score):
-            raise _not_finite("class scores")
+            raise not_finite("class scores is not a finite number")
         return self._labels[best] if score >= self._label else None
 
     def _number(self, number: int, score: float) -> str | None:
@@ -114,7 +114,7 @@ class Decoder:
         """Corners in the contract's units as a box in frame pixels: edges in order, clipped to the frame."""
         x1, y1, x2, y2 = corners
         if not math.isfinite(x1 + y1 + x2 + y2):
-            raise _not_finite("box")
+            raise not_finite("box is not a finite number")
         box = Box(x1 * self._unit_x, y1 * self._unit_y, x2 * self._unit_x, y2 * self._unit_y)
         x1, y1, x2, y2 = placement.to_frame(box)
         width, height = float(frame_size[0]), float(frame_size[1])
@@ -133,11 +133,4 @@ def _misfit(outputs: Mapping[str, NDArray[Any]]) -> EngineError:
     return EngineError(
         f"the model's outputs are {shapes}, which do not fit its contract: the file or the contract is wrong",
         hint="look into the file with `edgeloc inspect`",
-    )
-
-
-def _not_finite(what: str) -> EngineError:
-    return EngineError(
-        f"the model's {what} is not a finite number: the file is damaged, or this engine cannot run it",
-        hint="try another engine, and look into the file with `edgeloc inspect`",
     )

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.decode.numbers import REAL, Array, Quantization, Reading, activate, dequantized
+from edgeloc.decode.numbers import REAL, Array, Quantization, Reading, activate, dequantized, not_finite
 from edgeloc.decode.places import BoxDecoder, box_decoder, locate
 from edgeloc.errors import ContractError, EngineError
 from edgeloc.model.contract import Contract, Layout, OutputSpec
@@ -215,7 +215,7 @@ class _Level:
         strength, least = self._strength(outputs), self._least(threshold)
         if strength.dtype.kind == "f":
             if len(strength) and not math.isfinite(strength.max()):
-                raise _not_finite("scores")
+                raise not_finite("scores are not finite numbers")
             rows = np.flatnonzero(strength >= np.float32(least))
         else:
             rows = np.flatnonzero(_reaches(strength, least))
@@ -325,7 +325,7 @@ class _Level:
             return np.zeros(len(rows), np.int64), classes
         answered = self._real("class-number", outputs, rows)[:, 0]
         if not np.isfinite(answered).all():
-            raise _not_finite("class numbers")
+            raise not_finite("class numbers are not finite numbers")
         off = np.abs(answered - np.rint(answered))
         if len(off) and off.max() > _WHOLE:
             raise _exchanged(f"a class number of {float(answered[off.argmax()]):.3g}")
@@ -367,11 +367,4 @@ def _exchanged(what: str) -> EngineError:
     return EngineError(
         f"the model answered {what}: the contract may have exchanged its outputs, or have another scale for scores",
         hint="hold it against labelled images with `edgeloc contract check`",
-    )
-
-
-def _not_finite(what: str) -> EngineError:
-    return EngineError(
-        f"the model's {what} are not finite numbers: the file is damaged, or this engine cannot run it",
-        hint="try another engine, and look into the file with `edgeloc inspect`",
     )

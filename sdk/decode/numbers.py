@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeloc.errors import EngineError
 from edgeloc.model.contract import Activation
 
-__all__ = ["ORDER", "REAL", "Array", "Quantization", "Reading", "activate", "corners_of", "dequantized"]
+__all__ = ["ORDER", "REAL", "Array", "Quantization", "Reading", "activate", "corners_of", "dequantized", "not_finite"]
 
 Array = NDArray[np.float32]
 
@@ -81,3 +82,11 @@ def corners_of(form: str, four: Array) -> Array:
         return np.concatenate([position, position + size], axis=1)
     half = size * np.float32(0.5)
     return np.concatenate([position - half, position + half], axis=1)
+
+
+def not_finite(what: str) -> EngineError:
+    """The error for outputs that hold NaN or infinity; `what` says which, as in "box is not a finite number"."""
+    return EngineError(
+        f"the model's {what}: the file is damaged, or this engine cannot run it",
+        hint="try another engine, and look into the file with `edgeloc inspect`",
+    )

@@ -35,7 +35,6 @@ __all__ = [
     "RememberingSide",
     "Side",
     "float_localizer",
-    "float_side",
     "image_facts",
     "load_keras",
     "rounded_box",
@@ -192,12 +191,6 @@ def side_in_memory(
     model = file_in_memory(name, payload, contract)
     kind = RememberingSide if remember else Side
     return kind(model, contract, engine or open_engine("auto", model))
-
-
-def float_side(path: str | Path, contract: Contract, engine: str = "auto", threads: int | None = None) -> Side:
-    """`float_localizer` as a side."""
-    localizer = float_localizer(path, contract, engine, threads)
-    return Side(localizer.model, localizer.contract, localizer.engine)
 
 
 def float_localizer(

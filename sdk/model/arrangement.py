@@ -10,7 +10,7 @@ from typing import Any, Literal
 from edgeloc.errors import ContractError
 from edgeloc.model.contract import Layout, OutputSpec
 from edgeloc.model.detector import DetectorSpec
-from edgeloc.model.fit import part_sizes
+from edgeloc.model.fit import part_sizes, width_of
 from edgeloc.model.network import Network
 
 __all__ = ["Asked", "arranged", "grid_strides", "locations_total"]
@@ -80,10 +80,10 @@ def _recognized(
         (parts, layout)
         for parts in choice
         for layout in LAYOUTS
-        if _has_axis(shape, _width(parts, sizes), anchors, layout)
+        if _has_axis(shape, width_of(parts, sizes), anchors, layout)
     ]
     if not fits:
-        words = " or ".join(f"{_width(parts, sizes)} ({' '.join(parts)})" for parts in choice)
+        words = " or ".join(f"{width_of(parts, sizes)} ({' '.join(parts)})" for parts in choice)
         raise ContractError(
             f"the output {name!r} is {shape}, and with {len(asked.labels)} label(s) a location would have {words} "
             "numbers"
@@ -103,10 +103,6 @@ def _leveled(found: Mapping[tuple[str, ...], list[OutputSpec]], network: Network
         ordered = sorted(outputs, key=lambda output: -prod(network.outputs[output.tensor].shape))
         for level, output in enumerate(ordered):
             yield replace(output, level=level) if len(ordered) > 1 else output
-
-
-def _width(parts: Sequence[str], sizes: Mapping[str, int]) -> int:
-    return sum(sizes[part] if part in sizes else int(part.partition(":")[2]) for part in parts)
 
 
 def _has_axis(shape: tuple[int, ...], channels: int, anchors: int, layout: Layout) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import ceil, prod
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from edgeloc.findings import Finding
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.model.detector import DetectorSpec
 
-__all__ = ["Shaped", "channels_of", "check_contract", "check_input_range", "columns_of", "part_sizes"]
+__all__ = ["Shaped", "channels_of", "check_contract", "check_input_range", "columns_of", "part_sizes", "width_of"]
 
 # Of the input tensor's range that pixels fill, and of the pixels' range that it holds. Calibration on dark images takes
 # a part of either; 0..1 for -1..1 leaves half.
@@ -75,14 +75,19 @@ def part_sizes(spec: DetectorSpec, labels: int) -> dict[str, int]:
 
 def channels_of(output: OutputSpec, sizes: Mapping[str, int]) -> int:
     """How many numbers of one location an output of detections holds."""
-    return sum(sizes[part] if part in sizes else int(part.partition(":")[2]) for part in output.parts)
+    return width_of(output.parts, sizes)
+
+
+def width_of(parts: Iterable[str], sizes: Mapping[str, int]) -> int:
+    """How many numbers these parts of one location are; `unused:N` are N."""
+    return sum(sizes[part] if part in sizes else int(part.partition(":")[2]) for part in parts)
 
 
 def columns_of(output: OutputSpec, sizes: Mapping[str, int]) -> Iterator[tuple[str, slice]]:
     """Where each part of an output of detections lies among the numbers of a location; what is unused is left out."""
     start = 0
     for part in output.parts:
-        size = sizes[part] if part in sizes else int(part.partition(":")[2])
+        size = width_of([part], sizes)
         if part in sizes:
             yield part, slice(start, start + size)
         start += size

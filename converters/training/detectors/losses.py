@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -206,18 +206,38 @@ class TrainableDetector(keras.Model):  # type: ignore[misc]
 
     def evaluate(self, x: Any, **_kwargs: Any) -> dict[str, float]:
         """The losses and the figures of the objects that the runtime would give, over the validation batches `x`."""
-        self.reset_metrics()
-        truths: list[list[LabelledBox]] = []
-        found: list[tuple[Detection, ...]] = []
-        for index in range(len(x)):
-            images, targets = x[index]
-            outputs = {name: np.asarray(values) for name, values in self._validate(images, targets).items()}
-            for row in range(len(images)):
-                one = {name: values[row : row + 1] for name, values in outputs.items()}
-                found.append(self._decoder(one, _AS_IT_IS, self._side).objects)
-            truths += true_objects(targets, self.contract.labels)
-        results = {name: float(value) for name, value in self.get_metrics_result().items()}
-        return results | detection_metrics(truths, found)
+        return evaluate_objects(self, x, self._validate, self._detect)
+
+    def _detect(self, images: Any, row: int, outputs: dict[str, Any]) -> tuple[Detection, ...]:
+        return self._decoder(outputs, _AS_IT_IS, self._side).objects
+
+
+def evaluate_objects(
+    model: Any,
+    batches: Any,
+    answer: Callable[[Any, Any], Any],
+    detect: Callable[[Any, int, dict[str, Any]], tuple[Detection, ...]],
+) -> dict[str, float]:
+    """The losses of a detector in training, and the figures of the objects that the runtime would give.
+
+    Parameters:
+        model: has the losses' means as its metrics, and a contract.
+        batches: of validation, each (inputs, targets of `EveryObject`).
+        answer: the outputs on a batch, by name, after adding its losses to the means.
+        detect: the objects of one image, from the batch's inputs, its row and its own outputs (1, ...).
+    """
+    model.reset_metrics()
+    truths: list[list[LabelledBox]] = []
+    found: list[tuple[Detection, ...]] = []
+    for index in range(len(batches)):
+        inputs, targets = batches[index]
+        outputs = {name: np.asarray(values) for name, values in answer(inputs, targets).items()}
+        here = true_objects(targets, model.contract.labels)
+        for row in range(len(here)):
+            found.append(detect(inputs, row, {name: values[row : row + 1] for name, values in outputs.items()}))
+        truths += here
+    results = {name: float(value) for name, value in model.get_metrics_result().items()}
+    return results | detection_metrics(truths, found)
 
 
 def true_objects(targets: dict[str, Any], labels: Sequence[str]) -> list[list[LabelledBox]]:

@@ -16,14 +16,14 @@ from edgeloc.converters.sources.tensorflow import save_network
 from edgeloc.converters.training.backbones import NetworkConfig, build_backbone, image_input, pyramid, separable
 from edgeloc.converters.training.batches import TrainingBatches, ValidationBatches
 from edgeloc.converters.training.detectors.heads import Anchors
-from edgeloc.converters.training.detectors.losses import TrainableDetector, detection_metrics, true_objects
+from edgeloc.converters.training.detectors.losses import TrainableDetector, evaluate_objects
 from edgeloc.decode import Decoder
 from edgeloc.decode.numbers import REAL, Array
 from edgeloc.decode.regions import FEATURES, SAMPLES, RegionStages, encode_boxes, proposal_contract
 from edgeloc.model.contract import Contract, OutputSpec, Thresholds
 from edgeloc.model.detector import DetectorBox, DetectorSpec, Locations, Scores, Selection, Stages
 from edgeloc.preprocess import Placement
-from edgeloc.types import Detection, LabelledBox
+from edgeloc.types import Detection
 
 __all__ = [
     "METHODS",
@@ -304,20 +304,10 @@ class TrainableStages(keras.Model):  # type: ignore[misc]
 
     def evaluate(self, x: Any, **_kwargs: Any) -> dict[str, float]:
         """The losses, and the figures of the boxes that the runtime would give, over the validation batches `x`."""
-        self.reset_metrics()
-        truths: list[list[LabelledBox]] = []
-        found: list[tuple[Detection, ...]] = []
-        for index in range(len(x)):
-            inputs, targets = x[index]
-            outputs = {name: np.asarray(values) for name, values in self._validate(inputs, targets).items()}
-            for row in range(len(inputs["image"])):
-                one = {name: values[row : row + 1] for name, values in outputs.items()}
-                found.append(self._detect(inputs["image"][row : row + 1], one))
-            truths += true_objects(targets, self.contract.labels)
-        results = {name: float(value) for name, value in self.get_metrics_result().items()}
-        return results | detection_metrics(truths, found)
+        return evaluate_objects(self, x, self._validate, self._detect)
 
-    def _detect(self, image: NDArray[np.float32], outputs: dict[str, NDArray[Any]]) -> tuple[Detection, ...]:
+    def _detect(self, inputs: Any, row: int, outputs: dict[str, NDArray[Any]]) -> tuple[Detection, ...]:
+        image = inputs["image"][row : row + 1]
         regions = self._steps.propose(image, outputs)
         pooled = self._steps.pool(image, outputs, regions)
         # One shape for all images, so that the head is traced once.
