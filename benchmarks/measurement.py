@@ -37,7 +37,7 @@ from edgeloc.findings import Finding, report
 from edgeloc.localizer import Localizer
 from edgeloc.model.inspection import inspect_model
 
-__all__ = ["BenchOptions", "bench"]
+__all__ = ["BenchOptions", "Measurement", "bench"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def bench(options: BenchOptions) -> BenchResult:
     recording = options.power.partition("://")[2].partition("?")[0] or None
     inputs = (options.model, options.against, options.validation, options.camera, options.contract, recording)
     require_writable(options.out, *inputs)
-    measurement = _Measurement(options)
+    measurement = Measurement(options)
     try:
         measurement.run()
     except BaseException:
@@ -121,7 +121,7 @@ def bench(options: BenchOptions) -> BenchResult:
     return measurement.save(complete=True)
 
 
-def _save_the_rest(measurement: _Measurement) -> None:
+def _save_the_rest(measurement: Measurement) -> None:
     """Save an interrupted measurement; the error that interrupted it is the one to raise."""
     try:
         measurement.save(complete=False)
@@ -129,7 +129,7 @@ def _save_the_rest(measurement: _Measurement) -> None:
         report(logger, Finding("result-not-composed", "problem", f"the result is not whole: {error}"))
 
 
-class _Measurement:
+class Measurement:
     """Everything that one benchmark has open, and what it has measured so far."""
 
     def __init__(self, options: BenchOptions) -> None:
@@ -173,7 +173,8 @@ class _Measurement:
             self.answers = AccuracyRecorder(_side(self.localizer), negatives=negatives, skip_bad=skip_bad)
 
     @property
-    def _images(self) -> Recorder[Any] | None:
+    def images(self) -> Recorder[Any] | None:
+        """What takes the images of `samples` through the models; None without labelled data."""
         return self.pairs or self.answers or self.detections
 
     def _source(self) -> FrameSource:
@@ -192,9 +193,9 @@ class _Measurement:
             self.latency.record(energy.frames(turns, self.options.warmup))
             energy.inferences(self._inference, self.options.frames)
             energy.idle("after")
-        if self._images is not None:
+        if self.images is not None:
             label = "accuracy" if self.float_model is None else "float against quantized"
-            self._images.record(progress(self.samples, label=label))
+            self.images.record(progress(self.samples, label=label))
 
     def _inference(self) -> Callable[[], object]:
         """One frame through the engine alone, as often as it is called."""
@@ -207,7 +208,7 @@ class _Measurement:
 
     @property
     def has_figures(self) -> bool:
-        return bool(self.latency.frames or (self._images and self._images.rows))
+        return bool(self.latency.frames or (self.images and self.images.rows))
 
     def save(self, *, complete: bool) -> BenchResult:
         """Write what was measured, then the result with its figures in its place."""
@@ -307,7 +308,7 @@ class _Measurement:
     def _data_info(self) -> DataInfo | None:
         if self.data is None:
             return None
-        images = self._images
+        images = self.images
         skipped = list(dict.fromkeys([*self.source.skipped, *(images.skipped if images else [])]))
         one = self.localizer.contract.finds_one
         notes = (*self.data.findings, *(several_objects(self.data.name, self.samples) if one else ()))

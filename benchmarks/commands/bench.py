@@ -11,10 +11,11 @@ from edgeloc._support.numbers import at_least_one, at_least_zero
 from edgeloc.errors import printable
 
 if TYPE_CHECKING:
+    from edgeloc.benchmarks.measurement import BenchOptions
     from edgeloc.benchmarks.result import BenchResult
     from edgeloc.evaluation.detection import DetectionRegression
 
-__all__ = ["EXTRA", "HELP", "NEEDS", "closing_table", "configure", "run", "summary"]
+__all__ = ["EXTRA", "HELP", "NEEDS", "closing_table", "configure", "options", "run", "summary"]
 
 HELP = "measure latency of each stage, energy and what quantization cost, into result.json"
 EXTRA: str | None = None
@@ -74,33 +75,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, save and print; 0 when done."""
+    from edgeloc.benchmarks.measurement import bench
 
-    from edgeloc.benchmarks.measurement import BenchOptions, bench
-
-    result = bench(
-        BenchOptions(
-            model=arguments.model,
-            out=arguments.out,
-            against=arguments.against,
-            validation=arguments.validation,
-            validation_split=arguments.validation_split,
-            max_images=arguments.max_images,
-            camera=arguments.camera,
-            frames=arguments.frames,
-            warmup=arguments.warmup,
-            engine=arguments.engine,
-            threads=arguments.threads,
-            contract=arguments.contract,
-            negatives=not arguments.no_negatives,
-            skip_bad=arguments.skip_bad,
-            power=arguments.power,
-        )
-    )
+    result = bench(options(arguments))
     if arguments.json:
         print_json(summary(result, arguments.out))
     else:
         print(printable(closing_table(result, arguments.out)))
     return 0
+
+
+def options(arguments: argparse.Namespace) -> BenchOptions:
+    """What the flags ask for."""
+    from edgeloc.benchmarks.measurement import BenchOptions
+
+    return BenchOptions(
+        model=arguments.model,
+        out=arguments.out,
+        against=arguments.against,
+        validation=arguments.validation,
+        validation_split=arguments.validation_split,
+        max_images=arguments.max_images,
+        camera=arguments.camera,
+        frames=arguments.frames,
+        warmup=arguments.warmup,
+        engine=arguments.engine,
+        threads=arguments.threads,
+        contract=arguments.contract,
+        negatives=not arguments.no_negatives,
+        skip_bad=arguments.skip_bad,
+        power=arguments.power,
+    )
 
 
 def summary(result: BenchResult, out: str) -> dict[str, Any]:

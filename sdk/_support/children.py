@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["ChildFailed", "Ending", "program_line", "run_child"]
+__all__ = ["DIE_WITH_PARENT", "ChildFailed", "Ending", "program_line", "run_child"]
 
 Ending = Literal["not started", "timeout", "signal", "exception", "no answer"]
 
 # Long: an emulated or loaded board takes minutes for what takes a second elsewhere.
 _TIMEOUT_S = 120.0
 # PR_SET_PDEATHSIG: the kernel kills the child when the thread that waits for it ends; Linux alone has it.
-_DIE_WITH_PARENT = """
+DIE_WITH_PARENT = """
 def _die_with(parent):
     import ctypes, os, signal
     try:
@@ -131,7 +131,7 @@ def run_child(
     """
     if not (interpreter or sys.executable):
         raise ChildFailed("could not be started: this Python is within another program", "not started")
-    text = _DIE_WITH_PARENT.format(parent=os.getpid()) + _ANSWER + program
+    text = DIE_WITH_PARENT.format(parent=os.getpid()) + _ANSWER + program
     line = program_line(text, *arguments, interpreter=interpreter)
     try:
         done = subprocess.run(line, input=stdin, capture_output=True, timeout=timeout_s)

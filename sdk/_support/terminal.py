@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import faulthandler
 import importlib.util
+import json
 import os
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -16,11 +18,20 @@ from typing import Any, BinaryIO, TextIO, TypeVar
 
 from edgeloc.errors import EdgelocError, mask_credentials, printable
 
-__all__ = ["progress", "quiet_import", "quiet_opencv", "quiet_stderr", "trace_crashes", "write_line"]
+__all__ = [
+    "progress",
+    "quiet_import",
+    "quiet_opencv",
+    "quiet_stderr",
+    "report_progress_to",
+    "trace_crashes",
+    "write_line",
+]
 
 T = TypeVar("T")
 
 _SILENT = 0  # cv2's LOG_LEVEL_SILENT
+_REPORT_EVERY_S = 1.0
 
 
 class _Silence:
@@ -238,6 +249,8 @@ def progress(iterable: Iterable[T], *, total: int | None = None, label: str = ""
 
     `total` is the number of items, where `len(iterable)` does not give it.
     """
+    if _Reports.descriptor is not None:
+        return _reported(iterable, total, label)
     if not sys.stderr.isatty():
         return iterable
     try:
@@ -246,3 +259,38 @@ def progress(iterable: Iterable[T], *, total: int | None = None, label: str = ""
         return iterable
     bar: Iterable[T] = tqdm(iterable, total=total, desc=label or None, leave=False, dynamic_ncols=True)
     return bar
+
+
+class _Reports:
+    """Where progress is reported to instead of being shown; None: nowhere."""
+
+    descriptor: int | None = None
+
+
+def report_progress_to(descriptor: int) -> None:
+    """Have `progress` write what it counts to a pipe, for the program that started this one.
+
+    A JSON line with `label`, `done` and `total` (None: unknown) at the beginning, at the end, and once a second.
+    """
+    _Reports.descriptor = descriptor
+
+
+def _reported(iterable: Iterable[T], total: int | None, label: str) -> Iterator[T]:
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    done = 0
+    _report_count(label, done, total)
+    due = time.monotonic() + _REPORT_EVERY_S
+    for item in iterable:
+        yield item
+        done += 1
+        if time.monotonic() >= due:
+            _report_count(label, done, total)
+            due = time.monotonic() + _REPORT_EVERY_S
+    _report_count(label, done, total)
+
+
+def _report_count(label: str, done: int, total: int | None) -> None:
+    line = json.dumps({"label": label, "done": done, "total": total}) + "\n"
+    with suppress(OSError):  # nobody reads it any more
+        os.write(_Reports.descriptor or 0, line.encode())
