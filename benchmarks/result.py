@@ -14,6 +14,8 @@ from edgeloc._support.files import atomic_path
 from edgeloc._support.json import from_data, parse_json, to_json
 from edgeloc._version import __version__
 from edgeloc.benchmarks.energy import Energy
+from edgeloc.benchmarks.scenarios.course import Course
+from edgeloc.benchmarks.scenarios.stopping import Scenario
 from edgeloc.device.board import Board, read_board
 from edgeloc.device.thermal import ThermalReader, ThermalRecord
 from edgeloc.errors import DataError
@@ -24,17 +26,21 @@ from edgeloc.findings import Finding
 
 __all__ = [
     "NETWORK_STAGES",
+    "OBSTACLES",
     "SCHEMA_VERSION",
     "STAGES",
+    "START_STAGES",
     "UNKNOWN_PRECISION",
     "BenchResult",
     "DataInfo",
     "Environment",
     "LatencyRun",
+    "Memory",
     "ModelInfo",
     "StageLatency",
     "describe_model",
     "machine",
+    "obstacles",
     "read_environment",
     "read_result",
     "stages_in",
@@ -42,11 +48,15 @@ __all__ = [
 ]
 
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 UNKNOWN_PRECISION = "unknown"
 STAGES = ("capture", "preprocess", "invoke", "decode", "draw", "total")
 NETWORK_STAGES = ("backbone", "proposals", "regions", "head")
 """The parts of `invoke` of a two-stage detector."""
+START_STAGES = ("interpreter", "import", "load", "first", "total")
+"""Of a cold start, one sample a process: Python itself, edgeloc and what it needs, the model, its first answer."""
+OBSTACLES = ("measurement-interrupted", "throttled-while-measuring", "machine-busy", "latency-drifts")
+"""The findings that make a result not comparable with others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +153,11 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class DataInfo:
-    """The labelled images: `images` in the split, `used` of them, `skipped` as unreadable."""
+    """The labelled images: `images` in the split, `used` of them, `skipped` as unreadable.
+
+    `sha256` is of the images that were to be measured: of each its bytes, boxes, labels and group, in order; the same
+    wherever they lie and whatever they are called.
+    """
 
     uri: str
     name: str
@@ -154,6 +168,20 @@ class DataInfo:
     used: int
     skipped: int
     skipped_names: tuple[str, ...] = ()
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Resident memory in MiB, of the whole process with Python and its libraries.
+
+    Parameters:
+        peak_mib: the most that it ever held; of a cold start the median of its processes.
+        samples_mib: the peaks of a cold start's processes, in order; empty of the other scenarios.
+    """
+
+    peak_mib: float
+    samples_mib: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +196,22 @@ class BenchResult:
         against: the float model that it was compared with; None without.
         data: the labelled images; None without.
         size_ratio: the float file's bytes over the quantized file's; None without a float file.
-        latency: by stage, each of STAGES, and those of NETWORK_STAGES that the model has; empty where no frame was
-            timed.
+        latency: by stage, in order; empty where no frame was timed. In single-stream and sustained each of STAGES, and
+            those of NETWORK_STAGES that the model has. In stream, `capture` is from a frame's exposure until it is
+            taken, nothing is drawn, and `total` is the frame's age when its result is there. In cold-start, those of
+            START_STAGES, a sample a process.
         latency_run: how the samples came about.
+        latency_against: the same of the float model, timed in turns with it; empty without one.
         regression: what quantization cost; None where there was no float model to compare with.
         accuracy: the model against the labels; None where a regression has its figures, or without labelled images.
         detection: of a detector, instead of both, its figures beside the float model's; without one they stand twice.
         thermal: the board's temperatures and clocks while the latencies were measured.
         energy: `energy.status` is "not measured" where there was no meter.
         findings: what to know about these figures.
+        scenario: what was asked of the measurement, and what was reached.
+        course: the latencies and the board over time; None where no frame was timed.
+        memory: what the measuring process took; None where the system does not say.
+        command: the command line that measures the same again.
         schema_version: of the file's format.
     """
 
@@ -195,14 +230,23 @@ class BenchResult:
     thermal: ThermalRecord | None = None
     energy: Energy = field(default_factory=Energy)
     findings: tuple[Finding, ...] = ()
+    scenario: Scenario | None = None
+    latency_against: dict[str, StageLatency] = field(default_factory=dict)
+    course: Course | None = None
+    memory: Memory | None = None
+    command: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        missing = [stage for stage in STAGES if stage not in self.latency]
-        if self.latency and missing:
-            raise ValueError(f"latency.{missing[0]} is missing")
+        if self.latency and "total" not in self.latency:
+            raise ValueError("latency.total is missing")
         if self.latency and not self.latency["total"].p50_ms > 0:
             raise ValueError(f"latency.total.p50_ms is {self.latency['total'].p50_ms}: it must be above 0")
+
+    @property
+    def comparable(self) -> bool:
+        """Whether its latency and energy may be held against another result's; `obstacles` says why not."""
+        return not obstacles(self)
 
     @property
     def size_comparison(self) -> str:
@@ -217,6 +261,27 @@ class BenchResult:
         if 0.95 < ratio < 1.05:
             return f"as large as {name}"
         return f"{ratio:.1f} times smaller than {name}" if ratio > 1 else f"{1 / ratio:.1f} times larger than {name}"
+
+
+def obstacles(result: BenchResult) -> tuple[Finding, ...]:
+    """Why the latency and energy of `result` are not to be compared with another's; empty where they are.
+
+    The codes are those of OBSTACLES. Accuracy does not suffer from them, except from the first.
+    """
+    found = [] if result.complete else [_interrupted(result)]
+    found += result.thermal.findings() if result.thermal else ()
+    found += [finding for finding in result.environment.findings() if finding.code == "machine-busy"]
+    drifts = result.course.findings() if result.course else ()
+    # What sustained is there to show.
+    sustained = result.scenario is not None and result.scenario.name == "sustained"
+    found += [finding for finding in drifts if not (sustained and finding.code == "latency-drifts")]
+    return tuple({finding.code: finding for finding in found}.values())
+
+
+def _interrupted(result: BenchResult) -> Finding:
+    timed = result.latency["total"].count if result.latency else 0
+    message = f"the measurement was interrupted after {timed} samples: what follows is missing"
+    return Finding("measurement-interrupted", "warning", message, "measure again")
 
 
 def write_result(path: str | Path, result: BenchResult) -> None:
@@ -261,7 +326,7 @@ def describe_model(info: ModelInfo) -> str:
 def stages_in(latency: dict[str, StageLatency]) -> list[str]:
     """The stages that were timed, in their order; the parts of `invoke` follow it."""
     behind = STAGES.index("invoke") + 1
-    every = (*STAGES[:behind], *NETWORK_STAGES, *STAGES[behind:])
+    every = (*START_STAGES[:-1], *STAGES[:behind], *NETWORK_STAGES, *STAGES[behind:])
     return [stage for stage in every if stage in latency]
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeloc.benchmarks.result import STAGES, BenchResult, read_result, write_result
+from edgeloc.benchmarks.result import OBSTACLES, STAGES, BenchResult, obstacles, read_result, write_result
+from edgeloc.benchmarks.scenarios.course import Course, Drift
+from edgeloc.benchmarks.scenarios.stopping import Scenario
 from edgeloc.errors import DataError
 
 
@@ -65,7 +68,7 @@ def change(data: Any, path: str, value: Any) -> None:
         ("latency.invoke.p50_ms", None, r"latency\.invoke\.p50_ms must be a number, not None"),
         ("latency.invoke.samples_ms", 3, r"latency\.invoke\.samples_ms must be a list, not 3"),
         ("latency.invoke.samples_ms", [1.0], r"latency\.invoke: count is \d+, and samples_ms holds 1"),
-        ("latency.invoke", ..., r"latency\.invoke is missing"),
+        ("latency.total", ..., r"latency\.total is missing"),
         ("latency.total.p50_ms", 0.0, r"latency\.total\.p50_ms is 0\.0: it must be above 0"),
         ("energy.t_s", [0.0], r"energy: t_s holds 1 readings, and watts \d+"),
         ("energy.spans_s", {"work": [0, 1]}, r"energy: spans_s has 'work': known are idle before"),
@@ -100,11 +103,35 @@ def test_what_is_no_result(tmp_path: Path, text: str) -> None:
 
 def test_an_earlier_schema_is_refused_with_the_fix(written: Path) -> None:
     data = json.loads(written.read_text())
-    written.write_text(json.dumps({**data, "schema_version": 1}))
-    with pytest.raises(DataError, match="schema_version is 1, it must be 2; measure again"):
+    written.write_text(json.dumps({**data, "schema_version": 2}))
+    with pytest.raises(DataError, match="schema_version is 2, it must be 3; measure again"):
         read_result(written)
 
 
 def test_a_result_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_result(tmp_path / "none.json")
+
+
+def test_a_quiet_whole_result_is_comparable(bench_result: BenchResult) -> None:
+    assert bench_result.comparable and obstacles(bench_result) == ()
+
+
+def test_what_makes_a_result_not_comparable_is_named(bench_result: BenchResult) -> None:
+    busy = dataclasses.replace(bench_result.environment, load_1min=3.0)
+    drift = Drift(1.0, (1.0, 1.1, 1.2, 1.3), (1.1, 1.2, 1.3, 1.4), 1.0, 1.3, 0.17, (0.1, 0.2))
+    course = Course(others_busy=0.4, drift=drift)
+    result = dataclasses.replace(bench_result, complete=False, environment=busy, course=course)
+    assert [finding.code for finding in obstacles(result)] == [
+        "measurement-interrupted",
+        "machine-busy",
+        "latency-drifts",
+    ]
+    assert not result.comparable
+    assert {finding.code for finding in obstacles(result)} <= set(OBSTACLES)
+
+
+def test_drift_is_what_sustained_shows(bench_result: BenchResult) -> None:
+    drift = Drift(1.0, (1.0, 1.1, 1.2, 1.3), (1.1, 1.2, 1.3, 1.4), 1.0, 1.3, 0.17, (0.1, 0.2))
+    asked = Scenario("sustained", 0, 600, 600)
+    assert dataclasses.replace(bench_result, scenario=asked, course=Course(drift=drift)).comparable
