@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgeloc.localizer import Localizer
     from edgeloc.model.arrangement import Asked
     from edgeloc.model.contract import Contract
+    from edgeloc.model.legacy_metadata import LegacyMetadata
 
 __all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run"]
 
@@ -41,7 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="ssd-postprocess, ssd, yolo-anchors (v3, v4), yolo-anchors-v5 (v5, v7), yolox, yolov8 (and 11), "
         "yolo-end2end (26, v10), nanodet, fastestdet, fomo, localizer, faster-rcnn",
     )
-    add("--labels", metavar="FILE", help="the names of the classes, one in a line, in the model's order")
+    add(
+        "--labels",
+        metavar="FILE",
+        help="the names of the classes, one in a line, in the model's order (default: from the file's metadata)",
+    )
     add(
         "--anchors",
         metavar="WHICH",
@@ -149,25 +154,37 @@ def contract_lines(contract: Contract) -> Iterator[str]:
 
 def _asked(args: argparse.Namespace) -> Asked:
     from edgeloc.model.arrangement import Asked
+    from edgeloc.model.legacy_metadata import LegacyMetadata, read_legacy_metadata
 
     changes = dict(_change(text) for text in args.changes)
     if args.threshold is not None:
         changes["thresholds.presence"] = args.threshold
+    own = read_legacy_metadata(args.model[0]) or LegacyMetadata()
+    for line in _own_lines(own, args.labels is None):
+        print(printable(line))
     return Asked(
-        labels=_labels(args.labels),
+        labels=_without_background(own.labels, own.labels_file) if args.labels is None else _labels(args.labels),
         outputs=dict(_output(text) for text in args.output),
         anchors=None if args.anchors is None else _anchors(args.anchors),
         changes=changes,
+        normalization=(own.mean, own.std) if own.mean and own.std else None,
     )
+
+
+def _own_lines(own: LegacyMetadata, with_labels: bool) -> Iterator[str]:
+    """What is taken from the file's own metadata."""
+    if own.labels and with_labels:
+        yield f"metadata  the file's own {own.labels_file} names the classes"
+    if own.mean and own.std:
+        values = " ".join(f"{value:g}" for value in own.mean), " ".join(f"{value:g}" for value in own.std)
+        yield f"metadata  the file's own mean {values[0]}, standard deviation {values[1]}, for an input of real numbers"
 
 
 _BACKGROUND = frozenset({"???", "background", "__background__"})
 
 
-def _labels(path: str | None) -> tuple[str, ...]:
+def _labels(path: str) -> tuple[str, ...]:
     """The lines of a file, without a first one that stands for the background."""
-    if path is None:
-        return ()
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -176,11 +193,16 @@ def _labels(path: str | None) -> tuple[str, ...]:
     labels = [line.strip() for line in lines]
     while labels and not labels[-1]:
         labels.pop()
+    labels = list(_without_background(labels, path))
+    if not labels or not all(labels):
+        raise UsageError(f"--labels: {path} must hold the name of a class in each line, and none may be empty")
+    return tuple(labels)
+
+
+def _without_background(labels: Sequence[str], path: str) -> tuple[str, ...]:
     if labels and labels[0].lower() in _BACKGROUND:
         print(printable(f"labels: the first line of {path}, {labels[0]!r}, is the background and no class"))
         labels = labels[1:]
-    if not labels or not all(labels):
-        raise UsageError(f"--labels: {path} must hold the name of a class in each line, and none may be empty")
     return tuple(labels)
 
 

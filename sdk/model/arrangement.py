@@ -29,12 +29,14 @@ class Asked:
         anchors: by stride the (width, height) of each anchor in input pixels; or a table of (cx, cy, width, height) in
             fractions of the input; "none" where the model decodes its boxes itself; None where nothing was said.
         changes: values of the contract, by path: `{"input.color": "bgr"}`.
+        normalization: mean and standard deviation of a float input, where not the family's.
     """
 
     labels: tuple[str, ...] = ()
     outputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     anchors: Anchors | Table | Literal["none"] | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 LAYOUTS: tuple[Layout, Layout] = ("channels-last", "channels-first")

@@ -58,7 +58,9 @@ def contract_like(family: str, model: str | Path | Network, asked: Asked | None 
     except ContractError as error:
         others = ", ".join(name for name in families_that_fit(network, asked) if name != family)
         hint = f"these families fit its tensors: {others}" if others else ""
-        raise ContractError(f"{network.path} is no {family}: {error}", hint=hint or error.hint) from error
+        raise ContractError(
+            f"{network.path} is no {family}: {error.message or error}", hint=hint or error.hint
+        ) from error
 
 
 def families_that_fit(network: Network, asked: Asked) -> Iterator[str]:
@@ -76,7 +78,7 @@ def _built(name: str, network: Network, asked: Asked) -> Contract:
     family = FAMILIES[name]
     outputs, detector = family.build(network, asked)
     contract = Contract(
-        input=_input(family, network),
+        input=_input(family, network, asked),
         outputs=outputs,
         labels=asked.labels,
         thresholds=Thresholds(presence=family.threshold),
@@ -88,8 +90,8 @@ def _built(name: str, network: Network, asked: Asked) -> Contract:
     return contract
 
 
-def _input(family: Family, network: Network) -> InputSpec:
-    mean, std = network.pixel_range or (family.mean, family.std)
+def _input(family: Family, network: Network, asked: Asked) -> InputSpec:
+    mean, std = network.pixel_range or asked.normalization or (family.mean, family.std)
     channels = network.channels
     if channels == 1 or len(mean) not in (1, channels):
         mean, std = mean[:1], std[:1]

@@ -25,6 +25,7 @@ __all__ = [
     "add_constant",
     "add_operator_code",
     "constant",
+    "named_buffer",
     "operator_name",
     "pack",
     "parse_flatbuffer",
@@ -161,6 +162,24 @@ def parse_flatbuffer(data: bytes, name: str) -> TfliteModel:
         raise ModelError(
             f"{name} is damaged: its structure points outside the file; copy or convert it again"
         ) from error
+
+
+def named_buffer(data: bytes, wanted: str, name: str) -> bytes | None:
+    """The bytes of a TFLite flatbuffer's metadata of this name, None where it has none; ModelError where damaged."""
+    tables = _installed_schema("Model")
+    if tables is None:
+        raise MissingExtra("tflite", "inspect", "looking inside a model")
+    try:
+        root = tables.Model.GetRootAs(data, 0)
+        for number in range(min(root.MetadataLength(), _MOST_TABLES)):
+            entry = root.Metadata(number)
+            if text(entry.Name()) == wanted:
+                _check((entry.Buffer(),), root.BuffersLength(), lowest=0)
+                found = root.Buffers(entry.Buffer())
+                return bytes(found.DataAsNumpy()) if found.DataLength() else None
+    except _DAMAGE as error:
+        raise ModelError(f"{name} is damaged: its structure points outside the file") from error
+    return None
 
 
 def _installed_schema(wanted: str) -> ModuleType | None:
