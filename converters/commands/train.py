@@ -54,7 +54,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     add(
         "--backbone-weights",
         metavar="WHICH",
-        help="the backbone's: imagenet, none, or a file .npz or .weights.h5 (default: imagenet)",
+        help="the backbone's: imagenet, none, or a file: a trained .keras, .npz or .weights.h5 (default: imagenet)",
     )
     add(
         "--input-size",

@@ -53,7 +53,8 @@ class NetworkConfig:
             others have.
         input_size: the input's side in pixels, or its (width, height).
         head: what follows the backbone, one of HEADS.
-        backbone_weights: "imagenet", "none" or a path to `.npz` (keys `layer/variable`) or `.weights.h5`.
+        backbone_weights: "imagenet", "none" or a path: a trained network `.keras` with the same backbone, `.npz` (keys
+            `layer/variable`) or `.weights.h5`.
         objects: how many objects a localizer finds in each image.
 
     Raises UsageError for a value that is not allowed.
@@ -154,18 +155,14 @@ def _application(config: NetworkConfig, image: Any) -> keras.Model:
 
 
 def _load_weights(backbone: keras.Model, path: Path) -> None:
-    """Load backbone weights from an `.npz` of `layer/variable` arrays or from Keras's `.weights.h5`."""
+    """Load them from a trained network, from an `.npz` of `layer/variable` arrays or from Keras's `.weights.h5`."""
     if not path.is_file():
-        hint = "give an .npz or .weights.h5 file, imagenet or none as {backbone_weights}"
+        hint = "give a .keras, .npz or .weights.h5 file, imagenet or none as {backbone_weights}"
         raise DataError(f"{path}: no such file", field="backbone_weights", value=path, hint=hint)
     if path.name.endswith(".weights.h5"):
         _load_h5(backbone, path)
         return
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            known = {name.replace("depthwise_kernel", "kernel"): arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no .npz file that can be read", field="backbone_weights", value=path) from error
+    known = _of_network(path) if path.suffix == ".keras" else _of_arrays(path)
     for layer in backbone.layers:
         for variable in layer.weights:
             name = f"{layer.name}/{variable.name}"
@@ -175,6 +172,24 @@ def _load_weights(backbone: keras.Model, path: Path) -> None:
                 message = f"{path}: {name} {found}, the backbone needs {tuple(variable.shape)}"
                 raise DataError(message, field="backbone_weights", value=path)
             variable.assign(value)
+
+
+def _of_network(path: Path) -> dict[str, Any]:
+    try:
+        network = keras.saving.load_model(path, compile=False)
+    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        message = f"{path} is no Keras network that can be read ({first_line(error)})"
+        raise DataError(message, field="backbone_weights", value=path) from error
+    layers_of = (layer for layer in network.layers for layer in getattr(layer, "layers", [layer]))
+    return {f"{layer.name}/{one.name}": one.numpy() for layer in layers_of for one in layer.weights}
+
+
+def _of_arrays(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            return {name.replace("depthwise_kernel", "kernel"): arrays[name] for name in arrays.files}
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is no .npz file that can be read", field="backbone_weights", value=path) from error
 
 
 def _load_h5(backbone: keras.Model, path: Path) -> None:

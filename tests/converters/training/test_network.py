@@ -129,15 +129,15 @@ def test_no_network_to_fetch_weights_from(monkeypatch: pytest.MonkeyPatch, capsy
 
 
 def test_a_missing_weights_file() -> None:
-    with pytest.raises(DataError, match=r"nowhere\.npz: no such file; give an \.npz or \.weights\.h5"):
+    with pytest.raises(DataError, match=r"nowhere\.npz: no such file; give a \.keras, \.npz or \.weights\.h5"):
         build_network(tiny(weights="nowhere.npz"), 2)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not really", b"hello"])
-@pytest.mark.parametrize("name", ["w.npz", "w.weights.h5"])
+@pytest.mark.parametrize("name", ["w.npz", "w.weights.h5", "w.keras"])
 def test_a_weights_file_that_is_none(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=rf"{name}(:| is no) (\.npz file that can be read|the weights do not fit)"):
+    with pytest.raises(DataError, match=rf"{name}(:| is no) (\.npz file|Keras network|the weights do not fit)"):
         build_network(tiny("vector", str(tmp_path / name)), 2)
 
 
@@ -156,6 +156,13 @@ def test_weights_of_a_file_are_taken(tmp_path: Path, arrays: dict[str, np.ndarra
     np.savez(tmp_path / "w.npz", **arrays)  # type: ignore[arg-type]
     network = build_network(tiny("vector", str(tmp_path / "w.npz")), 2)
     assert np.array_equal(np.asarray(network.get_layer("Conv1").kernel), arrays["Conv1/kernel"])
+
+
+def test_a_trained_network_is_a_start(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    np.savez(tmp_path / "w.npz", **arrays)  # type: ignore[arg-type]
+    build_network(tiny("vector", str(tmp_path / "w.npz")), 2).save(tmp_path / "trained.keras")
+    network = build_network(tiny("grid", str(tmp_path / "trained.keras")), 5)
+    assert np.array_equal(np.asarray(network.get_layer("block_3_project").kernel), arrays["block_3_project/kernel"])
 
 
 def test_a_weights_file_that_lacks_a_layer(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
