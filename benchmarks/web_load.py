@@ -1,9 +1,9 @@
-"""Measures what strangers do to the live page: the loop's rate and a fast client's, with and without 400 bad clients.
+"""Measures what bad clients do to the live page: the loop's rate and a fast client's, with and without 400 bad clients.
 
     python -m edgeloc.benchmarks.web_load
 
 200 clients send half a request, 200 watch the live picture and take nothing of it. One client takes every picture. All
-run in one process, which the figures with strangers pay for.
+run in one process, which the figures with bad clients pay for.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BOUNDARY = b"--frame\r\n"
 
 
 class Load(NamedTuple):
-    """Rates a second with and without strangers: the loop's results, and the pictures of a fast client."""
+    """Rates a second with and without bad clients: the loop's results, and the pictures of a fast client."""
 
     results_alone: float
     results: float
@@ -50,15 +50,15 @@ class Load(NamedTuple):
     def check(self) -> None:
         """GateFailed where the loop lost 10 % of its rate, or the fast client is over 10 % behind the camera."""
         if self.results < LEAST * self.results_alone:
-            raise GateFailed(f"strangers took more than 10 % of the loop's rate: {self.results:.1f} results a second")
+            raise GateFailed(f"bad clients took more than 10 % of the loop's rate: {self.results:.1f} results a second")
         if self.pictures < LEAST * FPS:
             raise GateFailed(f"the fast client got {self.pictures:.1f} pictures a second, of {FPS:g}")
 
 
-def _phase(seconds: float, *, strangers: bool) -> tuple[float, float]:
+def _phase(seconds: float, *, bad_clients: bool) -> tuple[float, float]:
     sink = HttpSink("127.0.0.1", 0)
     pictures: list[float] = []
-    watcher = threading.Thread(target=_watch, args=(sink, seconds, strangers, pictures))
+    watcher = threading.Thread(target=_watch, args=(sink, seconds, bad_clients, pictures))
     with open_camera(f"synthetic://?seed=1&fps={FPS:g}") as camera:
         watcher.start()
         summary = run(camera, Localizer(SHIPPED_INT8), sink, frames=round((seconds + 3) * FPS))
@@ -66,13 +66,13 @@ def _phase(seconds: float, *, strangers: bool) -> tuple[float, float]:
     return summary.fps, pictures[0]
 
 
-def _watch(sink: HttpSink, seconds: float, strangers: bool, pictures: list[float]) -> None:
+def _watch(sink: HttpSink, seconds: float, bad_clients: bool, pictures: list[float]) -> None:
     while not sink.port:
         time.sleep(0.05)
     time.sleep(0.5)
     with ExitStack() as stack:
-        if strangers:
-            stack.enter_context(_strangers(sink.port))
+        if bad_clients:
+            stack.enter_context(_bad_clients(sink.port))
         connection = http.client.HTTPConnection("127.0.0.1", sink.port, timeout=10)
         connection.request("GET", "/stream")
         answer = connection.getresponse()
@@ -84,7 +84,7 @@ def _watch(sink: HttpSink, seconds: float, strangers: bool, pictures: list[float
 
 
 @contextmanager
-def _strangers(port: int) -> Iterator[None]:
+def _bad_clients(port: int) -> Iterator[None]:
     """The bad clients, all there when it begins."""
     stop, there = threading.Event(), threading.Event()
     thread = threading.Thread(target=_attack, args=(port, stop, there))
@@ -117,8 +117,8 @@ def _connect(port: int, data: bytes) -> socket.socket:
 
 def measure(seconds: float) -> Load:
     """Both phases, `seconds` each."""
-    results_alone, pictures_alone = _phase(seconds, strangers=False)
-    results, pictures = _phase(seconds, strangers=True)
+    results_alone, pictures_alone = _phase(seconds, bad_clients=False)
+    results, pictures = _phase(seconds, bad_clients=True)
     return Load(results_alone, results, pictures_alone, pictures)
 
 

@@ -216,9 +216,9 @@ def test_layer_by_layer_on_pairs_that_others_quantized(
 
 
 def test_pairs_that_do_not_belong_together_are_refused(conformance: Path, photo: Photo) -> None:
-    stranger = read_model(conformance / "mlperf_tiny" / "vww_96_int8.tflite")
+    other = read_model(conformance / "mlperf_tiny" / "vww_96_int8.tflite")
     with pytest.raises(ModelError, match="it takes 96x96x3, the other 32x32x3"):
-        layers(conformance, "resnet", photo, stranger)
+        layers(conformance, "resnet", photo, other)
 
 
 def damaged(path: Path, target: Path, seed: int, start: float) -> Path:

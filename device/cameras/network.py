@@ -143,16 +143,17 @@ class UdpCamera(_StreamCamera):
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
         # What the reader does not take in time is lost, and not an error.
-        super().__init__(f"udp://{host}:{port}", "overrun_nonfatal;1|fifo_size;50000|")
+        shown = f"[{host}]" if ":" in host else host
+        super().__init__(f"udp://{shown}:{port}", "overrun_nonfatal;1|fifo_size;50000|")
 
     @classmethod
     def from_uri(cls, uri: Uri, size: tuple[int, int] | None) -> UdpCamera:
         """The port to listen at, and the address where it is a multicast one."""
         uri.options({})
-        host, colon, port = uri.path.rpartition(":")
-        if not (colon and port.isdecimal() and 0 < int(port) < 65536) or set(host) & set("/@?&"):
+        place = uri.host_and_port()
+        if place is None:
             raise UsageError(f"camera {uri.text} names no port", hint="write udp://:5000 or udp://239.0.0.1:5000")
-        return cls(host, int(port))
+        return cls(*place)
 
     def _why(self) -> str:
         within = f"{_LATEST_MS / 1000:g} s"

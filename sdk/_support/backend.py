@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -63,6 +64,21 @@ class Uri:
                 f"{self.kind} {self.text}: {shown!r} means nothing here: write {self.scheme}://, "
                 "and options, if any, behind a ?"
             )
+
+    def host_and_port(self, default: int | None = None, lowest: int = 1) -> tuple[str, int] | None:
+        """HOST:PORT, whose host may be empty; None where it is no such thing.
+
+        Parameters:
+            default: the port where none is given.
+            lowest: what a port may be at least.
+
+        An IPv6 address stands in brackets, and is returned without.
+        """
+        found = re.fullmatch(r"(?:\[([\w:.%]+)\]|([^\[\]:/@?&]*))(?::(\d{1,5}))?", self.path.rstrip("/"), re.ASCII)
+        if found is None:
+            return None
+        port = default if found[3] is None else int(found[3])
+        return (found[1] or found[2], port) if port is not None and lowest <= port < 65536 else None
 
     def without(self, *names: str) -> Uri:
         """The same URI less these options."""

@@ -152,8 +152,9 @@ def _contract(contract: dict[str, Any] | None) -> Iterator[str]:
     for output in contract["outputs"]:
         activation = "" if output["activation"] == "none" else f", then {output['activation']}"
         yield f"output {output['tensor']}: {output['role']}{activation}"
-    units = "fractions of" if contract["box"]["units"] == "fraction" else "pixels of"
-    yield f"box {contract['box']['form']} in {units} the input, thresholds {_scalars(contract['thresholds'])}"
+    box = (contract["detector"] or contract)["box"]
+    units = "fractions of the input" if box["units"] == "fraction" else f"{box['units']} of the input"
+    yield f"box {box['form']} in {units}, thresholds {_scalars(contract['thresholds'])}"
     if contract["stages"]:
         regions = contract["stages"]["regions"]
         yield f"two stages: {contract['stages']['method']}, up to {regions} regions; above is the first network"

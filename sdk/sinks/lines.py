@@ -97,11 +97,10 @@ class _RemoteSink(Sink):
     def from_uri(cls, uri: Uri) -> _RemoteSink:
         """SCHEME://HOST:PORT; an IPv6 address stands in brackets."""
         uri.options({})
-        host, _, port = uri.path.rpartition(":")
-        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        if not bare or (bare == host and ":" in host) or not (port.isdecimal() and 0 < int(port[:6]) < 65536):
+        host, port = uri.host_and_port() or ("", 0)
+        if not host:
             raise UsageError(f"sink {uri.text} names no receiver: write {cls.scheme}://HOST:PORT")
-        return cls(bare, int(port))
+        return cls(host, port)
 
     @property
     def name(self) -> str:

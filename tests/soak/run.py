@@ -195,7 +195,7 @@ class Server:
         threading.Thread(target=self._serve, args=(self._listening,), daemon=True).start()
 
 
-class Strangers:
+class BadClients:
     """Clients of the page: some read, some do not, some send nonsense."""
 
     def __init__(self, sink: HttpSink, seed: int) -> None:
@@ -314,7 +314,7 @@ def drive(
     began_at, chance, todo = time.monotonic(), random.Random(script.seed), list(script.others)
     while not page.port:
         time.sleep(0.05)
-    strangers = Strangers(page, script.seed)
+    bad_clients = BadClients(page, script.seed)
     while (now := time.monotonic() - began_at) < script.seconds and not stop.is_set():
         while todo and todo[0][0] <= now:
             _, part = todo.pop(0)
@@ -326,7 +326,7 @@ def drive(
             at, mb, threads, descriptors = watch.samples[-1]
             print(f"{at:6.0f} s: {mb:.1f} MB, {threads} threads, {descriptors} descriptors", flush=True)
         time.sleep(1)
-    strangers.stop()
+    bad_clients.stop()
     os.kill(os.getpid(), signal.SIGINT)
 
 

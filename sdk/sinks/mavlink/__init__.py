@@ -77,12 +77,11 @@ class MavlinkSink(Sink):
         else:
             if "baud" in options:
                 raise UsageError(f"sink {uri.text}: only a serial device has a baud rate")
-            host, colon, port = uri.path.rstrip("/").rpartition(":")
-            host = host.strip("[]")
-            if not (colon and port.isdecimal() and 0 < int(port) < 65536) or "/" in host:
+            place = uri.host_and_port()
+            if place is None:
                 hint = "give mavlink://127.0.0.1:14550, mavlink://:14550 or mavlink:///dev/serial0"
                 raise UsageError(f"sink {uri.text}: this is no host and port, and no device", hint=hint)
-            link = UdpLink(host, int(port))
+            link = UdpLink(*place)
         return cls(link, uri.text.partition("?")[0], **options)
 
     @property

@@ -103,16 +103,11 @@ class HttpSink(Sink):
 
 
 def _split(uri: Uri) -> tuple[str, int]:
-    """The address and the port; IPv6 addresses stand in brackets."""
-    text = uri.path.rstrip("/")
-    bracket, _, rest = text.partition("]")
-    address, colon, port = rest.rpartition(":") if text.startswith("[") else text.partition(":")
-    if text.startswith("["):
-        # Between the bracket and the colon is nothing.
-        address = "" if address or (rest and not colon) else bracket[1:]
-    if "/" in text or "@" in text or not address or (colon and not (port.isdecimal() and int(port) < 65536)):
+    """The address and the port."""
+    address, port = uri.host_and_port(_PORT, lowest=0) or ("", 0)
+    if not address:
         raise UsageError(f"sink {uri.text}: this is no address and port", hint=f"give http://127.0.0.1:{_PORT}")
-    return address, int(port) if colon else _PORT
+    return address, port
 
 
 def _is_loopback(address: str) -> bool:

@@ -60,7 +60,7 @@ class Server:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        # Strangers' requests are no news.
+        # Requests of unknown clients are no news.
         logging.getLogger("tornado.general").setLevel(logging.ERROR)
         self._server = _Server(self._site.application, **_LIMITS)
         self._server.add_socket(self._socket)
