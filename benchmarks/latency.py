@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeloc.benchmarks.result import STAGES, LatencyRun, StageLatency
+from edgeloc.benchmarks.result import LOCALIZE, STAGES, LatencyRun, StageLatency
 from edgeloc.cameras.base import parse_uri
 from edgeloc.data.sample import spread
 from edgeloc.errors import CameraError, DataError
@@ -164,7 +164,11 @@ class LatencyRecorder:
 
     def stages(self) -> dict[str, StageLatency]:
         """Each stage's figures; empty while only the warm-up has run."""
-        return {stage: _stage(samples, self._warmup) for stage, samples in self._samples.items() if self.frames}
+        if not self.frames:
+            return {}
+        answers = zip(*(self._samples[stage] for stage in ("preprocess", "invoke", "decode")), strict=True)
+        samples = {**self._samples, LOCALIZE: [sum(parts) for parts in answers]}
+        return {stage: _stage(spent, self._warmup) for stage, spent in samples.items()}
 
     def run(self) -> LatencyRun:
         """How the samples came about."""

@@ -27,7 +27,6 @@ from edgeloc.benchmarks.result import (
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.data.sample import several_objects, spread
 from edgeloc.device.thermal import ThermalReader, ThermalSampler
-from edgeloc.engines import Engine
 from edgeloc.errors import DataError, ModelError, UsageError, mask_credentials
 from edgeloc.evaluation.accuracy import Accuracy, AccuracyRecorder, accuracy_figures
 from edgeloc.evaluation.detection import DetectionRecorder, DetectionRegression, below_threshold, detection_figures
@@ -35,6 +34,7 @@ from edgeloc.evaluation.figures import Regression, regression_figures
 from edgeloc.evaluation.pairing import Recorder, RegressionRecorder, Side, float_localizer
 from edgeloc.findings import Finding, report
 from edgeloc.localizer import Localizer
+from edgeloc.model.file import own_contract
 from edgeloc.model.inspection import inspect_model
 
 __all__ = ["BenchOptions", "Measurement", "bench"]
@@ -136,7 +136,7 @@ class Measurement:
         self.options = options
         self.environment = read_environment()
         self.localizer = Localizer(options.model, options.engine, options.threads, options.contract)
-        self.model = _model_info(options.model, self.localizer.engine)
+        self.model = _model_info(options.model, self.localizer)
         self.data: Dataset | None = None
         self.samples: list[Sample] = []
         if options.validation:
@@ -147,7 +147,7 @@ class Measurement:
         if options.against is not None:
             contract = self.localizer.contract
             self.float_model = float_localizer(options.against, contract, options.engine, options.threads)
-            self.against = _model_info(options.against, self.float_model.engine)
+            self.against = _model_info(options.against, self.float_model)
         self.source = self._source()
         self.thermal = ThermalSampler(ThermalReader())
         self.latency = LatencyRecorder(self.localizer, self.source, options.warmup, options.threads)
@@ -341,28 +341,36 @@ def _labelled(data: Dataset, most: int | None) -> list[Sample]:
     return spread(samples, most)
 
 
-def _model_info(path: str | Path, engine: Engine) -> ModelInfo:
-    """The facts about a model file that `engine` runs."""
+def _model_info(path: str | Path, localizer: Localizer) -> ModelInfo:
+    """The facts about a model file that `localizer` runs."""
     data = Path(path).read_bytes()
+    precision, operators = _inspected(path)
+    contract = own_contract(localizer.model)
     return ModelInfo(
         path=str(path),
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),
-        precision=_precision(path),
-        engine=engine.name,
-        engine_version=engine.version,
+        precision=precision,
+        engine=localizer.engine.name,
+        engine_version=localizer.engine.version,
+        recipe=contract.recipe if contract else "",
+        operators=operators,
     )
 
 
-def _precision(path: str | Path) -> str:
-    """As read out of the file; a Keras file computes in float32. A file that runs may still not be understood."""
+def _inspected(path: str | Path) -> tuple[str, dict[str, int]]:
+    """Precision and operators as read out of the file; a Keras file computes in float32.
+
+    A file that runs may still not be understood.
+    """
     if Path(path).suffix == ".keras":
-        return "float32 (Keras)"
+        return "float32 (Keras)", {}
     try:
-        return inspect_model(path).precision
+        report = inspect_model(path)
     except ModelError as error:
         logger.debug("%s", error)
-        return UNKNOWN_PRECISION
+        return UNKNOWN_PRECISION, {}
+    return report.precision, report.operators
 
 
 def _data_findings(figures: Regression | Accuracy | DetectionRegression | None) -> Sequence[Finding]:

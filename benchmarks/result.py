@@ -25,6 +25,7 @@ from edgeloc.evaluation.figures import Regression, format_size
 from edgeloc.findings import Finding
 
 __all__ = [
+    "LOCALIZE",
     "NETWORK_STAGES",
     "OBSTACLES",
     "SCHEMA_VERSION",
@@ -53,6 +54,8 @@ UNKNOWN_PRECISION = "unknown"
 STAGES = ("capture", "preprocess", "invoke", "decode", "draw", "total")
 NETWORK_STAGES = ("backbone", "proposals", "regions", "head")
 """The parts of `invoke` of a two-stage detector."""
+LOCALIZE = "localize"
+"""The sum of preprocess, invoke and decode of each frame: what an answer takes, wherever frames come from."""
 START_STAGES = ("interpreter", "import", "load", "first", "total")
 """Of a cold start, one sample a process: Python itself, edgeloc and what it needs, the model, its first answer."""
 OBSTACLES = ("measurement-interrupted", "throttled-while-measuring", "machine-busy", "latency-drifts")
@@ -141,7 +144,18 @@ class LatencyRun:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model file as it was measured; `precision` is read out of the file, UNKNOWN_PRECISION where it cannot be."""
+    """A model file as it was measured.
+
+    Parameters:
+        path: where it was.
+        sha256: of the file.
+        bytes: its size.
+        precision: as read out of the file, UNKNOWN_PRECISION where it cannot be.
+        engine: what ran it.
+        engine_version: its version.
+        recipe: the quantization recipe that its contract names; "" where it names none.
+        operators: how many of each the file holds; empty where they cannot be read.
+    """
 
     path: str
     sha256: str
@@ -149,6 +163,8 @@ class ModelInfo:
     precision: str
     engine: str
     engine_version: str
+    recipe: str = ""
+    operators: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +213,7 @@ class BenchResult:
         data: the labelled images; None without.
         size_ratio: the float file's bytes over the quantized file's; None without a float file.
         latency: by stage, in order; empty where no frame was timed. In single-stream and sustained each of STAGES, and
-            those of NETWORK_STAGES that the model has. In stream, `capture` is from a frame's exposure until it is
+            those of NETWORK_STAGES that the model has, and LOCALIZE. In stream, `capture` is from a frame's exposure until it is
             taken, nothing is drawn, and `total` is the frame's age when its result is there. In cold-start, those of
             START_STAGES, a sample a process.
         latency_run: how the samples came about.
@@ -325,8 +341,8 @@ def describe_model(info: ModelInfo) -> str:
 
 def stages_in(latency: dict[str, StageLatency]) -> list[str]:
     """The stages that were timed, in their order; the parts of `invoke` follow it."""
-    behind = STAGES.index("invoke") + 1
-    every = (*START_STAGES[:-1], *STAGES[:behind], *NETWORK_STAGES, *STAGES[behind:])
+    behind, last = STAGES.index("invoke") + 1, STAGES.index("draw")
+    every = (*START_STAGES[:-1], *STAGES[:behind], *NETWORK_STAGES, *STAGES[behind:last], LOCALIZE, *STAGES[last:])
     return [stage for stage in every if stage in latency]
 
 

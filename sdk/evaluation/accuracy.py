@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgeloc.data import Sample
-from edgeloc.evaluation.figures import SIZES, ImageFacts
+from edgeloc.evaluation.figures import SIZES, ImageFacts, labels_of
 from edgeloc.evaluation.pairing import Recorder, Side, image_facts, rounded_box, rounded_iou
 from edgeloc.evaluation.statistics import bootstrap_drop, mean, share
 from edgeloc.types import Box, Pixels
@@ -35,6 +35,7 @@ class Accuracy:
     `mean_iou_ci95`: its 95 % bootstrap interval; `ci_groups` groups or images (`ci_by`) were resampled.
     `iou50`, `iou75`: the share of these images with an IoU of at least 0.5 and 0.75.
     `mean_iou_by_size`: the mean for each name of `edgeloc.evaluation.figures.SIZES`.
+    `mean_iou_by_class`: the mean for each true label.
     `threshold`: the presence from which an object counts as found.
     `recall`, `false_alarms`: the share of objects found, and of `empty_images` and `background_crops` with a find.
     `labelled`, `unknown_labels`, `top1`: objects with a label, those whose label the model does not know (they count
@@ -59,6 +60,7 @@ class Accuracy:
     unknown_labels: int
     top1: float | None
     rows: tuple[AccuracyRow, ...]
+    mean_iou_by_class: dict[str, float | None] = field(default_factory=dict)
 
 
 def accuracy_figures(
@@ -85,6 +87,9 @@ def accuracy_figures(
         iou50=share([iou >= 0.5 for iou in ious]),
         iou75=share([iou >= 0.75 for iou in ious]),
         mean_iou_by_size={name: mean([row.iou or 0.0 for row in objects if row.size == name]) for name in SIZES},
+        mean_iou_by_class={
+            label: mean([row.iou or 0.0 for row in objects if row.label == label]) for label in labels_of(objects)
+        },
         threshold=threshold,
         empty_images=sum(row.kind == "empty" for row in rows),
         background_crops=sum(row.kind == "background" for row in rows),

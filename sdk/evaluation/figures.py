@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgeloc.evaluation.statistics import bootstrap_drop, mean, share
 from edgeloc.types import Box
@@ -30,6 +30,7 @@ __all__ = [
     "format_share",
     "format_size",
     "format_threads",
+    "labels_of",
     "presence_figures",
     "regression_figures",
     "size_of",
@@ -87,7 +88,7 @@ class Row(ImageFacts):
 
 @dataclass(frozen=True, slots=True)
 class SizeFigures:
-    """The regression over the objects of one size."""
+    """The regression over the objects of one size, or of one class."""
 
     images: int
     mean_iou_float: float | None
@@ -150,7 +151,8 @@ class Regression:
     """What quantization cost, paired image by image; IoU over images with an object, whatever the presence.
 
     `mean_iou_drop` is float minus quantized; `drop_ci95` its 95 % bootstrap interval, for which
-    `ci_groups` groups or images (`ci_by`) were resampled. None stands for a mean over no image.
+    `ci_groups` groups or images (`ci_by`) were resampled. `by_size` is by name of SIZES, `by_class` by true label. None
+    stands for a mean over no image.
     """
 
     images: int
@@ -170,6 +172,7 @@ class Regression:
     by_size: dict[str, SizeFigures]
     worst: tuple[Worst, ...]
     rows: tuple[Row, ...]
+    by_class: dict[str, SizeFigures] = field(default_factory=dict)
 
 
 def size_of(box: Box, width: int, height: int) -> str:
@@ -213,9 +216,15 @@ def regression_figures(
         presence=presence_figures(rows, threshold_float, threshold_quantized),
         classes=_classes(objects, labels),
         by_size={name: _size_figures([row for row in objects if row.size == name]) for name in SIZES},
+        by_class={label: _size_figures([row for row in objects if row.label == label]) for label in labels_of(objects)},
         worst=_worst(objects),
         rows=tuple(rows),
     )
+
+
+def labels_of(objects: Sequence[ImageFacts]) -> list[str]:
+    """The true labels of these images, sorted."""
+    return sorted({row.label for row in objects if row.label is not None})
 
 
 def _size_figures(objects: Sequence[Row]) -> SizeFigures:

@@ -15,7 +15,7 @@ import pytest
 
 from edgeloc.benchmarks.latency import SceneSource
 from edgeloc.benchmarks.measurement import BenchOptions
-from edgeloc.benchmarks.result import STAGES, read_result
+from edgeloc.benchmarks.result import LOCALIZE, STAGES, read_result
 from edgeloc.cli import main
 from edgeloc.data import Sample
 from edgeloc.errors import UsageError
@@ -103,8 +103,9 @@ def test_two_models_end_to_end(models: Path, data: Path, tmp_path: Path, capsys:
         np.mean([row.truth.iou(row.box_float) for row in objects if row.truth and row.box_float]), abs=1e-3
     )
     assert all(image.preview for image in regression.worst)
-    assert set(result.latency) == set(STAGES)
+    assert set(result.latency) == {*STAGES, LOCALIZE}
     assert result.latency["invoke"].count == 5
+    assert result.model.operators["CONV_2D"] == 2 and result.model.recipe == ""
     assert len(result.latency["invoke"].warmup_ms) == 2
     assert result.energy.status == "not measured"
     assert result.data is not None
@@ -118,6 +119,8 @@ def test_stages_add_up_to_no_more_than_the_total(models: Path, tmp_path: Path) -
     latency = read_result(tmp_path / "r.json").latency
     for number, total in enumerate(latency["total"].samples_ms):
         assert sum(latency[stage].samples_ms[number] for stage in STAGES[:-1]) == pytest.approx(total, abs=0.002)
+    parts = zip(*(latency[stage].samples_ms for stage in ("preprocess", "invoke", "decode")), strict=True)
+    assert latency[LOCALIZE].samples_ms == pytest.approx([sum(part) for part in parts], abs=0.001)
 
 
 def test_latency_alone_on_made_scenes(models: Path, tmp_path: Path) -> None:
