@@ -212,10 +212,10 @@ class BenchResult:
         against: the float model that it was compared with; None without.
         data: the labelled images; None without.
         size_ratio: the float file's bytes over the quantized file's; None without a float file.
-        latency: by stage, in order; empty where no frame was timed. In single-stream and sustained each of STAGES, those
-            of NETWORK_STAGES that the model has, and LOCALIZE. In stream, `capture` is from a frame's exposure until it
-            is taken, nothing is drawn, and `total` is the frame's age when its result is there. In cold-start, those of
-            START_STAGES, a sample a process.
+        latency: by stage, in order; empty where no frame was timed. In single-stream and sustained each of STAGES,
+            those of NETWORK_STAGES that the model has, and LOCALIZE. In stream, `capture` is from a frame's exposure
+            until it is taken, nothing is drawn, and `total` is the frame's age when its result is there. In cold-start,
+            those of START_STAGES, a sample a process.
         latency_run: how the samples came about.
         latency_against: the same of the float model, timed in turns with it; empty without one.
         regression: what quantization cost; None where there was no float model to compare with.
