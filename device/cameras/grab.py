@@ -37,7 +37,7 @@ class Grabber:
         self.size = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
         fps = capture.get(cv2.CAP_PROP_FPS)
         self.fps: float | None = fps if 0 < fps <= 1000 else None
-        self._slot, self._stop = NewestSlot(), threading.Event()
+        self._slot, self._stop = NewestSlot[Frame](), threading.Event()
         self._thread = threading.Thread(target=self._drain, args=(capture,), name="edgeloc-grab", daemon=True)
         self._thread.start()
 

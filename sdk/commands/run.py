@@ -102,6 +102,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="newest",
         help="live cameras: the newest frame there is, or one exposed after the last result (default: newest)",
     )
+    parser.add_argument(
+        "--pipeline",
+        action="store_true",
+        help="capture and preprocess the next frame while the network is busy with this one: more results a second "
+        "where a core is free",
+    )
     parser.add_argument("--budget-ms", type=above_zero, metavar="MS", help="mark results as stale above this frame age")
     parser.add_argument(
         "--frames", type=at_least_one, metavar="N", help="end after this many results (default: with the source)"
@@ -206,6 +212,7 @@ def _run(args: argparse.Namespace, sinks: list[Sink]) -> RunSummary:
             _follower(localizer, tracker) if args.follow and tracker is not None else localizer,
             *sinks,
             mode=args.mode,
+            pipeline=args.pipeline,
             budget_ms=args.budget_ms,
             frames=args.frames,
             tracker=tracker,

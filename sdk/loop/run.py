@@ -17,7 +17,7 @@ from edgeloc.errors import CameraError, DataError, DeviceError, EdgelocError, Ou
 from edgeloc.findings import report
 from edgeloc.loop.draw import BlurWhere, draw
 from edgeloc.loop.outlets import Outlets
-from edgeloc.loop.slot import LiveCapture, Mode
+from edgeloc.loop.slot import Capture, Captured, Mode, Prepare
 from edgeloc.loop.summary import EndedBy, RunSummary
 from edgeloc.loop.tally import Tally
 from edgeloc.sinks import FileSink, Sink, as_sink
@@ -40,6 +40,7 @@ def run(
     localizer: Localize,
     *sinks: AnySink,
     mode: Mode = "newest",
+    pipeline: bool = False,
     budget_ms: float | None = None,
     frames: int | None = None,
     overwrite: bool = False,
@@ -65,6 +66,9 @@ def run(
             whatever happens, with what was written kept.
         mode: for a live camera: "newest" (the newest frame there is: most results) or "fresh" (a frame whose exposure
             began after the last result: youngest results).
+        pipeline: for more results a second where a core is free: the next frame is captured and preprocessed while the
+            network is busy with this one. A file is then read up to two frames ahead, and its results are older. Of a
+            localizer of one's own, and of a Follower, only the capture is ahead.
         budget_ms: the frame age above which a result is marked stale, at the result and at each sink.
         frames: the number of results to end after.
         overwrite: whether files that sinks given as a path or URI name are emptied if they are there already.
@@ -84,7 +88,9 @@ def run(
     for a bad argument or a file that is there already, and whatever else the localizer raises. Exit statuses are those
     of failures while running (3) once there was a result.
     """
-    loop = _Loop(camera, localizer, sinks, mode, budget_ms, frames, overwrite, tracker, geometry, object_width_m, blur)
+    loop = _Loop(
+        camera, localizer, sinks, mode, pipeline, budget_ms, frames, overwrite, tracker, geometry, object_width_m, blur
+    )
     with graceful_interrupt() as interrupt:
         for _ in loop.observations(interrupt):
             pass
@@ -96,6 +102,7 @@ def stream(
     localizer: Localize,
     *sinks: AnySink,
     mode: Mode = "newest",
+    pipeline: bool = False,
     budget_ms: float | None = None,
     frames: int | None = None,
     overwrite: bool = False,
@@ -113,7 +120,9 @@ def stream(
     was opened is closed when the loop is left, by its end, a `break` or an exception; signals are left to the program.
     Parameters and errors are those of `run`.
     """
-    loop = _Loop(camera, localizer, sinks, mode, budget_ms, frames, overwrite, tracker, geometry, object_width_m, blur)
+    loop = _Loop(
+        camera, localizer, sinks, mode, pipeline, budget_ms, frames, overwrite, tracker, geometry, object_width_m, blur
+    )
     return loop.observations(None)
 
 
@@ -126,6 +135,7 @@ class _Loop:
         localizer: Localize,
         sinks: Sequence[AnySink],
         mode: Mode,
+        pipeline: bool,
         budget_ms: float | None,
         frames: int | None,
         overwrite: bool,
@@ -146,6 +156,7 @@ class _Loop:
                 fix = "give a CameraGeometry, or {hfov} or {calibration} on the command line"
                 raise UsageError(f"sink {sink.name} needs the camera's geometry", hint=fix)
         self._camera, self._localizer, self._mode, self._frames = camera, localizer, mode, frames
+        self._pipeline = pipeline
         self._stages = partial(
             Tally,
             localizer=localizer,
@@ -195,12 +206,13 @@ class _Loop:
 
     def _each(self, camera: Camera, tally: Tally, outlets: Outlets, interrupt: Interrupt) -> Iterator[Observation]:
         """Frame by frame."""
-        capture = LiveCapture(camera, self._mode, interrupt) if camera.live else None
+        prepare = self._prepare()
+        capture = Capture(camera, self._mode, interrupt, prepare) if camera.live or self._pipeline else None
         with capture or nullcontext():
             interrupt.at("the camera", breakable=True)
-            for frame in capture or camera:
+            for frame, answer in capture or map(prepare, camera):
                 interrupt.at("the localizer", breakable=True)
-                observation = tally.observe(frame)
+                observation = tally.observe(frame, answer)
                 interrupt.at("the loop")
                 if observation is not None:
                     outlets.write(observation, _Drawing(observation, tally.rate))
@@ -216,6 +228,14 @@ class _Loop:
                 interrupt.at("the camera", breakable=True)
         if interrupt.asked:
             self._ended_by = _by_signal(interrupt)
+
+    def _prepare(self) -> Prepare:
+        """What is done with each frame where it is captured."""
+        if not self._pipeline:
+            return lambda frame: Captured(frame, partial(self._localizer, frame))
+        from edgeloc.loop.pipeline import prepared_ahead  # a function of one's own runs without any engine
+
+        return prepared_ahead(self._localizer)
 
     @contextmanager
     def _opened(self) -> Iterator[Camera]:

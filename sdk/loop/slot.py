@@ -1,20 +1,48 @@
-"""Live capture: a thread that reads the camera, and the slot that holds its newest frame."""
+"""Capture in a thread of its own: it reads the camera, prepares each frame, and hands it over in a slot for one."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from edgeloc._support.interrupt import Interrupt
 from edgeloc.cameras.base import READ_TIMEOUT_S, Camera
 from edgeloc.errors import CameraTimeout
-from edgeloc.types import Frame
+from edgeloc.types import Frame, Result
 
-__all__ = ["LiveCapture", "Mode", "NewestSlot"]
+__all__ = ["Capture", "Captured", "Mode", "NewestSlot", "Prepare", "WaitingSlot"]
 
 Mode = Literal["newest", "fresh"]
+
+
+class Captured(NamedTuple):
+    """A frame, and what is left to do for its answer: of the localizer, what was not done while it was captured."""
+
+    frame: Frame
+    answer: Callable[[], Result]
+
+    @property
+    def captured_at(self) -> float:
+        """The frame's."""
+        return self.frame.captured_at
+
+
+Prepare = Callable[[Frame], Captured]
+
+
+class _NoFrame(TimeoutError):
+    """Nothing came in the time of one `take`; any other TimeoutError is the camera's."""
+
+
+class _Timed(Protocol):
+    @property
+    def captured_at(self) -> float:
+        """Seconds of `time.monotonic()`."""
+
+
+T = TypeVar("T", bound=_Timed)
 
 # How often a wait for a frame looks for an interrupt.
 _POLL_S = 0.1
@@ -24,7 +52,7 @@ _HANG_S = 10.0
 _JOIN_S = 2.5
 
 
-class NewestSlot:
+class NewestSlot(Generic[T]):
     """Holds at most one frame; a newer one replaces it, and the replaced one counts as dropped.
 
     One thread puts, another takes. What ends the stream (its end, a failure, `close`) is handed over too, after the
@@ -33,7 +61,7 @@ class NewestSlot:
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._frame: Frame | None = None
+        self._frame: T | None = None
         self._error: BaseException | None = None
         self._ended = False
         self._dropped = 0
@@ -43,7 +71,7 @@ class NewestSlot:
         """How many frames were never taken: replaced by a newer one, or too old for `take`."""
         return self._dropped
 
-    def put(self, frame: Frame) -> None:
+    def put(self, frame: T) -> None:
         """Put in the newest frame; one that was not taken yet is dropped. After `close` nothing is kept."""
         with self._condition:
             if self._ended:
@@ -74,7 +102,7 @@ class NewestSlot:
             self._ended = True
             self._condition.notify_all()
 
-    def take(self, timeout_s: float, *, after: float = float("-inf")) -> Frame | None:
+    def take(self, timeout_s: float, *, after: float = float("-inf")) -> T | None:
         """The newest frame; None at the stream's end.
 
         `timeout_s` is how long to wait for one, in seconds; then TimeoutError is raised.
@@ -86,6 +114,8 @@ class NewestSlot:
         with self._condition:
             while True:
                 frame, self._frame = self._frame, None
+                if frame is not None:
+                    self._condition.notify_all()
                 if frame is not None and frame.captured_at >= after:
                     return frame
                 if frame is not None:
@@ -95,50 +125,68 @@ class NewestSlot:
                 if self._ended:
                     return None
                 if not self._condition.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
-                    raise TimeoutError(f"no frame in {timeout_s:g} s")
+                    raise _NoFrame(f"no frame in {timeout_s:g} s")
 
 
-class LiveCapture:
-    """A live camera, read by a thread of its own into a newest-frame slot; iterating gives the frames to localize.
+class WaitingSlot(NewestSlot[T]):
+    """The same for a source that waits: nothing is dropped, since `put` waits until the frame before was taken."""
+
+    def put(self, frame: T) -> None:
+        """Put in a frame as soon as the slot is empty. After `close` nothing is kept."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._frame is None or self._ended)
+            super().put(frame)
+
+
+class Capture:
+    """A camera, read by a thread of its own; iterating gives the frames to localize.
+
+    A live camera is read into a newest-frame slot. Any other gives every frame in order, and is read ahead by two: one
+    that waits in the slot, and one that waits for the slot.
 
     To be used in a `with`, which starts and ends the thread.
 
-    `camera` is an open camera that is `live`.
-    `mode` is "newest" (the newest frame there is) or "fresh" (one whose exposure began after it was asked for).
+    `camera` is an open camera.
+    `mode` is "newest" (the newest frame there is) or "fresh" (one whose exposure began after it was asked for); it is
+    of a live camera.
     `interrupt` ends the iteration once the user asked for it.
+    `prepare` is called in the thread with each frame.
 
-    Raises CameraTimeout when the camera's `read` does not return, and whatever it raises.
+    Raises CameraTimeout when a live camera's `read` does not return, and whatever it or `prepare` raises.
     """
 
-    def __init__(self, camera: Camera, mode: Mode, interrupt: Interrupt) -> None:
-        self._camera, self._fresh, self._interrupt = camera, mode == "fresh", interrupt
-        self._slot, self._stop = NewestSlot(), threading.Event()
+    def __init__(self, camera: Camera, mode: Mode, interrupt: Interrupt, prepare: Prepare) -> None:
+        self._camera, self._interrupt, self._prepare = camera, interrupt, prepare
+        self._fresh = camera.live and mode == "fresh"
+        self._slot: NewestSlot[Captured] = NewestSlot() if camera.live else WaitingSlot()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="edgeloc-capture", daemon=True)
 
-    def __enter__(self) -> LiveCapture:
+    def __enter__(self) -> Capture:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._slot.close()
-        self._thread.join(_JOIN_S)
+        # A file is not closed while it is read, however long that takes: its decoder would crash.
+        self._thread.join(_JOIN_S if self._camera.live else None)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[Captured]:
         while not self._interrupt.asked:
             asked_at = time.monotonic()
-            frame = self._take(asked_at, asked_at if self._fresh else float("-inf"))
-            if frame is None:
+            captured = self._take(asked_at, asked_at if self._fresh else float("-inf"))
+            if captured is None:
                 return
-            yield frame
+            yield captured
 
     def _read(self) -> None:
-        """What the thread does: read, put, until the end, a failure or `_stop`."""
+        """What the thread does: read, prepare, put, until the end, a failure or `_stop`."""
         try:
             last_at = time.monotonic()
             while not self._stop.is_set():
                 try:
-                    frame = self._camera.read(READ_TIMEOUT_S)
+                    frame = self._camera.read(READ_TIMEOUT_S if self._camera.live else None)
                 except CameraTimeout:
                     stalled = time.monotonic() - last_at >= self._camera.stall_s
                     if stalled and not self._camera.reconnecting:
@@ -147,22 +195,20 @@ class LiveCapture:
                 last_at = time.monotonic()
                 if frame is None:
                     return self._slot.end()
-                self._slot.put(frame)
+                self._slot.put(self._prepare(frame))
         except BaseException as error:
             self._slot.fail(error)
 
-    def _take(self, began_at: float, after: float) -> Frame | None:
+    def _take(self, began_at: float, after: float) -> Captured | None:
         """One frame; wakes up now and then, so that a signal ends the wait and a hung driver is given up."""
         while not self._interrupt.asked:
             try:
                 return self._slot.take(_POLL_S, after=after)
-            except CameraTimeout:
-                raise
-            except TimeoutError:
+            except _NoFrame:
                 if self._camera.reconnecting:
                     began_at = time.monotonic()
                 limit_s = _HANG_S + self._camera.stall_s - READ_TIMEOUT_S
-                if time.monotonic() - began_at > limit_s:
+                if self._camera.live and time.monotonic() - began_at > limit_s:
                     name = self._camera.name
                     raise CameraTimeout(f"camera {name} hangs: it gave no frame for {limit_s:g} s") from None
         return None

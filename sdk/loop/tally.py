@@ -34,7 +34,7 @@ _CLOCK_SLACK_S = 1.0
 
 
 class Tally:
-    """Localizes one frame after the other; used in a `with`, in which camera and engine report their faults here.
+    """Takes one frame's answer after the other; used in a `with`, in which camera and engine report their faults here.
 
     The name of the `localizer`'s engine is read frame by frame: an engine may fall back to another one.
     """
@@ -49,7 +49,7 @@ class Tally:
         object_width_m: float | None = None,
         blur: BlurWhere | None = None,
     ) -> None:
-        self._camera, self._localizer, self._tracker = camera, localizer, tracker
+        self._camera, self._tracker = camera, tracker
         self._geometry, self._object_width_m, self._blur = geometry, object_width_m, blur
         self._engine: Any = getattr(localizer, "engine", None)
         self.budget_ms = float("inf") if budget_ms is None else budget_ms
@@ -87,13 +87,15 @@ class Tally:
             return None
         return (len(recent) - 1) / (recent[-1] - recent[0])
 
-    def observe(self, frame: Frame) -> Observation | None:
+    def observe(self, frame: Frame, answer: Callable[[], Result]) -> Observation | None:
         """The answer with what happened to its frame; None where the localizer failed on it.
+
+        `answer` is called for it.
 
         Raises the last of `MOST_FAILURES` failures in a row.
         """
         try:
-            result = self._localizer(frame)
+            result = answer()
             _require_numbers(result)
         except EngineError as error:
             self._skip(error)

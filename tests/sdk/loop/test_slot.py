@@ -16,14 +16,14 @@ def frame(sequence: int, captured_at: float = 0.0) -> Frame:
     return Frame(np.zeros((2, 2, 3), np.uint8), captured_at, sequence)
 
 
-def taken(slot: NewestSlot, after: float = float("-inf")) -> Frame:
+def taken(slot: NewestSlot[Frame], after: float = float("-inf")) -> Frame:
     found = slot.take(0.0, after=after)
     assert found is not None
     return found
 
 
 def test_the_newest_frame_is_taken_and_the_others_count_as_dropped() -> None:
-    slot = NewestSlot()
+    slot = NewestSlot[Frame]()
     for sequence in range(4):
         slot.put(frame(sequence))
     assert taken(slot).sequence == 3
@@ -36,7 +36,7 @@ def test_an_empty_slot_times_out() -> None:
 
 
 def test_no_frame_is_taken_twice() -> None:
-    slot = NewestSlot()
+    slot = NewestSlot[Frame]()
     slot.put(frame(0))
     taken(slot)
     with pytest.raises(TimeoutError):
@@ -44,7 +44,7 @@ def test_no_frame_is_taken_twice() -> None:
 
 
 def test_a_frame_captured_before_the_wanted_time_is_dropped() -> None:
-    slot = NewestSlot()
+    slot = NewestSlot[Frame]()
     slot.put(frame(0, captured_at=1.0))
     with pytest.raises(TimeoutError):
         slot.take(0.0, after=2.0)
@@ -54,7 +54,7 @@ def test_a_frame_captured_before_the_wanted_time_is_dropped() -> None:
 
 
 def test_the_last_frame_comes_before_the_end() -> None:
-    slot = NewestSlot()
+    slot = NewestSlot[Frame]()
     slot.put(frame(7))
     slot.end()
     assert taken(slot).sequence == 7
@@ -62,7 +62,7 @@ def test_the_last_frame_comes_before_the_end() -> None:
 
 
 def test_the_last_frame_comes_before_the_failure_of_the_capturing_side() -> None:
-    slot = NewestSlot()
+    slot = NewestSlot[Frame]()
     slot.put(frame(7))
     slot.fail(CameraError("unplugged"))
     assert taken(slot).sequence == 7
@@ -71,7 +71,7 @@ def test_the_last_frame_comes_before_the_failure_of_the_capturing_side() -> None
 
 
 def test_close_wakes_the_waiter_and_forgets_the_frame() -> None:
-    slot = NewestSlot()
+    slot = NewestSlot[Frame]()
     answers: list[Frame | None] = []
     waiter = threading.Thread(target=lambda: answers.append(slot.take(30.0)))
     waiter.start()
@@ -83,7 +83,7 @@ def test_close_wakes_the_waiter_and_forgets_the_frame() -> None:
 
 
 def test_a_frame_put_by_another_thread_wakes_the_waiter() -> None:
-    slot = NewestSlot()
+    slot = NewestSlot[Frame]()
     answers: list[Frame | None] = []
     waiter = threading.Thread(target=lambda: answers.append(slot.take(30.0)))
     waiter.start()
