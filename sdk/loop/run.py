@@ -67,7 +67,7 @@ def run(
         mode: for a live camera: "newest" (the newest frame there is: most results) or "fresh" (a frame whose exposure
             began after the last result: youngest results).
         pipeline: for more results a second where a core is free: the next frame is captured and preprocessed while the
-            network is busy with this one. A file is then read up to two frames ahead, and its results are older. Of a
+            network is busy with this one. A file is then read one frame ahead, and its results are older. Of a
             localizer of one's own, and of a Follower, only the capture is ahead.
         budget_ms: the frame age above which a result is marked stale, at the result and at each sink.
         frames: the number of results to end after.

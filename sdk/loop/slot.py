@@ -71,6 +71,10 @@ class NewestSlot(Generic[T]):
         """How many frames were never taken: replaced by a newer one, or too old for `take`."""
         return self._dropped
 
+    def wanted(self) -> bool:
+        """Whether a frame is to be put in: until the stream has ended, always."""
+        return not self._ended
+
     def put(self, frame: T) -> None:
         """Put in the newest frame; one that was not taken yet is dropped. After `close` nothing is kept."""
         with self._condition:
@@ -129,20 +133,19 @@ class NewestSlot(Generic[T]):
 
 
 class WaitingSlot(NewestSlot[T]):
-    """The same for a source that waits: nothing is dropped, since `put` waits until the frame before was taken."""
+    """The same for a source that waits: its next frame is wanted once the one before was taken, so none is dropped."""
 
-    def put(self, frame: T) -> None:
-        """Put in a frame as soon as the slot is empty. After `close` nothing is kept."""
+    def wanted(self) -> bool:
+        """Wait until the slot is empty; False once the stream has ended."""
         with self._condition:
             self._condition.wait_for(lambda: self._frame is None or self._ended)
-            super().put(frame)
+            return not self._ended
 
 
 class Capture:
     """A camera, read by a thread of its own; iterating gives the frames to localize.
 
-    A live camera is read into a newest-frame slot. Any other gives every frame in order, and is read ahead by two: one
-    that waits in the slot, and one that waits for the slot.
+    A live camera is read into a newest-frame slot. Any other gives every frame in order, and is read one frame ahead.
 
     To be used in a `with`, which starts and ends the thread.
 
@@ -159,7 +162,6 @@ class Capture:
         self._camera, self._interrupt, self._prepare = camera, interrupt, prepare
         self._fresh = camera.live and mode == "fresh"
         self._slot: NewestSlot[Captured] = NewestSlot() if camera.live else WaitingSlot()
-        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="edgeloc-capture", daemon=True)
 
     def __enter__(self) -> Capture:
@@ -167,7 +169,6 @@ class Capture:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
         self._slot.close()
         # A file is not closed while it is read, however long that takes: its decoder would crash.
         self._thread.join(_JOIN_S if self._camera.live else None)
@@ -181,10 +182,10 @@ class Capture:
             yield captured
 
     def _read(self) -> None:
-        """What the thread does: read, prepare, put, until the end, a failure or `_stop`."""
+        """What the thread does: read, prepare, put, until the end or a failure."""
         try:
             last_at = time.monotonic()
-            while not self._stop.is_set():
+            while self._slot.wanted():
                 try:
                     frame = self._camera.read(READ_TIMEOUT_S if self._camera.live else None)
                 except CameraTimeout:

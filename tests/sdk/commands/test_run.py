@@ -43,6 +43,16 @@ def model(bare_model: Path, contract: Contract, tmp_path_factory: pytest.TempPat
     return str(path)
 
 
+def test_a_pipeline_writes_the_same_lines(model: str, tmp_path: Path) -> None:
+    written: list[list[tuple[int, float]]] = []
+    for flags in ([], ["--pipeline"], ["--pipeline", "--follow"]):
+        path = tmp_path / f"{len(written)}.jsonl"
+        assert main(["run", model, "--camera", f"{SYNTHETIC}&frames=6", "--sink", str(path), *flags]) == 0
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        written.append([(record["sequence"], record["presence"]) for record in records])
+    assert len(written[0]) == 6 and written[0] == written[1] == written[2]
+
+
 def test_a_run_writes_its_sinks_and_prints_its_summary(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
