@@ -1,5 +1,9 @@
 """The public names; nothing else of this package is promised to stay."""
 
+from edgeloc.benchmarks.comparison import Comparison as Comparison
+from edgeloc.benchmarks.comparison import compare as compare
+from edgeloc.benchmarks.comparison.change import Change as Change
+from edgeloc.benchmarks.comparison.change import CompareLimits as CompareLimits
 from edgeloc.benchmarks.measurement import BenchOptions as BenchOptions
 from edgeloc.benchmarks.measurement import bench as bench
 from edgeloc.benchmarks.report import render_report as render_report

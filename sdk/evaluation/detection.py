@@ -24,9 +24,11 @@ __all__ = [
     "DetectionRegression",
     "DetectionRow",
     "Found",
+    "ImageCounts",
     "MatchedFigures",
     "WorstImage",
     "below_threshold",
+    "count_hits",
     "detection_figures",
     "match",
 ]
@@ -266,6 +268,27 @@ def detection_figures(
         threshold_quantized=threshold_quantized,
         rows=tuple(rows),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCounts:
+    """How many objects an image holds, and of each model's boxes from its threshold on, how many, and those of objects."""
+
+    objects: int
+    boxes_float: int
+    hits_float: int
+    boxes_quantized: int
+    hits_quantized: int
+
+
+def count_hits(rows: Sequence[DetectionRow], threshold_float: float, threshold_quantized: float) -> list[ImageCounts]:
+    """The counts of each image; of classes as in `detection_figures`."""
+    counts = []
+    for row in _without_classes(rows) if _lacks_classes(rows) else rows:
+        before, after = _sure(row.before, threshold_float), _sure(row.after, threshold_quantized)
+        hits = sum(_hits(row, before)), sum(_hits(row, after))
+        counts.append(ImageCounts(len(row.truth), len(before), hits[0], len(after), hits[1]))
+    return counts
 
 
 def _as_truth(row: DetectionRow, threshold: float) -> tuple[LabelledBox, ...]:

@@ -1,0 +1,144 @@
+"""Which of two sides costs more: the time of a frame or of a start, energy, memory and size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from edgeloc.benchmarks.comparison.change import Change, CompareLimits
+from edgeloc.benchmarks.comparison.runs import Estimate, of_samples, of_starts, of_values, relative_change
+from edgeloc.benchmarks.result import BenchResult, stages_in
+
+__all__ = ["cost_changes", "scenario_of"]
+
+# What edgeloc adds to a frame; capture and drawing depend on where frames come from and go to.
+_OWN_STAGES = ("preprocess", "invoke", "decode")
+_PERCENTILES = (50, 90)
+
+
+def scenario_of(result: BenchResult) -> str:
+    """The scenario's name."""
+    return "single-stream" if result.scenario is None else result.scenario.name
+
+
+def cost_changes(
+    before: Sequence[BenchResult], after: Sequence[BenchResult], limits: CompareLimits
+) -> Iterator[Change]:
+    """The figures that both sides have, those with a limit first."""
+    if all(result.latency for result in (*before, *after)):
+        starts = scenario_of(before[0]) == "cold-start"
+        yield from _start_changes(before, after, limits) if starts else _frame_changes(before, after, limits)
+    yield from _energy_changes(before, after, limits)
+    sizes = before[0].model.bytes, after[0].model.bytes
+    size = sizes[1] / sizes[0] - 1
+    yield Change(
+        "model file", "bytes", *sizes, size, (size, size), True, True, "exact", "max_size_increase",
+        limits.max_size_increase,
+    )  # fmt: skip
+    yield from _memory_changes(before, after)
+
+
+def _frame_changes(
+    before: Sequence[BenchResult], after: Sequence[BenchResult], limits: CompareLimits
+) -> Iterator[Change]:
+    name = "frame age" if scenario_of(before[0]) == "stream" else "frame time"
+    first, second = [_frame_ms(one) for one in before], [_frame_ms(one) for one in after]
+    for percent in _PERCENTILES:
+        yield _slower(f"{name} p{percent}", first, second, percent, limits.max_latency_increase)
+    for stage in _common_stages(before, after):
+        yield _slower(f"{stage} p50", _samples(before, stage), _samples(after, stage), 50, None)
+
+
+def _frame_ms(result: BenchResult) -> Sequence[float]:
+    """The samples that count: of a stream the age of each frame's result, else the sum of edgeloc's own stages."""
+    if scenario_of(result) == "stream" or any(stage not in result.latency for stage in _OWN_STAGES):
+        return result.latency["total"].samples_ms
+    return list(np.sum([result.latency[stage].samples_ms for stage in _OWN_STAGES], axis=0))
+
+
+def _common_stages(before: Sequence[BenchResult], after: Sequence[BenchResult]) -> list[str]:
+    left_out = ("capture", "draw", "total")
+    stages = [stage for stage in stages_in(before[0].latency) if stage not in left_out]
+    return [stage for stage in stages if all(stage in result.latency for result in (*before, *after))]
+
+
+def _samples(results: Sequence[BenchResult], stage: str) -> list[Sequence[float]]:
+    return [result.latency[stage].samples_ms for result in results]
+
+
+def _slower(
+    name: str, before: list[Sequence[float]], after: list[Sequence[float]], percent: int, limit: float | None
+) -> Change:
+    sides = of_samples(before, percent), of_samples(after, percent)
+    if sides[0] is None or sides[1] is None:
+        medians = (float(np.mean([np.percentile(run, percent) for run in side])) for side in (before, after))
+        return _unknown(name, *medians, limit)
+    return _relative(name, "ms", sides[0], sides[1], _basis(before, after, "frames"), "max_latency_increase", limit)
+
+
+def _unknown(name: str, before: float, after: float, limit: float | None) -> Change:
+    """A figure of too few samples for an interval."""
+    change = after / before - 1 if before > 0 else 0.0
+    option = None if limit is None else "max_latency_increase"
+    return Change(name, "ms", before, after, change, None, True, True, "too few samples", option, limit)
+
+
+def _relative(
+    name: str, unit: str, before: Estimate, after: Estimate, basis: str, option: str, limit: float | None
+) -> Change:
+    change, low, high = relative_change(before, after)
+    named = None if limit is None else option
+    return Change(name, unit, before.value, after.value, change, (low, high), True, True, basis, named, limit)
+
+
+def _basis(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], what: str) -> str:
+    """Such as "200 and 200 frames" or "3 and 3 runs"."""
+    if max(len(before), len(after)) > 1:
+        return f"{len(before)} and {len(after)} runs"
+    return f"{len(before[0])} and {len(after[0])} {what}"
+
+
+def _start_changes(
+    before: Sequence[BenchResult], after: Sequence[BenchResult], limits: CompareLimits
+) -> Iterator[Change]:
+    """Each sample is a process of its own, so those of several results are one sample."""
+    for stage in ("total", *_common_stages(before, after)):
+        first, second = ([value for run in _samples(side, stage) for value in run] for side in (before, after))
+        limit, name = (limits.max_latency_increase, "cold start") if stage == "total" else (None, stage)
+        sides = of_starts(first), of_starts(second)
+        if sides[0] is None or sides[1] is None:
+            yield _unknown(name, float(np.mean(first)), float(np.mean(second)), limit)
+        else:
+            basis = f"{len(first)} and {len(second)} processes"
+            yield _relative(name, "ms", sides[0], sides[1], basis, "max_latency_increase", limit)
+
+
+def _energy_changes(
+    before: Sequence[BenchResult], after: Sequence[BenchResult], limits: CompareLimits
+) -> Iterator[Change]:
+    """Energy beyond idle, where all results have it of one kind of meter."""
+    every = [result.energy for result in (*before, *after)]
+    if len({(energy.status, energy.source) for energy in every}) > 1:
+        return
+    for name in ("frame", "inference"):
+        sides = [_energy_of(side, f"per_{name}") for side in (before, after)]
+        if sides[0] is not None and sides[1] is not None:
+            basis = f"{len(before)} and {len(after)} runs, {every[0].source}"
+            limit = limits.max_energy_increase
+            yield _relative(f"energy of {name}", "mJ", sides[0], sides[1], basis, "max_energy_increase", limit)
+
+
+def _energy_of(results: Sequence[BenchResult], name: str) -> Estimate | None:
+    values = [getattr(result.energy, f"{name}_mj") for result in results]
+    spreads = [getattr(result.energy, f"{name}_uncertainty_mj") for result in results]
+    return None if None in values or None in spreads else of_values(values, spreads)
+
+
+def _memory_changes(before: Sequence[BenchResult], after: Sequence[BenchResult]) -> Iterator[Change]:
+    """Peaks are shown without a limit: they depend on what else the process did, such as reading images."""
+    peaks = [[result.memory.peak_mib for result in side if result.memory] for side in (before, after)]
+    if all(peaks) and min(map(min, peaks)) > 0:
+        first, second = (max(side) for side in peaks)
+        change = second / first - 1
+        yield Change("peak memory", "MiB", first, second, change, None, True, True, "highest of the runs")
