@@ -34,8 +34,8 @@ _MACHINE: dict[str, Callable[[BenchResult], object]] = {
     "power mode": lambda result: result.environment.power_mode,
 }
 _FRAMES: dict[str, Callable[[BenchResult], object]] = {
-    "source": lambda result: result.latency_run and result.latency_run.capture,
-    "sizes": lambda result: result.latency_run and result.latency_run.frame_sizes,
+    "source of frames": lambda result: result.latency_run and result.latency_run.capture,
+    "size of frames": lambda result: result.latency_run and result.latency_run.frame_sizes,
 }
 
 
@@ -92,7 +92,7 @@ def _between(before: BenchResult, after: BenchResult) -> Iterator[Finding]:
         if code == "other-frames" and not (before.latency_run and after.latency_run):
             continue
         for name, values in _unequal(facts, before, after):
-            yield _other(code, name if code == "other-machine" else f"frames' {name}", *values)
+            yield _other(code, name, *values)
 
 
 def _unequal(
@@ -121,7 +121,5 @@ def _images_differ(before: Sequence[BenchResult], after: Sequence[BenchResult]) 
     hashes = {result.data.sha256 for result in (*before, *after) if result.data and result.data.sha256}
     if len(hashes) > 1 or not same_images(first, second):
         counts = len(first.truths), len(second.truths)
-        message = (
-            f"accuracy was measured on other images or labels ({counts[0]} rows in the base, {counts[1]} in the new)"
-        )
+        message = f"the labelled images are not the same ({counts[0]} in the base, {counts[1]} in the new result)"
         yield Finding("other-data", "warning", message, "measure both on the same images")

@@ -72,8 +72,8 @@ def _slower(
 ) -> Change:
     sides = of_samples(before, percent), of_samples(after, percent)
     if sides[0] is None or sides[1] is None:
-        medians = (float(np.mean([np.percentile(run, percent) for run in side])) for side in (before, after))
-        return _unknown(name, *medians, limit)
+        first, second = (float(np.mean([np.percentile(run, percent) for run in side])) for side in (before, after))
+        return _unknown(name, first, second, limit)
     return _relative(name, "ms", sides[0], sides[1], _basis(before, after, "frames"), "max_latency_increase", limit)
 
 

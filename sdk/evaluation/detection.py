@@ -272,7 +272,7 @@ def detection_figures(
 
 @dataclass(frozen=True, slots=True)
 class ImageCounts:
-    """How many objects an image holds, and of each model's boxes from its threshold on, how many, and those of objects."""
+    """The objects of an image, each model's boxes from its threshold on, and how many of these are of an object."""
 
     objects: int
     boxes_float: int
