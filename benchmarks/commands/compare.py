@@ -14,7 +14,7 @@ EXTRA: str | None = None
 NEEDS: tuple[str, ...] = ()
 
 _LIMITS = {
-    "max_latency_increase": "how much slower a frame may be, at the median and the 90th percentile (default: 5%%)",
+    "max_latency_increase": "how much slower an answer may be, at the median and the 90th percentile (default: 5%%)",
     "max_energy_increase": "how much more energy it may take (default: 5%%)",
     "max_size_increase": "how much larger the model file may be (default: 5%%)",
     "max_iou_drop": "how much mean IoU may be lost (default: 0.005)",

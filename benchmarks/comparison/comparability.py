@@ -17,6 +17,7 @@ __all__ = ["differences", "read_side", "reasons_against", "require_one_model"]
 _TESTED: dict[str, Callable[[BenchResult], object]] = {
     "model": lambda result: f"{Path(result.model.path).name} ({result.model.sha256[:12]})",
     "precision": lambda result: result.model.precision,
+    "recipe": lambda result: result.model.recipe or None,
     "engine": lambda result: f"{result.model.engine} {result.model.engine_version}",
     "threads": lambda result: result.latency_run and result.latency_run.threads,
     "edgeloc": lambda result: result.environment.edgeloc,

@@ -8,12 +8,10 @@ import numpy as np
 
 from edgeloc.benchmarks.comparison.change import Change, CompareLimits
 from edgeloc.benchmarks.comparison.runs import Estimate, of_samples, of_starts, of_values, relative_change
-from edgeloc.benchmarks.result import BenchResult, stages_in
+from edgeloc.benchmarks.result import LOCALIZE, BenchResult, stages_in
 
 __all__ = ["cost_changes", "scenario_of"]
 
-# What edgeloc adds to a frame; capture and drawing depend on where frames come from and go to.
-_OWN_STAGES = ("preprocess", "invoke", "decode")
 _PERCENTILES = (50, 90)
 
 
@@ -25,7 +23,7 @@ def scenario_of(result: BenchResult) -> str:
 def cost_changes(
     before: Sequence[BenchResult], after: Sequence[BenchResult], limits: CompareLimits
 ) -> Iterator[Change]:
-    """The figures that both sides have, those with a limit first."""
+    """The figures that both sides have; capture and drawing are none, as they depend on where frames come from."""
     if all(result.latency for result in (*before, *after)):
         starts = scenario_of(before[0]) == "cold-start"
         yield from _start_changes(before, after, limits) if starts else _frame_changes(before, after, limits)
@@ -42,23 +40,20 @@ def cost_changes(
 def _frame_changes(
     before: Sequence[BenchResult], after: Sequence[BenchResult], limits: CompareLimits
 ) -> Iterator[Change]:
-    name = "frame age" if scenario_of(before[0]) == "stream" else "frame time"
-    first, second = [_frame_ms(one) for one in before], [_frame_ms(one) for one in after]
+    if scenario_of(before[0]) == "stream":
+        name, first, second = "frame age", _samples(before, "total"), _samples(after, "total")
+    elif all(LOCALIZE in result.latency for result in (*before, *after)):
+        name, first, second = LOCALIZE, _samples(before, LOCALIZE), _samples(after, LOCALIZE)
+    else:
+        return
     for percent in _PERCENTILES:
         yield _slower(f"{name} p{percent}", first, second, percent, limits.max_latency_increase)
     for stage in _common_stages(before, after):
         yield _slower(f"{stage} p50", _samples(before, stage), _samples(after, stage), 50, None)
 
 
-def _frame_ms(result: BenchResult) -> Sequence[float]:
-    """The samples that count: of a stream the age of each frame's result, else the sum of edgeloc's own stages."""
-    if scenario_of(result) == "stream" or any(stage not in result.latency for stage in _OWN_STAGES):
-        return result.latency["total"].samples_ms
-    return list(np.sum([result.latency[stage].samples_ms for stage in _OWN_STAGES], axis=0))
-
-
 def _common_stages(before: Sequence[BenchResult], after: Sequence[BenchResult]) -> list[str]:
-    left_out = ("capture", "draw", "total")
+    left_out = ("capture", "draw", "total", LOCALIZE)
     stages = [stage for stage in stages_in(before[0].latency) if stage not in left_out]
     return [stage for stage in stages if all(stage in result.latency for result in (*before, *after))]
 

@@ -45,7 +45,7 @@ def verdict_sentence(comparison: Comparison) -> str:
 
 
 def describe_change(change: Change) -> str:
-    """One change and its limit, such as "frame time p50 grew by 10.1 % (at most 5 %)"."""
+    """One change and its limit, such as "localize p50 grew by 10.1 % (at most 5 %)"."""
     word = "grew" if change.change > 0 else "fell"
     by = f"{100 * abs(change.change):.1f} %" if change.relative else f"{abs(change.change):.4f}"
     return f"{change.name} {word} by {by} (at most {_allowed(change)})"

@@ -36,6 +36,7 @@ def timed(bench_result: BenchResult, make_row: Callable[..., Row]) -> Timed:
         means = dict(zip(STAGES, (3.0, 1.0, 8.0, 1.0, 0.5), strict=False))
         times = {name: mean * slower * rng.lognormal(0, 0.02, 300) for name, mean in means.items()}
         times["total"] = np.sum(list(times.values()), axis=0)
+        times["localize"] = np.sum([times[name] for name in ("preprocess", "invoke", "decode")], axis=0)
         rows = [_row(make_row, number, shift) for number in range(60)]
         figures = regression_figures(rows, threshold_float=0.5, threshold_quantized=0.5, labels=("bolt", "nut"))
         latency = {name: _stage(samples) for name, samples in times.items()}

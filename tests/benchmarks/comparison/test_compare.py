@@ -39,8 +39,8 @@ def test_twice_the_same_is_no_regression(timed: Timed) -> None:
 def test_a_model_slower_by_a_tenth_is_found_with_its_stages(timed: Timed) -> None:
     comparison = compare(timed(0), timed(1, slower=1.1))
     assert comparison.verdict == "regression"
-    assert {change.name for change in comparison.regressions} == {"frame time p50", "frame time p90"}
-    frame, invoke = figure(comparison, "frame time p50"), figure(comparison, "invoke p50")
+    assert {change.name for change in comparison.regressions} == {"localize p50", "localize p90"}
+    frame, invoke = figure(comparison, "localize p50"), figure(comparison, "invoke p50")
     assert frame.before == pytest.approx(10, rel=0.01) and frame.after == pytest.approx(11, rel=0.01)
     assert frame.change == pytest.approx(0.1, abs=0.01) and 0 < frame.ci95[0] < 0.1 < frame.ci95[1]
     assert invoke.verdict == "no limit" and invoke.change == pytest.approx(0.1, abs=0.01)
@@ -125,10 +125,10 @@ def test_energy_counts_where_both_have_it_of_one_meter(timed: Timed) -> None:
 def test_repeats_of_a_side_show_how_much_runs_differ(timed: Timed) -> None:
     calm = [timed(seed) for seed in range(3)], [timed(10 + seed, slower=1.08) for seed in range(3)]
     comparison = compare(*calm)
-    assert comparison.runs == (3, 3) and figure(comparison, "frame time p50").verdict == "regression"
+    assert comparison.runs == (3, 3) and figure(comparison, "localize p50").verdict == "regression"
     wild = [timed(seed, slower=factor) for seed, factor in enumerate((0.9, 1.0, 1.1))]
     later = [timed(9 + seed, slower=factor) for seed, factor in enumerate((0.97, 1.08, 1.19))]
-    assert figure(compare(wild, later), "frame time p50").verdict == "undecided"
+    assert figure(compare(wild, later), "localize p50").verdict == "undecided"
     with pytest.raises(DataError, match="base side are of different models"):
         compare([timed(0), dataclasses.replace(timed(1), model=dataclasses.replace(timed(1).model, sha256="0"))], later)
 
@@ -245,7 +245,7 @@ def test_a_detector_is_compared_by_average_precision(timed: Timed) -> None:
 def test_a_localizer_and_a_detector_have_no_accuracy_in_common(timed: Timed) -> None:
     pytest.importorskip("pycocotools")
     comparison = compare(timed(0), detector(timed(1), 1.0), anyway=True)
-    assert figure(comparison, "frame time p50") and not any("IoU" in change.name for change in comparison.changes)
+    assert figure(comparison, "localize p50") and not any("IoU" in change.name for change in comparison.changes)
 
 
 def test_a_few_frames_decide_nothing(timed: Timed, make_stage: Stage) -> None:
@@ -256,7 +256,7 @@ def test_a_few_frames_decide_nothing(timed: Timed, make_stage: Stage) -> None:
         for one in (timed(0), timed(1, slower=2))
     ]
     comparison = compare(*short)
-    assert comparison.verdict == "undecided" and figure(comparison, "frame time p50").ci95 is None
+    assert comparison.verdict == "undecided" and figure(comparison, "localize p50").ci95 is None
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])

@@ -40,7 +40,7 @@ def test_alike_is_0_and_slower_is_1_with_the_flag_that_moves_the_limit(
     assert main(["compare", *slower]) == 1
     shown = capsys.readouterr()
     assert "regression" in shown.out.splitlines()[-1]
-    assert shown.err.startswith("edgeloc: error: worse than allowed: frame time p50 grew by ")
+    assert shown.err.startswith("edgeloc: error: worse than allowed: localize p50 grew by ")
     assert "--max-latency-increase" in shown.err and shown.err.count("\n") == 1
     assert main(["compare", *slower, "--max-latency-increase", "20%"]) == 0
     assert main(["compare", *files(shift=0.3)]) == 1
@@ -54,7 +54,7 @@ def test_json_has_every_figure_and_its_verdict(
     assert main(["compare", *files(slower=1.1), "--json"]) == 1
     values = json.loads(capsys.readouterr().out)
     assert values["verdict"] == "regression" and values["runs"] == [1, 1]
-    frame = next(change for change in values["changes"] if change["name"] == "frame time p50")
+    frame = next(change for change in values["changes"] if change["name"] == "localize p50")
     assert frame["verdict"] == "regression" and frame["unit"] == "ms" and len(frame["ci95"]) == 2
     assert frame["change"] == pytest.approx(frame["after"] / frame["before"] - 1)
 
@@ -68,10 +68,10 @@ def test_markdown_is_a_table_that_a_name_cannot_break(
     write_result(tmp_path / "b.json", dataclasses.replace(new, model=hostile))
     assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--markdown"]) == 1
     text = capsys.readouterr().out
-    assert text.startswith("### 2 regressions: frame time p50 grew by")
+    assert text.startswith("### 2 regressions: localize p50 grew by")
     table = [line for line in text.splitlines() if line.startswith("| ")]
     assert {line.replace(r"\|", "").count("|") for line in table} == {8}
-    assert any("frame time p50" in line and "**regression**" in line for line in table)
+    assert any("localize p50" in line and "**regression**" in line for line in table)
     assert r"a\|b\<script\>" in text and "@team" not in text and "\n# x" not in text
     assert "<details><summary>Figures without a limit</summary>" in text
 
