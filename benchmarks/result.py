@@ -286,7 +286,9 @@ def obstacles(result: BenchResult) -> tuple[Finding, ...]:
     """
     found = [] if result.complete else [_interrupted(result)]
     found += result.thermal.findings() if result.thermal else ()
-    found += [finding for finding in result.environment.findings() if finding.code == "machine-busy"]
+    if result.course is None or result.course.others_busy is None:
+        # The load of the last minute is known everywhere, but holds what this program itself did before, too.
+        found += [finding for finding in result.environment.findings() if finding.code == "machine-busy"]
     drifts = result.course.findings() if result.course else ()
     # What sustained is there to show.
     sustained = result.scenario is not None and result.scenario.name == "sustained"

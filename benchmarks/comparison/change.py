@@ -19,8 +19,8 @@ class CompareLimits:
     """By how much the new side may be worse than the base; shares are 0 to 1 and more, 0.05 is 5 %.
 
     Parameters:
-        max_latency_increase: of the time of an answer, at the median and the 90th percentile, as a share; of a stream of
-            the frame's age, of a cold start of the mean.
+        max_latency_increase: of the time of an answer at the median and the 90th percentile, as a share; of a stream
+            of the frame's age, of a cold start of the mean.
         max_energy_increase: of the energy of a frame and of an inference, as a share.
         max_size_increase: of the model file's bytes, as a share.
         max_iou_drop: how much mean IoU may be lost; of a localizer.

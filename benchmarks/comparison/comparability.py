@@ -45,7 +45,7 @@ def read_side(path: str | Path) -> tuple[BenchResult, ...]:
     path = Path(path)
     if not path.is_dir():
         return (read_result(path),)
-    files = sorted(path.glob("*.json"))
+    files = sorted((*path.glob("*.json"), *path.glob("*.json.gz")))
     if not files:
         raise DataError(f"{path} holds no result: give a .json of `edgeloc bench`, or a folder of them")
     return tuple(map(read_result, files))

@@ -131,6 +131,13 @@ def test_what_makes_a_result_not_comparable_is_named(bench_result: BenchResult) 
     assert {finding.code for finding in obstacles(result)} <= set(OBSTACLES)
 
 
+def test_the_load_before_does_not_count_where_that_of_others_is_known(bench_result: BenchResult) -> None:
+    after_another_run = dataclasses.replace(bench_result.environment, load_1min=3.0)
+    result = dataclasses.replace(bench_result, environment=after_another_run)
+    assert not result.comparable
+    assert dataclasses.replace(result, course=Course(others_busy=0.01)).comparable
+
+
 def test_drift_is_what_sustained_shows(bench_result: BenchResult) -> None:
     drift = Drift(1.0, (1.0, 1.1, 1.2, 1.3), (1.1, 1.2, 1.3, 1.4), 1.0, 1.3, 0.17, (0.1, 0.2))
     asked = Scenario("sustained", 0, 600, 600)
