@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeloc.device.power import EnergyEstimate, PowerMeter, PowerSampler, PowerTrace, net_energy, open_meter
 from edgeloc.errors import DataError, DeviceError
 
@@ -100,6 +103,10 @@ class EnergyRecorder:
         self._reason = "no power meter was asked for"
         self._spans: dict[str, tuple[float, float]] = {}
         self._counts: dict[str, Any] = {"frames": 0, "inferences": 0}
+        # The readings as a result holds them, made of the first `_taken` of the sampler's.
+        self.t_s: list[float] = []
+        self.watts: list[float] = []
+        self._taken = 0
         try:
             self._meter = None if power == "none" else open_meter(power)
         except DeviceError as error:
@@ -169,16 +176,32 @@ class EnergyRecorder:
         self._spans["inferences"] = begin, time.monotonic()
         self._counts["inferences"] = count
 
-    def readings(self) -> Energy:
-        """The readings so far, without the figures made of them."""
+    @property
+    def began_at(self) -> float | None:
+        """When the first reading was taken, in seconds of the monotonic clock; None without one."""
+        return self._sampler.samples[0].t if self._sampler and self._sampler.samples else None
+
+    def take(self) -> None:
+        """Bring `t_s` and `watts`, which a result has by these names, up to date."""
         meter, sampler = self._meter, self._sampler
-        if meter is None or sampler is None:
+        since = max(0, self._taken - 1)
+        samples = sampler.samples[since:] if sampler else []
+        if meter is None or len(samples) < 2:
+            return
+        trace = PowerTrace.from_samples(samples, meter)
+        t, watts = _points(trace)
+        # A counter needs the reading before, which was taken already.
+        new = len(samples) - (1 if self._taken or trace.joules is not None else 0)
+        began_at = self.began_at or 0.0
+        self.t_s += [round(float(value) - began_at, 4) for value in t[-new:]]
+        self.watts += [round(float(value), 5) for value in watts[-new:]]
+        self._taken = since + len(samples)
+
+    def head(self) -> Energy:
+        """What is known of the meter, without readings and figures."""
+        if self._meter is None:
             return Energy(reason=self._reason)
-        try:
-            kept = _readings(sampler.trace(), self._spans)
-        except DataError:
-            kept = {}
-        return Energy(reason="its figures were not computed", **_meter_facts(meter), **kept)
+        return Energy(reason="the measurement ended before its figures were computed", **_meter_facts(self._meter))
 
     def figures(self) -> Energy:
         """What was measured so far; `not measured` with the reason where the readings do not suffice."""
@@ -187,13 +210,19 @@ class EnergyRecorder:
             return Energy(reason=self._reason if meter is None else "the measurement ended before it began")
         try:
             trace = sampler.trace()
+            self.take()
         except DataError:
             return Energy(reason=str(sampler.error or "the meter was read less than twice"), **_meter_facts(meter))
-        kept = {**_meter_facts(meter), **_readings(trace, self._spans)}
+        kept = {**_meter_facts(meter), **self._readings()}
         reason = str(sampler.error) if sampler.error else self._lacks(trace)
         if reason:
             return Energy(reason=reason, readings=len(trace.t), **kept)
         return self._energy(meter, {name: _estimate(trace, self._spans[name]) for name in _SPANS}, kept)
+
+    def _readings(self) -> dict[str, Any]:
+        first = self.began_at or 0.0
+        spans = {name: (round(begin - first, 4), round(end - first, 4)) for name, (begin, end) in self._spans.items()}
+        return {"t_s": tuple(self.t_s), "watts": tuple(self.watts), "spans_s": spans}
 
     def _lacks(self, trace: PowerTrace) -> str | None:
         """Why the readings do not suffice; None where they do."""
@@ -236,19 +265,12 @@ def _meter_facts(meter: PowerMeter) -> dict[str, Any]:
     return {"source": meter.source, "blind_to": meter.blind_to, **facts}
 
 
-def _readings(trace: PowerTrace, spans: dict[str, tuple[float, float]]) -> dict[str, Any]:
-    """The trace from its first reading on; of a counter, the mean power up to each reading."""
-    first = float(trace.t[0])
+def _points(trace: PowerTrace) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Times and watts of a trace; of a counter, the mean power up to each reading but the first."""
     if trace.watts is not None:
-        t, watts = trace.t, trace.watts
-    else:
-        assert trace.joules is not None
-        t, watts = trace.t[1:], (trace.joules[1:] - trace.joules[:-1]) / (trace.t[1:] - trace.t[:-1])
-    return {
-        "t_s": tuple(round(float(value) - first, 4) for value in t),
-        "watts": tuple(round(float(value), 5) for value in watts),
-        "spans_s": {name: (round(begin - first, 4), round(end - first, 4)) for name, (begin, end) in spans.items()},
-    }
+        return trace.t, trace.watts
+    assert trace.joules is not None
+    return trace.t[1:], np.diff(trace.joules) / np.diff(trace.t)
 
 
 def _estimate(trace: PowerTrace, span: tuple[float, float]) -> EnergyEstimate:

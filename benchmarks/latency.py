@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from time import perf_counter_ns
+from time import perf_counter, perf_counter_ns
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,6 @@ from edgeloc.benchmarks.result import LOCALIZE, STAGES, LatencyRun, StageLatency
 from edgeloc.cameras.base import parse_uri
 from edgeloc.data.sample import spread
 from edgeloc.errors import CameraError, DataError
-from edgeloc.evaluation.statistics import summarize
 from edgeloc.loop.draw import draw
 from edgeloc.types import Pixels
 
@@ -140,48 +138,72 @@ class LatencyRecorder:
     """Times frames one by one and keeps every sample, so that an interrupted run has what it measured.
 
     Of a model that is run in stages, each of these is timed too, within `invoke`.
+
+    Attributes:
+        samples: by stage, in ms, those of the warm-up first.
+        began: when each frame began, in seconds of the monotonic clock.
     """
 
     def __init__(self, localizer: Localizer, source: FrameSource, warmup: int, threads: int | None = None) -> None:
-        self._localizer, self._source, self._warmup, self._threads = localizer, source, warmup, threads
-        self._samples: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        self.localizer, self.source, self.warmup, self.threads = localizer, source, warmup, threads
+        self.samples: dict[str, list[float]] = {}
+        self.began: list[float] = []
         self._sizes: dict[tuple[int, int], None] = {}
+
+    @property
+    def totals(self) -> list[float]:
+        """The total of each frame so far, in ms, those of the warm-up first."""
+        return self.samples.setdefault("total", [])
 
     @property
     def frames(self) -> int:
         """Frames timed so far, without the warm-up."""
-        return max(0, len(self._samples["total"]) - self._warmup)
+        return max(0, len(self.totals) - self.warmup)
 
     def record(self, turns: Iterable[object]) -> None:
         """Time one frame for each of `turns`; the first `warmup` ones are kept apart."""
+        for _ in self.each(turns):
+            pass
+
+    def each(self, turns: Iterable[object]) -> Iterator[None]:
+        """The same, one frame for each `next`."""
         for _ in turns:
-            times, size = time_frame(self._localizer, self._source)
-            self._sizes[size] = None
-            for stage, spent in zip(STAGES, times, strict=True):
-                self._samples[stage].append(spent)
-            for stage, spent in self._localizer.engine.spent_ms.items():
-                self._samples.setdefault(stage, []).append(spent)
+            began = perf_counter()
+            times, size = time_frame(self.localizer, self.source)
+            self.keep(began, {**dict(zip(STAGES, times, strict=True)), **self.localizer.engine.spent_ms}, size)
+            yield
+
+    def keep(self, began: float, times: Mapping[str, float], size: tuple[int, int]) -> None:
+        """Keep a sample of each stage, in ms, of a frame that began then, in seconds of the monotonic clock."""
+        self.began.append(began)
+        self._sizes[size] = None
+        for stage, spent in times.items():
+            self.samples.setdefault(stage, []).append(spent)
+        if "decode" in times:
+            answer = times["preprocess"] + times["invoke"] + times["decode"]
+            self.samples.setdefault(LOCALIZE, []).append(answer)
+
+    def inference(self) -> Callable[[], object]:
+        """One frame through the engine alone, as often as it is called."""
+        tensor, _ = self.localizer.preprocess(self.source.grab())
+        return lambda: self.localizer.invoke(tensor)
 
     def stages(self) -> dict[str, StageLatency]:
         """Each stage's figures; empty while only the warm-up has run."""
-        if not self.frames:
-            return {}
-        answers = zip(*(self._samples[stage] for stage in ("preprocess", "invoke", "decode")), strict=True)
-        samples = {**self._samples, LOCALIZE: [sum(parts) for parts in answers]}
-        return {stage: _stage(spent, self._warmup) for stage, spent in samples.items()}
+        return {stage: StageLatency.of(samples, self.warmup) for stage, samples in self.samples.items() if self.frames}
 
     def run(self) -> LatencyRun:
         """How the samples came about."""
-        engine = self._localizer.engine
+        engine = self.localizer.engine
         return LatencyRun(
-            source=self._source.name,
-            capture=self._source.capture,
+            source=self.source.name,
+            capture=self.source.capture,
             frames=self.frames,
-            warmup_frames=min(self._warmup, len(self._samples["total"])),
+            warmup_frames=min(self.warmup, len(self.totals)),
             frame_sizes=tuple(self._sizes),
             engine=engine.name,
             engine_version=engine.version,
-            threads=self._threads,
+            threads=self.threads,
         )
 
 
@@ -206,12 +228,3 @@ def time_frame(localizer: Localizer, source: FrameSource) -> tuple[tuple[float, 
     marks = (began, captured, preprocessed, invoked, decoded, drawn)
     stages = [(after - before) / 1e6 for before, after in pairwise(marks)]
     return (*stages, (drawn - began) / 1e6), size
-
-
-def _stage(samples: list[float], warmup: int) -> StageLatency:
-    measured = samples[warmup:]
-    return StageLatency(
-        **asdict(summarize(measured)),
-        samples_ms=tuple(round(sample, 4) for sample in measured),
-        warmup_ms=tuple(round(sample, 4) for sample in samples[:warmup]),
-    )

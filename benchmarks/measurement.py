@@ -5,29 +5,35 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgeloc._support.files import require_writable
 from edgeloc._support.terminal import progress
 from edgeloc.benchmarks.energy import EnergyRecorder
+from edgeloc.benchmarks.environment import Memory, OthersLoad, peak_memory, read_environment
+from edgeloc.benchmarks.journal import Journal
 from edgeloc.benchmarks.latency import CameraSource, FrameSource, ImageSource, LatencyRecorder, SceneSource
+from edgeloc.benchmarks.options import BenchOptions
 from edgeloc.benchmarks.report.plots import with_previews
 from edgeloc.benchmarks.result import (
     UNKNOWN_PRECISION,
     BenchResult,
     DataInfo,
     ModelInfo,
-    read_environment,
+    obstacles,
+    with_reached,
     write_result,
 )
+from edgeloc.benchmarks.scenarios.course import Course, RecordingReader, moved
+from edgeloc.benchmarks.scenarios.stopping import Stopping
 from edgeloc.data import Dataset, Sample, open_dataset
-from edgeloc.data.sample import several_objects, spread
+from edgeloc.data.sample import fingerprint, several_objects, spread
 from edgeloc.device.thermal import ThermalReader, ThermalSampler
-from edgeloc.errors import DataError, ModelError, UsageError, mask_credentials
+from edgeloc.errors import DataError, ModelError, mask_credentials
 from edgeloc.evaluation.accuracy import Accuracy, AccuracyRecorder, accuracy_figures
 from edgeloc.evaluation.detection import DetectionRecorder, DetectionRegression, below_threshold, detection_figures
 from edgeloc.evaluation.figures import Regression, regression_figures
@@ -39,71 +45,21 @@ from edgeloc.model.inspection import inspect_model
 
 __all__ = ["BenchOptions", "Measurement", "bench"]
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class BenchOptions:
-    """What to measure, and where the result goes.
-
-    Parameters:
-        model: the quantized model, `.tflite` or `.onnx`.
-        out: where the result goes, as JSON.
-        against: the float model to compare it with, `.tflite` or `.keras`; needs `validation`.
-        validation: labelled images, as `edgeloc.open_dataset` takes them. Without `against` the model's own accuracy
-            is measured on them.
-        validation_split: the part of `validation` to use; None is all of it.
-        max_images: how many images to measure accuracy on, spread evenly over the data's groups; None is all.
-        camera: time frames of this camera; None is the images of `validation`, else synthetic scenes.
-        frames: how many frames to time.
-        warmup: frames before them, which are kept apart.
-        engine: what runs the model, as in `edgeloc.Localizer`.
-        threads: of the engine; None is its own choice.
-        contract: a JSON file, for a model that carries no contract.
-        negatives: take crops of background through the model too, for the presence figures.
-        skip_bad: leave out images and rows that cannot be read, and count them.
-        power: a power meter's URI, `auto` or `none`.
-    """
-
-    model: str | Path
-    out: str | Path
-    against: str | Path | None = None
-    validation: str | Path | None = None
-    validation_split: str | None = None
-    max_images: int | None = None
-    camera: str | None = None
-    frames: int = 200
-    warmup: int = 20
-    engine: str = "auto"
-    threads: int | None = None
-    contract: str | Path | None = None
-    negatives: bool = True
-    skip_bad: bool = False
-    power: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name, least in (("frames", 1), ("warmup", 0), ("max_images", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(field=name, value=value, allowed=f"at least {least}")
-        if self.validation is not None:
-            return
-        if self.against is not None:
-            raise UsageError("two models are compared on labelled images", hint="give {validation}")
-        if self.validation_split is not None:
-            message = f"there is no data set to take the split {self.validation_split} of"
-            raise UsageError(message, hint="give {validation}, or leave {validation_split} out")
-        if self.max_images is not None:
-            message = "there are no labelled images to measure accuracy on"
-            raise UsageError(message, hint="give {validation}, or leave {max_images} out")
+# The meter needs no more inferences, and the comparison with the float model no more frames.
+_MOST_INFERENCES = _MOST_AGAINST = 200
 
 
 def bench(options: BenchOptions) -> BenchResult:
     """Measure, write the result to `options.out`, and return it.
 
-    Whatever can be refused is refused before the first measurement. What was measured is written first as it is, then
-    again with the figures made of it: whatever fails there costs no measurement. After Ctrl-C, a damaged image, a lost
-    camera or any other error, what was measured until then is written with `complete` false, and the error is raised.
+    Whatever can be refused is refused before the first measurement. What was measured is written once a second, between
+    two samples, so that a process which is killed leaves a file that `read_result` reads, with `complete` false. After
+    Ctrl-C, a damaged image, a lost camera or any other error, the figures until then are written so too, and the error
+    is raised.
     """
     recording = options.power.partition("://")[2].partition("?")[0] or None
     inputs = (options.model, options.against, options.validation, options.camera, options.contract, recording)
@@ -148,9 +104,15 @@ class Measurement:
             contract = self.localizer.contract
             self.float_model = float_localizer(options.against, contract, options.engine, options.threads)
             self.against = _model_info(options.against, self.float_model)
+        self.data_hash = fingerprint(self.samples) if self.data else None
         self.source = self._source()
-        self.thermal = ThermalSampler(ThermalReader())
-        self.latency = LatencyRecorder(self.localizer, self.source, options.warmup, options.threads)
+        self.readings = RecordingReader(ThermalReader())
+        self.thermal = ThermalSampler(self.readings)
+        self.latency, self.against_latency = self._recorders()
+        self.stopping = Stopping(options.asked, options.count, options.warmup_samples)
+        self.journal = Journal(options.out)
+        self.memory: Memory | None = None
+        self.others_busy: float | None = None
         self.pairs: RegressionRecorder | None = None
         self.answers: AccuracyRecorder | None = None
         self.detections: DetectionRecorder | None = None
@@ -158,6 +120,14 @@ class Measurement:
             self._open_recorder()
         # Last: a meter that is open is always closed again.
         self.energy = EnergyRecorder(options.power)
+
+    def _recorders(self) -> tuple[LatencyRecorder, LatencyRecorder | None]:
+        """What times the model, and the float model where there is one."""
+        warmup, threads = self.options.warmup_samples, self.options.threads
+        of_model = LatencyRecorder(self.localizer, self.source, warmup, threads)
+        if self.float_model is None:
+            return of_model, None
+        return of_model, LatencyRecorder(self.float_model, self.source, warmup, threads)
 
     def _open_recorder(self) -> None:
         """What takes the images through both models, or through the one there is."""
@@ -189,18 +159,51 @@ class Measurement:
         """Latency first, while the machine is as cool as it was found; then the images."""
         with self.thermal, self.energy as energy:
             energy.idle("before")
-            turns = progress(range(self.options.warmup + self.options.frames), label="latency")
-            self.latency.record(energy.frames(turns, self.options.warmup))
-            energy.inferences(self._inference, self.options.frames)
+            self._time(energy)
+            energy.inferences(self.latency.inference, min(self.latency.frames, _MOST_INFERENCES))
             energy.idle("after")
+        self.memory = peak_memory()
+        if self.against_latency is not None:
+            turns = range(self.against_latency.warmup + min(self.latency.frames, _MOST_AGAINST))
+            self.against_latency.record(progress(turns, label="latency of the float model"))
         if self.images is not None:
             label = "accuracy" if self.float_model is None else "float against quantized"
-            self.images.record(progress(self.samples, label=label))
+            self.images.record(self._journaled(progress(self.samples, label=label)))
 
-    def _inference(self) -> Callable[[], object]:
-        """One frame through the engine alone, as often as it is called."""
-        tensor, _ = self.localizer.preprocess(self.source.grab())
-        return lambda: self.localizer.invoke(tensor)
+    def _time(self, energy: EnergyRecorder) -> None:
+        recorder, count = self.latency, self.options.count
+        turns = self.stopping.turns(recorder.totals)
+        total = None if count is None else recorder.warmup + count
+        others = OthersLoad()
+        shown = progress(turns, total=total, label="latency")
+        recorder.record(self._journaled(energy.frames(shown, recorder.warmup)))
+        self.others_busy = others.share
+
+    def _journaled(self, turns: Iterable[T]) -> Iterator[T]:
+        """The same turns; between two of them, once a second, what was measured until then is written."""
+        for turn in turns:
+            yield turn
+            if self.has_figures and self.journal.due:
+                self.write_journal()
+        if self.has_figures:
+            self.write_journal()
+
+    def write_journal(self) -> None:
+        """Write what was measured since the last time, so that it stays whatever happens to this process."""
+        recorder, energy = self.latency, self.energy
+        with suppress(DataError):  # readings that no figures can be made of
+            energy.take()
+        lists: dict[str, Sequence[Any]] = {f"latency.{stage}": list_ for stage, list_ in recorder.samples.items()}
+        lists |= {"began": recorder.began, "readings": self.readings.seen, "t_s": energy.t_s, "watts": energy.watts}
+        lists |= {"rows": self.images.rows} if self.images else {}
+        facts = {
+            "created_at": _now(),
+            "latency_run": recorder.run() if recorder.frames else None,
+            "thermal": self.thermal.record(),
+            "memory": peak_memory(),
+            "data": self._data_info(),
+        }
+        self.journal.write(self._head(), lists, facts)
 
     def close(self) -> None:
         self.energy.close()
@@ -212,84 +215,99 @@ class Measurement:
 
     def save(self, *, complete: bool) -> BenchResult:
         """Write what was measured, then the result with its figures in its place."""
-        raw = self._raw()
-        write_result(self.options.out, raw)
+        self.write_journal()
         try:
-            result = self._composed(raw, complete=complete)
+            result = self._composed(complete=complete)
         except Exception:
             logger.info("every sample that was measured is in %s", self.options.out)
             raise
+        finally:
+            self.journal.close()
         write_result(self.options.out, result)
         for finding in result.findings:
             report(logger, finding)
         return result
 
-    def _raw(self) -> BenchResult:
-        """Samples, readings and rows as they were measured, `complete` false: the figures made of them are missing."""
+    def _head(self) -> BenchResult:
+        """The result without what is measured."""
         return BenchResult(
-            created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created_at=_now(),
             complete=False,
             environment=self.environment,
             model=self.model,
             against=self.against,
             size_ratio=round(self.against.bytes / self.model.bytes, 3) if self.against else None,
             data=self._data_info(),
-            latency=self.latency.stages(),
-            latency_run=self.latency.run() if self.latency.frames else None,
-            regression=self._regression(computed=False),
-            accuracy=self._accuracy(computed=False),
-            detection=self._detection(computed=False),
-            thermal=self.thermal.record() if self.latency.frames else None,
-            energy=self.energy.readings(),
+            latency={},
+            latency_run=None,
+            regression=self._regression(()),
+            accuracy=self._accuracy(()),
+            detection=self._detection(()),
+            energy=self.energy.head(),
+            findings=(*self.environment.findings(), *self._model_findings()),
+            scenario=self.options.asked,
+            command=self.options.command,
         )
 
-    def _composed(self, raw: BenchResult, *, complete: bool) -> BenchResult:
-        regression, accuracy = self._regression(), self._accuracy()
-        detection = self._detection()
+    def _composed(self, *, complete: bool) -> BenchResult:
+        rows = self.images.rows if self.images else ()
+        regression, accuracy, detection = self._regression(rows), self._accuracy(rows), self._detection(rows)
         if regression is not None:
             regression = dataclasses.replace(regression, worst=with_previews(regression.worst, self.samples))
         if detection is not None:
             detection = dataclasses.replace(detection, worst=with_previews(detection.worst, self.samples))
-        thermal = raw.thermal.findings() if raw.thermal else ()
-        data = _data_findings(regression or accuracy or detection)
-        return dataclasses.replace(
-            raw,
+        timed = self.latency.frames
+        head = self._head()
+        result = dataclasses.replace(
+            head,
             complete=complete,
+            latency=self.latency.stages(),
+            latency_run=self.latency.run() if timed else None,
+            latency_against=self.against_latency.stages() if self.against_latency else {},
             regression=regression,
             accuracy=accuracy,
-            detection=detection,
+            detection=detection if rows else None,
+            thermal=self.thermal.record() if timed else None,
             energy=self.energy.figures(),
-            findings=(*self.environment.findings(), *self._model_findings(), *data, *thermal),
+            course=self._course() if timed else None,
+            memory=self.memory or peak_memory(),
+        )
+        result = with_reached(result, self.stopping.stopped_by)
+        found = (*head.findings, *_data_findings(regression or accuracy or detection), *obstacles(result))
+        return dataclasses.replace(result, findings=tuple({finding.message: finding for finding in found}.values()))
+
+    def _course(self) -> Course:
+        began = self.latency.began[self.latency.warmup :]
+        energy_at = self.energy.began_at
+        return Course(
+            began_s=tuple(round(at - began[0], 4) for at in began),
+            readings=tuple(moved(reading, began[0]) for reading in self.readings.seen),
+            energy_from_s=None if energy_at is None else round(energy_at - began[0], 4),
+            others_busy=self.others_busy,
         )
 
-    def _regression(self, *, computed: bool = True) -> Regression | None:
+    def _regression(self, rows: Sequence[Any]) -> Regression | None:
         if self.pairs is None or self.float_model is None:
             return None
-        rows = tuple(self.pairs.rows)
-        figures = regression_figures(
-            rows if computed else (),
+        return regression_figures(
+            rows,
             threshold_float=self.float_model.contract.thresholds.presence,
             threshold_quantized=self.localizer.contract.thresholds.presence,
             labels=self.localizer.contract.labels,
         )
-        return dataclasses.replace(figures, rows=rows)
 
-    def _accuracy(self, *, computed: bool = True) -> Accuracy | None:
+    def _accuracy(self, rows: Sequence[Any]) -> Accuracy | None:
         if self.answers is None:
             return None
-        rows = tuple(self.answers.rows)
         contract = self.localizer.contract
-        threshold, labels = contract.thresholds.presence, contract.labels
-        figures = accuracy_figures(rows if computed else (), threshold=threshold, labels=labels)
-        return dataclasses.replace(figures, rows=rows)
+        return accuracy_figures(rows, threshold=contract.thresholds.presence, labels=contract.labels)
 
-    def _detection(self, *, computed: bool = True) -> DetectionRegression | None:
-        if self.detections is None or not self.detections.rows:
+    def _detection(self, rows: Sequence[Any]) -> DetectionRegression | None:
+        if self.detections is None:
             return None
         before = self.localizer if self.float_model is None else self.float_model
         thresholds = before.contract.thresholds.presence, self.localizer.contract.thresholds.presence
-        rows = tuple(self.detections.rows)
-        return detection_figures(rows, *thresholds) if computed else DetectionRegression(rows, *thresholds)
+        return detection_figures(rows, *thresholds) if rows else DetectionRegression((), *thresholds)
 
     def _model_findings(self) -> list[Finding]:
         found = []
@@ -322,7 +340,12 @@ class Measurement:
             used=sum(getattr(row, "kind", "") != "background" for row in images.rows) if images else 0,
             skipped=len(skipped),
             skipped_names=tuple(skipped),
+            sha256=self.data_hash,
         )
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _side(localizer: Localizer) -> Side:
@@ -355,6 +378,7 @@ def _model_info(path: str | Path, localizer: Localizer) -> ModelInfo:
         engine_version=localizer.engine.version,
         recipe=contract.recipe if contract else "",
         operators=operators,
+        labels=localizer.contract.labels,
     )
 
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-
-import cv2
-import numpy as np
+from typing import Any
 
 from edgeloc._support.files import atomic_path
 from edgeloc._support.json import from_data, parse_json, to_json
-from edgeloc._version import __version__
 from edgeloc.benchmarks.energy import Energy
-from edgeloc.benchmarks.scenarios.course import Course
-from edgeloc.benchmarks.scenarios.stopping import Scenario
-from edgeloc.device.board import Board, read_board
-from edgeloc.device.thermal import ThermalReader, ThermalRecord
+from edgeloc.benchmarks.environment import Environment, Memory
+from edgeloc.benchmarks.journal import packed, read_journal, unpacked
+from edgeloc.benchmarks.scenarios.course import Course, Reading, drift, moved
+from edgeloc.benchmarks.scenarios.stopping import Scenario, StoppedBy, reached
+from edgeloc.device.thermal import ThermalRecord
 from edgeloc.errors import DataError
-from edgeloc.evaluation.accuracy import Accuracy
-from edgeloc.evaluation.detection import DetectionRegression
-from edgeloc.evaluation.figures import Regression, format_size
+from edgeloc.evaluation.accuracy import Accuracy, AccuracyRow, accuracy_figures
+from edgeloc.evaluation.detection import DetectionRegression, DetectionRow, detection_figures
+from edgeloc.evaluation.figures import Regression, Row, format_size, regression_figures
+from edgeloc.evaluation.statistics import summarize
 from edgeloc.findings import Finding
 
 __all__ = [
@@ -34,17 +32,15 @@ __all__ = [
     "UNKNOWN_PRECISION",
     "BenchResult",
     "DataInfo",
-    "Environment",
     "LatencyRun",
-    "Memory",
     "ModelInfo",
     "StageLatency",
     "describe_model",
     "machine",
     "obstacles",
-    "read_environment",
     "read_result",
     "stages_in",
+    "with_reached",
     "write_result",
 ]
 
@@ -60,53 +56,6 @@ START_STAGES = ("interpreter", "import", "load", "first", "total")
 """Of a cold start, one sample a process: Python itself, edgeloc and what it needs, the model, its first answer."""
 OBSTACLES = ("measurement-interrupted", "throttled-while-measuring", "machine-busy", "latency-drifts")
 """The findings that make a result not comparable with others."""
-
-
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """The machine and its software; None is what the machine does not report.
-
-    Parameters:
-        board: its name in the device tree.
-        cpu: the processor.
-        cores: how many this process may use.
-        machine: the architecture.
-        os: the system and its version.
-        python: its version.
-        numpy: its version.
-        opencv: its version.
-        edgeloc: its version.
-        governor: the frequency governor of the first core.
-        load_1min: the load average when the measurement began.
-        power_mode: of a Jetson.
-        hardware: the board's particulars.
-    """
-
-    board: str | None
-    cpu: str | None
-    cores: int
-    machine: str
-    os: str
-    governor: str | None
-    load_1min: float | None
-    python: str
-    numpy: str
-    opencv: str
-    edgeloc: str
-    power_mode: str | None = None
-    hardware: Board | None = None
-
-    def findings(self) -> tuple[Finding, ...]:
-        """What may make the latencies worse than the machine's best: `cpu-governor`, `machine-busy`."""
-        found = []
-        if self.governor not in (None, "performance"):
-            message = f"the CPU governor is {self.governor}, not performance: latencies may be longer and vary more"
-            found.append(Finding("cpu-governor", "warning", message, "set the governor performance and measure again"))
-        if self.load_1min is not None and self.load_1min > 0.5 * self.cores:
-            load = f"load {self.load_1min:.1f} on {self.cores} cores"
-            message = f"the machine was busy when the measurement began ({load})"
-            found.append(Finding("machine-busy", "warning", message, "stop other work and measure again"))
-        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +75,15 @@ class StageLatency:
     def __post_init__(self) -> None:
         if self.count != len(self.samples_ms):
             raise ValueError(f"count is {self.count}, and samples_ms holds {len(self.samples_ms)}")
+
+    @classmethod
+    def of(cls, samples: Sequence[float], warmup: int) -> StageLatency:
+        """The figures of `samples`, in ms, of which the first `warmup` are kept apart."""
+        return cls(
+            **asdict(summarize(samples[warmup:])),
+            samples_ms=tuple(round(sample, 4) for sample in samples[warmup:]),
+            warmup_ms=tuple(round(sample, 4) for sample in samples[:warmup]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +113,7 @@ class ModelInfo:
         engine_version: its version.
         recipe: the quantization recipe that its contract names; "" where it names none.
         operators: how many of each the file holds; empty where they cannot be read.
+        labels: those of its contract.
     """
 
     path: str
@@ -165,6 +124,7 @@ class ModelInfo:
     engine_version: str
     recipe: str = ""
     operators: dict[str, int] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,19 +145,6 @@ class DataInfo:
     skipped: int
     skipped_names: tuple[str, ...] = ()
     sha256: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Resident memory in MiB, of the whole process with Python and its libraries.
-
-    Parameters:
-        peak_mib: the most that it ever held; of a cold start the median of its processes.
-        samples_mib: the peaks of a cold start's processes, in order; empty of the other scenarios.
-    """
-
-    peak_mib: float
-    samples_mib: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,31 +250,83 @@ def _interrupted(result: BenchResult) -> Finding:
 
 
 def write_result(path: str | Path, result: BenchResult) -> None:
-    """Write `result` as JSON, whole or not at all; OutputError when `path` cannot be written."""
-    text = to_json(result)
+    """Write `result` as JSON, whole or not at all; OutputError when `path` cannot be written.
+
+    It is compressed where the name ends in .gz.
+    """
+    data = packed(Path(path), to_json(result))
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
 
 
 def read_result(path: str | Path) -> BenchResult:
-    """Read a result; DataError names the file and the field that is missing or wrong."""
+    """Read a result, whole or as a killed process left it; DataError names the file and the field that is wrong."""
     try:
-        data = parse_json(Path(path).read_text(encoding="utf-8"))
+        text = unpacked(Path(path).read_bytes())
+        head, lists = read_journal(text) or (parse_json(text), {})
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; give a result of `edgeloc bench`") from error
-    except ValueError as error:
+    except (ValueError, LookupError, AttributeError) as error:
         raise DataError(f"{path} is no result of `edgeloc bench`: it is not JSON ({error})") from error
-    version = data.get("schema_version") if isinstance(data, dict) else None
+    version = head.get("schema_version") if isinstance(head, dict) else None
     if version != SCHEMA_VERSION:
         raise DataError(
             f"{path} is no result that this release reads: schema_version is {version!r}, it must be {SCHEMA_VERSION}; "
             "measure again"
         )
     try:
-        result: BenchResult = from_data(BenchResult, data)
+        result: BenchResult = from_data(BenchResult, head)
+        return _restored(result, lists) if lists else result
     except DataError as error:
         raise DataError(f"{path} is no result of `edgeloc bench`: {error}") from error
-    return result
+
+
+def _restored(head: BenchResult, lists: dict[str, list[Any]]) -> BenchResult:
+    """The result of what was measured until a process was killed; `lists` is what it wrote, see `write_journal`."""
+    warmup = head.latency_run.warmup_frames if head.latency_run else 0
+    began = from_data(tuple[float, ...], lists.get("began", []))
+    readings = from_data(tuple[Reading, ...], lists.get("readings", []))
+    latency = {}
+    for name in (name for name in lists if name.startswith("latency.")):
+        samples = from_data(tuple[float, ...], lists[name])
+        if len(samples) > warmup:
+            latency[name.removeprefix("latency.")] = StageLatency.of(samples, warmup)
+    course = None
+    if latency:
+        origin = began[warmup]
+        shown = tuple(moved(reading, origin) for reading in readings)
+        course = Course(tuple(round(at - origin, 4) for at in began[warmup:]), shown)
+    readings_w = {name: from_data(tuple[float, ...], lists.get(name, [])) for name in ("t_s", "watts")}
+    result = replace(head, latency=latency, course=course, energy=replace(head.energy, **readings_w))
+    result = with_reached(_with_rows(result, lists.get("rows", [])), "interrupted")
+    return replace(result, findings=(*result.findings, *obstacles(result)))
+
+
+def _with_rows(head: BenchResult, rows: list[Any]) -> BenchResult:
+    """`head` with the accuracy of the images that were measured; `worst` lacks its pictures."""
+    if head.regression:
+        presence, of = head.regression.presence, from_data(tuple[Row, ...], rows)
+        before, after = presence.threshold_float, presence.threshold_quantized
+        labels = head.model.labels
+        figures = regression_figures(of, threshold_float=before, threshold_quantized=after, labels=labels)
+        return replace(head, regression=figures)
+    if head.accuracy:
+        answers, threshold = from_data(tuple[AccuracyRow, ...], rows), head.accuracy.threshold
+        return replace(head, accuracy=accuracy_figures(answers, threshold=threshold, labels=head.model.labels))
+    if head.detection:
+        found = from_data(tuple[DetectionRow, ...], rows)
+        thresholds = head.detection.threshold_float, head.detection.threshold_quantized
+        return replace(head, detection=detection_figures(found, *thresholds) if found else None)
+    return head
+
+
+def with_reached(result: BenchResult, stopped_by: StoppedBy) -> BenchResult:
+    """`result` with what its samples reach in its scenario, and the drift in its course."""
+    if not result.latency or result.course is None or result.scenario is None:
+        return result
+    totals, began = result.latency["total"].samples_ms, result.course.began_s
+    scenario = reached(result.scenario, totals, began[-1] + totals[-1] / 1000, stopped_by)
+    return replace(result, scenario=scenario, course=replace(result.course, drift=drift(began, totals)))
 
 
 def machine(result: BenchResult) -> str:
@@ -346,30 +345,3 @@ def stages_in(latency: dict[str, StageLatency]) -> list[str]:
     behind, last = STAGES.index("invoke") + 1, STAGES.index("draw")
     every = (*START_STAGES[:-1], *STAGES[:behind], *NETWORK_STAGES, *STAGES[behind:last], LOCALIZE, *STAGES[last:])
     return [stage for stage in every if stage in latency]
-
-
-def read_environment(root: str | Path = "/") -> Environment:
-    """Read the environment; `root` is where proc and sys are found (another folder in tests)."""
-    hardware, thermal = read_board(Path(root)), ThermalReader(Path(root)).read()
-    return Environment(
-        board=hardware.model,
-        cpu=hardware.cpu,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        machine=hardware.machine,
-        os=platform.platform(),
-        governor=thermal.governor,
-        load_1min=_load(),
-        python=hardware.python,
-        numpy=np.__version__,
-        opencv=cv2.__version__,
-        edgeloc=__version__,
-        power_mode=thermal.power_mode,
-        hardware=hardware,
-    )
-
-
-def _load() -> float | None:
-    try:
-        return round(os.getloadavg()[0], 2)
-    except OSError:
-        return None

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeloc._support.json import print_json
-from edgeloc._support.numbers import at_least_one, at_least_zero
+from edgeloc._support.numbers import above_zero, at_least_one, at_least_zero, for_flag, number
 from edgeloc.errors import printable
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ EXTRA: str | None = None
 NEEDS: tuple[str, ...] = ()
 
 _SERIES = ("samples_ms", "warmup_ms")
+_COURSE = ("began_s", "readings")
 _TRACE = ("t_s", "watts", "spans_s")
 _IMAGES = ("rows", "worst")
 
@@ -43,15 +44,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="measure accuracy on N images, spread evenly over the groups (default: all)",
     )
-    add("--out", metavar="RESULT.json", default="result.json", help="where the result goes (default: %(default)s)")
-    add("--frames", metavar="N", type=at_least_one, default=200, help="frames to time (default: %(default)s)")
     add(
-        "--warmup",
-        metavar="N",
-        type=at_least_zero,
-        default=20,
-        help="frames before them, kept apart (default: %(default)s)",
+        "--out",
+        metavar="RESULT.json",
+        default="result.json",
+        help="where the result goes, compressed where the name ends in .gz (default: %(default)s)",
     )
+    _add_scenario(parser)
     add("--camera", metavar="URI", help="time frames of this camera (default: the data's images, or synthetic scenes)")
     add(
         "--power",
@@ -71,6 +70,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--no-negatives", action="store_true", help="no background crops for the presence figures")
     add("--skip-bad", action="store_true", help="leave out images and rows that cannot be read, and count them")
     add("--json", action="store_true", help="print the figures as one JSON object instead of text")
+
+
+def _add_scenario(parser: argparse.ArgumentParser) -> None:
+    from edgeloc.benchmarks.scenarios.stopping import SCENARIOS
+
+    add, seconds = parser.add_argument, for_flag(number(0, what="a number of seconds"))
+    add(
+        "--scenario",
+        choices=SCENARIOS,
+        default=SCENARIOS[0],
+        help="frame after frame; frames at a rate through the capture loop; minutes of the first; fresh processes "
+        "until their first result (default: %(default)s)",
+    )
+    add(
+        "--frames",
+        metavar="N",
+        type=at_least_one,
+        help="time exactly N frames, of cold-start N processes (default: until the 90th percentile is known; 10)",
+    )
+    add(
+        "--warmup",
+        metavar="N",
+        type=at_least_zero,
+        help="frames before them, kept apart (default: 20; 1 process of cold-start)",
+    )
+    add("--min-frames", metavar="N", type=at_least_one, help="time at least N frames (default: 200)")
+    add("--min-seconds", metavar="S", type=seconds, help="for at least S seconds (default: 2; 10 of stream)")
+    add(
+        "--max-seconds",
+        metavar="S",
+        type=above_zero,
+        help="and for at most S, though the 90th percentile is not well known then (default: 10; 30 of stream)",
+    )
+    add("--minutes", metavar="M", type=above_zero, help="of sustained: for M minutes (default: 10)")
+    add("--fps", metavar="F", type=above_zero, help="of stream: F frames a second (default: 30, a live camera's own)")
+    add("--loadgen", action="store_true", help="of single-stream: let MLPerf's LoadGen issue the frames, as a check")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -97,8 +132,15 @@ def options(arguments: argparse.Namespace) -> BenchOptions:
         validation_split=arguments.validation_split,
         max_images=arguments.max_images,
         camera=arguments.camera,
+        scenario=arguments.scenario,
         frames=arguments.frames,
         warmup=arguments.warmup,
+        min_frames=arguments.min_frames,
+        min_seconds=arguments.min_seconds,
+        max_seconds=arguments.max_seconds,
+        minutes=arguments.minutes,
+        fps=arguments.fps,
+        loadgen=arguments.loadgen,
         engine=arguments.engine,
         threads=arguments.threads,
         contract=arguments.contract,
@@ -113,7 +155,10 @@ def summary(result: BenchResult, out: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     values = {"result": str(out), **asdict(result)}
-    values["latency"] = {stage: _without(figures, _SERIES) for stage, figures in values["latency"].items()}
+    for part in ("latency", "latency_against"):
+        values[part] = {stage: _without(figures, _SERIES) for stage, figures in values[part].items()}
+    values["course"] = values["course"] and _without(values["course"], _COURSE)
+    values["comparable"] = result.comparable
     values["energy"] = _without(values["energy"], _TRACE)
     for part in ("regression", "accuracy", "detection"):
         values[part] = values[part] and _without(values[part], _IMAGES)

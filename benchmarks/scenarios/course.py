@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from edgeloc.device.thermal import ThermalReader, ThermalSnapshot
 from edgeloc.findings import Finding
 
-__all__ = ["Course", "Drift", "Reading"]
+__all__ = ["Course", "Drift", "Reading", "RecordingReader", "drift", "moved"]
 
 # A share of the processors that others may take.
 _MOST_BUSY = 0.1
 # How much slower the end of a measurement may be than its begin, as a share.
 _MOST_DRIFT = 0.05
+_MOST_WINDOWS, _LEAST_WINDOWS, _LEAST_FRAMES = 30, 5, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +96,70 @@ class Course:
             fix = "cool the board, or measure for longer ({scenario} sustained): the steady state counts"
             found.append(Finding("latency-drifts", "warning", message, fix))
         return tuple(found)
+
+
+class RecordingReader(ThermalReader):
+    """Reads a board for a ThermalSampler, and keeps each reading.
+
+    Attributes:
+        seen: the readings, in seconds of the monotonic clock.
+    """
+
+    def __init__(self, reader: ThermalReader) -> None:
+        super().__init__()
+        self._reader = reader
+        self.seen: list[Reading] = []
+
+    def read(self) -> ThermalSnapshot:
+        """One reading."""
+        read = self._reader.read()
+        hottest = read.hottest
+        mhz = {clock.cpus: clock.current_mhz for clock in read.clocks if clock.current_mhz is not None}
+        celsius, throttled = None if hottest is None else hottest[1], read.throttled_now or ()
+        self.seen.append(Reading(time.monotonic(), celsius, mhz, throttled))
+        return read
+
+
+def moved(reading: Reading, origin: float) -> Reading:
+    """The same reading on a clock that is 0 at `origin` of its own."""
+    return replace(reading, t_s=round(reading.t_s - origin, 3))
+
+
+def drift(began_s: Sequence[float], totals: Sequence[float]) -> Drift | None:
+    """How the frames' medians changed; None where there are too few frames for five windows of 20 each.
+
+    `began_s` is when each frame began, in seconds, and `totals` what it took, in ms.
+
+    The trend is Theil's and Sen's (the median of the slopes between all pairs), its interval by Kendall's statistic:
+    Sen, Estimates of the regression coefficient based on Kendall's tau, JASA 63 (1968).
+    """
+    count = min(_MOST_WINDOWS, len(totals) // _LEAST_FRAMES)
+    if count < _LEAST_WINDOWS:
+        return None
+    at, spent = np.asarray(began_s) - began_s[0], np.asarray(totals)
+    window_s = (float(at[-1]) + spent[-1] / 1000) / count
+    number = np.minimum((at / window_s).astype(int), count - 1)
+    inside = [spent[number == index] for index in range(count)]
+    middles = [float(np.median(part)) for part in inside if len(part)]
+    if len(middles) < _LEAST_WINDOWS:
+        return None
+    steady = float(np.median(spent[len(spent) * 2 // 3 :]))
+    trend, low, high = (slope * (len(middles) - 2) / steady for slope in _slopes(middles[1:]))
+    return Drift(
+        window_s=round(window_s, 4),
+        p50_ms=tuple(round(middle, 4) for middle in middles),
+        p90_ms=tuple(round(float(np.percentile(part, 90)), 4) for part in inside if len(part)),
+        cold_ms=round(middles[0], 4),
+        steady_ms=round(steady, 4),
+        trend=round(trend, 5),
+        trend_ci95=(round(low, 5), round(high, 5)),
+    )
+
+
+def _slopes(values: Sequence[float]) -> tuple[float, float, float]:
+    """The median slope a step between all pairs of at least four values, and its 95 % interval."""
+    n = len(values)
+    slopes = sorted((values[j] - values[i]) / (j - i) for i in range(n) for j in range(i + 1, n))
+    half = 1.96 * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    low, high = round((len(slopes) - half) / 2), round((len(slopes) + half) / 2)
+    return float(np.median(slopes)), slopes[max(0, low)], slopes[min(len(slopes) - 1, high)]

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-__all__ = ["CONFIDENCE", "LEAST_SAMPLES", "TOLERANCE", "Scenario", "ScenarioName", "StoppedBy", "p90_bound"]
+__all__ = [
+    "CONFIDENCE",
+    "LEAST_SAMPLES",
+    "SCENARIOS",
+    "TOLERANCE",
+    "Scenario",
+    "ScenarioName",
+    "StoppedBy",
+    "Stopping",
+    "p90_bound",
+    "reached",
+]
 
 ScenarioName = Literal["single-stream", "stream", "sustained", "cold-start"]
+SCENARIOS: tuple[ScenarioName, ...] = get_args(ScenarioName)
 StoppedBy = Literal["known", "time", "count", "interrupted"]
 
 CONFIDENCE = 0.99
@@ -18,6 +32,8 @@ TOLERANCE = 0.05
 # Fewer samples have no such bound.
 LEAST_SAMPLES = 64
 _QUANTILE = 0.9
+# The bound is looked at again once there are so many times the samples.
+_MORE = 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +55,8 @@ class Scenario:
         p90_known: whether the bound is at most `tolerance` above p90_ms.
         confidence: of the bound, 0 to 1.
         tolerance: as a share of p90_ms.
+        fps: of a stream, the camera's frames a second; None where it does not say.
+        dropped: of a stream, how many frames had no result, because a newer one was there.
         seed: of whatever was drawn.
     """
 
@@ -54,11 +72,72 @@ class Scenario:
     p90_known: bool = False
     confidence: float = CONFIDENCE
     tolerance: float = TOLERANCE
+    fps: float | None = None
+    dropped: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.name not in get_args(ScenarioName):
-            raise ValueError(f"name is {self.name!r}: it must be one of {', '.join(get_args(ScenarioName))}")
+        if self.name not in SCENARIOS:
+            raise ValueError(f"name is {self.name!r}: it must be one of {', '.join(SCENARIOS)}")
+
+
+class Stopping:
+    """Ends a measurement once it is long enough.
+
+    Parameters:
+        asked: what is asked of it.
+        count: how many samples to take, neither more nor fewer; None: what `asked` says.
+        warmup: how many come before them, which do not count.
+    """
+
+    def __init__(self, asked: Scenario, count: int | None, warmup: int) -> None:
+        self.asked, self.warmup = asked, warmup
+        self.stopped_by: StoppedBy = "interrupted"
+        self._count = count
+        self._look_at = 0.0
+
+    def turns(self, totals: Sequence[float]) -> Iterator[int]:
+        """The number of each sample that is to be taken, those of the warm-up included.
+
+        `totals` holds the samples so far, in ms, those of the warm-up first.
+        """
+        began = time.monotonic()
+        for number in itertools.count():
+            if number == self.warmup:
+                began = time.monotonic()
+            if number >= self.warmup and self._is_enough(number - self.warmup, time.monotonic() - began, totals):
+                return
+            yield number
+
+    def _is_enough(self, samples: int, seconds: float, totals: Sequence[float]) -> bool:
+        asked = self.asked
+        if self._count is not None and samples >= self._count:
+            self.stopped_by = "count"
+        elif asked.most_s is not None and samples and seconds >= asked.most_s:
+            self.stopped_by = "time"
+        elif self._count is None and samples >= max(asked.least_samples, self._look_at) and seconds >= asked.least_s:
+            self._look_at = samples * _MORE
+            if reached(asked, totals[self.warmup :], seconds, "known").p90_known:
+                self.stopped_by = "known"
+        return self.stopped_by != "interrupted"
+
+
+def reached(asked: Scenario, totals: Sequence[float], seconds: float, stopped_by: StoppedBy) -> Scenario:
+    """What was asked, with what was reached by the samples of the total, in ms."""
+    from edgeloc.evaluation.statistics import summarize
+
+    if not totals:
+        return replace(asked, stopped_by=stopped_by)
+    p90, bound = summarize(totals).p90_ms, p90_bound(totals, asked.confidence)
+    return replace(
+        asked,
+        samples=len(totals),
+        seconds=round(seconds, 4),
+        stopped_by=stopped_by,
+        p90_ms=p90,
+        p90_bound_ms=bound,
+        p90_known=bound is not None and bound <= (1 + asked.tolerance) * p90,
+    )
 
 
 def p90_bound(samples: Sequence[float], confidence: float = CONFIDENCE) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +27,7 @@ __all__ = [
     "background_crop",
     "cut_background",
     "drawn_order",
+    "fingerprint",
     "several_objects",
     "spread",
 ]
@@ -122,6 +125,28 @@ def drawn_order(samples: Sequence[Sample], seed: int) -> list[Sample]:
         sample = samples[int(index)]
         strata[sample.label or ""][sample.group or ""].append(sample)
     return _take_turns([_take_turns(list(groups.values())) for groups in strata.values()])
+
+
+def fingerprint(samples: Iterable[Sample]) -> str:
+    """SHA-256 of what is in `samples`, in their order: of each its file's bytes or its pixels, objects and group.
+
+    It is the same wherever the files lie and whatever they are called. A file that cannot be read counts as empty.
+    """
+    whole = hashlib.sha256()
+    for sample in samples:
+        objects = [[[float(edge) for edge in found.box], found.label] for found in sample.objects]
+        known = [_content_hash(sample), objects, sample.group, sample.labelled]
+        whole.update(json.dumps(known).encode() + b"\n")
+    return whole.hexdigest()
+
+
+def _content_hash(sample: Sample) -> str:
+    if sample.path is None:
+        return hashlib.sha256(sample.load().tobytes()).hexdigest()
+    try:
+        return hashlib.sha256(sample.path.read_bytes()).hexdigest()
+    except OSError:
+        return hashlib.sha256().hexdigest()
 
 
 def _take_turns(lists: list[list[Sample]]) -> list[Sample]:

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from edgeloc.benchmarks.environment import Environment
 from edgeloc.benchmarks.report.plots import with_previews
-from edgeloc.benchmarks.result import STAGES, BenchResult, DataInfo, Environment, LatencyRun, ModelInfo, StageLatency
+from edgeloc.benchmarks.result import STAGES, BenchResult, DataInfo, LatencyRun, ModelInfo, StageLatency
 from edgeloc.data import Sample
 from edgeloc.evaluation.figures import Row, regression_figures
 from edgeloc.evaluation.statistics import summarize

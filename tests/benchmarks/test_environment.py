@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from edgeloc.benchmarks.result import read_environment
+from edgeloc.benchmarks.environment import read_environment
 
 
 def write(path: Path, text: str) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from edgeloc.benchmarks import BenchOptions, bench, measurement
-from edgeloc.benchmarks.result import read_environment, read_result
+from edgeloc.benchmarks.environment import read_environment
+from edgeloc.benchmarks.result import read_result
 from edgeloc.device.thermal import ThermalReader
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.model.file import write_model
