@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from time import perf_counter, perf_counter_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeloc.benchmarks.result import LOCALIZE, STAGES, LatencyRun, StageLatency
+from edgeloc.benchmarks.result import LOCALIZE, STAGES, LatencyRun, StageLatency, stages_in
 from edgeloc.cameras.base import parse_uri
 from edgeloc.data.sample import spread
 from edgeloc.errors import CameraError, DataError
@@ -58,9 +58,9 @@ class CameraSource(FrameSource):
 
     def __init__(self, uri: str, size: tuple[int, int] | None = None) -> None:
         self.name, self._uri, self._size = parse_uri(uri).text, uri, size
-        self._camera = self._open()
+        self.camera = self._open()
         self.capture = (
-            "waiting for the camera's next frame" if self._camera.live else "reading and decoding the next frame"
+            "waiting for the camera's next frame" if self.camera.live else "reading and decoding the next frame"
         )
 
     def _open(self) -> Camera:
@@ -69,17 +69,17 @@ class CameraSource(FrameSource):
         return open_camera(self._uri, size=self._size)
 
     def grab(self) -> Pixels:
-        frame = self._camera.read()
+        frame = self.camera.read()
         if frame is None:
             self.close()
-            self._camera = self._open()
-            frame = self._camera.read()
+            self.camera = self._open()
+            frame = self.camera.read()
         if frame is None:
             raise CameraError(f"{self.name} gave no frame")
         return frame.pixels
 
     def close(self) -> None:
-        self._camera.close()
+        self.camera.close()
 
 
 class ImageSource(FrameSource):
@@ -151,6 +151,11 @@ class LatencyRecorder:
         self._sizes: dict[tuple[int, int], None] = {}
 
     @property
+    def reached(self) -> dict[str, Any]:
+        """Fields of the scenario that it alone knows."""
+        return {}
+
+    @property
     def totals(self) -> list[float]:
         """The total of each frame so far, in ms, those of the warm-up first."""
         return self.samples.setdefault("total", [])
@@ -190,7 +195,9 @@ class LatencyRecorder:
 
     def stages(self) -> dict[str, StageLatency]:
         """Each stage's figures; empty while only the warm-up has run."""
-        return {stage: StageLatency.of(samples, self.warmup) for stage, samples in self.samples.items() if self.frames}
+        if not self.frames:
+            return {}
+        return {stage: StageLatency.of(self.samples[stage], self.warmup) for stage in stages_in(self.samples)}
 
     def run(self) -> LatencyRun:
         """How the samples came about."""

@@ -24,12 +24,14 @@ from edgeloc.benchmarks.result import (
     BenchResult,
     DataInfo,
     ModelInfo,
-    obstacles,
+    with_obstacles,
     with_reached,
     write_result,
 )
 from edgeloc.benchmarks.scenarios.course import Course, RecordingReader, moved
-from edgeloc.benchmarks.scenarios.stopping import Stopping
+from edgeloc.benchmarks.scenarios.start import StartRecorder
+from edgeloc.benchmarks.scenarios.stopping import Scenario, Stopping
+from edgeloc.benchmarks.scenarios.stream import StreamRecorder, stream_camera
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.data.sample import fingerprint, several_objects, spread
 from edgeloc.device.thermal import ThermalReader, ThermalSampler
@@ -108,7 +110,7 @@ class Measurement:
         self.source = self._source()
         self.readings = RecordingReader(ThermalReader())
         self.thermal = ThermalSampler(self.readings)
-        self.latency, self.against_latency = self._recorders()
+        self.latency, self.against_latency = self._recorder(), self._float_recorder()
         self.stopping = Stopping(options.asked, options.count, options.warmup_samples)
         self.journal = Journal(options.out)
         self.memory: Memory | None = None
@@ -121,13 +123,21 @@ class Measurement:
         # Last: a meter that is open is always closed again.
         self.energy = EnergyRecorder(options.power)
 
-    def _recorders(self) -> tuple[LatencyRecorder, LatencyRecorder | None]:
-        """What times the model, and the float model where there is one."""
-        warmup, threads = self.options.warmup_samples, self.options.threads
-        of_model = LatencyRecorder(self.localizer, self.source, warmup, threads)
-        if self.float_model is None:
-            return of_model, None
-        return of_model, LatencyRecorder(self.float_model, self.source, warmup, threads)
+    def _recorder(self) -> LatencyRecorder:
+        """What times the scenario's samples."""
+        options = self.options
+        timed = self.localizer, self.source, options.warmup_samples, options.threads
+        if options.scenario == "stream":
+            return StreamRecorder(*timed, stream_camera(self.source, options.fps))
+        if options.scenario == "cold-start":
+            return StartRecorder(*timed, options.model, options.engine, options.contract)
+        return LatencyRecorder(*timed)
+
+    def _float_recorder(self) -> LatencyRecorder | None:
+        """What times the float model beside it, where there is one."""
+        if self.float_model is None or self.options.scenario != "single-stream":
+            return None
+        return LatencyRecorder(self.float_model, self.source, self.options.warmup_samples, self.options.threads)
 
     def _open_recorder(self) -> None:
         """What takes the images through both models, or through the one there is."""
@@ -162,7 +172,7 @@ class Measurement:
             self._time(energy)
             energy.inferences(self.latency.inference, min(self.latency.frames, _MOST_INFERENCES))
             energy.idle("after")
-        self.memory = peak_memory()
+        self.memory = self._memory()
         if self.against_latency is not None:
             turns = range(self.against_latency.warmup + min(self.latency.frames, _MOST_AGAINST))
             self.against_latency.record(progress(turns, label="latency of the float model"))
@@ -200,7 +210,8 @@ class Measurement:
             "created_at": _now(),
             "latency_run": recorder.run() if recorder.frames else None,
             "thermal": self.thermal.record(),
-            "memory": peak_memory(),
+            "memory": self._memory(),
+            "scenario": self._asked(),
             "data": self._data_info(),
         }
         self.journal.write(self._head(), lists, facts)
@@ -245,9 +256,15 @@ class Measurement:
             detection=self._detection(()),
             energy=self.energy.head(),
             findings=(*self.environment.findings(), *self._model_findings()),
-            scenario=self.options.asked,
+            scenario=self._asked(),
             command=self.options.command,
         )
+
+    def _asked(self) -> Scenario:
+        return dataclasses.replace(self.options.asked, **self.latency.reached)
+
+    def _memory(self) -> Memory | None:
+        return self.latency.memory if isinstance(self.latency, StartRecorder) else peak_memory()
 
     def _composed(self, *, complete: bool) -> BenchResult:
         rows = self.images.rows if self.images else ()
@@ -270,11 +287,11 @@ class Measurement:
             thermal=self.thermal.record() if timed else None,
             energy=self.energy.figures(),
             course=self._course() if timed else None,
-            memory=self.memory or peak_memory(),
+            memory=self.memory or self._memory(),
         )
-        result = with_reached(result, self.stopping.stopped_by)
-        found = (*head.findings, *_data_findings(regression or accuracy or detection), *obstacles(result))
-        return dataclasses.replace(result, findings=tuple({finding.message: finding for finding in found}.values()))
+        found = (*head.findings, *_data_findings(regression or accuracy or detection))
+        result = with_reached(dataclasses.replace(result, findings=found), self.stopping.stopped_by)
+        return with_obstacles(result)
 
     def _course(self) -> Course:
         began = self.latency.began[self.latency.warmup :]

@@ -16,7 +16,6 @@ _LEAST_FRAMES = 200
 _WARMUP_FRAMES = 20
 # Of cold starts each is a process.
 _STARTS, _WARMUP_STARTS = 10, 1
-_FPS = 30.0
 # Seconds at least, and at most, where nothing is asked for.
 _SECONDS: dict[ScenarioName, tuple[float, float]] = {"single-stream": (2.0, 10.0), "stream": (10.0, 30.0)}
 _MOST_TO_LEAST = 5.0
@@ -109,7 +108,7 @@ class BenchOptions:
                 )
                 raise UsageError(message, hint=f"leave {{{name}}} out, or give another {{scenario}}")
         if self.max_seconds is not None and self.min_seconds is not None and self.max_seconds < self.min_seconds:
-            raise UsageError(field="max_seconds", value=self.max_seconds, allowed="at least {min_seconds}")
+            raise UsageError(field="max_seconds", value=self.max_seconds, allowed=f"at least {self.min_seconds:g}")
 
     def _require_data(self) -> None:
         if self.validation is not None:
@@ -149,11 +148,6 @@ class BenchOptions:
         """How many samples come before those that count."""
         usual = _WARMUP_STARTS if self.scenario == "cold-start" else _WARMUP_FRAMES
         return usual if self.warmup is None else self.warmup
-
-    @property
-    def rate(self) -> float:
-        """Of a stream, frames a second."""
-        return self.fps or _FPS
 
     @property
     def command(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ __all__ = [
     "obstacles",
     "read_result",
     "stages_in",
+    "with_obstacles",
     "with_reached",
     "write_result",
 ]
@@ -78,12 +79,10 @@ class StageLatency:
 
     @classmethod
     def of(cls, samples: Sequence[float], warmup: int) -> StageLatency:
-        """The figures of `samples`, in ms, of which the first `warmup` are kept apart."""
-        return cls(
-            **asdict(summarize(samples[warmup:])),
-            samples_ms=tuple(round(sample, 4) for sample in samples[warmup:]),
-            warmup_ms=tuple(round(sample, 4) for sample in samples[:warmup]),
-        )
+        """The figures of `samples`, in ms to four decimals, of which the first `warmup` are kept apart."""
+        kept = [round(sample, 4) for sample in samples]
+        counted = tuple(kept[warmup:])
+        return cls(**asdict(summarize(counted)), samples_ms=counted, warmup_ms=tuple(kept[:warmup]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +242,13 @@ def obstacles(result: BenchResult) -> tuple[Finding, ...]:
     return tuple({finding.code: finding for finding in found}.values())
 
 
+def with_obstacles(result: BenchResult) -> BenchResult:
+    """`result` with its obstacles among its findings."""
+    found = obstacles(result)
+    codes = {finding.code for finding in found}
+    return replace(result, findings=(*(one for one in result.findings if one.code not in codes), *found))
+
+
 def _interrupted(result: BenchResult) -> Finding:
     timed = result.latency["total"].count if result.latency else 0
     message = f"the measurement was interrupted after {timed} samples: what follows is missing"
@@ -291,6 +297,7 @@ def _restored(head: BenchResult, lists: dict[str, list[Any]]) -> BenchResult:
         samples = from_data(tuple[float, ...], lists[name])
         if len(samples) > warmup:
             latency[name.removeprefix("latency.")] = StageLatency.of(samples, warmup)
+    latency = {stage: latency[stage] for stage in stages_in(latency)}
     course = None
     if latency:
         origin = began[warmup]
@@ -299,7 +306,7 @@ def _restored(head: BenchResult, lists: dict[str, list[Any]]) -> BenchResult:
     readings_w = {name: from_data(tuple[float, ...], lists.get(name, [])) for name in ("t_s", "watts")}
     result = replace(head, latency=latency, course=course, energy=replace(head.energy, **readings_w))
     result = with_reached(_with_rows(result, lists.get("rows", [])), "interrupted")
-    return replace(result, findings=(*result.findings, *obstacles(result)))
+    return with_obstacles(result)
 
 
 def _with_rows(head: BenchResult, rows: list[Any]) -> BenchResult:
@@ -340,7 +347,7 @@ def describe_model(info: ModelInfo) -> str:
     return f"{info.path}: {info.precision}, {format_size(info.bytes)}, on {engine}, SHA-256 {info.sha256}"
 
 
-def stages_in(latency: dict[str, StageLatency]) -> list[str]:
+def stages_in(latency: Mapping[str, object]) -> list[str]:
     """The stages that were timed, in their order; the parts of `invoke` follow it."""
     behind, last = STAGES.index("invoke") + 1, STAGES.index("draw")
     every = (*START_STAGES[:-1], *STAGES[:behind], *NETWORK_STAGES, *STAGES[behind:last], LOCALIZE, *STAGES[last:])

@@ -172,25 +172,58 @@ def _without(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 def closing_table(result: BenchResult, out: str) -> str:
     """The numbers that matter, one a line."""
     from edgeloc.benchmarks.energy import format_energy
-    from edgeloc.benchmarks.result import NETWORK_STAGES
+    from edgeloc.benchmarks.result import obstacles
     from edgeloc.evaluation.figures import format_names, format_size
 
-    rows = [*_accuracy_rows(result)]
-    if result.latency:
-        total, invoke = result.latency["total"].p50_ms, result.latency["invoke"].p50_ms
-        parts = {name: result.latency[name].p50_ms for name in NETWORK_STAGES if name in result.latency}
-        each = "".join(f", {name} {spent:.1f}" for name, spent in parts.items())
-        rows.append(
-            ("latency", f"p50 {total:.1f} ms a frame, {1000 / total:.0f} a second  (invoke {invoke:.1f} ms{each})")
-        )
+    rows = [*_accuracy_rows(result), *(_latency_rows(result) if result.latency else ())]
     rows.append(("energy", format_energy(result.energy)))
     ratio = f"  ({result.size_comparison})" if result.size_comparison else ""
     rows.append(("size", f"{format_size(result.model.bytes)}, {result.model.precision}{ratio}"))
     if result.data and result.data.skipped:
         names = format_names(result.data.skipped_names)
         rows.append(("skipped", f"{result.data.skipped} images that cannot be read: {names}"))
+    if not result.comparable:
+        rows.append(("compare", f"not with other results: {', '.join(one.code for one in obstacles(result))}"))
     rows.append(("result", str(out)))
     return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def _latency_rows(result: BenchResult) -> Iterator[tuple[str, str]]:
+    """What the scenario is about, and how well it is known."""
+    from edgeloc.benchmarks.result import NETWORK_STAGES
+
+    scenario, latency = result.scenario, result.latency
+    total, parts = latency["total"], {name: spent.p50_ms for name, spent in latency.items() if name != "total"}
+    if scenario is not None and scenario.name == "cold-start":
+        each = ", ".join(f"{name} {spent:.0f}" for name, spent in parts.items())
+        memory = f", {result.memory.peak_mib:.0f} MiB at most" if result.memory else ""
+        yield "start", f"p50 {total.p50_ms:.0f} ms to the first result  ({each}){memory}, {total.count} processes"
+        return
+    each = "".join(f", {name} {parts[name]:.1f}" for name in NETWORK_STAGES if name in parts)
+    if scenario is not None and scenario.name == "stream":
+        ages = (
+            f"p50 {total.p50_ms:.1f}, p90 {total.p90_ms:.1f}, p99 {total.p99_ms:.1f} ms  (invoke {parts['invoke']:.1f}"
+        )
+        rate = f" at {scenario.fps:g} a second" if scenario.fps else ""
+        yield "frame age", f"{ages}{each}), {scenario.dropped} of {total.count + (scenario.dropped or 0)} dropped{rate}"
+    else:
+        rate = f"{1000 / total.p50_ms:.0f} a second"
+        yield "latency", f"p50 {total.p50_ms:.1f} ms a frame, {rate}  (invoke {parts['invoke']:.1f} ms{each})"
+    if scenario is not None and scenario.p90_bound_ms is not None:
+        bound = f"{scenario.p90_bound_ms:.1f} ms with {100 * scenario.confidence:.0f} % confidence"
+        yield "p90", f"{total.p90_ms:.1f} ms, at most {bound}, {total.count} frames in {scenario.seconds:.1f} s"
+    yield from _course_rows(result)
+
+
+def _course_rows(result: BenchResult) -> Iterator[tuple[str, str]]:
+    drift = result.course.drift if result.course else None
+    if drift is not None and result.scenario is not None and result.scenario.name == "sustained":
+        low, high = (100 * bound for bound in drift.trend_ci95)
+        trend = f"trend {100 * drift.trend:+.1f} % after that, 95 % interval {low:+.1f} to {high:+.1f}"
+        yield "drift", f"first {drift.window_s:.0f} s {drift.cold_ms:.1f} ms, last third {drift.steady_ms:.1f}; {trend}"
+    other = result.latency_against.get("total")
+    if other is not None:
+        yield "float", f"p50 {other.p50_ms:.1f} ms a frame, {other.p50_ms / result.latency['total'].p50_ms:.2f} times"
 
 
 def _accuracy_rows(result: BenchResult) -> Iterator[tuple[str, str]]:
