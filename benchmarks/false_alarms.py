@@ -20,11 +20,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.benchmarks.comparison import Comparison, compare
+from edgeloc.benchmarks.comparison.runs import RUN_TO_RUN
 from edgeloc.benchmarks.measurement import BenchOptions, Measurement
-from edgeloc.benchmarks.result import BenchResult, read_result
+from edgeloc.benchmarks.result import LOCALIZE, BenchResult, read_result
 from edgeloc.engines.base import Engine
 from edgeloc.errors import DataError, EdgelocError, EngineError, GateFailed, UsageError
 from edgeloc.model.file import ModelFile
@@ -36,11 +38,15 @@ _SIDES = ("base", "again", "slowed")
 
 
 class Outcome(NamedTuple):
-    """One repeat: the verdicts on the same model, on the slowed one and on less IoU; "refused" is not comparable."""
+    """One repeat: the verdicts on the same model, on the slowed one and on less IoU; "refused" is not comparable.
+
+    `medians_ms` are those of an answer's time in all runs of the model itself.
+    """
 
     again: str
     slowed: str
     less_iou: str
+    medians_ms: tuple[float, ...] = ()
 
 
 class _Slowed(Engine):
@@ -99,6 +105,7 @@ def repeat(options: BenchOptions, runs: int, *, anyway: bool = False) -> Outcome
         _verdict(base, sides["again"], anyway=anyway),
         _verdict(base, sides["slowed"], anyway=anyway),
         _verdict(base, worse, anyway=anyway),
+        tuple(result.latency[LOCALIZE].p50_ms for result in (*base, *sides["again"])),
     )
 
 
@@ -127,12 +134,16 @@ def _lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
     again = [outcome.again for outcome in outcomes]
     comparable = len(again) - again.count("refused")
     yield f"the same model twice: {again.count('regression')} false alarms in {comparable} comparable of {len(again)}"
-    for what, found in (
-        ("slower by 10 %", [one.slowed for one in outcomes]),
-        ("IoU lower by 0.01", [one.less_iou for one in outcomes]),
-    ):
-        counts = ", ".join(f"{found.count(word)} {word}" for word in ("undecided", "ok", "refused") if word in found)
-        yield f"{what}: found {found.count('regression')} of {len(found)}{f' ({counts})' if counts else ''}"
+    for what, name in (("slower by 10 %", "slowed"), ("IoU lower by 0.01", "less_iou")):
+        found = [str(getattr(outcome, name)) for outcome in outcomes]
+        others = [f"{found.count(word)} {word}" for word in ("undecided", "ok", "refused") if word in found]
+        rest = f" ({', '.join(others)})" if others else ""
+        yield f"{what}: found {found.count('regression')} of {len(found)}{rest}"
+    medians = [median for outcome in outcomes for median in outcome.medians_ms]
+    if len(medians) > 1:
+        spread = float(np.log(medians).std(ddof=1))
+        taken = f"standard deviation; compare takes at least {100 * RUN_TO_RUN:g} %"
+        yield f"medians of runs differ by {100 * spread:.1f} % ({taken})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

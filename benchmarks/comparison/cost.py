@@ -24,8 +24,9 @@ def cost_changes(
     before: Sequence[BenchResult], after: Sequence[BenchResult], limits: CompareLimits
 ) -> Iterator[Change]:
     """The figures that both sides have; capture and drawing are none, as they depend on where frames come from."""
-    if all(result.latency for result in (*before, *after)):
-        starts = scenario_of(before[0]) == "cold-start"
+    kinds = {_kind(result) for result in (*before, *after)}
+    if len(kinds) == 1 and all(result.latency for result in (*before, *after)):
+        starts = kinds == {"cold-start"}
         yield from _start_changes(before, after, limits) if starts else _frame_changes(before, after, limits)
     yield from _energy_changes(before, after, limits)
     sizes = before[0].model.bytes, after[0].model.bytes
@@ -35,6 +36,12 @@ def cost_changes(
         limits.max_size_increase,
     )  # fmt: skip
     yield from _memory_changes(before, after)
+
+
+def _kind(result: BenchResult) -> str:
+    """What a sample is of: a stream, a cold start, or frames one after the other."""
+    name = scenario_of(result)
+    return name if name in ("stream", "cold-start") else "frames"
 
 
 def _frame_changes(

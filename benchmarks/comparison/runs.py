@@ -11,9 +11,11 @@ import numpy as np
 __all__ = ["FEWEST_SAMPLES", "RUN_TO_RUN", "Estimate", "of_samples", "of_starts", "of_values", "relative_change"]
 
 RUN_TO_RUN = 0.015
-"""How much two runs of one model on one quiet machine differ, as a standard deviation, however long they are.
+"""How much two runs of one model on one quiet machine are taken to differ, as a standard deviation of the logarithm.
 
-Caches, the layout of memory and clocks stay as they are for a whole run, so that no length of one run shows it.
+Caches, the layout of memory and clocks stay as they are for a whole run, so that no length of one run shows it
+(Mytkowicz et al., Producing Wrong Data Without Doing Anything Obviously Wrong, ASPLOS 2009).
+`edgeloc.benchmarks.false_alarms` measures it.
 """
 FEWEST_SAMPLES = 20
 _PARTS = 10
@@ -36,12 +38,14 @@ class Estimate:
         variance: of one run's logarithm around the next run's.
         degrees: of freedom of that variance.
         runs: how many there are.
+        parts: of a single run in time, the logarithms of its parts, one after the other.
     """
 
     log: float
     variance: float
     degrees: int
     runs: int
+    parts: tuple[float, ...] = ()
 
     @property
     def value(self) -> float:
@@ -66,8 +70,11 @@ def of_samples(runs: Sequence[Sequence[float]], percent: float) -> Estimate | No
     if len(runs) > 1:
         return _between(values)
     parts = [float(np.percentile(part, percent)) for part in np.array_split(np.asarray(runs[0]), _PARTS)]
-    spread = float(np.var(np.log(parts), ddof=1)) if min(parts) > 0 else math.inf
-    return Estimate(math.log(values[0]), max(spread, RUN_TO_RUN**2), _PARTS - 1, 1)
+    if min(parts) <= 0:
+        return None
+    logs = np.log(parts)
+    variance = max(float(logs.var(ddof=1)), RUN_TO_RUN**2)
+    return Estimate(math.log(values[0]), variance, _PARTS - 1, 1, tuple(map(float, logs)))
 
 
 def of_starts(samples: Sequence[float]) -> Estimate | None:
@@ -102,13 +109,25 @@ def _between(values: Sequence[float]) -> Estimate:
 
 
 def relative_change(before: Estimate, after: Estimate) -> tuple[float, float, float]:
-    """By which share `after` is above `before`, and the ends of its 95 % interval (Welch's t on the logarithms)."""
+    """By which share `after` is above `before`, and the ends of its 95 % interval, by Student's t on the logarithms.
+
+    Two single runs are compared part by part, so that what both do over time, such as to become warm, cancels out; else
+    it is Welch's test.
+    """
     change = after.log - before.log
-    shares = before.variance / before.runs, after.variance / after.runs
-    variance = sum(shares)
-    terms = sum(share**2 / side.degrees for share, side in zip(shares, (before, after), strict=True))
-    half = _t95(int(variance**2 / terms)) * math.sqrt(variance) if terms > 0 else 0.0
+    if before.parts and after.parts:
+        steps = np.subtract(after.parts, before.parts)
+        half = _t95(len(steps) - 1) * math.sqrt(max(float(steps.var(ddof=1)), 2 * RUN_TO_RUN**2))
+    else:
+        half = _welch(before, after)
     return math.expm1(change), math.expm1(change - half), math.expm1(change + half)
+
+
+def _welch(before: Estimate, after: Estimate) -> float:
+    """Half the interval."""
+    shares = before.variance / before.runs, after.variance / after.runs
+    terms = sum(share**2 / side.degrees for share, side in zip(shares, (before, after), strict=True))
+    return _t95(int(sum(shares) ** 2 / terms)) * math.sqrt(sum(shares)) if terms > 0 else 0.0
 
 
 def _t95(degrees: int) -> float:

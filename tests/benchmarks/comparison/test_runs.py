@@ -55,8 +55,15 @@ def test_of_twenty_repeats_one_false_alarm_at_most_and_a_tenth_is_found(runs: in
 
 def test_a_neighbour_that_takes_turns_on_the_machine_leaves_it_undecided() -> None:
     frames = np.where(np.arange(FRAMES) // 60 % 2, 14.0, 10.0)[None, None]
-    assert verdicts(frames, 1.1 * frames, 50) == ["undecided"]
-    assert verdicts(frames, 3 * frames, 50) == ["regression"]
+    later = np.roll(frames, 40, axis=2)
+    assert verdicts(frames, 1.1 * later, 50) == ["undecided"]
+    assert verdicts(frames, 3 * later, 50) == ["regression"]
+
+
+def test_what_both_runs_do_over_time_cancels_out() -> None:
+    warming = np.linspace(10, 13, FRAMES)[None, None]
+    assert verdicts(warming, 1.1 * warming, 50) == ["regression"]
+    assert verdicts(warming, warming[..., ::-1], 50) == ["undecided"]
 
 
 def test_several_runs_show_what_one_cannot() -> None:
