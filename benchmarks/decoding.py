@@ -29,13 +29,13 @@ from edgeloc.model.detector import DetectorBox, DetectorSpec, Selection
 from edgeloc.model.file import ModelFile
 from edgeloc.types import Box, Pixels
 
-__all__ = ["MOST_OF_BY_HAND", "MOST_OF_ULTRALYTICS", "main", "measure"]
+__all__ = ["LEVELS", "MOST_OF_BY_HAND", "MOST_OF_ULTRALYTICS", "contract", "main", "measure", "output"]
 
 MOST_OF_BY_HAND = 0.5
 MOST_OF_ULTRALYTICS = 0.3
 _SIDE, _CLASSES, _ROWS = 640, 80, 8400
 _FRAME_SIZE = (640, 480)
-_SCALE, _ZERO_POINT = 1 / 255, -128
+_SCALE, _ZERO_POINT = LEVELS = 1 / 255, -128
 _THRESHOLD, _IOU = 0.25, 0.45
 _WARM_UP = 20
 _OBJECTS, _BOXES_EACH = 12, 12
@@ -79,16 +79,20 @@ def output(seed: int = 0) -> NDArray[np.int8]:
     return raw
 
 
-def edgeloc_loop(raw: NDArray[np.int8]) -> Loop:
-    """The Localizer."""
-    contract = Contract(
+def contract() -> Contract:
+    """What that output means: boxes in fractions, and the scores of 80 classes."""
+    return Contract(
         InputSpec("image", _SIDE, _SIDE, mean=(0.0,), std=(255.0,)),
         (OutputSpec("out", "detections", parts=("box", "class"), layout="channels-first"),),
         labels=tuple(map(str, range(_CLASSES))),
         thresholds=Thresholds(_THRESHOLD),
         detector=DetectorSpec(box=DetectorBox("cxcywh", "fraction"), selection=Selection("by-class", _IOU)),
     )
-    localizer = Localizer(ModelFile(Path("prepared"), b"", "tflite", contract=contract), _Answers(raw))
+
+
+def edgeloc_loop(raw: NDArray[np.int8]) -> Loop:
+    """The Localizer."""
+    localizer = Localizer(ModelFile(Path("prepared"), b"", "tflite", contract=contract()), _Answers(raw))
 
     def run(frame: Pixels) -> Found:
         objects = localizer(frame).objects
