@@ -88,13 +88,13 @@ def yolo(raw: NDArray[np.int8], side: int, levels: tuple[float, int]) -> bytes:
 
 
 def ssd(seed: int = 0) -> bytes:
-    """An SSD with a uint8 input that answers ten boxes, of ten classes."""
+    """An SSD with a uint8 input that answers ten boxes of ten classes, six of them with a score above 0.5."""
     rng = np.random.default_rng(seed)
     centres, sizes = rng.uniform(0.2, 0.8, (_ANCHORS, 2)), rng.uniform(0.1, 0.3, (_ANCHORS, 2))
     scores = np.zeros((1, _ANCHORS, 1 + SSD_CLASSES), np.float32)
     found = rng.choice(_ANCHORS, _OBJECTS, replace=False)
     centres[found] = np.stack([0.1 + 0.08 * np.arange(_OBJECTS), np.full(_OBJECTS, 0.5)], axis=1)
-    scores[0, found, 1 + np.arange(_OBJECTS)] = np.linspace(0.9, 0.6, _OBJECTS)
+    scores[0, found, 1 + np.arange(_OBJECTS)] = np.linspace(0.9, 0.2, _OBJECTS)
     network = _Network()
     image = network.tensor("image", (1, SSD_SIDE, SSD_SIDE, 3), "UINT8", (1 / 128, 128))
     inputs = [

@@ -254,5 +254,6 @@ class Ncnn(_OnnxByHand):
         return [np.array(extractor.extract(name)[1]) for name in self._outputs]
 
     def run(self, tensor: NDArray[np.float32]) -> Outputs:
-        presence, scores, weights, distances = self.network.extract(tensor) if self.network else self.extract(tensor)
-        return [presence, scores, weights, np.moveaxis(distances, 0, -1) if distances.shape[0] == 4 else distances]
+        assert self.network is not None
+        answers: Outputs = self.network.extract(tensor)
+        return answers

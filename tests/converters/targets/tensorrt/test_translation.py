@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgeloc.converters import float_onnx
 from edgeloc.converters.targets.tensorrt import onnx as translation
 from edgeloc.converters.targets.tensorrt.onnx import require_extra, to_onnx
 from edgeloc.engines import open_engine
 from edgeloc.engines.onnxruntime import OnnxRuntimeEngine
 from edgeloc.errors import ContractError, MissingExtra, ModelError
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
+from edgeloc.model.file import read_model, write_model
 from edgeloc.model.flatbuffer import constant, operator_name, pack, set_constant, unpack
 
 for package in ("tf2onnx", "onnx", "onnxruntime"):
@@ -121,3 +124,14 @@ def test_nothing_is_said_on_the_terminal(
     to_onnx(flatbuffer, contract, images[:1])
     seen = capfd.readouterr()
     assert (seen.out, seen.err) == ("", "")
+
+
+def test_the_command_line_writes_float_onnx_with_its_contract(
+    flatbuffer: bytes, contract: Contract, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(tmp_path / "float.tflite", flatbuffer, contract)
+    assert float_onnx.main([str(tmp_path / "float.tflite"), str(tmp_path / "out.onnx")]) == 0
+    written = read_model(tmp_path / "out.onnx").contract
+    assert written is not None and written.outputs == contract.outputs
+    assert float_onnx.main([str(tmp_path / "absent.tflite"), str(tmp_path / "out.onnx")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
