@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -113,8 +113,14 @@ class Frame:
         return (time.monotonic() - self.captured_at) * 1000
 
 
+class _Deferring:
+    """What a detection computes its class scores with, when they are first asked for."""
+
+    __slots__ = ("_class_scores",)
+
+
 @dataclass(frozen=True, slots=True)
-class Detection:
+class Detection(_Deferring):
     """One object in one frame.
 
     Parameters:
@@ -129,6 +135,28 @@ class Detection:
     score: float
     label: str | None = None
     class_scores: NDArray[np.float32] = field(default_factory=lambda: _NO_CLASSES, compare=False)
+
+    @classmethod
+    def deferred(
+        cls, box: Box | None, score: float, label: str | None, class_scores: Callable[[], NDArray[np.float32]]
+    ) -> Detection:
+        """A detection whose class scores are computed when they are first read: most frames need none."""
+        made, put = object.__new__(cls), object.__setattr__
+        put(made, "box", box)
+        put(made, "score", score)
+        put(made, "label", label)
+        put(made, "_class_scores", class_scores)
+        return made
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            """Of an attribute that is not there: the deferred class scores."""
+            if name != "class_scores":
+                raise AttributeError(f"a Detection has no {name!r}")
+            scores = self._class_scores()
+            object.__setattr__(self, name, scores)
+            return scores
 
     @property
     def label_score(self) -> float | None:

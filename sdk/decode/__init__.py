@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.decode.heads import head_reader
-from edgeloc.decode.numbers import REAL, Quantization, dequantized, not_finite
+from edgeloc.decode.detector import DetectorReader
+from edgeloc.decode.heads import LocalizerReader, head_reader
+from edgeloc.decode.numbers import REAL, Quantization, not_finite
 from edgeloc.errors import EdgelocError, EngineError
 from edgeloc.model.contract import Contract
 from edgeloc.preprocess import Placement
@@ -20,6 +23,7 @@ from edgeloc.types import Box, Detection, Result
 __all__ = ["Decoder"]
 
 _score = attrgetter("score")
+_PLAINLY: AbstractContextManager[None] = nullcontext()
 
 
 class Decoder:
@@ -33,16 +37,18 @@ class Decoder:
     """
 
     def __init__(self, contract: Contract, quantizations: Mapping[str, Quantization] | None = None) -> None:
-        self._read = head_reader(contract, quantizations)
-        # A detector's reader takes them as they are, since it looks at few of them.
-        names = [output.tensor for output in contract.outputs] if contract.detector is None else []
-        self._real = [(name, (quantizations or {}).get(name, REAL)) for name in names]
-        self._labels = contract.labels
+        given = quantizations or {}
+        reader = head_reader(contract, given)
+        self._reader = reader
+        self._read = self._localized if isinstance(reader, LocalizerReader) else self._detected
+        self._objects, self._labels = contract.box.objects, contract.labels
         self._presence, self._label = contract.thresholds.presence, contract.thresholds.label
         pixels = contract.box.units == "pixels" or contract.detector is not None
         self._unit_x, self._unit_y = (1, 1) if pixels else (contract.input.width, contract.input.height)
+        # A localizer's integers need no care, which takes NumPy longer than to decode them.
+        sane = all(given.get(output.tensor, REAL).sane for output in contract.outputs)
+        self._careful = contract.detector is not None or not sane
         self._reported = False
-        self._nothing = Detection(None, 0.0, None, np.zeros(len(contract.labels), np.float32))
 
     def __call__(
         self, outputs: Mapping[str, NDArray[Any]], placement: Placement, frame_size: tuple[int, int]
@@ -53,23 +59,61 @@ class Decoder:
         `placement` is where the frame lies in the model's input.
         `frame_size` is the frame's (width, height) in pixels.
 
-        Raises EngineError when a presence, a class score or the box of a present object is not a finite number, or when
-        outputs whose sizes are open until the model runs turn out not to fit the contract.
+        Raises EngineError when the presence or class scores of an object, or the box of a present one are not finite
+        numbers, or when outputs whose sizes are open until the model runs turn out not to fit the contract.
         """
         try:
-            return self._result(outputs, placement, frame_size)
+            # Numbers that are not finite are found where they matter.
+            with np.errstate(all="ignore") if self._careful else _PLAINLY:
+                return self._read(outputs, placement, frame_size)
         except EdgelocError:
             raise
         except (ValueError, IndexError, OverflowError) as error:
             raise _misfit(outputs) from error
 
-    def _result(self, outputs: Mapping[str, NDArray[Any]], placement: Placement, frame_size: tuple[int, int]) -> Result:
-        if self._real:
-            outputs = {name: dequantized(outputs[name], quantization) for name, quantization in self._real}
-        with np.errstate(all="ignore"):  # numbers that are not finite are found below
-            presence, scores, corners, beyond = self._read(outputs)
+    def _localized(
+        self, outputs: Mapping[str, NDArray[Any]], placement: Placement, frame_size: tuple[int, int]
+    ) -> Result:
+        """A localizer's result: of an absent object nothing but its presence is computed."""
+        reader = self._reader
+        assert isinstance(reader, LocalizerReader)
+        presence = [1.0] * self._objects if reader.presence is None else reader.presence(outputs)
+        if not math.isfinite(sum(presence)):
+            raise not_finite("presence is not a finite number")
+        present = [row for row, score in enumerate(presence) if score >= self._presence]
+        classes = None if reader.classes is None else reader.classes(outputs)
+        if not present:
+            best = presence.index(max(presence))
+            return Result((), self._detection(None, presence[best], None if classes is None else classes[best]))
+        corners = None if reader.corners is None else reader.corners(outputs)
+        found = []
+        for row in present:
+            box = None if corners is None else self._box(corners[row], placement, frame_size)
+            found.append(self._detection(box, presence[row], None if classes is None else classes[row]))
+        return Result(_best_first(found))
+
+    def _detection(self, box: Box | None, score: float, classes: NDArray[Any] | None) -> Detection:
+        """An object out of the raw numbers of its classes; its class scores are computed when they are asked for."""
+        reader = self._reader
+        if classes is None:
+            return Detection(box, score)
+        assert isinstance(reader, LocalizerReader) and reader.classes is not None
+        present = score >= self._presence
+        if reader.classes.exact and not (present and self._label):
+            label = self._labels[int(classes.argmax())] if present and self._labels else None
+            return Detection.deferred(box, score, label, partial(reader.classes.scores, classes))
+        scores = reader.classes.scores(classes)
+        label = self._best_label(scores)
+        return Detection(box, score, label if present else None, scores)
+
+    def _detected(
+        self, outputs: Mapping[str, NDArray[Any]], placement: Placement, frame_size: tuple[int, int]
+    ) -> Result:
+        """A detector's result: its reader gives what reaches the threshold, else the best candidate."""
+        assert isinstance(self._reader, DetectorReader)
+        presence, scores, corners, beyond = self._reader(outputs)
         boxes = None if corners is None else corners.tolist()
-        found, rejected = [], self._nothing
+        found, rejected = [], None
         for i, score in enumerate(presence):
             if not math.isfinite(score):
                 raise not_finite("presence is not a finite number")
@@ -77,13 +121,11 @@ class Decoder:
             if score >= self._presence:
                 box = None if boxes is None else self._box(boxes[i], placement, frame_size)
                 found.append(Detection(box, score, label, scores[i]))
-            elif rejected is self._nothing or score > rejected.score:
+            elif rejected is None or score > rejected.score:
                 rejected = Detection(None, score, None, scores[i])
         if not found:
-            return Result((), rejected)
-        if len(found) > 1:
-            found.sort(key=_score, reverse=True)
-        return Result(tuple(found))
+            return Result((), rejected or Detection(None, 0.0, None, np.zeros(len(self._labels), np.float32)))
+        return Result(_best_first(found))
 
     def _best_label(self, scores: NDArray[np.float32]) -> str | None:
         if not self._labels:
@@ -115,11 +157,17 @@ class Decoder:
         x1, y1, x2, y2 = corners
         if not math.isfinite(x1 + y1 + x2 + y2):
             raise not_finite("box is not a finite number")
-        box = Box(x1 * self._unit_x, y1 * self._unit_y, x2 * self._unit_x, y2 * self._unit_y)
-        x1, y1, x2, y2 = placement.to_frame(box)
-        width, height = float(frame_size[0]), float(frame_size[1])
-        (left, right), (top, bottom) = _span(x1, x2, width), _span(y1, y2, height)
+        scale, offset = placement.scale_x * self._unit_x, placement.offset_x
+        left, right = _span(x1 * scale + offset, x2 * scale + offset, float(frame_size[0]))
+        scale, offset = placement.scale_y * self._unit_y, placement.offset_y
+        top, bottom = _span(y1 * scale + offset, y2 * scale + offset, float(frame_size[1]))
         return Box(left, top, right, bottom)
+
+
+def _best_first(found: list[Detection]) -> tuple[Detection, ...]:
+    if len(found) > 1:
+        found.sort(key=_score, reverse=True)
+    return tuple(found)
 
 
 def _span(first: float, last: float, limit: float) -> tuple[float, float]:

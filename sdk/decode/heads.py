@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeloc.decode.detector import DetectorReader
-from edgeloc.decode.numbers import ORDER, Array, Quantization, Reading, activate, corners_of
+from edgeloc.decode.numbers import (
+    ORDER,
+    REAL,
+    Array,
+    Lookup,
+    Quantization,
+    Reading,
+    activated,
+    corners_of,
+    powers,
+    softplus,
+)
 from edgeloc.errors import ContractError
 from edgeloc.model.contract import Activation, BoxForm, Contract, OutputSpec
 
 __all__ = [
     "BOX_PARTS",
+    "ClassReader",
     "Corners",
+    "LocalizerReader",
     "Outputs",
+    "PresenceReader",
     "box_reader",
     "head_reader",
     "rows",
     "vector_columns",
 ]
 
-Outputs = Mapping[str, Array]
-Corners = Callable[[Outputs], Array]
+Outputs = Mapping[str, NDArray[Any]]
+Corners = Callable[[Outputs], "list[list[float]]"]
+Quantizations = Mapping[str, Quantization]
 
 # Which slots of a vector make a box, in the order of the form they make.
 BOX_PARTS: dict[tuple[str, ...], BoxForm] = {
@@ -39,21 +55,20 @@ _UNUSED = "unused"
 Reader = Callable[[Outputs], Reading]
 
 
-def head_reader(contract: Contract, quantizations: Mapping[str, Quantization] | None = None) -> Reader:
+def head_reader(contract: Contract, quantizations: Quantizations | None = None) -> Reader:
     """The reader of the outputs of a model of this contract; ContractError when their roles contradict each other.
 
-    A detector's takes raw outputs, which `quantizations` explain by tensor, float ones without; a localizer's takes
-    float ones.
+    It takes raw outputs, which `quantizations` explain by tensor; without, they are real numbers.
     """
     if contract.detector is not None:
         return DetectorReader(contract, quantizations or {})
-    return _Heads(contract)
+    return LocalizerReader(contract, quantizations or {})
 
 
-def box_reader(contract: Contract) -> Corners | None:
+def box_reader(contract: Contract, quantizations: Quantizations) -> Corners | None:
     """The reader of the contract's box output; None where the box has no output of its own.
 
-    A reader returns corners (objects, 4) in the contract's units.
+    A reader returns the corners of each object in the contract's units.
 
     Raises ContractError when the roles of the outputs and the box's form contradict each other.
     """
@@ -65,13 +80,13 @@ def box_reader(contract: Contract) -> Corners | None:
     if sum(output is not None for output in (four, bins, weights)) > 1:
         raise ContractError("outputs: the box is given twice", hint="keep one of box, box-bins and the grid's two")
     if four is not None:
-        return _four_numbers(four, form, objects)
+        return _four_numbers(four, form, objects, quantizations)
     if bins is not None:
         _need_form(contract, bins, "distribution")
-        return Distribution(bins.tensor, objects)
+        return Distribution(bins.tensor, objects, quantizations)
     if weights is not None and distances is not None:
         _need_form(contract, distances, "grid")
-        return Grid(weights.tensor, distances.tensor, objects)
+        return Grid(weights.tensor, distances.tensor, objects, quantizations)
     return None
 
 
@@ -82,14 +97,20 @@ def _need_form(contract: Contract, output: OutputSpec, form: BoxForm) -> None:
         raise ContractError(field="box.units", value=contract.box.units, allowed=f"'fraction' for the form {form}")
 
 
-def _four_numbers(output: OutputSpec, form: BoxForm, objects: int) -> Corners:
+def _four_numbers(output: OutputSpec, form: BoxForm, objects: int, quantizations: Quantizations) -> Corners:
     if form not in ORDER:
         raise ContractError(field="box.form", value=form, allowed=f"one of {', '.join(ORDER)} for the role box")
     _refuse_softmax(output)
-    return lambda outputs: corners_of(form, activate(rows(outputs[output.tensor], objects), output.activation))
+    tensor, real = output.tensor, activated(output.activation, quantizations.get(output.tensor, REAL))
+    return lambda outputs: _listed(corners_of(form, real(rows(outputs[tensor], objects))))
 
 
-def rows(values: Array, objects: int) -> Array:
+def _listed(corners: Array) -> list[list[float]]:
+    listed: list[list[float]] = corners.tolist()
+    return listed
+
+
+def rows(values: NDArray[Any], objects: int) -> NDArray[Any]:
     """One row for each object."""
     return values.reshape(objects, -1)
 
@@ -100,18 +121,18 @@ class Distribution:
     The formula is that of the general distribution in Generalized Focal Loss (Li et al. 2020).
     """
 
-    def __init__(self, tensor: str, objects: int) -> None:
+    def __init__(self, tensor: str, objects: int, quantizations: Quantizations) -> None:
         self._tensor, self._objects = tensor, objects
+        self._shares = activated("softmax", quantizations.get(tensor, REAL))
         self._positions: Array = np.zeros(0, np.float32)
 
-    def __call__(self, outputs: Outputs) -> Array:
-        """Corners (objects, 4) in fractions; independent edges can come out inverted."""
+    def __call__(self, outputs: Outputs) -> list[list[float]]:
+        """Corners in fractions; independent edges can come out inverted."""
         logits = outputs[self._tensor].reshape(self._objects, 4, -1)
         bins = logits.shape[-1]
         if len(self._positions) != bins:
             self._positions = np.linspace(0, 1, bins, dtype=np.float32)
-        corners: Array = activate(logits, "softmax") @ self._positions
-        return corners
+        return _listed(self._shares(logits) @ self._positions)
 
 
 class Grid:
@@ -122,87 +143,130 @@ class Grid:
     distances are those of FCOS (Tian et al. 2019); the expectation takes the place of its non-maximum suppression.
     """
 
-    def __init__(self, weights: str, distances: str, objects: int) -> None:
+    def __init__(self, weights: str, distances: str, objects: int, quantizations: Quantizations) -> None:
         self._weights, self._distances, self._objects = weights, distances, objects
+        self._powers = Lookup(partial(powers, axis=0), quantizations.get(weights, REAL), nonzero=True)
+        self._edges = Lookup(softplus, quantizations.get(distances, REAL))
+        # Of each cell x and y of its centre, and a 1, whose expectation is the sum of the weights.
+        self._cells: NDArray[Any] = np.zeros((0, 3), np.float32)
         self._shape: tuple[int, ...] = ()
 
-    def __call__(self, outputs: Outputs) -> Array:
-        """Corners (objects, 4) in fractions."""
-        weights, distances = outputs[self._weights].reshape(-1, self._objects), outputs[self._distances]
-        if distances.shape != self._shape:
-            self._lay_out(distances.shape)
-        share = np.exp(weights - weights.max(axis=0))
-        share /= share.sum(axis=0)
-        _softplus(distances.reshape(-1, self._objects, 4).transpose(1, 0, 2), out=self._edges)
-        sums = (share.T[:, np.newaxis] @ self._cells)[:, 0]
-        center = sums[:, 4:]
-        return np.concatenate([center - sums[:, :2], center + sums[:, 2:4]], axis=1)
+    def __call__(self, outputs: Outputs) -> list[list[float]]:
+        """Corners in fractions."""
+        weights = self._powers(outputs[self._weights].reshape(-1, self._objects))
+        edges = self._edges(outputs[self._distances])
+        if edges.shape != self._shape or edges.dtype != self._cells.dtype:
+            self._lay_out(edges)
+        edges = edges.reshape(-1, self._objects, 4)
+        found = []
+        for number in range(self._objects):
+            weight = weights[:, number]
+            left, top, right, bottom = weight.dot(edges[:, number]).tolist()
+            x, y, total = weight.dot(self._cells).tolist()
+            found.append([(x - left) / total, (y - top) / total, (x + right) / total, (y + bottom) / total])
+        return found
 
-    def _lay_out(self, shape: tuple[int, ...]) -> None:
-        """Cell centres beside space for the edges, so that one product gives both expectations."""
-        height, width = shape[-3], shape[-2]
+    def _lay_out(self, edges: NDArray[Any]) -> None:
+        height, width = edges.shape[-3:-1]
         y, x = np.mgrid[:height, :width]
-        self._cells = np.zeros((self._objects, height * width, 6), np.float32)
-        self._cells[..., 4], self._cells[..., 5] = (x.ravel() + 0.5) / width, (y.ravel() + 0.5) / height
-        self._edges = self._cells[..., :4]
-        self._shape = shape
+        cells = np.stack([(x.ravel() + 0.5) / width, (y.ravel() + 0.5) / height, np.ones(height * width)], axis=1)
+        self._cells, self._shape = cells.astype(edges.dtype), edges.shape
 
 
-def _softplus(values: Array, out: Any) -> None:
-    """log(1 + exp(x)) into `out`, in a form that does not overflow."""
-    powers = np.exp(-np.abs(values))
-    np.log1p(powers, out=powers)
-    np.add(powers, np.maximum(values, 0), out=out)
+class PresenceReader:
+    """The probability of each object of a localizer, out of one of the numbers that each has in a tensor."""
+
+    def __init__(self, output: OutputSpec, index: int, objects: int, quantizations: Quantizations) -> None:
+        self._tensor, self._index, self._objects = output.tensor, index, objects
+        function = _logistic if output.activation == "sigmoid" else np.asarray
+        self._values = Lookup(function, quantizations.get(output.tensor, REAL))
+
+    def __call__(self, outputs: Outputs) -> list[float]:
+        """A probability for each object."""
+        raw = outputs[self._tensor]
+        table = self._values.table(raw.dtype)
+        if table is None:
+            found: list[float] = self._values(rows(raw, self._objects)[:, self._index]).tolist()
+            return found
+        return [table.item(raw.item(at)) for at in range(self._index, raw.size, raw.size // self._objects)]
 
 
-class _Heads:
-    """Presence, class and box, each from its own output or from slots of one vector."""
+class ClassReader:
+    """The class scores of each object of a localizer, out of some of the numbers that each has in a tensor."""
 
-    def __init__(self, contract: Contract) -> None:
-        self._objects = contract.box.objects
+    def __init__(
+        self,
+        output: OutputSpec,
+        columns: list[int] | None,
+        activation: Activation,
+        objects: int,
+        quantizations: Quantizations,
+    ) -> None:
+        self._tensor, self._columns, self._objects = output.tensor, columns, objects
+        self.exact = quantizations.get(output.tensor, REAL).sane
+        """Whether no score can be other than finite."""
+        self.scores = activated(activation, quantizations.get(output.tensor, REAL))
+        """From raw numbers to probabilities, in the same shape."""
+
+    def __call__(self, outputs: Outputs) -> NDArray[Any]:
+        """The raw numbers (objects, K); the more probable a class, the larger is its number."""
+        raw = rows(outputs[self._tensor], self._objects)
+        return raw if self._columns is None else raw[:, self._columns]
+
+
+class LocalizerReader:
+    """Reads presence, class and box, each from its own output or from slots of one vector.
+
+    Attributes:
+        presence: the probability of each object; None where the model has none, since it was made for frames that
+            always hold its objects.
+        classes: their class scores, None without classes.
+        corners: the corners of their boxes, None without boxes.
+    """
+
+    def __init__(self, contract: Contract, quantizations: Quantizations) -> None:
+        self._objects = objects = contract.box.objects
         vector = contract.output("vector")
         columns = vector_columns(vector, contract) if vector is not None else {}
-        self._presence = self._presence_reader(contract.output("presence"), vector, columns.get("presence"))
-        self._scores = self._class_reader(contract.output("class"), vector, columns.get("class"), len(contract.labels))
-        self._corners = box_reader(contract)
+        self.presence = _presence_reader(contract, vector, columns.get("presence"), quantizations)
+        self.classes = _class_reader(contract, vector, columns.get("class"), quantizations)
+        self.corners = box_reader(contract, quantizations)
         if vector is not None and "box" in columns:
-            if self._corners is not None:
+            if self.corners is not None:
                 raise ContractError(f"outputs: both a slot of {vector.tensor} and another output hold the box")
-            self._corners = _vector_box(vector, columns["box"], self._objects)
+            self.corners = _vector_box(vector, columns["box"], objects, quantizations)
 
     def __call__(self, outputs: Outputs) -> Reading:
-        corners = None if self._corners is None else self._corners(outputs)
-        return Reading(self._presence(outputs), self._scores(outputs), corners)
+        """All of them at once."""
+        objects, classes = self._objects, self.classes
+        none = np.zeros((objects, 0), np.float32)
+        return Reading(
+            [1.0] * objects if self.presence is None else self.presence(outputs),
+            none if classes is None else classes.scores(classes(outputs)),
+            None if self.corners is None else np.asarray(self.corners(outputs), np.float32),
+        )
 
-    def _presence_reader(
-        self, own: OutputSpec | None, vector: OutputSpec | None, column: list[int] | None
-    ) -> Callable[[Outputs], list[float]]:
-        output = _only_one("presence", own, vector if column else None)
-        if output is None:
-            # A model without a presence output was made for frames that always hold its objects.
-            always = [1.0] * self._objects
-            return lambda outputs: always
-        _refuse_softmax(output)
-        tensor, objects = output.tensor, self._objects
-        index = column[0] if column else 0
-        finish = _logistic if output.activation == "sigmoid" else float
-        return lambda outputs: [finish(value) for value in rows(outputs[tensor], objects)[:, index].tolist()]
 
-    def _class_reader(
-        self, own: OutputSpec | None, vector: OutputSpec | None, columns: list[int] | None, labels: int
-    ) -> Callable[[Outputs], Array]:
-        output = _only_one("class", own, vector if columns else None)
-        if output is None:
-            if labels:
-                raise ContractError(f"outputs: there are {labels} labels, but no output has the role class")
-            none = np.zeros((self._objects, 0), np.float32)
-            return lambda outputs: none
-        tensor, objects = output.tensor, self._objects
-        if columns:
-            activation: Activation = output.class_activation
-            return lambda outputs: activate(rows(outputs[tensor], objects)[:, columns], activation)
-        activation = output.activation
-        return lambda outputs: activate(rows(outputs[tensor], objects), activation)
+def _presence_reader(
+    contract: Contract, vector: OutputSpec | None, column: list[int] | None, quantizations: Quantizations
+) -> PresenceReader | None:
+    output = _only_one("presence", contract.output("presence"), vector if column else None)
+    if output is None:
+        return None
+    _refuse_softmax(output)
+    return PresenceReader(output, column[0] if column else 0, contract.box.objects, quantizations)
+
+
+def _class_reader(
+    contract: Contract, vector: OutputSpec | None, columns: list[int] | None, quantizations: Quantizations
+) -> ClassReader | None:
+    output = _only_one("class", contract.output("class"), vector if columns else None)
+    if output is None:
+        if contract.labels:
+            raise ContractError(f"outputs: there are {len(contract.labels)} labels, but no output has the role class")
+        return None
+    activation = output.class_activation if columns else output.activation
+    return ClassReader(output, columns, activation, contract.box.objects, quantizations)
 
 
 def _only_one(role: str, own: OutputSpec | None, vector: OutputSpec | None) -> OutputSpec | None:
@@ -250,11 +314,11 @@ def _box_parts(where: str, given: set[str]) -> tuple[str, ...]:
     raise ContractError(f"{where} gives the box as {' '.join(sorted(given))}: it must be {allowed}")
 
 
-def _vector_box(vector: OutputSpec, columns: list[int], objects: int) -> Corners:
+def _vector_box(vector: OutputSpec, columns: list[int], objects: int, quantizations: Quantizations) -> Corners:
     _refuse_softmax(vector, hint="a softmax over the classes is class_activation")
-    form = BOX_PARTS[tuple(vector.slots[i] for i in columns)]
-    tensor, activation = vector.tensor, vector.activation
-    return lambda outputs: corners_of(form, activate(rows(outputs[tensor], objects)[:, columns], activation))
+    form, tensor = BOX_PARTS[tuple(vector.slots[i] for i in columns)], vector.tensor
+    real = activated(vector.activation, quantizations.get(tensor, REAL))
+    return lambda outputs: _listed(corners_of(form, real(rows(outputs[tensor], objects)[:, columns])))
 
 
 def _refuse_softmax(output: OutputSpec, hint: str = "") -> None:
@@ -266,5 +330,5 @@ def _refuse_softmax(output: OutputSpec, hint: str = "") -> None:
         )
 
 
-def _logistic(value: float) -> float:
-    return 0.5 + 0.5 * math.tanh(0.5 * value)
+def _logistic(values: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * values.astype(np.float64)))

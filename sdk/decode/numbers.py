@@ -1,8 +1,9 @@
-"""What every decoder works with: quantized numbers, activations, four numbers as corners, and what a head reads."""
+"""What every decoder works with: quantized numbers, functions of them, four numbers as corners, what a head reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +12,24 @@ from numpy.typing import NDArray
 from edgeloc.errors import EngineError
 from edgeloc.model.contract import Activation
 
-__all__ = ["ORDER", "REAL", "Array", "Quantization", "Reading", "activate", "corners_of", "dequantized", "not_finite"]
+__all__ = [
+    "ORDER",
+    "REAL",
+    "Array",
+    "Lookup",
+    "Quantization",
+    "Reading",
+    "activate",
+    "activated",
+    "corners_of",
+    "dequantized",
+    "not_finite",
+    "powers",
+    "softplus",
+]
 
 Array = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 # Where x, y, width, height (or x1, y1, x2, y2) stand in each form of four numbers.
 ORDER: dict[str, tuple[int, int, int, int]] = {
@@ -24,6 +40,8 @@ ORDER: dict[str, tuple[int, int, int, int]] = {
     "yxyx": (1, 0, 3, 2),
 }
 _NONE_BEYOND: Mapping[int, int] = {}
+# With a larger step or none above 0, integers are no numbers that a table could be made of.
+_LARGEST_STEP = 1e30
 
 
 class Quantization(NamedTuple):
@@ -31,6 +49,12 @@ class Quantization(NamedTuple):
 
     scale: float | None
     zero_point: int
+
+
+    @property
+    def sane(self) -> bool:
+        """Whether every integer stands for a finite number, and a larger one for a larger number."""
+        return self.scale is not None and 0 < self.scale < _LARGEST_STEP
 
 
 REAL = Quantization(None, 0)
@@ -43,6 +67,46 @@ def dequantized(values: NDArray[Any], quantization: Quantization) -> Array:
     real: Array = np.subtract(values, np.float32(quantization.zero_point), dtype=np.float32)
     real *= np.float32(quantization.scale)
     return real
+
+
+class Lookup:
+    """A function of each number of a tensor; that of 8-bit integers is read from a table of all 256.
+
+    Parameters:
+        function: takes real numbers of any shape, and gives as many.
+        quantization: what the tensor's integers stand for.
+        nonzero: do without the table where it would hold a 0, which the numbers by themselves need not give.
+    """
+
+    def __init__(self, function: Callable[[Any], Floats], quantization: Quantization, nonzero: bool = False) -> None:
+        self._function, self._quantization, self._nonzero = function, quantization, nonzero
+        self._dtype: np.dtype[Any] | None = None
+        self._table: Floats | None = None
+
+    def __call__(self, raw: NDArray[Any]) -> Floats:
+        """The function's values, float32 or float64 in the shape of `raw`."""
+        table = self.table(raw.dtype)
+        if table is None:
+            return self._function(dequantized(raw, self._quantization))
+        values: Floats = table.take(raw)
+        return values
+
+    def table(self, dtype: np.dtype[Any]) -> Floats | None:
+        """The values for all integers of this type, where a negative one counts from the end; None if they need more.
+
+        A table is read much faster than its function computes: with what the network does between two frames, each
+        function of NumPy must be fetched from memory again.
+        """
+        if dtype != self._dtype:
+            self._dtype, self._table = dtype, self._tabled(dtype)
+        return self._table
+
+    def _tabled(self, dtype: np.dtype[Any]) -> Floats | None:
+        if dtype.kind not in "iu" or dtype.itemsize != 1 or not self._quantization.sane:
+            return None
+        levels = np.arange(256, dtype=np.uint8).view(dtype)
+        table = self._function(dequantized(levels, self._quantization).astype(np.float64))
+        return None if self._nonzero and not table.all() else table
 
 
 class Reading(NamedTuple):
@@ -65,9 +129,33 @@ def activate(values: Array, activation: Activation) -> Array:
         half = 0.5 * np.tanh(0.5 * values) + 0.5  # the logistic function without an overflow
         return np.asarray(half, np.float32)
     if activation == "softmax":
-        powers = np.exp(values - values.max(axis=-1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
-    return values
+        return _shares(powers(values))
+    return np.asarray(values, np.float32)
+
+
+def activated(activation: Activation, quantization: Quantization) -> Callable[[NDArray[Any]], Array]:
+    """From a tensor's raw numbers to the real ones that the activation makes of them."""
+    if activation == "softmax":
+        lookup = Lookup(powers, quantization, nonzero=True)
+        return lambda raw: _shares(lookup(raw))
+    plain: Any = Lookup(partial(activate, activation=activation), quantization)
+    return plain  # type: ignore[no-any-return]
+
+
+def powers(values: Floats, axis: int = -1) -> Floats:
+    """The exponentials of values less their maximum along the axis, so that none overflows."""
+    return np.asarray(np.exp(values - values.max(axis=axis, keepdims=True)))
+
+
+def softplus(values: Floats) -> Floats:
+    """log(1 + exp(x)), in a form that does not overflow."""
+    smooth: Floats = np.exp(-np.abs(values))
+    np.log1p(smooth, out=smooth)
+    return np.add(smooth, np.maximum(values, 0), out=smooth)
+
+
+def _shares(powers: Floats) -> Array:
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
 
 
 def corners_of(form: str, four: Array) -> Array:
