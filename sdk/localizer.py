@@ -72,7 +72,8 @@ class Localizer:
         self.engine = engine
         with _naming(self.model.path):
             check_contract(self.contract, engine.inputs, engine.outputs)
-            self._decoder = Decoder(_lowered(self.contract, candidates_from), _quantizations(engine))
+            lowered = _lowered(self.contract, candidates_from)
+            self._decoder, self._has_candidates = Decoder(lowered, _quantizations(engine)), lowered is not self.contract
         tensor = engine.inputs[self.contract.input.tensor]
         _report_input_range(self.contract, tensor)
         self.preprocessor = Preprocessor(self.contract.input, tensor.dtype, tensor.scale, tensor.zero_point)
@@ -105,7 +106,8 @@ class Localizer:
 
         Raises EngineError when an output that matters is not a finite number.
         """
-        return _above(self.contract.thresholds.presence, self._decoder(raw, placement, frame_size))
+        result = self._decoder(raw, placement, frame_size)
+        return _above(self.contract.thresholds.presence, result) if self._has_candidates else result
 
     def self_test(self) -> None:
         """Run the golden image of the model file and compare the answer with the expected one.

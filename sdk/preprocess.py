@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import cv2
@@ -23,8 +24,9 @@ _INTERPOLATION = {
     # INTER_NEAREST takes the top-left neighbour, which shifts the image by half a pixel.
     "nearest": cv2.INTER_NEAREST_EXACT,
 }
-_AS_IT_IS = -1
 _INTEGERS = (np.uint8, np.int8, np.int16)
+
+_Step = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,8 @@ class Preprocessor:
     `scale` and `zero_point` are its quantization, real = (q - zero_point) * scale; `scale` is None for a float input,
     or an integer one that takes raw pixels.
 
-    Everything after the resize is a table of 256 values for each channel, and nothing at all where normalizing and
-    quantizing cancel out: such pixels go in unconverted.
+    Values are converted by a table of 256 for each channel, and not at all where normalizing and quantizing cancel out:
+    such pixels go in as they are.
 
     Raises ContractError when the contract's normalization does not go with the dtype.
     """
@@ -113,17 +115,11 @@ class Preprocessor:
     def __init__(self, spec: InputSpec, dtype: np.dtype[Any], scale: float | None, zero_point: int | None) -> None:
         self.spec = spec
         channels = 1 if spec.color == "gray" else 3
-        self._interpolation = _INTERPOLATION[spec.interpolation]
-        self._color = {"rgb": cv2.COLOR_BGR2RGB, "gray": cv2.COLOR_BGR2GRAY, "bgr": _AS_IT_IS}[spec.color]
-        # The letterbox's border is filled once; the image is then written into its middle.
-        self._canvas = np.full((spec.height, spec.width, channels), spec.pad_value, np.uint8)
+        self._planar = spec.layout == "channels-first"
         self._table = _table(spec, np.dtype(dtype), scale, zero_point)
-        self._tensor = self._canvas[np.newaxis] if self._table is None else _empty_like(self._canvas, self._table)
-        self._flip_sign = _is_sign_flip(self._table)
-        self._planes = None
-        if spec.layout == "channels-first":
-            self._planes = np.empty((1, channels, spec.height, spec.width), self._tensor.dtype)
-        self._frame_size = (0, 0)
+        sides = (channels, spec.height, spec.width) if self._planar else (spec.height, spec.width, channels)
+        self._tensor = np.empty((1, *sides), np.uint8 if self._table is None else self._table.dtype)
+        self._frame_shape: tuple[int, ...] = ()
 
     @property
     def passes_pixels(self) -> bool:
@@ -142,54 +138,86 @@ class Preprocessor:
                 f"a frame must be an array, not {pixels!r:.60}",
                 hint="cv2.imread returns None for a file that it cannot read",
             )
-        if pixels.shape[:2] != self._frame_size or pixels.ndim != 3 or pixels.shape[2] != 3:
-            self._lay_out(pixels)
+        if pixels.shape != self._frame_shape:
+            self._lay_out(pixels.shape)
         if pixels.dtype != np.uint8:
             raise UsageError(f"a frame must be uint8, not {pixels.dtype}")
-        if self._padded is not None:
-            np.copyto(self._padded[self._crop], pixels)
-            pixels = self._padded
-        elif self._crop is not None:
-            pixels = pixels[self._crop]
-        if self._small is None:
-            cv2.resize(pixels, self._size, dst=self._view, interpolation=self._interpolation)
-        else:
-            if pixels.shape != self._small.shape:
-                cv2.resize(pixels, self._size, dst=self._small, interpolation=self._interpolation)
-                pixels = self._small
-            cv2.cvtColor(pixels, self._color, dst=self._view)
-        if self._flip_sign:
-            np.bitwise_xor(self._canvas, 0x80, out=self._tensor.view(np.uint8)[0])
-        elif self._table is not None:
-            cv2.LUT(self._canvas, self._table, dst=self._tensor[0])
-        if self._planes is None:
-            return self._tensor, self._placement
-        np.copyto(self._planes, self._tensor.transpose(0, 3, 1, 2))
-        return self._planes, self._placement
+        for step in self._steps:
+            pixels = step(pixels)
+        return self._tensor, self._placement
 
-    def _lay_out(self, pixels: Pixels) -> None:
-        """Prepare buffers and views for frames of this size."""
-        if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+    def _lay_out(self, shape: tuple[int, ...]) -> None:
+        """Prepare for frames of this shape: the steps from one to the tensor, with memory for what each makes."""
+        if len(shape) != 3 or shape[2] != 3 or 0 in shape:
             raise UsageError(
-                f"a frame must be BGR, an array (height, width, 3), not {pixels.shape}",
+                f"a frame must be BGR, an array (height, width, 3), not {shape}",
                 hint="cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR) converts a grey one",
             )
-        height, width = pixels.shape[:2]
+        height, width = shape[:2]
         geometry = frame_geometry(self.spec, width, height)
-        x, y, w, h = geometry.crop
-        whole = (w, h) == (width, height)
-        self._padded = None if w <= width and h <= height else np.full((h, w, 3), self.spec.pad_value, np.uint8)
-        if self._padded is not None:
-            x, y, w, h = -x, -y, width, height
-        self._crop = None if whole else (slice(y, y + h), slice(x, x + w))
+        self._fill()
         x, y, w, h = geometry.target
-        self._canvas[:] = self.spec.pad_value
-        self._view = self._canvas[y : y + h, x : x + w]
-        self._size = (w, h)
+        rows, columns = slice(y, y + h), slice(x, x + w)
+        region = self._tensor[0, :, rows, columns] if self._planar else self._tensor[0, rows, columns]
+        # What takes the pixels: the tensor itself, where they have its size.
+        in_place = self._table is None or _is_sign_flip(self._table)
+        landing = region.view(np.uint8) if in_place else np.empty(region.shape, np.uint8)
+        self._steps = [
+            *_cut(geometry.crop, (width, height), self.spec.pad_value),
+            *self._resize(geometry, landing),
+            *self._convert(landing, region),
+        ]
+        self._placement, self._frame_shape = geometry.placement, shape
+
+    def _fill(self) -> None:
+        """Fill the tensor with the letterbox's border; images are then written into its middle."""
+        border: Any = self.spec.pad_value if self._table is None else self._table.reshape(256, -1)[self.spec.pad_value]
+        self._tensor[:] = border.reshape(-1, 1, 1) if self._planar and self._table is not None else border
+
+    def _resize(self, geometry: Geometry, landing: NDArray[np.uint8]) -> list[_Step]:
+        """The steps from a part of a frame to pixels of the input's size, colours and layout in `landing`."""
+        size, color = geometry.target[2:], self.spec.color
+        resize = partial(cv2.resize, dsize=size, interpolation=_INTERPOLATION[self.spec.interpolation])
+        if color == "bgr" and not self._planar:
+            return [partial(resize, dst=landing)]
         # Colours are converted after the resize, where there are fewer pixels.
-        self._small = None if self._color == _AS_IT_IS else np.empty((h, w, 3), np.uint8)
-        self._placement = geometry.placement
-        self._frame_size = (height, width)
+        small = np.empty((size[1], size[0], 3), np.uint8)
+        steps: list[_Step] = [] if geometry.crop[2:] == size else [partial(resize, dst=small)]
+        if color == "gray":
+            return [*steps, partial(cv2.cvtColor, code=cv2.COLOR_BGR2GRAY, dst=landing[0] if self._planar else landing)]
+        if self._planar:
+            return [*steps, partial(cv2.split, mv=list(landing[::-1] if color == "rgb" else landing))]
+        return [*steps, partial(cv2.cvtColor, code=cv2.COLOR_BGR2RGB, dst=landing)]
+
+    def _convert(self, landing: NDArray[np.uint8], region: NDArray[Any]) -> list[_Step]:
+        """The steps from these pixels to the tensor's values in `region`."""
+        table = self._table
+        if table is None:
+            return []
+        if _is_sign_flip(table):
+            return [lambda _: np.bitwise_xor(landing, 0x80, out=landing)]
+        if not self._planar:
+            return [lambda _: cv2.LUT(landing, table, dst=region)]
+        tables = np.broadcast_to(table.reshape(256, -1), (256, len(landing))).T.copy()
+        planes = list(zip(landing, tables, region, strict=True))
+        return [lambda _: [cv2.LUT(plane, own, dst=into) for plane, own, into in planes]]
+
+
+def _cut(crop: tuple[int, int, int, int], frame: tuple[int, int], pad_value: int) -> list[_Step]:
+    """The step from a frame of this (width, height) to the part of it that `crop` means."""
+    (x, y, w, h), (width, height) = crop, frame
+    if (w, h) == frame:
+        return []
+    if w <= width and h <= height:
+        return [lambda pixels: pixels[y : y + h, x : x + w]]
+    padded = np.full((h, w, 3), pad_value, np.uint8)
+    middle = padded[-y : -y + height, -x : -x + width]
+
+    def pad(pixels: Pixels) -> Pixels:
+        np.copyto(middle, pixels)
+        return padded
+
+    return [pad]
 
 
 def _table(spec: InputSpec, dtype: np.dtype[Any], scale: float | None, zero_point: int | None) -> NDArray[Any] | None:
@@ -227,10 +255,6 @@ def _shaped(table: NDArray[Any]) -> NDArray[Any]:
     return table
 
 
-def _empty_like(canvas: Pixels, table: NDArray[Any]) -> NDArray[Any]:
-    return np.empty((1, *canvas.shape), table.dtype)
-
-
-def _is_sign_flip(table: NDArray[Any] | None) -> bool:
+def _is_sign_flip(table: NDArray[Any]) -> bool:
     """Whether the table is pixel - 128 in int8: flipping the sign bit is far faster than a table."""
-    return table is not None and table.dtype == np.int8 and np.array_equal(table, np.arange(-128, 128))
+    return table.dtype == np.int8 and np.array_equal(table, np.arange(-128, 128))

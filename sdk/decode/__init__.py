@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -23,7 +22,6 @@ from edgeloc.types import Box, Detection, Result
 __all__ = ["Decoder"]
 
 _score = attrgetter("score")
-_PLAINLY: AbstractContextManager[None] = nullcontext()
 
 
 class Decoder:
@@ -41,6 +39,7 @@ class Decoder:
         reader = head_reader(contract, given)
         self._reader = reader
         self._read = self._localized if isinstance(reader, LocalizerReader) else self._detected
+        self._classes = reader.classes if isinstance(reader, LocalizerReader) else None
         self._objects, self._labels = contract.box.objects, contract.labels
         self._presence, self._label = contract.thresholds.presence, contract.thresholds.label
         pixels = contract.box.units == "pixels" or contract.detector is not None
@@ -63,8 +62,9 @@ class Decoder:
         numbers, or when outputs whose sizes are open until the model runs turn out not to fit the contract.
         """
         try:
-            # Numbers that are not finite are found where they matter.
-            with np.errstate(all="ignore") if self._careful else _PLAINLY:
+            if not self._careful:
+                return self._read(outputs, placement, frame_size)
+            with np.errstate(all="ignore"):  # numbers that are not finite are found where they matter
                 return self._read(outputs, placement, frame_size)
         except EdgelocError:
             raise
@@ -81,28 +81,26 @@ class Decoder:
         if not math.isfinite(sum(presence)):
             raise not_finite("presence is not a finite number")
         present = [row for row, score in enumerate(presence) if score >= self._presence]
-        classes = None if reader.classes is None else reader.classes(outputs)
         if not present:
             best = presence.index(max(presence))
-            return Result((), self._detection(None, presence[best], None if classes is None else classes[best]))
+            return Result((), self._detection(None, presence[best], outputs, best))
         corners = None if reader.corners is None else reader.corners(outputs)
         found = []
         for row in present:
             box = None if corners is None else self._box(corners[row], placement, frame_size)
-            found.append(self._detection(box, presence[row], None if classes is None else classes[row]))
+            found.append(self._detection(box, presence[row], outputs, row))
         return Result(_best_first(found))
 
-    def _detection(self, box: Box | None, score: float, classes: NDArray[Any] | None) -> Detection:
-        """An object out of the raw numbers of its classes; its class scores are computed when they are asked for."""
-        reader = self._reader
+    def _detection(self, box: Box | None, score: float, outputs: Mapping[str, NDArray[Any]], row: int) -> Detection:
+        """The object of one row, with its class; class scores that must be finite are computed when they are read."""
+        classes = self._classes
         if classes is None:
             return Detection(box, score)
-        assert isinstance(reader, LocalizerReader) and reader.classes is not None
-        present = score >= self._presence
-        if reader.classes.exact and not (present and self._label):
-            label = self._labels[int(classes.argmax())] if present and self._labels else None
-            return Detection.deferred(box, score, label, partial(reader.classes.scores, classes))
-        scores = reader.classes.scores(classes)
+        raw, present = outputs[classes.tensor], score >= self._presence
+        if classes.exact and not (present and self._label):
+            label = self._labels[classes.best(raw, row)] if present and self._labels else None
+            return Detection.deferred(box, score, label, partial(classes.scores, raw, row))
+        scores = classes.scores(raw, row)
         label = self._best_label(scores)
         return Detection(box, score, label if present else None, scores)
 

@@ -192,7 +192,12 @@ class PresenceReader:
 
 
 class ClassReader:
-    """The class scores of each object of a localizer, out of some of the numbers that each has in a tensor."""
+    """The class scores of each object of a localizer, out of some of the numbers that each has in a tensor.
+
+    Attributes:
+        tensor: the name of the tensor.
+        exact: whether no score can be other than finite, and larger raw numbers mean more probable classes.
+    """
 
     def __init__(
         self,
@@ -202,16 +207,26 @@ class ClassReader:
         objects: int,
         quantizations: Quantizations,
     ) -> None:
-        self._tensor, self._columns, self._objects = output.tensor, columns, objects
+        self.tensor, self._columns, self._objects = output.tensor, columns, objects
         self.exact = quantizations.get(output.tensor, REAL).sane
-        """Whether no score can be other than finite."""
-        self.scores = activated(activation, quantizations.get(output.tensor, REAL))
-        """From raw numbers to probabilities, in the same shape."""
+        self._real = activated(activation, quantizations.get(output.tensor, REAL))
 
-    def __call__(self, outputs: Outputs) -> NDArray[Any]:
-        """The raw numbers (objects, K); the more probable a class, the larger is its number."""
-        raw = rows(outputs[self._tensor], self._objects)
-        return raw if self._columns is None else raw[:, self._columns]
+    def scores(self, raw: NDArray[Any], row: int) -> Array:
+        """The probabilities (K,) of an object's classes, out of the tensor's raw numbers."""
+        return self._real(self._own(raw, row))
+
+    def best(self, raw: NDArray[Any], row: int) -> int:
+        """An object's most probable class."""
+        return int(self._own(raw, row).argmax())
+
+    def all(self, raw: NDArray[Any]) -> Array:
+        """The probabilities (objects, K)."""
+        by_object = rows(raw, self._objects)
+        return self._real(by_object if self._columns is None else by_object[:, self._columns])
+
+    def _own(self, raw: NDArray[Any], row: int) -> NDArray[Any]:
+        own: NDArray[Any] = rows(raw, self._objects)[row]
+        return own if self._columns is None else own[self._columns]
 
 
 class LocalizerReader:
@@ -242,7 +257,7 @@ class LocalizerReader:
         none = np.zeros((objects, 0), np.float32)
         return Reading(
             [1.0] * objects if self.presence is None else self.presence(outputs),
-            none if classes is None else classes.scores(classes(outputs)),
+            none if classes is None else classes.all(outputs[classes.tensor]),
             None if self.corners is None else np.asarray(self.corners(outputs), np.float32),
         )
 

@@ -50,7 +50,6 @@ class Quantization(NamedTuple):
     scale: float | None
     zero_point: int
 
-
     @property
     def sane(self) -> bool:
         """Whether every integer stands for a finite number, and a larger one for a larger number."""
