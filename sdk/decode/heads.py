@@ -148,15 +148,17 @@ class Grid:
         self._powers = Lookup(partial(powers, axis=0), quantizations.get(weights, REAL), nonzero=True)
         self._edges = Lookup(softplus, quantizations.get(distances, REAL))
         # Of each cell x and y of its centre, and a 1, whose expectation is the sum of the weights.
-        self._cells: NDArray[Any] = np.zeros((0, 3), np.float32)
+        self._cells = np.zeros((0, 3))
         self._shape: tuple[int, ...] = ()
 
     def __call__(self, outputs: Outputs) -> list[list[float]]:
         """Corners in fractions."""
         weights = self._powers(outputs[self._weights].reshape(-1, self._objects))
-        edges = self._edges(outputs[self._distances])
-        if edges.shape != self._shape or edges.dtype != self._cells.dtype:
-            self._lay_out(edges)
+        # In float64, since differences of large sums make small boxes.
+        weights, edges = np.asarray(weights, np.float64), np.asarray(self._edges(outputs[self._distances]), np.float64)
+        if edges.shape != self._shape:
+            self._lay_out(*edges.shape[-3:-1])
+            self._shape = edges.shape
         edges = edges.reshape(-1, self._objects, 4)
         found = []
         for number in range(self._objects):
@@ -166,11 +168,9 @@ class Grid:
             found.append([(x - left) / total, (y - top) / total, (x + right) / total, (y + bottom) / total])
         return found
 
-    def _lay_out(self, edges: NDArray[Any]) -> None:
-        height, width = edges.shape[-3:-1]
+    def _lay_out(self, height: int, width: int) -> None:
         y, x = np.mgrid[:height, :width]
-        cells = np.stack([(x.ravel() + 0.5) / width, (y.ravel() + 0.5) / height, np.ones(height * width)], axis=1)
-        self._cells, self._shape = cells.astype(edges.dtype), edges.shape
+        self._cells = np.stack([(x.ravel() + 0.5) / width, (y.ravel() + 0.5) / height, np.ones(height * width)], axis=1)
 
 
 class PresenceReader:
