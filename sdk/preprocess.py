@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -177,17 +177,22 @@ class Preprocessor:
     def _resize(self, geometry: Geometry, landing: NDArray[np.uint8]) -> list[_Step]:
         """The steps from a part of a frame to pixels of the input's size, colours and layout in `landing`."""
         size, color = geometry.target[2:], self.spec.color
-        resize = partial(cv2.resize, dsize=size, interpolation=_INTERPOLATION[self.spec.interpolation])
+        mode = _INTERPOLATION[self.spec.interpolation]
+
+        def resize(into: NDArray[np.uint8]) -> _Step:
+            return lambda pixels: cv2.resize(pixels, size, into, 0, 0, mode)
+
         if color == "bgr" and not self._planar:
-            return [partial(resize, dst=landing)]
+            return [resize(landing)]
         # Colours are converted after the resize, where there are fewer pixels.
         small = np.empty((size[1], size[0], 3), np.uint8)
-        steps: list[_Step] = [] if geometry.crop[2:] == size else [partial(resize, dst=small)]
-        if color == "gray":
-            return [*steps, partial(cv2.cvtColor, code=cv2.COLOR_BGR2GRAY, dst=landing[0] if self._planar else landing)]
-        if self._planar:
-            return [*steps, partial(cv2.split, mv=list(landing[::-1] if color == "rgb" else landing))]
-        return [*steps, partial(cv2.cvtColor, code=cv2.COLOR_BGR2RGB, dst=landing)]
+        steps: list[_Step] = [] if geometry.crop[2:] == size else [resize(small)]
+        if color != "gray" and self._planar:
+            planes: Any = list(landing[::-1] if color == "rgb" else landing)
+            return [*steps, lambda pixels: cv2.split(pixels, planes)]
+        code = cv2.COLOR_BGR2GRAY if color == "gray" else cv2.COLOR_BGR2RGB
+        into = landing[0] if self._planar else landing
+        return [*steps, lambda pixels: cv2.cvtColor(pixels, code, into)]
 
     def _convert(self, landing: NDArray[np.uint8], region: NDArray[Any]) -> list[_Step]:
         """The steps from these pixels to the tensor's values in `region`."""

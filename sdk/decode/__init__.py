@@ -78,17 +78,17 @@ class Decoder:
         reader = self._reader
         assert isinstance(reader, LocalizerReader)
         presence = [1.0] * self._objects if reader.presence is None else reader.presence(outputs)
-        if not math.isfinite(sum(presence)):
+        if self._careful and not math.isfinite(sum(presence)):
             raise not_finite("presence is not a finite number")
-        present = [row for row, score in enumerate(presence) if score >= self._presence]
-        if not present:
-            best = presence.index(max(presence))
-            return Result((), self._detection(None, presence[best], outputs, best))
+        best = max(presence)
+        if best < self._presence:
+            return Result((), self._detection(None, best, outputs, presence.index(best)))
         corners = None if reader.corners is None else reader.corners(outputs)
         found = []
-        for row in present:
-            box = None if corners is None else self._box(corners[row], placement, frame_size)
-            found.append(self._detection(box, presence[row], outputs, row))
+        for row, score in enumerate(presence):
+            if score >= self._presence:
+                box = None if corners is None else self._box(corners[row], placement, frame_size)
+                found.append(self._detection(box, score, outputs, row))
         return Result(_best_first(found))
 
     def _detection(self, box: Box | None, score: float, outputs: Mapping[str, NDArray[Any]], row: int) -> Detection:
@@ -156,22 +156,27 @@ class Decoder:
         if not math.isfinite(x1 + y1 + x2 + y2):
             raise not_finite("box is not a finite number")
         scale, offset = placement.scale_x * self._unit_x, placement.offset_x
-        left, right = _span(x1 * scale + offset, x2 * scale + offset, float(frame_size[0]))
+        x1, x2 = x1 * scale + offset, x2 * scale + offset
         scale, offset = placement.scale_y * self._unit_y, placement.offset_y
-        top, bottom = _span(y1 * scale + offset, y2 * scale + offset, float(frame_size[1]))
-        return Box(left, top, right, bottom)
+        y1, y2 = y1 * scale + offset, y2 * scale + offset
+        # Independent edges can come out inverted.
+        if x1 > x2:
+            x1, x2 = x2, x1
+        if y1 > y2:
+            y1, y2 = y2, y1
+        width, height = frame_size
+        return Box(
+            min(max(x1, 0.0), float(width)),
+            min(max(y1, 0.0), float(height)),
+            min(max(x2, 0.0), float(width)),
+            min(max(y2, 0.0), float(height)),
+        )
 
 
 def _best_first(found: list[Detection]) -> tuple[Detection, ...]:
     if len(found) > 1:
         found.sort(key=_score, reverse=True)
     return tuple(found)
-
-
-def _span(first: float, last: float, limit: float) -> tuple[float, float]:
-    """Two edges in order, within 0 and `limit`; independent edges can come out inverted."""
-    low, high = (first, last) if first <= last else (last, first)
-    return min(max(low, 0.0), limit), min(max(high, 0.0), limit)
 
 
 def _misfit(outputs: Mapping[str, NDArray[Any]]) -> EngineError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -145,8 +144,9 @@ class Grid:
 
     def __init__(self, weights: str, distances: str, objects: int, quantizations: Quantizations) -> None:
         self._weights, self._distances, self._objects = weights, distances, objects
-        self._powers = Lookup(partial(powers, axis=0), quantizations.get(weights, REAL), nonzero=True)
-        self._edges = Lookup(softplus, quantizations.get(distances, REAL))
+        # In float64, since differences of large sums make small boxes.
+        self._powers = Lookup(lambda real: powers(real, 0).astype(np.float64), quantizations.get(weights, REAL), True)
+        self._edges = Lookup(lambda real: softplus(real).astype(np.float64), quantizations.get(distances, REAL))
         # Of each cell x and y of its centre, and a 1, whose expectation is the sum of the weights.
         self._cells = np.zeros((0, 3))
         self._shape: tuple[int, ...] = ()
@@ -154,8 +154,7 @@ class Grid:
     def __call__(self, outputs: Outputs) -> list[list[float]]:
         """Corners in fractions."""
         weights = self._powers(outputs[self._weights].reshape(-1, self._objects))
-        # In float64, since differences of large sums make small boxes.
-        weights, edges = np.asarray(weights, np.float64), np.asarray(self._edges(outputs[self._distances]), np.float64)
+        edges = self._edges(outputs[self._distances])
         if edges.shape != self._shape:
             self._lay_out(*edges.shape[-3:-1])
             self._shape = edges.shape
