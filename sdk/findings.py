@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgeloc.errors import mask_credentials, name_parameters, with_fix
+
+if TYPE_CHECKING:
+    import logging  # below it is imported where there is something to log, which most programs start without
 
 __all__ = ["Finding", "Reporting", "Severity", "report"]
 
 Severity = Literal["ok", "note", "warning", "problem"]
 
-_LEVELS = {"ok": logging.INFO, "note": logging.INFO, "warning": logging.WARNING, "problem": logging.ERROR}
+_LEVELS = {"ok": "INFO", "note": "INFO", "warning": "WARNING", "problem": "ERROR"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ class Finding:
 
 def report(logger: logging.Logger, finding: Finding) -> Finding:
     """Log `finding` at its severity's level and return it; the log record carries it in its attribute `finding`."""
-    logger.log(_LEVELS[finding.severity], "%s", finding, extra={"finding": finding})
+    import logging
+
+    logger.log(getattr(logging, _LEVELS[finding.severity]), "%s", finding, extra={"finding": finding})
     return finding
 
 
@@ -71,6 +75,8 @@ class Reporting:
 
     def _notice(self, finding: Finding) -> None:
         if self.notify is None:
+            import logging
+
             report(logging.getLogger(type(self).__module__), finding)
         else:
             self.notify(finding)

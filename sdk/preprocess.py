@@ -26,6 +26,7 @@ _INTERPOLATION = {
 }
 _INTEGERS = (np.uint8, np.int8, np.int16)
 
+_UINT8 = np.dtype(np.uint8)
 _Step = Callable[[Any], Any]
 
 
@@ -140,7 +141,7 @@ class Preprocessor:
             )
         if pixels.shape != self._frame_shape:
             self._lay_out(pixels.shape)
-        if pixels.dtype != np.uint8:
+        if pixels.dtype != _UINT8:
             raise UsageError(f"a frame must be uint8, not {pixels.dtype}")
         for step in self._steps:
             pixels = step(pixels)

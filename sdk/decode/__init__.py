@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.decode.detector import DetectorReader
 from edgeloc.decode.heads import LocalizerReader, head_reader
 from edgeloc.decode.numbers import REAL, Quantization, not_finite
 from edgeloc.errors import EdgelocError, EngineError
@@ -108,7 +107,6 @@ class Decoder:
         self, outputs: Mapping[str, NDArray[Any]], placement: Placement, frame_size: tuple[int, int]
     ) -> Result:
         """A detector's result: its reader gives what reaches the threshold, else the best candidate."""
-        assert isinstance(self._reader, DetectorReader)
         presence, scores, corners, beyond = self._reader(outputs)
         boxes = None if corners is None else corners.tolist()
         found, rejected = [], None

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.decode.detector import DetectorReader
 from edgeloc.decode.numbers import (
     ORDER,
     REAL,
@@ -60,6 +59,8 @@ def head_reader(contract: Contract, quantizations: Quantizations | None = None) 
     It takes raw outputs, which `quantizations` explain by tensor; without, they are real numbers.
     """
     if contract.detector is not None:
+        from edgeloc.decode.detector import DetectorReader  # a localizer starts without
+
         return DetectorReader(contract, quantizations or {})
     return LocalizerReader(contract, quantizations or {})
 
