@@ -97,7 +97,7 @@ def expected(head: str, real: dict[str, Any], objects: int) -> tuple[Any, Any, A
 
 
 def require(result: Result, presence: Any, classes: Any, boxes: Any, slack: float) -> None:
-    """The result holds these objects, best first; probabilities may be off by `slack`, boxes by as much of the frame."""
+    """The result holds these objects, best first; `slack` is of probabilities, and of boxes in frames."""
     order = np.argsort(-presence, kind="stable")
     assert [one.score for one in result.objects] == pytest.approx(presence[order], abs=slack)
     for one, number in zip(result.objects, order, strict=True):
