@@ -244,9 +244,8 @@ def obstacles(result: BenchResult) -> tuple[Finding, ...]:
 
 def with_obstacles(result: BenchResult) -> BenchResult:
     """`result` with its obstacles among its findings."""
-    found = obstacles(result)
-    codes = {finding.code for finding in found}
-    return replace(result, findings=(*(one for one in result.findings if one.code not in codes), *found))
+    others = (finding for finding in result.findings if finding.code not in OBSTACLES)
+    return replace(result, findings=(*others, *obstacles(result)))
 
 
 def _interrupted(result: BenchResult) -> Finding:
