@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
 from edgeloc._support.files import require_writable
@@ -29,6 +32,7 @@ from edgeloc.benchmarks.result import (
     write_result,
 )
 from edgeloc.benchmarks.scenarios.course import Course, RecordingReader, moved
+from edgeloc.benchmarks.scenarios.loadgen import LoadGen, drive
 from edgeloc.benchmarks.scenarios.start import StartRecorder
 from edgeloc.benchmarks.scenarios.stopping import Scenario, Stopping
 from edgeloc.benchmarks.scenarios.stream import StreamRecorder, stream_camera
@@ -111,7 +115,8 @@ class Measurement:
         self.readings = RecordingReader(ThermalReader())
         self.thermal = ThermalSampler(self.readings)
         self.latency, self.against_latency = self._recorder(), self._float_recorder()
-        self.stopping = Stopping(options.asked, options.count, options.warmup_samples)
+        self.stopping = Stopping(options.asked, options.count, options.warmup_samples, alone=not options.loadgen)
+        self.loadgen: LoadGen | None = None
         self.journal = Journal(options.out)
         self.memory: Memory | None = None
         self.others_busy: float | None = None
@@ -181,12 +186,16 @@ class Measurement:
             self.images.record(self._journaled(progress(self.samples, label=label)))
 
     def _time(self, energy: EnergyRecorder) -> None:
-        recorder, count = self.latency, self.options.count
-        turns = self.stopping.turns(recorder.totals)
-        total = None if count is None else recorder.warmup + count
+        recorder, count, warmup = self.latency, self.options.count, self.latency.warmup
         others = OthersLoad()
-        shown = progress(turns, total=total, label="latency")
-        recorder.record(self._journaled(energy.frames(shown, recorder.warmup)))
+        total = None if count is None else warmup + count
+        turns = progress(self.stopping.turns(recorder.totals), total=total, label="latency")
+        frames = recorder.each(self._journaled(energy.frames(turns, warmup)))
+        if self.options.loadgen:
+            spent_ms = [recorder.totals[-1] for _ in islice(frames, warmup)]
+            self.loadgen = drive(frames, self.options.asked, count, median(spent_ms or [1.0]))
+            self.stopping.end(recorder.totals)
+        deque(frames, maxlen=0)
         self.others_busy = others.share
 
     def _journaled(self, turns: Iterable[T]) -> Iterator[T]:
@@ -287,10 +296,13 @@ class Measurement:
             thermal=self.thermal.record() if timed else None,
             energy=self.energy.figures(),
             course=self._course() if timed else None,
+            loadgen=self.loadgen,
             memory=self.memory or self._memory(),
         )
-        found = (*head.findings, *_data_findings(regression or accuracy or detection))
-        result = with_reached(dataclasses.replace(result, findings=found), self.stopping.stopped_by)
+        found = [*head.findings, *_data_findings(regression or accuracy or detection)]
+        if self.loadgen:
+            found += self.loadgen.findings(result.latency["total"].p90_ms)
+        result = with_reached(dataclasses.replace(result, findings=tuple(found)), self.stopping.stopped_by)
         return with_obstacles(result)
 
     def _course(self) -> Course:

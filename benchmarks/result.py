@@ -13,6 +13,7 @@ from edgeloc.benchmarks.energy import Energy
 from edgeloc.benchmarks.environment import Environment, Memory
 from edgeloc.benchmarks.journal import packed, read_journal, unpacked
 from edgeloc.benchmarks.scenarios.course import Course, Reading, drift, moved
+from edgeloc.benchmarks.scenarios.loadgen import LoadGen
 from edgeloc.benchmarks.scenarios.stopping import Scenario, StoppedBy, reached
 from edgeloc.device.thermal import ThermalRecord
 from edgeloc.errors import DataError
@@ -174,6 +175,7 @@ class BenchResult:
         course: the latencies and the board over time; None where no frame was timed.
         memory: what the measuring process took; None where the system does not say.
         command: the command line that measures the same again.
+        loadgen: what MLPerf's LoadGen measured of the same frames, where it issued them.
         schema_version: of the file's format.
     """
 
@@ -197,6 +199,7 @@ class BenchResult:
     course: Course | None = None
     memory: Memory | None = None
     command: str = ""
+    loadgen: LoadGen | None = None
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:

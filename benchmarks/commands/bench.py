@@ -212,6 +212,10 @@ def _latency_rows(result: BenchResult) -> Iterator[tuple[str, str]]:
     if scenario is not None and scenario.p90_bound_ms is not None:
         bound = f"{scenario.p90_bound_ms:.1f} ms with {100 * scenario.confidence:.0f} % confidence"
         yield "p90", f"{total.p90_ms:.1f} ms, at most {bound}, {total.count} frames in {scenario.seconds:.1f} s"
+    if result.loadgen is not None:
+        theirs = result.loadgen
+        apart = f"ours {100 * (total.p90_ms / theirs.p90_ms - 1):+.2f} %"
+        yield "LoadGen", f"p90 {theirs.p90_ms:.2f} ms, {'VALID' if theirs.valid else 'INVALID'}; {apart}"
     yield from _course_rows(result)
 
 

@@ -88,10 +88,11 @@ class Stopping:
         asked: what is asked of it.
         count: how many samples to take, neither more nor fewer; None: what `asked` says.
         warmup: how many come before them, which do not count.
+        alone: whether it decides; else it ends when `end` is called.
     """
 
-    def __init__(self, asked: Scenario, count: int | None, warmup: int) -> None:
-        self.asked, self.warmup = asked, warmup
+    def __init__(self, asked: Scenario, count: int | None, warmup: int, *, alone: bool = True) -> None:
+        self.asked, self.warmup, self._alone = asked, warmup, alone
         self.stopped_by: StoppedBy = "interrupted"
         self._count = count
         self._look_at = 0.0
@@ -109,8 +110,16 @@ class Stopping:
                 return
             yield number
 
+    def end(self, totals: Sequence[float]) -> None:
+        """There are enough samples, as another has decided."""
+        asked, counted = self.asked, totals[self.warmup :]
+        known = reached(asked, counted, 0.0, "known").p90_known
+        self.stopped_by = "count" if self._count is not None else "known" if known else "time"
+
     def _is_enough(self, samples: int, seconds: float, totals: Sequence[float]) -> bool:
         asked = self.asked
+        if not self._alone:
+            return self.stopped_by != "interrupted"
         if self._count is not None and samples >= self._count:
             self.stopped_by = "count"
         elif asked.most_s is not None and samples and seconds >= asked.most_s:
