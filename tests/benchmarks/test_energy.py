@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from edgeloc.benchmarks import energy as module
 from edgeloc.benchmarks.energy import Energy, EnergyRecorder
 from edgeloc.benchmarks.result import BenchResult, read_result
 from edgeloc.cli import main
-from edgeloc.device.power import PowerMeter
+from edgeloc.device.power import PowerMeter, PowerSample
 from edgeloc.errors import DeviceError
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.model.file import write_model
@@ -133,6 +133,37 @@ def test_an_interrupted_run_gives_no_figure(monkeypatch: pytest.MonkeyPatch) -> 
     assert energy.watts
 
 
+class CountingMeter(FakeMeter):
+    """Counts joules, and starts again from 0 at 1 J, as RAPL does."""
+
+    counter_range_j: Mapping[str, float] = {"fake": 1.0}
+
+    def _read(self) -> PowerSample:
+        sample = super()._read()
+        return PowerSample(sample.t, joules={"fake": sample.watts["fake"] * sample.t % 1.0})
+
+
+@pytest.mark.parametrize("kind", [FakeMeter, CountingMeter])
+def test_readings_taken_bit_by_bit_are_those_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, kind: type[FakeMeter]
+) -> None:
+    use(monkeypatch, kind(lambda t: 3.0, rate_hz=400))
+    recorder = EnergyRecorder("fake://")
+    grown = []
+    with recorder:
+        for _ in range(6):
+            time.sleep(0.05)
+            recorder.take()
+            grown.append(len(recorder.t_s))
+    recorder.close()
+    recorder.take()
+    samples = recorder._sampler.samples  # type: ignore[union-attr]
+    assert grown == sorted(set(grown))
+    assert len(recorder.t_s) == len(recorder.watts) == len(samples) - (kind is CountingMeter)
+    assert recorder.t_s == [round(sample.t - samples[0].t, 4) for sample in samples[-len(recorder.t_s) :]]
+    assert recorder.watts == pytest.approx([3.0] * len(recorder.watts), abs=1e-3)
+
+
 def test_an_unknown_status_is_refused() -> None:
     with pytest.raises(ValueError, match="must be measured, replayed or not measured"):
         Energy(status="estimated")
@@ -235,3 +266,28 @@ def test_the_report_shows_energy_with_what_the_meter_does_not_see(
     assert "Power as the meter read it" in page
     bare = render_report(replace(bench_result, energy=Energy(reason="no meter")))
     assert "Not measured: no meter." in bare and "Power as the meter" not in bare
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--scenario", "stream", "--fps", "200", "--frames", "200"],
+        ["--scenario", "sustained", "--minutes", "0.02"],
+        pytest.param(["--scenario", "cold-start", "--frames", "1", "--warmup", "0"], marks=pytest.mark.slow),
+    ],
+    ids=["stream", "sustained", "cold-start"],
+)
+def test_every_scenario_has_its_energy_beside_its_course(
+    model: Path, tmp_path: Path, recording: Callable[[float], Path], words: list[str]
+) -> None:
+    out = tmp_path / "r.json"
+    assert main(["bench", str(model), *words, "--power", f"csv://{recording(60)}", "--out", str(out)]) == 0
+    result = read_result(out)
+    energy, course = result.energy, result.course
+    assert energy.status == "replayed" and energy.per_frame_mj is not None
+    assert energy.frames == result.latency["total"].count
+    assert course is not None and course.energy_from_s is not None and course.readings
+    begin, end = energy.spans_s["frames"]
+    # On the course's clock the first frame that counts began at 0, and the last ended within the span.
+    assert begin + course.energy_from_s == pytest.approx(0, abs=0.3)
+    assert course.began_s[-1] <= end + course.energy_from_s
