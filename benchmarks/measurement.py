@@ -218,12 +218,12 @@ class Measurement:
         facts = {
             "created_at": _now(),
             "latency_run": recorder.run() if recorder.frames else None,
-            "thermal": self.thermal.record(),
+            "thermal": self.thermal.record() if recorder.frames else None,
             "memory": self._memory(),
             "scenario": self._asked(),
             "data": self._data_info(),
         }
-        self.journal.write(self._head(), lists, facts)
+        self.journal.write(self.head(), lists, facts)
 
     def close(self) -> None:
         self.energy.close()
@@ -248,7 +248,7 @@ class Measurement:
             report(logger, finding)
         return result
 
-    def _head(self) -> BenchResult:
+    def head(self) -> BenchResult:
         """The result without what is measured."""
         return BenchResult(
             created_at=_now(),
@@ -283,7 +283,7 @@ class Measurement:
         if detection is not None:
             detection = dataclasses.replace(detection, worst=with_previews(detection.worst, self.samples))
         timed = self.latency.frames
-        head = self._head()
+        head = self.head()
         result = dataclasses.replace(
             head,
             complete=complete,

@@ -71,6 +71,7 @@ NOT_RUN = {
     r"mqtts?://": "a broker; tests/sdk/sinks/test_mqtt.py has one",
     r"^contract blazeface\.tflite": "a model of the reader's; tests/test_detectors.py has it",
     r"two\.(keras|tflite)": "made by a line that is not run; tests/converters/test_stages.py runs it",
+    r"--fleet": "boards; tests/benchmarks/test_fleet.py has three",
     r"^install-service": "root and systemd; tests/device/commands runs it on a fake root",
 }
 # Lines that are neither ours nor run: by the program's name, why.
@@ -87,6 +88,7 @@ OTHER_PROGRAMS = {
     "chmod": "needs root",
     "chown": "needs root",
     "install": "needs root",
+    "dask": "boards; tests/benchmarks/test_fleet.py starts it so",
     "openssl": "certificates; tests/sdk/sinks/test_mqtt.py makes them so",
     "mosquitto_passwd": "passwords; tests/sdk/sinks/test_mqtt.py makes them so",
     "mosquitto_sub": "needs a broker",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeloc._support.json import print_json
 from edgeloc._support.numbers import above_zero, at_least_one, at_least_zero, for_flag, number
+from edgeloc.benchmarks.commands import fleet
 from edgeloc.errors import printable
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--no-negatives", action="store_true", help="no background crops for the presence figures")
     add("--skip-bad", action="store_true", help="leave out images and rows that cannot be read, and count them")
     add("--json", action="store_true", help="print the figures as one JSON object instead of text")
+    fleet.configure(parser)
 
 
 def _add_scenario(parser: argparse.ArgumentParser) -> None:
@@ -109,10 +111,15 @@ def _add_scenario(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, save and print; 0 when done."""
+    """Measure, save and print; 0 when done, 3 where a board of a fleet gave no result."""
     from edgeloc.benchmarks.measurement import bench
 
-    result = bench(options(arguments))
+    if arguments.fleet and not arguments.spread:
+        parser = argparse.ArgumentParser()
+        configure(parser)
+        return fleet.run(arguments, parser)
+    wanted = options(arguments)
+    result = fleet.spread(arguments, wanted) if arguments.spread else bench(wanted)
     if arguments.json:
         print_json(summary(result, arguments.out))
     else:

@@ -19,7 +19,7 @@ from edgeloc.types import Pixels
 if TYPE_CHECKING:
     from edgeloc.scenes import SceneGenerator
 
-__all__ = ["open_dataset"]
+__all__ = ["is_synthetic", "open_dataset"]
 
 _LARGEST = 4096
 _SCENE_SPLITS = ("train", "val", "test")
@@ -49,7 +49,7 @@ def open_dataset(uri: str | Path, *, split: str | None = None, skip_bad: bool = 
     Raises DataError where nothing is there to read, where several formats fit, for an unknown split, and for a bad
     row, by its file, line (or record) and field.
     """
-    if _is_synthetic(str(uri)):
+    if is_synthetic(str(uri)):
         return _read_scenes(str(uri), split)
     root = Path(uri)
     if not root.exists():
@@ -114,7 +114,7 @@ def _images(root: Path) -> list[Path]:
     return [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
 
 
-def _is_synthetic(uri: str) -> bool:
+def is_synthetic(uri: str) -> bool:
     """Whether this names generated scenes; a folder of that name is `./synthetic`."""
     return uri.split("?")[0] in ("synthetic", "synthetic:", "synthetic://")
 
