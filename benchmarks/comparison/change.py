@@ -89,7 +89,7 @@ class Change:
         """
         if self.limit is None:
             return "no limit"
-        if self.ci95 is None:
+        if self.ci95 is None or not all(map(math.isfinite, (self.change, *self.ci95))):
             return "undecided"
         sign = 1 if self.higher_is_worse else -1
         loss, (least, most) = sign * self.change, sorted(sign * end for end in self.ci95)

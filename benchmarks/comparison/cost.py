@@ -25,17 +25,21 @@ def cost_changes(
 ) -> Iterator[Change]:
     """The figures that both sides have; capture and drawing are none, as they depend on where frames come from."""
     kinds = {_kind(result) for result in (*before, *after)}
-    if len(kinds) == 1 and all(result.latency for result in (*before, *after)):
+    if len(kinds) == 1 and _timed((*before, *after), "total"):
         starts = kinds == {"cold-start"}
         yield from _start_changes(before, after, limits) if starts else _frame_changes(before, after, limits)
     yield from _energy_changes(before, after, limits)
-    sizes = before[0].model.bytes, after[0].model.bytes
-    size = sizes[1] / sizes[0] - 1
-    yield Change(
-        "model file", "bytes", *sizes, size, (size, size), True, True, "exact", "max_size_increase",
-        limits.max_size_increase,
-    )  # fmt: skip
+    yield from _size_change(before[0].model.bytes, after[0].model.bytes, limits.max_size_increase)
     yield from _memory_changes(before, after)
+
+
+def _size_change(before: int, after: int, limit: float) -> Iterator[Change]:
+    if min(before, after) > 0:
+        change = after / before - 1
+        ends = change, change
+        yield Change(
+            "model file", "bytes", before, after, change, ends, True, True, "exact", "max_size_increase", limit
+        )
 
 
 def _kind(result: BenchResult) -> str:
@@ -49,7 +53,7 @@ def _frame_changes(
 ) -> Iterator[Change]:
     if scenario_of(before[0]) == "stream":
         name, first, second = "frame age", _samples(before, "total"), _samples(after, "total")
-    elif all(LOCALIZE in result.latency for result in (*before, *after)):
+    elif _timed((*before, *after), LOCALIZE):
         name, first, second = LOCALIZE, _samples(before, LOCALIZE), _samples(after, LOCALIZE)
     else:
         return
@@ -62,7 +66,11 @@ def _frame_changes(
 def _common_stages(before: Sequence[BenchResult], after: Sequence[BenchResult]) -> list[str]:
     left_out = ("capture", "draw", "total", LOCALIZE)
     stages = [stage for stage in stages_in(before[0].latency) if stage not in left_out]
-    return [stage for stage in stages if all(stage in result.latency for result in (*before, *after))]
+    return [stage for stage in stages if _timed((*before, *after), stage)]
+
+
+def _timed(results: Sequence[BenchResult], stage: str) -> bool:
+    return all(stage in result.latency and result.latency[stage].samples_ms for result in results)
 
 
 def _samples(results: Sequence[BenchResult], stage: str) -> list[Sequence[float]]:
@@ -104,15 +112,14 @@ def _basis(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], 
 def _start_changes(
     before: Sequence[BenchResult], after: Sequence[BenchResult], limits: CompareLimits
 ) -> Iterator[Change]:
-    """Each sample is a process of its own, so those of several results are one sample."""
     for stage in ("total", *_common_stages(before, after)):
-        first, second = ([value for run in _samples(side, stage) for value in run] for side in (before, after))
+        first, second = _samples(before, stage), _samples(after, stage)
         limit, name = (limits.max_latency_increase, "cold start") if stage == "total" else (None, stage)
         sides = of_starts(first), of_starts(second)
         if sides[0] is None or sides[1] is None:
-            yield _unknown(name, float(np.mean(first)), float(np.mean(second)), limit)
+            yield _unknown(name, float(np.mean(np.concatenate(first))), float(np.mean(np.concatenate(second))), limit)
         else:
-            basis = f"{len(first)} and {len(second)} processes"
+            basis = _basis(first, second, "processes")
             yield _relative(name, "ms", sides[0], sides[1], basis, "max_latency_increase", limit)
 
 

@@ -263,3 +263,11 @@ def test_a_few_frames_decide_nothing(timed: Timed, make_stage: Stage) -> None:
 def test_a_limit_that_is_none(value: float) -> None:
     with pytest.raises(UsageError, match="max_iou_drop is .*: it must be at least 0"):
         CompareLimits(max_iou_drop=value)
+
+
+def test_a_number_that_is_none_decides_nothing(timed: Timed) -> None:
+    new = timed(1)
+    assert new.regression is not None
+    rows = (dataclasses.replace(new.regression.rows[0], iou_quantized=float("nan")), *new.regression.rows[1:])
+    damaged = dataclasses.replace(new, regression=dataclasses.replace(new.regression, rows=rows))
+    assert figure(compare(timed(0), damaged), "mean IoU").verdict == "undecided"

@@ -93,16 +93,23 @@ def test_too_few_samples_have_no_interval() -> None:
     assert of_samples([[1.0] * 19], 50) is None
     assert of_samples([], 50) is None
     assert of_samples([[0.0] * 30], 50) is None
-    assert of_starts([300.0, 310.0]) is None
+    assert of_starts([[300.0, 310.0]]) is None
 
 
-def test_starts_are_runs_of_their_own() -> None:
+def test_starts_are_as_sure_as_their_parts_are_alike() -> None:
     rng = np.random.default_rng(0)
-    first, second = (of_starts(list(mean * rng.lognormal(0, 0.02, 10))) for mean in (300, 345))
+    first, second = (of_starts([list(mean * rng.lognormal(0, 0.02, 10))]) for mean in (300, 345))
     assert first is not None and second is not None
     change, low, high = relative_change(first, second)
     assert change == pytest.approx(0.15, abs=0.03)
     assert 0.05 < low < 0.15 < high < 0.25
+    # What slowed the second half lasts, and may have slowed the other result, or not.
+    slowed = of_starts([[300.0] * 5 + [400.0] * 5])
+    assert slowed is not None
+    assert relative_change(first, slowed)[1] < 0
+    repeated = of_starts([[345.0] * 3, [346.0] * 3, [344.0] * 3]), of_starts([[300.0] * 3, [301.0] * 3, [299.0] * 3])
+    assert repeated[0] is not None and repeated[1] is not None
+    assert relative_change(repeated[1], repeated[0])[1] > 0.14
 
 
 def test_energy_is_as_uncertain_as_its_meter() -> None:
