@@ -63,6 +63,7 @@ NOT_RUN = {
     r"nets\.localizer:build|localizer\.onnx --contract": "a model of the reader's; see tests/converters/sources",
     r"localizer-qat\.keras": "made by a line that is not run",
     r"--target edgetpu": "Google's compiler; tests/converters/edgetpu runs it with a fake one",
+    r"--loadgen": "the extra loadgen; tests/benchmarks/scenarios runs it where it is installed",
     r"_edgetpu\.tflite": "an Edge TPU; tests/device/engines runs it with a fake one",
     r"--engine tensorrt|\.onnx": "a Jetson; tests/sdk/engines/test_tensorrt.py runs it with a fake one",
     r"--target tensorrt": "the extra tensorrt; tests/converters/tensorrt runs it",
