@@ -39,6 +39,7 @@ from edgeloc.benchmarks.scenarios.stream import StreamRecorder, stream_camera
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.data.sample import fingerprint, several_objects, spread
 from edgeloc.device.thermal import ThermalReader, ThermalSampler
+from edgeloc.engines import FASTEST
 from edgeloc.errors import DataError, ModelError, mask_credentials
 from edgeloc.evaluation.accuracy import Accuracy, AccuracyRecorder, accuracy_figures
 from edgeloc.evaluation.detection import DetectionRecorder, DetectionRegression, below_threshold, detection_figures
@@ -98,6 +99,10 @@ class Measurement:
         self.options = options
         self.environment = read_environment()
         self.localizer = Localizer(options.model, options.engine, options.threads, options.contract)
+        # What was chosen by measuring is what the float model and other processes run on.
+        chosen = self.localizer.engine
+        self.engine = chosen.name if options.engine == FASTEST else options.engine
+        self.threads = chosen.threads if options.threads == "auto" else options.threads
         self.model = _model_info(options.model, self.localizer)
         self.data: Dataset | None = None
         self.samples: list[Sample] = []
@@ -108,7 +113,7 @@ class Measurement:
         self.against: ModelInfo | None = None
         if options.against is not None:
             contract = self.localizer.contract
-            self.float_model = float_localizer(options.against, contract, options.engine, options.threads)
+            self.float_model = float_localizer(options.against, contract, self.engine, self.threads)
             self.against = _model_info(options.against, self.float_model)
         self.data_hash = fingerprint(self.samples) if self.data else None
         self.source = self._source()
@@ -131,18 +136,18 @@ class Measurement:
     def _recorder(self) -> LatencyRecorder:
         """What times the scenario's samples."""
         options = self.options
-        timed = self.localizer, self.source, options.warmup_samples, options.threads
+        timed = self.localizer, self.source, options.warmup_samples, self.threads
         if options.scenario == "stream":
             return StreamRecorder(*timed, stream_camera(self.source, options.fps))
         if options.scenario == "cold-start":
-            return StartRecorder(*timed, options.model, options.engine, options.contract)
+            return StartRecorder(*timed, options.model, self.engine, options.contract)
         return LatencyRecorder(*timed)
 
     def _float_recorder(self) -> LatencyRecorder | None:
         """What times the float model beside it, where there is one."""
         if self.float_model is None or self.options.scenario != "single-stream":
             return None
-        return LatencyRecorder(self.float_model, self.source, self.options.warmup_samples, self.options.threads)
+        return LatencyRecorder(self.float_model, self.source, self.options.warmup_samples, self.threads)
 
     def _open_recorder(self) -> None:
         """What takes the images through both models, or through the one there is."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from edgeloc.benchmarks.scenarios.stopping import SCENARIOS, Scenario, ScenarioName
+from edgeloc.engines import Threads
 from edgeloc.errors import UsageError, mask_credentials
 
 __all__ = ["BenchOptions"]
@@ -56,7 +57,7 @@ class BenchOptions:
         fps: of stream, the rate of the frames; None is 30. A live camera has its own.
         loadgen: of single-stream, let MLPerf's LoadGen issue the frames, as a check of the 90th percentile.
         engine: what runs the model, as in `edgeloc.Localizer`.
-        threads: of the engine; None is its own choice.
+        threads: of the engine, as in `edgeloc.Localizer`; None is its own choice.
         contract: a JSON file, for a model that carries no contract.
         negatives: take crops of background through the model too, for the presence figures.
         skip_bad: leave out images and rows that cannot be read, and count them.
@@ -80,7 +81,7 @@ class BenchOptions:
     fps: float | None = None
     loadgen: bool = False
     engine: str = "auto"
-    threads: int | None = None
+    threads: Threads = None
     contract: str | Path | None = None
     negatives: bool = True
     skip_bad: bool = False

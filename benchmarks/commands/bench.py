@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeloc._support.json import print_json
-from edgeloc._support.numbers import above_zero, at_least_one, at_least_zero, for_flag, number
+from edgeloc._support.numbers import above_zero, at_least_one, at_least_zero, for_flag, number, threads_or_auto
 from edgeloc.benchmarks.commands import fleet
 from edgeloc.errors import printable
 
@@ -59,12 +59,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="power meter: auto, none, or a URI such as pmic://, ina219://1/0x40?shunt=0.1, csv://power.csv",
     )
-    add("--threads", metavar="N", type=at_least_one, help="threads of the engine (default: its own choice)")
+    add(
+        "--threads",
+        metavar="N",
+        type=threads_or_auto,
+        help="threads of the engine; auto measures once how many are the fastest here (default: its own choice)",
+    )
     add(
         "--engine",
         metavar="NAME",
         default="auto",
-        help="auto, litert, tflite-runtime, tensorflow, edgetpu, tensorrt or onnxruntime, as in edgeloc run "
+        help="auto, litert, tflite-runtime, tensorflow, edgetpu, tensorrt, onnxruntime or fastest, as in edgeloc run "
         "(default: auto)",
     )
     add("--contract", metavar="FILE.json", help="the contract of a model that carries none")

@@ -19,7 +19,15 @@ from pathlib import Path
 from edgeloc.errors import EdgelocError, OutputError, UsageError
 from edgeloc.findings import Finding, report
 
-__all__ = ["atomic_path", "cache_folder", "growing_file", "release", "require_writable", "utf8_path"]
+__all__ = [
+    "atomic_path",
+    "cache_folder",
+    "growing_file",
+    "made_cache_folder",
+    "release",
+    "require_writable",
+    "utf8_path",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +194,23 @@ def cache_folder(name: str) -> Path:
     # A relative one is to be ignored: https://specifications.freedesktop.org/basedir-spec/
     root = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
     return root / "edgeloc" / name
+
+
+def made_cache_folder(name: str) -> Path | None:
+    """The same, made where it is missing, for this user alone; None where it cannot be, or is not this user's to make.
+
+    A home may be read-only, absent or somebody else's: root with a user's HOME would lock them out.
+    """
+    try:
+        folder = cache_folder(name)
+        above = next(path for path in (folder, *folder.parents) if path.exists())
+        if above.stat().st_uid != os.geteuid():
+            return None
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except (OSError, RuntimeError):
+        return None
+    return folder
 
 
 def require_writable(path: str | Path, *inputs: str | Path | None) -> None:

@@ -9,9 +9,9 @@ import argparse
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-__all__ = ["above_zero", "at_least_one", "at_least_zero", "finite", "for_flag", "number", "whole"]
+__all__ = ["above_zero", "at_least_one", "at_least_zero", "finite", "for_flag", "number", "threads_or_auto", "whole"]
 
 # More than anything here can count; beyond it, libraries in C refuse a number in words of their own.
 _MOST = 1_000_000_000
@@ -74,6 +74,16 @@ def for_flag(parse: Callable[[str], T]) -> Callable[[str], T]:
     return parse_flag
 
 
+def _threads(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    try:
+        return whole(1)(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
+
+
 at_least_one = for_flag(whole(1))
 at_least_zero = for_flag(whole(0))
+threads_or_auto = for_flag(_threads)
 above_zero = for_flag(number(0, above=True))

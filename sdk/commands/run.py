@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgeloc._support.interrupt import EXIT_INTERRUPTED, EXIT_TERMINATED, sure_end
 from edgeloc._support.json import print_json
-from edgeloc._support.numbers import above_zero, at_least_one, for_flag, number
+from edgeloc._support.numbers import above_zero, at_least_one, for_flag, number, threads_or_auto
 from edgeloc.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--engine",
         default="auto",
         metavar="NAME",
-        help="auto, litert, tflite-runtime, tensorflow, edgetpu (edgetpu://usb:1 for one of several), tensorrt "
-        "or onnxruntime (default: auto)",
+        help="auto, litert, tflite-runtime, tensorflow, edgetpu (edgetpu://usb:1 for one of several), tensorrt, "
+        "onnxruntime, or fastest: of those installed, the fastest that passes the self-test (default: auto)",
     )
     parser.add_argument(
         "--cpu-model",
@@ -82,7 +82,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="with --engine auto and a model compiled for the Edge TPU: the model to fall back to on the CPU",
     )
     parser.add_argument(
-        "--threads", type=at_least_one, metavar="N", help="threads of the engine (default: its own choice)"
+        "--threads",
+        type=threads_or_auto,
+        metavar="N",
+        help="threads of the engine; auto measures once how many are the fastest here (default: its own choice)",
     )
     parser.add_argument(
         "--deadline-ms",

@@ -62,6 +62,8 @@ class Engine(Reporting, ABC):
         version: its runtime's.
         inputs: the model's inputs by name.
         outputs: the model's outputs by name.
+        threads: how many it was given; None where that was left to it.
+        parallel: whether it computes with so many threads on the CPU, so that it can be measured how many are best.
         notify: takes each fault when it is noticed; a run sets it, and without one they are logged.
         spent_ms: of a model that is run in stages, how long each took in the last `invoke`, by name in their order.
     """
@@ -70,6 +72,8 @@ class Engine(Reporting, ABC):
     version: str = ""
     inputs: Mapping[str, TensorInfo]
     outputs: Mapping[str, TensorInfo]
+    threads: int | None = None
+    parallel: bool = False
     spent_ms: Mapping[str, float] = MappingProxyType({})
     # How many inferences were begun by processes of this engine that have ended.
     _begun_before: int = 0
@@ -102,6 +106,11 @@ class Engine(Reporting, ABC):
     def available(cls) -> bool:
         """Whether the runtime is installed; it may still turn out broken when it loads."""
         return True
+
+    @classmethod
+    def installed_version(cls) -> str:
+        """The version of the runtime that would be loaded; "" where it cannot be known before."""
+        return ""
 
     @classmethod
     def vet(cls, model: ModelFile) -> None:

@@ -28,6 +28,7 @@ class OnnxRuntimeEngine(Engine):
     """
 
     name = "onnxruntime"
+    parallel = True
 
     def __init__(self, model: bytes, threads: int | None = None) -> None:
         try:
@@ -61,6 +62,13 @@ class OnnxRuntimeEngine(Engine):
     def available(cls) -> bool:
         """Whether the package is installed."""
         return importlib.util.find_spec("onnxruntime") is not None
+
+    @classmethod
+    def installed_version(cls) -> str:
+        """The package's version."""
+        from importlib.metadata import version
+
+        return version("onnxruntime")
 
     @classmethod
     def vet(cls, model: ModelFile) -> None:

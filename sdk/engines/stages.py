@@ -56,7 +56,7 @@ class StagedEngine(Engine):
         stages, spec = contract.stages, contract.input
         assert stages is not None
         self._first, self._head = (engines[0] if len(engines) > 1 else None), engines[-1]
-        self.name, self.version = self._head.name, self._head.version
+        self.name, self.version, self.threads = self._head.name, self._head.version, self._head.threads
         channels = 1 if spec.color == "gray" else 3
         region = _only_input(self._head)
         image = region if self._first is None else _only_input(self._first)

@@ -30,6 +30,7 @@ class TfliteEngine(Engine):
     module = ""
     attribute = "Interpreter"
     delegate_loader = "load_delegate"
+    parallel = True
     newest = False
     """Whether no other package runs a model that this one is too old for: then the engine "auto" tries none."""
 

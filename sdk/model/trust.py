@@ -20,6 +20,7 @@ __all__ = ["CONVERTED", "is_trusted", "trust"]
 CONVERTED = "converted"
 """Stands for every runtime: the file was written by a conversion on this machine."""
 
+_FOLDER = "trusted"
 # What this process has learned; all that there is where the cache cannot be written.
 _known: set[str] = set()
 
@@ -33,15 +34,12 @@ def trust(digest: str, runtime: str = CONVERTED) -> None:
     """Let later loads of the model of this SHA-256 go without a trial, in this process and in the user's others."""
     name = _name(digest, runtime)
     _known.add(name)
-    # A home that is read-only, absent or somebody else's: the next process tries the model again.
-    with suppress(OSError, RuntimeError):
-        folder = _folder()
-        above = next(path for path in (folder, *folder.parents) if path.exists())
-        if above.stat().st_uid != os.geteuid():  # root with a user's HOME would lock them out
-            return
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if _is_private(folder):
+    from edgeloc._support.files import made_cache_folder
+
+    # Where it cannot be written, the next process tries the model again.
+    with suppress(OSError):
+        folder = made_cache_folder(_FOLDER)
+        if folder is not None and _is_private(folder):
             os.close(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
 
 
@@ -58,7 +56,7 @@ def _folder() -> Path:
     # Here, since the model that ships needs no cache.
     from edgeloc._support.files import cache_folder
 
-    return cache_folder("trusted")
+    return cache_folder(_FOLDER)
 
 
 def _is_private(folder: Path) -> bool:

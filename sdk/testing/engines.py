@@ -39,7 +39,8 @@ class FakeEngine(Engine):
     contract's mean and std are one number each.
     `answers`: for each invoke a dict of output name to values; the last is repeated, and an output that is left out
     is zero.
-    `delay_s`: how long each invoke takes, in seconds; `delay_ms` in a URI.
+    `delay_s`: how long each invoke takes, in seconds. `delay_ms` in a URI, several with commas between for 1, 2, ...
+    threads; the last is also that of more.
 
     Faults are by the number of the invoke, from 0. In a URI each is NUMBER:VALUE, several with commas between, or a
     dict of number to value in Python. An engine with a deadline counts on through its restarts.
@@ -57,6 +58,7 @@ class FakeEngine(Engine):
 
     name = "fake"
     version = "1"
+    parallel = True
 
     def __init__(
         self,
@@ -95,14 +97,15 @@ class FakeEngine(Engine):
             "fail": lambda text: parse_events(text, whole(1), 1),
             "nan": lambda text: parse_events(text, whole(1), 1),
             "crash": lambda text: tuple(whole(0)(one) for one in text.split(",")),
-            "delay_ms": number(0),
+            "delay_ms": lambda text: [number(0)(one) for one in text.split(",")],
         }
         uri = split_uri(f"fake://{place}", "engine")
         uri.require_no_path()
         options = uri.options(parsers)
         if model.contract is None:
             raise EngineError(f"{model.path} has no contract, so the fake engine cannot know its outputs")
-        return cls(model.contract, delay_s=options.pop("delay_ms", 0.0) / 1000, **options)
+        delays_ms = options.pop("delay_ms", [0.0])
+        return cls(model.contract, delay_s=delays_ms[min(threads or 1, len(delays_ms)) - 1] / 1000, **options)
 
     def fail(self, after: int = 0, times: int = 1) -> None:
         """Make `times` invocations raise EngineError, after `after` more that succeed."""

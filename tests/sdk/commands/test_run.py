@@ -18,6 +18,7 @@ from edgeloc.commands.run import _last_words
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec, Thresholds
 from edgeloc.model.detector import DetectorSpec
 from edgeloc.model.file import write_model
+from edgeloc.models import SHIPPED_INT8
 from edgeloc.sinks import Sink
 from edgeloc.sinks.jsonl import JsonLinesSink
 
@@ -51,6 +52,20 @@ def test_a_pipeline_writes_the_same_lines(model: str, tmp_path: Path) -> None:
         records = [json.loads(line) for line in path.read_text().splitlines()]
         written.append([(record["sequence"], record["presence"]) for record in records])
     assert len(written[0]) == 6 and written[0] == written[1] == written[2]
+
+
+def test_the_number_of_threads_and_the_engine_are_chosen_by_measuring(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("edgeloc.engines.choice.usable_cores", lambda: (0, 1))
+    camera = ["--camera", f"{SYNTHETIC}&frames=2"]
+    assert main(["run", str(SHIPPED_INT8), *camera, "--threads", "auto", "--engine", "fake://?delay_ms=9,3"]) == 0
+    assert "localizer-int8.tflite runs on fake 1 with 2 threads, the fastest: " in capsys.readouterr().err
+    assert main(["run", model, *camera, "--engine", "fastest"]) == 2
+    assert "has no self-test for the engine fastest to pass: name an --engine" in capsys.readouterr().err
+    assert main(["run", model, *camera, "--threads", "many"]) == 2
+    assert "must be a whole number from 1 to 1,000,000,000, or auto" in capsys.readouterr().err
 
 
 def test_a_run_writes_its_sinks_and_prints_its_summary(

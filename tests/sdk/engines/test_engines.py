@@ -18,7 +18,7 @@ from edgeloc.errors import EngineError, ModelError, UsageError
 from edgeloc.model.contract import Contract
 from edgeloc.model.file import ModelFile, read_model
 from edgeloc.models import SHIPPED_INT8
-from edgeloc.testing import EngineSuite
+from edgeloc.testing import EngineSuite, FakeEngine
 
 REAL = [pytest.param(name, id=name) for name in AUTO]
 
@@ -148,13 +148,14 @@ def failing(error: Exception) -> Callable[..., Any]:
 
 
 def test_auto_takes_the_next_when_a_runtime_is_broken_and_reports_the_first_reason(
-    grid_model: Path, monkeypatch: pytest.MonkeyPatch
+    grid_model: Path, grid_contract: Contract, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LiteRtEngine, "load", failing(EngineError("litert is broken")))
     monkeypatch.setattr(TfliteRuntimeEngine, "available", lambda: False)
     tensorflow = engine_class("tensorflow")
-    monkeypatch.setattr(tensorflow, "load", classmethod(lambda cls, model, threads: "loaded"))
-    assert open_engine("auto", grid_model) == "loaded"  # type: ignore[comparison-overlap]
+    loaded = FakeEngine(grid_contract)
+    monkeypatch.setattr(tensorflow, "load", classmethod(lambda cls, model, threads: loaded))
+    assert open_engine("auto", grid_model) is loaded
     monkeypatch.setattr(tensorflow, "load", failing(EngineError("tensorflow is broken")))
     with pytest.raises(EngineError, match="litert is broken"):
         open_engine("auto", grid_model)
@@ -213,7 +214,7 @@ def test_nonsense_in_a_signature_is_a_model_error(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("name", "threads"), [("gpu", None), ("auto", 0), ("auto", 10**11)])
 def test_an_unknown_name_and_an_absurd_number_of_threads_are_refused(name: str, threads: int | None) -> None:
-    with pytest.raises(UsageError, match=r"engine gpu is of no known kind; known are: auto, litert|1 to 1024"):
+    with pytest.raises(UsageError, match=r"engine gpu is of no known kind; known are: auto, fastest, litert|1 to 1024"):
         open_engine(name, b"", threads)
 
 
