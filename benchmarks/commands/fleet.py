@@ -207,9 +207,14 @@ class _Bars:
         if self._tqdm is None:
             return
         if board not in self._bars:
-            self._bars[board] = self._tqdm(position=len(self._bars), leave=False, dynamic_ncols=True)
+            self._bars[board] = self._tqdm(
+                position=len(self._bars), leave=False, dynamic_ncols=True, bar_format="{desc}"
+            )
         bar = self._bars[board]
         bar.total = report["total"]
+        # The rate would be that of the reports, not of the frames.
+        share = "{percentage:3.0f} % |{bar}| {n_fmt}/{total_fmt}" if bar.total else "{n_fmt}"
+        bar.bar_format = f"{{desc}} {share} [{{elapsed}}]"
         bar.n = report["done"]
         bar.set_description(f"{board}: {report['label']}")
 

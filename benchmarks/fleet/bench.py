@@ -15,7 +15,7 @@ from edgeloc._support.interrupt import signals_wait
 from edgeloc.benchmarks.fleet.boards import Answer, Fleet
 from edgeloc.benchmarks.fleet.onboard import GRACE_S, BenchJob, BenchReply, measure
 from edgeloc.benchmarks.result import BenchResult, ModelInfo, read_result, write_result
-from edgeloc.errors import DataError, EdgelocError, OutputError, first_line
+from edgeloc.errors import DataError, EdgelocError, OutputError, UsageError, first_line
 from edgeloc.findings import Finding, report
 
 __all__ = ["Outcome", "bench_boards", "board_failed", "described", "result_file"]
@@ -71,8 +71,11 @@ def bench_boards(
         outcomes.append(_outcome(answer, job, folder))
         done(outcomes[-1])
 
-    for board in boards:
-        require_writable(result_file(folder, board))
+    files = {result_file(folder, board) for board in boards}
+    if len(files) < len(boards):
+        raise UsageError("the results of two boards would have one name", hint="start their workers with other names")
+    for file in files:
+        require_writable(file)
     for board in boards:
         why = fleet.why_not(board)
         if why is None:

@@ -186,10 +186,15 @@ class Fleet:
 
     def _fetch(self, future: Any) -> None:
         """In a thread of its own: the value still has to come from the board, which may freeze or die just then."""
+        from concurrent.futures import CancelledError
+
+        value, error = None, None
         try:
-            value, error = future.result(), None
+            value = future.result()
+        except CancelledError:
+            error = DeviceError(f"the connection to the scheduler at {self._address} was lost")
         except BaseException as failure:
-            value, error = None, failure
+            error = failure
         self._events.put(("done", future.key, value, error))
 
     def _lost(self) -> Iterator[Answer]:
@@ -284,8 +289,9 @@ def _connected(address: str) -> Any:
     except ImportError as error:
         raise MissingExtra("distributed", "fleet", "a fleet") from error
     if not logger.isEnabledFor(logging.DEBUG):
-        # What it has to say of lost boards is said here, in fewer words.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        # What they have to say of lost boards is said here, in fewer words. Dask's configuration gives some own levels.
+        for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"})
     security = Security(require_encryption=True)
     _require_certificates(security)
