@@ -188,7 +188,8 @@ class Fleet:
         """In a thread of its own: the value still has to come from the board, which may freeze or die just then."""
         from concurrent.futures import CancelledError
 
-        value, error = None, None
+        value: Any = None
+        error: BaseException | None = None
         try:
             value = future.result()
         except CancelledError:
