@@ -120,7 +120,8 @@ class Measurement:
         self.readings = RecordingReader(ThermalReader())
         self.thermal = ThermalSampler(self.readings)
         self.latency, self.against_latency = self._recorder(), self._float_recorder()
-        self.stopping = Stopping(options.asked, options.count, options.warmup_samples, alone=not options.loadgen)
+        limits = options.asked, options.count, options.warmup_samples
+        self.stopping = Stopping(*limits, alone=not options.loadgen, patience=options.patience)
         self.loadgen: LoadGen | None = None
         self.journal = Journal(options.out)
         self.memory: Memory | None = None

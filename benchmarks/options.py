@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from edgeloc.benchmarks.scenarios.stopping import SCENARIOS, Scenario, ScenarioName
+from edgeloc.benchmarks.scenarios.stopping import LEAST_SAMPLES, SCENARIOS, Scenario, ScenarioName
 from edgeloc.engines import Threads
 from edgeloc.errors import UsageError, mask_credentials
 
@@ -52,7 +52,7 @@ class BenchOptions:
         min_frames: of single-stream and stream, how many frames at least; None is 200.
         min_seconds: and for how long at least; None is 2 of single-stream, 10 of stream.
         max_seconds: and at most, though the 90th percentile is not known well enough then; None is five times
-            `min_seconds`, or three times of stream.
+            `min_seconds`, or three times of stream, and longer where 64 frames take longer.
         minutes: of sustained, for how long; None is 10.
         fps: of stream, the rate of the frames; None is 30. A live camera has its own.
         loadgen: of single-stream, let MLPerf's LoadGen issue the frames, as a check of the 90th percentile.
@@ -143,6 +143,11 @@ class BenchOptions:
     def count(self) -> int | None:
         """Exactly how many samples to take; None: as many as the scenario needs."""
         return _STARTS if self.frames is None and self.scenario == "cold-start" else self.frames
+
+    @property
+    def patience(self) -> int:
+        """How many samples to take though the longest time has passed: where nobody set it, enough for a bound."""
+        return LEAST_SAMPLES if self.max_seconds is None and self.scenario in _SECONDS else 1
 
     @property
     def warmup_samples(self) -> int:

@@ -89,10 +89,13 @@ class Stopping:
         count: how many samples to take, neither more nor fewer; None: what `asked` says.
         warmup: how many come before them, which do not count.
         alone: whether it decides; else it ends when `end` is called.
+        patience: how many samples it takes all the same when the longest time has passed.
     """
 
-    def __init__(self, asked: Scenario, count: int | None, warmup: int, *, alone: bool = True) -> None:
-        self.asked, self.warmup, self._alone = asked, warmup, alone
+    def __init__(
+        self, asked: Scenario, count: int | None, warmup: int, *, alone: bool = True, patience: int = 1
+    ) -> None:
+        self.asked, self.warmup, self._alone, self._patience = asked, warmup, alone, patience
         self.stopped_by: StoppedBy = "interrupted"
         self._count = count
         self._look_at = 0.0
@@ -122,7 +125,7 @@ class Stopping:
             return self.stopped_by != "interrupted"
         if self._count is not None and samples >= self._count:
             self.stopped_by = "count"
-        elif asked.most_s is not None and samples and seconds >= asked.most_s:
+        elif asked.most_s is not None and samples >= self._patience and seconds >= asked.most_s:
             self.stopped_by = "time"
         elif self._count is None and samples >= max(asked.least_samples, self._look_at) and seconds >= asked.least_s:
             self._look_at = samples * _MORE
