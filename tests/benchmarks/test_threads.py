@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 
-from edgeloc.benchmarks import threads
+from edgeloc.benchmarks import BenchOptions, bench, read_result, threads
 from edgeloc.models import SHIPPED_INT8
 
 
@@ -34,6 +35,17 @@ def test_a_choice_that_loses_more_fails(monkeypatch: pytest.MonkeyPatch, capsys:
         monkeypatch.setattr(threads, "_on_this_machine", lambda *_, here=here: here)
         assert threads.main(["--simulations", "1"]) == status
     assert "this machine: a choice was 3.1% slower than the best" in capsys.readouterr().err
+
+
+def test_a_benchmark_reports_the_number_of_threads_that_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("edgeloc.engines.choice.usable_cores", lambda: (0, 1))
+    out, engine = tmp_path / "r.json", "fake://?delay_ms=9,3"
+    bench(BenchOptions(SHIPPED_INT8, out, frames=2, warmup=0, engine=engine, threads="auto", power="none"))
+    run = read_result(out).latency_run
+    assert run is not None and (run.engine, run.threads) == ("fake", 2)
 
 
 def test_bad_input_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
