@@ -26,6 +26,7 @@ from edgeloc.converters.gate import DetectorGate, Gate, GateLimits, Report, Tria
 from edgeloc.converters.gate.report import require_passed
 from edgeloc.converters.output_heads.diagnosis import diagnose
 from edgeloc.converters.output_heads.repair import repair_head
+from edgeloc.converters.quantization.box_correction import BoxCorrection
 from edgeloc.converters.quantization.quantize import AUTO, RECIPES, Recipe, quantize, recipe
 from edgeloc.converters.sources import Source, open_source, require_source
 from edgeloc.converters.stages import float_bundle, members_of, quantize_bundle
@@ -344,7 +345,8 @@ class _Converter:
             keep = options.keep_float if chosen.keeps_float or options.recipe != AUTO else ()
             if self.contract.stages is not None:
                 return quantize_bundle(flatbuffer, chosen, self.contract, images, keep)
-            made = quantize(flatbuffer, chosen, spec, images, keep)
+            boxes = None if images is None else BoxCorrection(flatbuffer, self.contract, images, self._report)
+            made = quantize(flatbuffer, chosen, spec, images, keep, boxes)
             require_precision(chosen, report_payload(made, str(self.out)), bool(keep))
             return made
 

@@ -14,7 +14,7 @@ from edgeloc._support.terminal import quiet_stderr
 from edgeloc.errors import ModelError
 from edgeloc.model.flatbuffer import add_constant, constant, operator_name, pack, set_constant, tensor_name, unpack
 
-__all__ = ["WEIGHTED", "Step", "activate", "correct_biases", "weight_steps"]
+__all__ = ["WEIGHTED", "Step", "activate", "add_to_bias", "correct_biases", "weight_steps"]
 
 Array = NDArray[Any]
 
@@ -135,7 +135,7 @@ def correct_biases(
         after = before if rounded is original and _same(original.reads, wanted, got) else _run(rounded, got)
         if bias is not None:
             shift = _channel_means(before[0]) - _channel_means(after[0])
-            _add_to_bias(model, operator, bias, shift)
+            add_to_bias(model, operator, bias, shift)
             after = [[values + shift for values in after[0]]]
         for index, values, other in zip(original.writes, before, after, strict=True):
             wanted[index] = [activate(original.fused, value) for value in values]
@@ -192,7 +192,7 @@ def _channel_means(values: list[Array]) -> NDArray[np.float32]:
     return np.asarray(sums / sum(value.size // value.shape[-1] for value in values), np.float32)
 
 
-def _add_to_bias(model: Any, operator: Any, position: int, shift: NDArray[np.float32]) -> None:
+def add_to_bias(model: Any, operator: Any, position: int, shift: NDArray[np.float32]) -> None:
     """Shift the bias in a tensor of this operator's own: there may be none so far, or one that two layers share."""
     graph = model.subgraphs[0]
     inputs = [int(index) for index in operator.inputs]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeloc._support.terminal import quiet_stderr
 from edgeloc.converters.quantization.bias_correction import WEIGHTED, correct_biases, weight_steps
+from edgeloc.converters.quantization.box_correction import BoxCorrection
 from edgeloc.converters.quantization.equalization import bound_ranges, equalize
 from edgeloc.errors import ModelError, UsageError, first_line
 from edgeloc.model.contract import InputSpec
@@ -30,9 +31,19 @@ from edgeloc.model.flatbuffer import (
     unpack,
 )
 
-__all__ = ["AUTO", "RECIPES", "Recipe", "float16_weights", "int8_weights", "quantize", "recipe", "to_integers"]
+__all__ = [
+    "AUTO",
+    "BIAS_IMAGES",
+    "RECIPES",
+    "Recipe",
+    "float16_weights",
+    "int8_weights",
+    "quantize",
+    "recipe",
+    "to_integers",
+]
 
-_BIAS_IMAGES = 64
+BIAS_IMAGES = 64
 _TINY = 1e-4
 _FLOAT32, _FLOAT16, _INT8 = 0, 1, 9
 _DEQUANTIZE = 6
@@ -161,6 +172,7 @@ def quantize(
     spec: InputSpec,
     images: NDArray[np.float32] | None = None,
     keep_float: Sequence[str] = (),
+    boxes: BoxCorrection | None = None,
 ) -> bytes:
     """Quantize a float32 flatbuffer by `recipe`.
 
@@ -185,8 +197,10 @@ def quantize(
     if not recipe.calibrated:
         return _STORED[recipe.weights](flatbuffer)
     assert images is not None  # calibrated recipes are never called without images
-    corrected = correct_biases(flatbuffer, images[:_BIAS_IMAGES], kept.__contains__)
-    return to_integers(corrected, recipe, spec, images, kept)
+    corrected = correct_biases(flatbuffer, images[:BIAS_IMAGES], kept.__contains__)
+    if boxes is None or recipe.activation_bits != 8:
+        return to_integers(corrected, recipe, spec, images, kept)
+    return boxes(corrected, lambda model: to_integers(model, recipe, spec, images, kept))
 
 
 def _matched(graph: Graph, patterns: Sequence[str]) -> set[str]:
