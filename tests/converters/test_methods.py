@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,30 @@ def test_each_method_is_held_against_the_float_network(
     assert float16["megabytes"] < itself["megabytes"]
     assert all(row["latency_ratio"] > 0 for row in (itself, float16))
     lines = table(rows).splitlines()
-    assert [line.count("|") for line in lines] == [11] * 4
+    assert [line.count("|") for line in lines] == [12] * 4
     assert "by group" in lines[2]
+
+
+def test_a_model_with_and_without_each_step(
+    make_network: Callable[..., Any], save_keras: Callable[..., Path], contract: Contract, tmp_path: Path
+) -> None:
+    certain = replace(contract, thresholds=replace(contract.thresholds, presence=0.01))
+    path = save_keras(make_network(), changed=certain)
+    data = ["--data", "synthetic://?count=60&size=96x64", "--calibration-images", "20", "--max-images", "8"]
+    assert main([*data, "--model", str(path), "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "methods.json").read_text())
+    steps = ["int8", "int8, box correction", "int8, equalization", "int8, equalization, box correction"]
+    assert [row["method"] for row in rows] == steps
+    assert all(row["seconds"] > 0 and row["network"] == "model, draw 0" for row in rows)
+
+
+def test_a_model_without_a_contract(
+    make_network: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_network().save(tmp_path / "bare.keras")
+    data = ["--data", "synthetic://?count=60&size=96x64", "--out", str(tmp_path)]
+    assert main([*data, "--model", str(tmp_path / "bare.keras")]) == 2
+    assert "carries no contract" in capsys.readouterr().err
 
 
 def test_data_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
