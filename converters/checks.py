@@ -15,8 +15,9 @@ from edgeloc.errors import ContractError, ModelError
 from edgeloc.findings import Finding
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract, InputSpec
-from edgeloc.model.file import Golden, ModelFile
+from edgeloc.model.file import ModelFile
 from edgeloc.model.flatbuffer import parse_flatbuffer
+from edgeloc.model.golden import Golden
 from edgeloc.model.inspection import ModelReport
 from edgeloc.scenes import SceneGenerator
 

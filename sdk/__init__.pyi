@@ -41,10 +41,10 @@ from edgeloc.model.detector import DetectorSpec as DetectorSpec
 from edgeloc.model.detector import Locations as Locations
 from edgeloc.model.detector import Scores as Scores
 from edgeloc.model.detector import Selection as Selection
-from edgeloc.model.file import Golden as Golden
 from edgeloc.model.file import ModelFile as ModelFile
 from edgeloc.model.file import read_model as read_model
 from edgeloc.model.file import write_model as write_model
+from edgeloc.model.golden import Golden as Golden
 from edgeloc.model.inspection import ModelReport as ModelReport
 from edgeloc.model.inspection import inspect_model as inspect_model
 from edgeloc.scenes import SceneGenerator as SceneGenerator

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from unicodedata import category
 
 __all__ = [
     "CameraError",
@@ -174,6 +173,8 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
+    from unicodedata import category  # most programs print nothing that needs it
+
     return "".join(one if one == "\n" or one.isprintable() or category(one) == "Zs" else _escape(one) for one in text)
 
 

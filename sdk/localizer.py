@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -16,10 +16,13 @@ from edgeloc.engines import FASTEST, Engine, Threads, open_engine
 from edgeloc.engines.base import TensorInfo
 from edgeloc.errors import ContractError, EngineError, ModelError, UsageError
 from edgeloc.model.contract import Contract
-from edgeloc.model.file import Golden, ModelFile, contract_for, read_model
+from edgeloc.model.file import ModelFile, contract_for, read_model
 from edgeloc.model.fit import check_contract, check_input_range
 from edgeloc.preprocess import Placement, Preprocessor
 from edgeloc.types import Frame, Pixels, Result
+
+if TYPE_CHECKING:
+    from edgeloc.model.golden import Golden
 
 __all__ = ["Localizer"]
 

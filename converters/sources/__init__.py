@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from edgeloc._support.lookup import OWN_CODE, Registry
@@ -55,7 +56,7 @@ def _name(model: str) -> str:
     suffix = path.suffix.lower()
     if (path / "saved_model.pb").is_file():
         return "saved-model"
-    if OWN_CODE.fullmatch(model):
+    if re.fullmatch(OWN_CODE, model):
         return "pytorch"
     if suffix in _WEIGHTS:
         raise UsageError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import types
+from functools import lru_cache
 from typing import IO, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from edgeloc.errors import DataError, EdgelocError
@@ -118,14 +120,18 @@ class _Reader:
 
     def _dataclass(self, kind: Any, data: Any, where: str) -> Any:
         self._require(data, dict, where, "an object")
-        hints, prefix = get_type_hints(kind), f"{where}." if where else ""
-        unknown = sorted(set(data) - set(hints))
+        specs, prefix = dataclasses.fields(kind), f"{where}." if where else ""
+        names = [spec.name for spec in specs]
+        unknown = sorted(set(data) - set(names))
         if unknown and self._strict:
-            raise self._failure(f"{prefix}{_cut(unknown[0])} is not a field; known are {', '.join(hints)}")
+            raise self._failure(f"{prefix}{_cut(unknown[0])} is not a field; known are {', '.join(names)}")
         values = {}
-        for spec in dataclasses.fields(kind):
+        for spec in specs:
             if spec.name in data:
-                values[spec.name] = self.value(hints[spec.name], data[spec.name], prefix + spec.name)
+                if data[spec.name] is None and str(spec.type).endswith("| None"):
+                    values[spec.name] = None  # without its type, which may stand in a module that is not loaded
+                else:
+                    values[spec.name] = self.value(_kind_of(kind, spec.name), data[spec.name], prefix + spec.name)
             elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
                 raise self._failure(f"{prefix}{spec.name} is missing")
         try:
@@ -160,6 +166,14 @@ class _Reader:
     def _require(self, data: Any, accepted: Any, where: str, what: str) -> None:
         if not isinstance(data, accepted):
             raise self._failure(f"{where or 'the whole'} must be {what}, not {_shown(data)}")
+
+
+@lru_cache(maxsize=1024)
+def _kind_of(owner: type, name: str) -> Any:
+    """The type of a dataclass's field; `typing.get_type_hints` evaluates all of them, and takes far longer."""
+    home = next(base for base in owner.__mro__ if name in vars(base).get("__annotations__", {}))
+    kind = home.__annotations__[name]
+    return eval(kind, vars(sys.modules[home.__module__])) if isinstance(kind, str) else kind
 
 
 def _is_text(data: str) -> bool:

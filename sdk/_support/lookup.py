@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["OWN_CODE", "Registry", "did_you_mean", "entry_points", "find_own", "import_named", "lazy_face"]
 
 _NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
-OWN_CODE = re.compile(rf"(?P<place>{_NAME}|.*\.py):(?P<name>{_NAME})")
-"""What `find_own` takes."""
+OWN_CODE = rf"(?P<place>{_NAME}|.*\.py):(?P<name>{_NAME})"
+"""What `find_own` takes: a pattern, compiled where it is used, since most programs do without."""
 
 T = TypeVar("T")
 

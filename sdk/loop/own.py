@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ _OF_MODELS = {"engine": "auto", "threads": None, "cpu_model": None, "deadline_ms
 
 def is_own_code(model: str) -> bool:
     """Whether `package.module:name` or `path/to/file.py:name` was given, and no file of that name."""
-    return OWN_CODE.fullmatch(model) is not None and not os.path.exists(model)
+    return re.fullmatch(OWN_CODE, model) is not None and not os.path.exists(model)
 
 
 def require_no_options(model: str, options: dict[str, Any]) -> None:

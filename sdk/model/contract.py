@@ -9,11 +9,13 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from edgeloc._support.json import from_data, parse_json
 from edgeloc.errors import ContractError
-from edgeloc.model.detector import DetectorSpec, Stages
+
+if TYPE_CHECKING:
+    from edgeloc.model.detector import DetectorSpec, Stages  # a localizer's contract is read without
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -34,8 +36,8 @@ _MOST_PIXELS, _LONGEST_SIDE = 1 << 24, 1 << 14
 _MOST_OBJECTS = 100_000
 
 _PARTS = ("box", "objectness", "class", "score", "class-number", "count")
-_UNUSED = re.compile(r"unused:[1-9]\d{0,5}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_UNUSED = r"unused:[1-9]\d{0,5}"
+_CONTROL = frozenset(map(chr, (*range(0x20), *range(0x7F, 0xA0))))
 
 Color = Literal["rgb", "bgr", "gray"]
 Resize = Literal["letterbox", "letterbox-top-left", "letterbox-padded", "stretch", "center-crop"]
@@ -140,7 +142,7 @@ class OutputSpec:
         if (self.role == "detections") != bool(self.parts):
             raise ContractError(f"outputs[{self.tensor}].parts must be given for the role detections, and only for it")
         for part in self.parts:
-            if part not in _PARTS and not _UNUSED.fullmatch(part):
+            if part not in _PARTS and not re.fullmatch(_UNUSED, part):
                 allowed = f"{', '.join(_PARTS)}, unused:N"
                 raise ContractError(field=f"outputs[{self.tensor}].parts", value=part, allowed=allowed)
         _one_of(f"outputs[{self.tensor}].layout", self.layout, get_args(Layout))
@@ -231,7 +233,7 @@ class Contract:
             raise ContractError(
                 "stages: they need the contract's section detector, and an input with its channels last"
             )
-        if any(_CONTROL.search(label) for label in self.labels):
+        if not all(_CONTROL.isdisjoint(label) for label in self.labels):
             raise ContractError("labels: a label must not hold control characters")
 
     @property
@@ -264,6 +266,8 @@ class Contract:
         elif version != SCHEMA_VERSION:
             allowed = f"{_FIRST_SCHEMA} or {SCHEMA_VERSION}, those that this release reads"
             raise ContractError(field="schema_version", value=version, allowed=allowed)
+        if data.get("detector") is not None or data.get("stages") is not None:
+            _know_detectors()
         contract: Contract = from_data(cls, data, strict=True, failure=ContractError)
         return contract
 
@@ -290,6 +294,13 @@ def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
 def _between(name: str, value: int, most: int) -> None:
     if not 1 <= value <= most:
         raise ContractError(field=name, value=value, allowed=f"1 to {most:,}")
+
+
+def _know_detectors() -> None:
+    """Import what the fields of a detector's contract are."""
+    from edgeloc.model import detector
+
+    globals().update(DetectorSpec=detector.DetectorSpec, Stages=detector.Stages)
 
 
 _FIRST_ROLES = {

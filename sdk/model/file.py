@@ -5,29 +5,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
-
-from edgeloc._support.json import from_data, parse_json
-from edgeloc._support.terminal import quiet_stderr
+from edgeloc._support.json import parse_json
 from edgeloc.errors import ContractError, ModelError
 from edgeloc.model.containers import CONTAINERS, DAMAGED_ZIP, Format, format_of, read_member
 from edgeloc.model.contract import Contract, read_contract
-from edgeloc.types import Box, Pixels
+
+if TYPE_CHECKING:
+    from edgeloc.model.golden import Golden
 
 __all__ = [
     "CONTRACT",
     "HEAD",
-    "Golden",
     "ModelFile",
     "contract_for",
     "file_in_memory",
@@ -47,50 +42,9 @@ GOLDEN_EXPECTED = "golden/expected.json"
 
 PAYLOAD_HASH = "payload"
 
-_PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR"
-_MOST_PIXELS = 1 << 24  # 4096 x 4096
 # A contract has a few kilobytes, a manifest of 10,000 images one and a half megabytes.
 _LONGEST_TEXT = 8 << 20
 _MOST_LABELS = 100_000
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Golden:
-    """A small image and what the model must answer on it: the self-test on the device.
-
-    Parameters:
-        image: BGR uint8 (height, width, 3); `box` is in its pixels, None where the model must find nothing. Every edge
-            may differ by `box_px` pixels and the presence by `presence_tolerance`, since kernels and CPUs round
-            differently.
-    """
-
-    image: Pixels
-    presence: float
-    box: Box | None
-    label: str | None
-    box_px: float = 4.0
-    presence_tolerance: float = 0.1
-
-    def expected_json(self) -> str:
-        """Everything but the image, as the JSON text of `golden/expected.json`."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "image"}
-        return json.dumps(values, indent=2) + "\n"
-
-
-@dataclass(frozen=True, slots=True)
-class _Expected:
-    """What `golden/expected.json` holds."""
-
-    presence: float
-    box: Box | None
-    label: str | None
-    box_px: float = 4.0
-    presence_tolerance: float = 0.1
-
-    def __post_init__(self) -> None:
-        numbers = (self.presence, self.box_px, self.presence_tolerance, *(self.box or ()))
-        if not all(map(math.isfinite, numbers)):
-            raise ModelError("its numbers must be finite")
 
 
 @dataclass(frozen=True)
@@ -135,12 +89,10 @@ class ModelFile:
         """The self-test, None when there is none; ModelError when it is damaged."""
         if GOLDEN_IMAGE not in self.members or GOLDEN_EXPECTED not in self.members:
             return None
-        try:
-            expected: _Expected = from_data(_Expected, self._json(GOLDEN_EXPECTED), strict=True, failure=ModelError)
-        except ModelError as error:
-            raise ModelError(f"{GOLDEN_EXPECTED} in {self.path} does not fit: {error}") from error
-        values = {name: getattr(expected, name) for name in expected.__slots__}
-        return Golden(_decoded(self.members[GOLDEN_IMAGE], f"{GOLDEN_IMAGE} in {self.path}"), **values)
+        from edgeloc.model.golden import read_golden  # who only runs a model tests none
+
+        image, expected = f"{GOLDEN_IMAGE} in {self.path}", f"{GOLDEN_EXPECTED} in {self.path}"
+        return read_golden(self.members[GOLDEN_IMAGE], image, self._json(GOLDEN_EXPECTED), expected)
 
     def _text(self, name: str) -> str:
         content = self.members.get(name, b"")
@@ -270,36 +222,9 @@ def _members_of(
     if calibration is not None:
         members[CALIBRATION] = (json.dumps(calibration, indent=1) + "\n").encode()
     if golden is not None:
-        members[GOLDEN_IMAGE] = cv2.imencode(".png", golden.image)[1].tobytes()
+        members[GOLDEN_IMAGE] = golden.image_png()
         members[GOLDEN_EXPECTED] = golden.expected_json().encode()
     return members
-
-
-def _decoded(png: bytes, name: str) -> Pixels:
-    """The golden picture, BGR; its size is known before it is decoded, since a small file can hold a huge one."""
-    width, height = struct.unpack_from(">II", png, 16) if _is_whole_png(png) else (0, 0)
-    if not 0 < width * height <= _MOST_PIXELS:
-        allowed = f"a whole PNG of at most {_MOST_PIXELS:,} pixels"
-        raise ModelError(f"{name} must be {allowed}", hint="convert the model again")
-    with quiet_stderr():  # libpng prints what is wrong
-        try:
-            image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-        except cv2.error:
-            image = None
-    if image is None:
-        raise ModelError(f"{name} is no image", hint="convert the model again")
-    return image.astype(np.uint8, copy=False)
-
-
-def _is_whole_png(data: bytes) -> bool:
-    """Whether it begins as a PNG does and its chunks fill it: a decoder allots what a chunk claims to be long."""
-    if data[: len(_PNG_START)] != _PNG_START:
-        return False
-    position, kind = 8, b""
-    while kind != b"IEND" and position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        position += 12 + length
-    return kind == b"IEND" and position == len(data)
 
 
 def _contract_in(path: str | Path, text: bytes) -> Contract:

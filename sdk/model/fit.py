@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from math import ceil, prod
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from edgeloc.errors import ContractError
 from edgeloc.findings import Finding
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
-from edgeloc.model.detector import DetectorSpec
+
+if TYPE_CHECKING:
+    from edgeloc.model.detector import DetectorSpec
 
 __all__ = ["Shaped", "channels_of", "check_contract", "check_input_range", "columns_of", "part_sizes", "width_of"]
 

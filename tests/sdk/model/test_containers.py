@@ -14,7 +14,8 @@ import pytest
 from edgeloc.errors import ContractError, ModelError
 from edgeloc.model.containers import CONTAINERS, format_of
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
-from edgeloc.model.file import Golden, read_keras_contract, read_model, write_model
+from edgeloc.model.file import read_keras_contract, read_model, write_model
+from edgeloc.model.golden import Golden
 from edgeloc.types import Box
 
 # The outermost fields of an ONNX model: ir_version 8, a graph of 300 bytes, opset_import 13.

@@ -13,7 +13,8 @@ import pytest
 
 from edgeloc.errors import ContractError, ModelError, OutputError
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
-from edgeloc.model.file import Golden, ModelFile, contract_for, own_contract, read_model, write_model
+from edgeloc.model.file import ModelFile, contract_for, own_contract, read_model, write_model
+from edgeloc.model.golden import Golden
 from edgeloc.types import Box
 
 # Enough of a flatbuffer for what does not look into it.

@@ -15,7 +15,8 @@ from edgeloc.cli import main
 from edgeloc.errors import ModelError
 from edgeloc.model import sandbox
 from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
-from edgeloc.model.file import Golden, write_model
+from edgeloc.model.file import write_model
+from edgeloc.model.golden import Golden
 from edgeloc.model.inspection import check_golden, inspect_model
 from edgeloc.types import Box
 

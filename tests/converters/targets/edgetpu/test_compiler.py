@@ -15,7 +15,8 @@ from edgeloc.converters.targets.edgetpu import compile_edgetpu, to_edgetpu
 from edgeloc.converters.targets.edgetpu.prediction import CUSTOM_OPERATOR, predict_mapping
 from edgeloc.errors import ContractError, GateFailed, ModelError, OutputError, UsageError
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
-from edgeloc.model.file import Golden, ModelFile, read_model, write_model
+from edgeloc.model.file import ModelFile, read_model, write_model
+from edgeloc.model.golden import Golden
 from edgeloc.model.inspection import inspect_model
 from edgeloc.testing import build_fake_compiler
 from edgeloc.types import Box
