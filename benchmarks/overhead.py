@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from edgeloc.engines.tflite import TfliteEngine
 from edgeloc.errors import EdgelocError, GateFailed, UsageError
 from edgeloc.localizer import Localizer
-from edgeloc.model.contract import Contract, Thresholds
+from edgeloc.model.contract import Thresholds
 from edgeloc.types import Box, Pixels
 
-__all__ = ["Overhead", "main", "measure"]
+__all__ = ["Overhead", "main", "measure", "plan_by_hand"]
 
 MOST_BEYOND_INVOKE = 0.7
 MOST_WHOLE_FRAME = 0.97
@@ -100,12 +100,11 @@ def measure(localizer: Localizer, frames: int) -> Overhead:
 
     Raises UsageError for a model of another kind, GateFailed when the loops disagree.
     """
-    engine = localizer.engine
-    if not isinstance(engine, TfliteEngine):
-        raise UsageError(f"the engine {engine.name} has no interpreter that a loop by hand could use")
+    plan, engine = plan_by_hand(localizer), localizer.engine
+    assert isinstance(engine, TfliteEngine)
     watch = engine._interpreter = _Stopwatch(engine._interpreter)
     loops: dict[str, Callable[[Pixels], Any]] = {
-        "by hand": _loop_by_hand(localizer.contract, engine, watch),
+        "by hand": _loop_by_hand(plan, watch),
         "present": _with_threshold(localizer, 0.0),
         "absent": _with_threshold(localizer, 1.0),
     }
@@ -150,46 +149,57 @@ def _compare(result: Any, by_hand: tuple[float, int, Box]) -> None:
         raise GateFailed(f"the two loops disagree: {result} and {by_hand}")
 
 
-def _loop_by_hand(contract: Contract, engine: TfliteEngine, interpreter: _Stopwatch) -> ByHand:
-    """The loop that a careful user would write for this one model, with its constants at hand."""
-    spec, side = contract.input, contract.input.width
+def plan_by_hand(localizer: Localizer) -> dict[str, Any]:
+    """The constants that a program by hand has for this one model.
+
+    `outputs` are the index, scale and zero point of presence, classes, weights and distances; `image` is the index of
+    the input, with its `width`, `height` and `pad`. Raises UsageError for a model of another kind.
+    """
+    contract, engine = localizer.contract, localizer.engine
+    if not isinstance(engine, TfliteEngine):
+        raise UsageError(f"the engine {engine.name} has no interpreter that a loop by hand could use")
+    spec = contract.input
     tensors: dict[str, str] = {output.role: output.tensor for output in contract.outputs}
     if set(tensors) != set(_ROLES) or (spec.color, spec.resize, spec.interpolation) != ("rgb", "letterbox", "linear"):
         raise UsageError(f"{engine.name}: the loop by hand knows models with the outputs {', '.join(_ROLES)} only")
     if engine.inputs[spec.tensor].dtype != np.uint8:
         raise UsageError("the loop by hand knows models with a uint8 input only")
-    indices = dict(engine._outputs)
-    outputs = [(indices[tensors[role]], engine.outputs[tensors[role]]) for role in _ROLES]
-    (presence_at, presence_q), (class_at, class_q), (weights_at, weights_q), (distances_at, distances_q) = outputs
-    image_at, (_, rows, columns, _) = engine._input, distances_q.shape
+    indices, infos = dict(engine._outputs), [engine.outputs[tensors[role]] for role in _ROLES]
+    outputs = [(indices[info.name], info.scale, info.zero_point) for info in infos]
+    sides = {"width": spec.width, "height": spec.height, "pad": spec.pad_value}
+    return {"image": engine._input, "outputs": outputs, "cells": infos[-1].shape[1:3], **sides}
+
+
+def _loop_by_hand(plan: dict[str, Any], interpreter: _Stopwatch) -> ByHand:
+    """The loop that a careful user would write for this one model, with its constants at hand."""
+    image_at, (rows, columns), pad = plan["image"], plan["cells"], (plan["pad"],) * 3
+    side, tall = plan["width"], plan["height"]
+    presence_of, classes_of, weights_of, distances_of = plan["outputs"]
     y, x = np.mgrid[:rows, :columns]
     centres = np.stack([(x.ravel() + 0.5) / columns, (y.ravel() + 0.5) / rows] * 2, axis=1).astype(np.float32)
     signs = np.array([-1, -1, 1, 1], np.float32)
 
-    def real(index: int, info: Any) -> NDArray[np.float32]:
+    def real(index: int, scale: float | None, zero_point: int) -> NDArray[np.float32]:
         raw: NDArray[np.float32] = interpreter.get_tensor(index).astype(np.float32)
-        return raw if info.scale is None else (raw - np.float32(info.zero_point)) * np.float32(info.scale)
+        return raw if scale is None else (raw - np.float32(zero_point)) * np.float32(scale)
 
     def localize(frame: Pixels) -> tuple[float, int, Box]:
         height, width = frame.shape[:2]
-        scale = min(side / width, spec.height / height)
+        scale = min(side / width, tall / height)
         w, h = round(width * scale), round(height * scale)
-        left, top = (side - w) // 2, (spec.height - h) // 2
+        left, top = (side - w) // 2, (tall - h) // 2
         small = cv2.cvtColor(cv2.resize(frame, (w, h)), cv2.COLOR_BGR2RGB)
-        pad = (spec.pad_value,) * 3
-        image = cv2.copyMakeBorder(
-            small, top, spec.height - h - top, left, side - w - left, cv2.BORDER_CONSTANT, value=pad
-        )
+        image = cv2.copyMakeBorder(small, top, tall - h - top, left, side - w - left, cv2.BORDER_CONSTANT, value=pad)
         interpreter.set_tensor(image_at, image[np.newaxis])
         interpreter.invoke()
-        presence = 1 / (1 + np.exp(-real(presence_at, presence_q)[0, 0]))
-        scores = real(class_at, class_q)[0]
+        presence = 1 / (1 + np.exp(-real(*presence_of)[0, 0]))
+        scores = real(*classes_of)[0]
         scores = np.exp(scores - scores.max())
         scores /= scores.sum()
-        weights = real(weights_at, weights_q).ravel()
+        weights = real(*weights_of).ravel()
         share = np.exp(weights - weights.max())
         share /= share.sum()
-        edges = np.log1p(np.exp(real(distances_at, distances_q).reshape(-1, 4)))
+        edges = np.log1p(np.exp(real(*distances_of).reshape(-1, 4)))
         box = share @ (centres + signs * edges) * side
         x1, x2 = np.clip((box[[0, 2]] - left) / scale, 0, width)
         y1, y2 = np.clip((box[[1, 3]] - top) / scale, 0, height)
