@@ -94,7 +94,8 @@ class Localizer:
         pixels = frame.pixels if isinstance(frame, Frame) else frame
         tensor, placement = self.preprocessor(pixels)
         height, width = pixels.shape[:2]
-        return self.decode(self.engine.invoke(tensor), placement, (width, height))
+        result = self._decoder(self.engine.invoke(tensor), placement, (width, height))
+        return _above(self.contract.thresholds.presence, result) if self._has_candidates else result
 
     def preprocess(self, pixels: Pixels) -> tuple[NDArray[Any], Placement]:
         """First stage: the input tensor of a frame, in memory that the next call reuses, and its placement."""

@@ -180,20 +180,21 @@ class Preprocessor:
         size, color = geometry.target[2:], self.spec.color
         mode = _INTERPOLATION[self.spec.interpolation]
 
-        def resize(into: NDArray[np.uint8]) -> _Step:
-            return lambda pixels: cv2.resize(pixels, size, into, 0, 0, mode)
-
         if color == "bgr" and not self._planar:
-            return [resize(landing)]
+            return [lambda pixels: cv2.resize(pixels, size, landing, 0, 0, mode)]
         # Colours are converted after the resize, where there are fewer pixels.
-        small = np.empty((size[1], size[0], 3), np.uint8)
-        steps: list[_Step] = [] if geometry.crop[2:] == size else [resize(small)]
+        small, resized = np.empty((size[1], size[0], 3), np.uint8), geometry.crop[2:] == size
         if color != "gray" and self._planar:
             planes: Any = list(landing[::-1] if color == "rgb" else landing)
-            return [*steps, lambda pixels: cv2.split(pixels, planes)]
+            return [
+                lambda pixels: cv2.split(pixels if resized else cv2.resize(pixels, size, small, 0, 0, mode), planes)
+            ]
         code = cv2.COLOR_BGR2GRAY if color == "gray" else cv2.COLOR_BGR2RGB
         into = landing[0] if self._planar else landing
-        return [*steps, lambda pixels: cv2.cvtColor(pixels, code, into)]
+        if resized:
+            return [lambda pixels: cv2.cvtColor(pixels, code, into)]
+        # In one step: a call of Python's own costs as much as the colours, where the network has emptied the caches.
+        return [lambda pixels: cv2.cvtColor(cv2.resize(pixels, size, small, 0, 0, mode), code, into)]
 
     def _convert(self, landing: NDArray[np.uint8], region: NDArray[Any]) -> list[_Step]:
         """The steps from these pixels to the tensor's values in `region`."""

@@ -81,7 +81,11 @@ class Decoder:
             raise not_finite("presence is not a finite number")
         best = max(presence)
         if best < self._presence:
-            return Result((), self._detection(None, best, outputs, presence.index(best)))
+            classes, row = self._classes, presence.index(best)
+            if classes is None or not classes.exact:
+                return Result((), self._detection(None, best, outputs, row))
+            raw = outputs[classes.tensor]
+            return Result((), Detection.deferred(None, best, None, partial(classes.scores, raw, row)))
         corners = None if reader.corners is None else reader.corners(outputs)
         found = []
         for row, score in enumerate(presence):
@@ -91,17 +95,17 @@ class Decoder:
         return Result(_best_first(found))
 
     def _detection(self, box: Box | None, score: float, outputs: Mapping[str, NDArray[Any]], row: int) -> Detection:
-        """The object of one row, with its class; class scores that must be finite are computed when they are read."""
+        """The object of one row, with its class; scores that can only be finite are computed when they are read."""
         classes = self._classes
         if classes is None:
             return Detection(box, score)
-        raw, present = outputs[classes.tensor], score >= self._presence
-        if classes.exact and not (present and self._label):
-            label = self._labels[classes.best(raw, row)] if present and self._labels else None
+        raw = outputs[classes.tensor]
+        if classes.exact and not self._label:
+            label = self._labels[classes.best(raw, row)] if self._labels else None
             return Detection.deferred(box, score, label, partial(classes.scores, raw, row))
         scores = classes.scores(raw, row)
         label = self._best_label(scores)
-        return Detection(box, score, label if present else None, scores)
+        return Detection(box, score, label if score >= self._presence else None, scores)
 
     def _detected(
         self, outputs: Mapping[str, NDArray[Any]], placement: Placement, frame_size: tuple[int, int]

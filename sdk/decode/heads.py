@@ -180,14 +180,20 @@ class PresenceReader:
         self._tensor, self._index, self._objects = output.tensor, index, objects
         function = _logistic if output.activation == "sigmoid" else np.asarray
         self._values = Lookup(function, quantizations.get(output.tensor, REAL))
+        self._dtype: np.dtype[Any] | None = None
+        self._table: NDArray[Any] | None = None
 
     def __call__(self, outputs: Outputs) -> list[float]:
         """A probability for each object."""
         raw = outputs[self._tensor]
-        table = self._values.table(raw.dtype)
+        if raw.dtype != self._dtype:
+            self._dtype, self._table = raw.dtype, self._values.table(raw.dtype)
+        table = self._table
         if table is None:
             found: list[float] = self._values(rows(raw, self._objects)[:, self._index]).tolist()
             return found
+        if self._objects == 1:
+            return [table.item(raw.item(self._index))]
         return [table.item(raw.item(at)) for at in range(self._index, raw.size, raw.size // self._objects)]
 
 
