@@ -40,6 +40,43 @@ with tempfile.TemporaryDirectory() as folder:
     assert not set(done.stdout.split()) & of_sinks
 
 
+def test_a_first_result_loads_only_what_it_needs() -> None:
+    program = """
+import sys, numpy as np
+from edgeloc import Localizer
+from edgeloc.models import SHIPPED_INT8
+Localizer(SHIPPED_INT8)(np.zeros((48, 64, 3), np.uint8))
+print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"logging", "tempfile", "multiprocessing", "importlib.metadata", "unicodedata"}
+    assert {name for name in loaded if name.startswith("edgeloc.")} == {
+        "edgeloc._support",
+        "edgeloc._support.json",
+        "edgeloc._support.lookup",
+        "edgeloc._support.terminal",
+        "edgeloc.decode",
+        "edgeloc.decode.heads",
+        "edgeloc.decode.numbers",
+        "edgeloc.engines",
+        "edgeloc.engines.base",
+        "edgeloc.engines.tflite",
+        "edgeloc.errors",
+        "edgeloc.findings",
+        "edgeloc.localizer",
+        "edgeloc.model",
+        "edgeloc.model.containers",
+        "edgeloc.model.contract",
+        "edgeloc.model.file",
+        "edgeloc.model.fit",
+        "edgeloc.model.trust",
+        "edgeloc.models",
+        "edgeloc.preprocess",
+        "edgeloc.types",
+    }
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
         _ = edgeloc.nonsense  # type: ignore[attr-defined]
