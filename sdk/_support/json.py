@@ -125,7 +125,7 @@ class _Reader:
         unknown = sorted(set(data) - set(names))
         if unknown and self._strict:
             raise self._failure(f"{prefix}{_cut(unknown[0])} is not a field; known are {', '.join(names)}")
-        values = {}
+        values: dict[str, Any] = {}
         for spec in specs:
             if spec.name in data:
                 if data[spec.name] is None and str(spec.type).endswith("| None"):
