@@ -93,9 +93,12 @@ def _save_the_rest(measurement: Measurement) -> None:
 
 
 class Measurement:
-    """Everything that one benchmark has open, and what it has measured so far."""
+    """Everything that one benchmark has open, and what it has measured so far.
 
-    def __init__(self, options: BenchOptions) -> None:
+    One that takes turns with another, `beside`, shares its labelled images, frames and thermal readings.
+    """
+
+    def __init__(self, options: BenchOptions, beside: Measurement | None = None) -> None:
         self.options = options
         self.environment = read_environment()
         self.localizer = Localizer(options.model, options.engine, options.threads, options.contract)
@@ -106,7 +109,9 @@ class Measurement:
         self.model = _model_info(options.model, self.localizer)
         self.data: Dataset | None = None
         self.samples: list[Sample] = []
-        if options.validation:
+        if beside is not None:
+            self.data, self.samples = beside.data, beside.samples
+        elif options.validation:
             self.data = open_dataset(options.validation, split=options.validation_split, skip_bad=options.skip_bad)
             self.samples = _labelled(self.data, options.max_images)
         self.float_model: Localizer | None = None
@@ -115,10 +120,11 @@ class Measurement:
             contract = self.localizer.contract
             self.float_model = float_localizer(options.against, contract, self.engine, self.threads)
             self.against = _model_info(options.against, self.float_model)
-        self.data_hash = fingerprint(self.samples) if self.data else None
-        self.source = self._source()
-        self.readings = RecordingReader(ThermalReader())
-        self.thermal = ThermalSampler(self.readings)
+        own = fingerprint(self.samples) if self.data and not beside else None
+        self.data_hash: str | None = beside.data_hash if beside else own
+        self.source: FrameSource = beside.source if beside else self._source()
+        self.readings: RecordingReader = beside.readings if beside else RecordingReader(ThermalReader())
+        self.thermal: ThermalSampler = beside.thermal if beside else ThermalSampler(self.readings)
         self.latency, self.against_latency = self._recorder(), self._float_recorder()
         limits = options.asked, options.count, options.warmup_samples
         self.stopping = Stopping(*limits, alone=not options.loadgen, patience=options.patience)
@@ -204,6 +210,15 @@ class Measurement:
         deque(frames, maxlen=0)
         self.others_busy = others.share
 
+    def each_frame(self) -> Iterator[None]:
+        """Time one frame for each `next`, into the journal, until the scenario has enough."""
+        return self.latency.each(self._journaled(self.stopping.turns(self.latency.totals)))
+
+    def take_images(self) -> None:
+        """Take the labelled images through the model, into the journal."""
+        if self.images is not None:
+            self.images.record(self._journaled(self.samples))
+
     def _journaled(self, turns: Iterable[T]) -> Iterator[T]:
         """The same turns; between two of them, once a second, what was measured until then is written."""
         for turn in turns:
@@ -240,7 +255,14 @@ class Measurement:
         return bool(self.latency.frames or (self.images and self.images.rows))
 
     def save(self, *, complete: bool) -> BenchResult:
-        """Write what was measured, then the result with its figures in its place."""
+        """Write what was measured, then the result with its figures in its place; report what there is to know."""
+        result = self.write(complete=complete)
+        for finding in result.findings:
+            report(logger, finding)
+        return result
+
+    def write(self, *, complete: bool) -> BenchResult:
+        """The same without a report."""
         self.write_journal()
         try:
             result = self._composed(complete=complete)
@@ -250,8 +272,6 @@ class Measurement:
         finally:
             self.journal.close()
         write_result(self.options.out, result)
-        for finding in result.findings:
-            report(logger, finding)
         return result
 
     def head(self) -> BenchResult:

@@ -47,10 +47,12 @@ QUICK = {
     "run": [("--camera", r"(v4l2|picamera|csi|gst|rtsp)://.*", "synthetic://?seed=1&frames=5&live=0")],
     "convert": [("--max-iou-drop", ".*", "0.1")],
     "bench": [("--power", r"(?!none).*", "none")],
+    "sweep": [("--power", r"(?!none).*", "none")],
 }
 MORE = {
     "convert": ["--calibration-images", "8"],
     "bench": ["--frames", "5", "--warmup", "1"],
+    "sweep": ["--frames", "5"],
 }
 # The first pattern that a line matches is why it is parsed but not run here.
 NOT_RUN = {
@@ -230,7 +232,7 @@ def quick(arguments: list[str]) -> list[str]:
             words[at + 1] = re.sub(f"^{pattern}$", value, words[at + 1])
     while "window" in words:
         del words[words.index("window") - 1 : words.index("window") + 1]
-    fewer = ["--max-images", "12"] if words[0] == "bench" and "--validation" in words else []
+    fewer = ["--max-images", "12"] if words[0] in ("bench", "sweep") and "--validation" in words else []
     return words + MORE.get(words[0], []) + fewer
 
 
