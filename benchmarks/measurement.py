@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import islice
-from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
@@ -27,6 +25,7 @@ from edgeloc.benchmarks.result import (
     BenchResult,
     DataInfo,
     ModelInfo,
+    model_info,
     with_obstacles,
     with_reached,
     write_result,
@@ -40,15 +39,13 @@ from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.data.sample import fingerprint, several_objects, spread
 from edgeloc.device.thermal import ThermalReader, ThermalSampler
 from edgeloc.engines import FASTEST
-from edgeloc.errors import DataError, ModelError, mask_credentials
+from edgeloc.errors import DataError, mask_credentials
 from edgeloc.evaluation.accuracy import Accuracy, AccuracyRecorder, accuracy_figures
 from edgeloc.evaluation.detection import DetectionRecorder, DetectionRegression, below_threshold, detection_figures
 from edgeloc.evaluation.figures import Regression, regression_figures
 from edgeloc.evaluation.pairing import Recorder, RegressionRecorder, Side, float_localizer
 from edgeloc.findings import Finding, report
 from edgeloc.localizer import Localizer
-from edgeloc.model.file import own_contract
-from edgeloc.model.inspection import inspect_model
 
 __all__ = ["BenchOptions", "Measurement", "bench"]
 
@@ -106,7 +103,7 @@ class Measurement:
         chosen = self.localizer.engine
         self.engine = chosen.name if options.engine == FASTEST else options.engine
         self.threads = chosen.threads if options.threads == "auto" else options.threads
-        self.model = _model_info(options.model, self.localizer)
+        self.model = model_info(options.model, self.localizer)
         self.data: Dataset | None = None
         self.samples: list[Sample] = []
         if beside is not None:
@@ -119,7 +116,7 @@ class Measurement:
         if options.against is not None:
             contract = self.localizer.contract
             self.float_model = float_localizer(options.against, contract, self.engine, self.threads)
-            self.against = _model_info(options.against, self.float_model)
+            self.against = model_info(options.against, self.float_model)
         own = fingerprint(self.samples) if self.data and not beside else None
         self.data_hash: str | None = beside.data_hash if beside else own
         self.source: FrameSource = beside.source if beside else self._source()
@@ -417,39 +414,6 @@ def _labelled(data: Dataset, most: int | None) -> list[Sample]:
     if not samples:
         raise DataError(f"{data.root} holds no labelled image: a comparison with the truth needs some")
     return spread(samples, most)
-
-
-def _model_info(path: str | Path, localizer: Localizer) -> ModelInfo:
-    """The facts about a model file that `localizer` runs."""
-    data = Path(path).read_bytes()
-    precision, operators = _inspected(path)
-    contract = own_contract(localizer.model)
-    return ModelInfo(
-        path=str(path),
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=len(data),
-        precision=precision,
-        engine=localizer.engine.name,
-        engine_version=localizer.engine.version,
-        recipe=contract.recipe if contract else "",
-        operators=operators,
-        labels=localizer.contract.labels,
-    )
-
-
-def _inspected(path: str | Path) -> tuple[str, dict[str, int]]:
-    """Precision and operators as read out of the file; a Keras file computes in float32.
-
-    A file that runs may still not be understood.
-    """
-    if Path(path).suffix == ".keras":
-        return "float32 (Keras)", {}
-    try:
-        report = inspect_model(path)
-    except ModelError as error:
-        logger.debug("%s", error)
-        return UNKNOWN_PRECISION, {}
-    return report.precision, report.operators
 
 
 def _data_findings(figures: Regression | Accuracy | DetectionRegression | None) -> Sequence[Finding]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeloc._support.files import atomic_path
 from edgeloc._support.json import from_data, parse_json, to_json
@@ -16,12 +18,17 @@ from edgeloc.benchmarks.scenarios.course import Course, Reading, drift, moved
 from edgeloc.benchmarks.scenarios.loadgen import LoadGen
 from edgeloc.benchmarks.scenarios.stopping import Scenario, StoppedBy, reached
 from edgeloc.device.thermal import ThermalRecord
-from edgeloc.errors import DataError
+from edgeloc.errors import DataError, ModelError
 from edgeloc.evaluation.accuracy import Accuracy, AccuracyRow, accuracy_figures
 from edgeloc.evaluation.detection import DetectionRegression, DetectionRow, detection_figures
 from edgeloc.evaluation.figures import Regression, Row, format_size, regression_figures
 from edgeloc.evaluation.statistics import summarize
 from edgeloc.findings import Finding
+from edgeloc.model.file import own_contract
+from edgeloc.model.inspection import inspect_model
+
+if TYPE_CHECKING:
+    from edgeloc.localizer import Localizer
 
 __all__ = [
     "LOCALIZE",
@@ -38,6 +45,7 @@ __all__ = [
     "StageLatency",
     "describe_model",
     "machine",
+    "model_info",
     "obstacles",
     "read_result",
     "stages_in",
@@ -45,6 +53,8 @@ __all__ = [
     "with_reached",
     "write_result",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 SCHEMA_VERSION = 3
@@ -341,6 +351,39 @@ def with_reached(result: BenchResult, stopped_by: StoppedBy) -> BenchResult:
 def machine(result: BenchResult) -> str:
     """The shortest name of what was measured on."""
     return result.environment.board or result.environment.cpu or result.environment.machine
+
+
+def model_info(path: str | Path, localizer: Localizer) -> ModelInfo:
+    """The facts about a model file that `localizer` runs."""
+    data = Path(path).read_bytes()
+    precision, operators = _inspected(path)
+    contract = own_contract(localizer.model)
+    return ModelInfo(
+        path=str(path),
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=len(data),
+        precision=precision,
+        engine=localizer.engine.name,
+        engine_version=localizer.engine.version,
+        recipe=contract.recipe if contract else "",
+        operators=operators,
+        labels=localizer.contract.labels,
+    )
+
+
+def _inspected(path: str | Path) -> tuple[str, dict[str, int]]:
+    """Precision and operators as read out of the file; a Keras file computes in float32.
+
+    A file that runs may still not be understood.
+    """
+    if Path(path).suffix == ".keras":
+        return "float32 (Keras)", {}
+    try:
+        report = inspect_model(path)
+    except ModelError as error:
+        logger.debug("%s", error)
+        return UNKNOWN_PRECISION, {}
+    return report.precision, report.operators
 
 
 def describe_model(info: ModelInfo) -> str:

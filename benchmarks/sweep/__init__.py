@@ -250,10 +250,10 @@ class _Running:
 
     def save(self, *, complete: bool) -> Sweep:
         """Write the result of each configuration, the plot and what is recommended."""
-        measured = [one for one in self._open.values() if one.has_figures]
-        results = [(one, one.write(complete=complete)) for one in measured]
-        rows = with_front([_row(one, result) for one, result in results])
-        quality = _quality(results[0][1])[0] if results else None
+        measured = {key: one for key, one in self._open.items() if one.has_figures}
+        results = [one.write(complete=complete) for one in measured.values()]
+        rows = with_front([_row(*both, result) for both, result in zip(measured.items(), results, strict=True)])
+        quality = _quality(results[0])[0] if results else None
         choice = choose(rows, quality, self._options.max_drop, self._options.max_latency_ms)
         made = Sweep(
             created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -268,7 +268,7 @@ class _Running:
         made = dataclasses.replace(made, plot=self._plot(made, choice))
         with atomic_path(Path(self._options.out) / "sweep.json") as temporary:
             temporary.write_text(to_json(made), encoding="utf-8")
-        for finding in {finding.code: finding for _, result in results for finding in result.findings}.values():
+        for finding in {finding.code: finding for result in results for finding in result.findings}.values():
             report(logger, finding)
         return made
 
@@ -291,16 +291,16 @@ def _turns(least: int, seconds: float) -> Iterator[int]:
     return itertools.takewhile(lambda number: number < least or time.monotonic() < until, itertools.count())
 
 
-def _row(one: Measurement, result: BenchResult) -> SweepRow:
+def _row(configuration: Configuration, one: Measurement, result: BenchResult) -> SweepRow:
     wanted, energy = one.localizer.contract.input, result.energy
     latency = result.latency.get(LOCALIZE)
     return SweepRow(
-        model=str(one.options.model),
+        model=configuration.model,
         precision=result.model.precision,
         input=f"{wanted.width}x{wanted.height}",
         bytes=result.model.bytes,
         engine=result.model.engine,
-        threads=one.options.threads or 1,
+        threads=configuration.threads,
         p50_ms=latency.p50_ms if latency else None,
         p90_ms=latency.p90_ms if latency else None,
         quality=_quality(result)[1],

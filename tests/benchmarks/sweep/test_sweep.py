@@ -79,11 +79,12 @@ def test_an_engine_that_does_not_run_a_model_is_named(
 def test_energy_is_measured_of_each_by_itself(
     models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(energy, "IDLE_S", 0.1)
+    monkeypatch.setattr(energy, "IDLE_S", 0.3)
+    monkeypatch.setattr(energy, "MIN_READINGS", 2)  # a busy machine reads late
     monkeypatch.setattr(energy, "SETTLE_S", 0.01)
 
     def opened(uri: str) -> PowerMeter:
-        meter = FakeMeter(lambda t: 2.0, rate_hz=50)
+        meter = FakeMeter(lambda t: 2.0, rate_hz=20)
         meter.open()
         return meter
 
