@@ -19,7 +19,7 @@ from edgeloc.benchmarks.environment import Memory, OthersLoad, peak_memory, read
 from edgeloc.benchmarks.journal import Journal
 from edgeloc.benchmarks.latency import CameraSource, FrameSource, ImageSource, LatencyRecorder, SceneSource
 from edgeloc.benchmarks.options import BenchOptions
-from edgeloc.benchmarks.report.plots import with_previews
+from edgeloc.benchmarks.report.pictures import with_previews
 from edgeloc.benchmarks.result import (
     UNKNOWN_PRECISION,
     BenchResult,

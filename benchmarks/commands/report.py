@@ -1,4 +1,4 @@
-"""`edgeloc report`: a result of `edgeloc bench` as one HTML page."""
+"""`edgeloc report`: results of `edgeloc bench` as one page, HTML or Markdown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 __all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run"]
 
-HELP = "turn a result of edgeloc bench into one HTML page with plots"
+HELP = "turn results of edgeloc bench into one page with plots, several side by side"
 EXTRA: str | None = "bench"
 NEEDS: tuple[str, ...] = ("matplotlib", "jinja2")
 
@@ -14,8 +14,13 @@ NEEDS: tuple[str, ...] = ("matplotlib", "jinja2")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add = parser.add_argument
-    add("result", metavar="RESULT.json", help="the result.json that edgeloc bench wrote")
-    add("--out", metavar="REPORT.html", default="report.html", help="where the page goes (default: %(default)s)")
+    add("results", metavar="RESULT.json", nargs="+", help="what edgeloc bench wrote; several are shown side by side")
+    add(
+        "--out",
+        metavar="REPORT.html",
+        default="report.html",
+        help="where the page goes; Markdown if it ends in .md (default: %(default)s)",
+    )
     add("--json", action="store_true", help="print one JSON object instead of text")
 
 
@@ -26,11 +31,12 @@ def run(arguments: argparse.Namespace) -> int:
     from edgeloc.benchmarks.report import write_report
     from edgeloc.benchmarks.result import read_result
 
-    result = read_result(arguments.result)
-    require_writable(arguments.out, arguments.result)
-    write_report(arguments.out, result)
+    results = [read_result(path) for path in arguments.results]
+    require_writable(arguments.out, *arguments.results)
+    write_report(arguments.out, *results)
     if arguments.json:
-        print_json({"report": arguments.out, "result": arguments.result, "complete": result.complete})
+        complete = all(result.complete for result in results)
+        print_json({"report": arguments.out, "results": arguments.results, "complete": complete})
     else:
         print(f"report  {arguments.out}")
     return 0

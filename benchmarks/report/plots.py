@@ -1,39 +1,35 @@
-"""The report's plots, as SVG that fits into a light and a dark page, and its pictures, as small JPEGs in data URIs."""
+"""The report's plots, as SVG that fits into a light and a dark page, each with its caption."""
 
 from __future__ import annotations
 
-import base64
-import dataclasses
 import io
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
-from edgeloc.benchmarks.energy import Energy
-from edgeloc.benchmarks.result import StageLatency, stages_in
-from edgeloc.data import Sample
-from edgeloc.errors import DataError, MissingExtra
-from edgeloc.evaluation.detection import WorstImage
-from edgeloc.evaluation.figures import FLOAT_COLOR, MARK_COLOR, QUANTIZED_COLOR, SIZES, Regression, Row, Worst
-from edgeloc.loop import draw as drawing
-from edgeloc.types import Box, Pixels
+from edgeloc.benchmarks.report.document import Plot
+from edgeloc.benchmarks.result import LOCALIZE, BenchResult, StageLatency, stages_in
+from edgeloc.errors import MissingExtra
+from edgeloc.evaluation.detection import DetectionRegression
+from edgeloc.evaluation.figures import FLOAT_COLOR, MARK_COLOR, QUANTIZED_COLOR, SIZES, Regression, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
+    "board_course",
+    "distributions",
     "drop_curve",
+    "found_bars",
+    "grouped_bars",
     "iou_scatter",
-    "jpeg_uri",
     "latency_bars",
     "latency_course",
-    "power_course",
-    "side_by_side",
     "size_bars",
-    "with_previews",
+    "stacked_bars",
 ]
 
 _SPAN_COLORS = {
@@ -42,53 +38,94 @@ _SPAN_COLORS = {
     "inferences": MARK_COLOR,
     "idle after": FLOAT_COLOR,
 }
+# Of results side by side, in their order; Okabe and Ito's, which the colour-blind tell apart.
+_COLORS = (FLOAT_COLOR, QUANTIZED_COLOR, "#009e73", MARK_COLOR, "#d55e00", "#0072b2")
 _INK = "#123456"  # of text and lines: replaced by currentColor in the SVG, the page's own colour
 _MOST_POINTS = 2500  # a scatter of more is drawn as pixels
-
-_STORED_SIDE = 320  # pixels of the longer side of what is stored
-_DRAWN_SIDE = 480  # and of what is drawn on, so that lines stay fine beside a small object
-_PREFIX = "data:image/jpeg;base64,"
-
-W = TypeVar("W", Worst, WorstImage)
+# Inches, 72 units each: on a phone of 390 pixels, text of 12 units is still 10 pixels high.
+_WIDTH, _TEXT = 5.0, 12
 
 
-def latency_bars(latency: dict[str, StageLatency]) -> str:
+def latency_bars(latency: Mapping[str, StageLatency]) -> Plot:
     """Every stage's p50 as a bar, its p90 and p99 as marks; in ms."""
 
     def draw(axes: Axes) -> None:
-        stages = stages_in(latency)
+        stages = stages_in(dict(latency))
         rows = np.arange(len(stages))
         axes.barh(rows, [latency[stage].p50_ms for stage in stages], color=FLOAT_COLOR, label="p50")
         for name, color in (("p90", QUANTIZED_COLOR), ("p99", MARK_COLOR)):
             values = [getattr(latency[stage], f"{name}_ms") for stage in stages]
-            axes.plot(values, rows, "|", color=color, ms=16, mew=2, label=name)
+            axes.vlines(values, rows - 0.4, rows + 0.4, color=color, lw=2, label=name)
         axes.set_yticks(rows, stages)
         axes.invert_yaxis()
         axes.set_xlabel("ms")
         axes.set_xlim(left=0)
-        axes.legend(frameon=False)
+        _legend_above(axes)
 
-    return _svg("latency-bars", draw, width=5.0, height=3.4)
+    return Plot(_svg("latency-bars", draw, height=3.6), "Where a frame's time goes.")
 
 
-def latency_course(latency: dict[str, StageLatency]) -> str:
-    """The total of every frame in order, the warm-up apart; in ms."""
+def latency_course(result: BenchResult) -> Plot:
+    """The time of every frame in order, the warm-up apart; in ms."""
+    stage = LOCALIZE if LOCALIZE in result.latency else "total"
 
     def draw(axes: Axes) -> None:
-        total = latency["total"]
-        warm = len(total.warmup_ms)
-        axes.plot(range(warm), total.warmup_ms, ".", ms=4, color=QUANTIZED_COLOR, label="warm-up")
-        axes.plot(range(warm, warm + total.count), total.samples_ms, ".", ms=4, color=FLOAT_COLOR, label="measured")
-        axes.axhline(total.p50_ms, color=_INK, lw=0.8, ls="--", label="p50")
+        spent = result.latency[stage]
+        warm = len(spent.warmup_ms)
+        pixels = spent.count > _MOST_POINTS
+        axes.plot(range(warm), spent.warmup_ms, ".", ms=4, color=QUANTIZED_COLOR, label="warm-up")
+        places = range(warm, warm + spent.count)
+        axes.plot(places, spent.samples_ms, ".", ms=4, color=FLOAT_COLOR, label="measured", rasterized=pixels)
+        axes.axhline(spent.p50_ms, color=_INK, lw=0.8, ls="--", label="p50")
         axes.set_xlabel("frame")
-        axes.set_ylabel("total, ms")
+        axes.set_ylabel(f"{stage}, ms")
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False)
+        _legend_above(axes)
 
-    return _svg("latency-course", draw, width=5.0, height=3.4)
+    return Plot(_svg("latency-course", draw, height=3.6), "Every frame in order: warm-up, drift and outliers.")
 
 
-def iou_scatter(regression: Regression) -> str:
+def distributions(latencies: Mapping[str, StageLatency], stage: str) -> Plot:
+    """The cumulative share of frames by their time in ms, a line for each; in log scale where they are far apart."""
+
+    def draw(axes: Axes) -> None:
+        for (name, latency), color in zip(latencies.items(), cycle(_COLORS), strict=False):
+            spent = np.sort(latency.samples_ms)
+            shares = np.arange(1, len(spent) + 1) / len(spent)
+            axes.plot(spent, shares, drawstyle="steps-post", color=color, lw=2, label=name)
+        medians = [latency.p50_ms for latency in latencies.values()]
+        if max(medians) > 5 * min(medians):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+        axes.set(xlabel=f"{stage}, ms", ylabel="share of frames", ylim=(0, 1.02))
+        _legend_above(axes, columns=1 if max(map(len, latencies)) > 12 else 2)
+
+    height = 3.4 + 0.2 * max(0, len(latencies) - 1)
+    return Plot(_svg("distributions", draw, height=height), "Share of frames that took at most so long.")
+
+
+def stacked_bars(parts: Mapping[str, Mapping[str, float]], marks: Mapping[str, float], unit: str) -> Plot:
+    """A bar for each name, of parts end to end, and a mark for each; values in `unit`."""
+
+    def draw(axes: Axes) -> None:
+        rows = np.arange(len(parts))
+        begin = np.zeros(len(parts))
+        for part, color in zip(next(iter(parts.values())), cycle(_COLORS), strict=False):
+            values = np.array([of.get(part, 0.0) for of in parts.values()])
+            axes.barh(rows, values, 0.45, left=begin, color=color, label=part)
+            begin += values
+        axes.vlines([marks[name] for name in parts], rows - 0.3, rows + 0.3, color=_INK, lw=2, label="p90 of the sum")
+        for row, name in zip(rows, parts, strict=True):
+            axes.text(0, row - 0.32, name, va="bottom")
+        axes.set(yticks=[], ylim=(len(parts) - 0.6, -0.8), xlabel=unit, xlim=(0, None))
+        axes.spines.left.set_visible(False)
+        _legend_above(axes, columns=2)
+
+    caption = "Where an answer's time goes: the medians of its parts."
+    return Plot(_svg("stacked-bars", draw, height=1.6 + 0.65 * len(parts)), caption)
+
+
+def iou_scatter(regression: Regression) -> Plot:
     """Every image's IoU with the truth, of the quantized model over that of the float one."""
 
     def draw(axes: Axes) -> None:
@@ -103,60 +140,142 @@ def iou_scatter(regression: Regression) -> str:
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.set_aspect("equal")
 
-    return _svg("iou-scatter", draw, width=4.2, height=4.0)
+    return Plot(
+        _svg("iou-scatter", draw, height=4.4), "One dot per image; below the line, quantization cost something."
+    )
 
 
-def drop_curve(regression: Regression) -> str:
+def drop_curve(regression: Regression) -> Plot:
     """The cumulative share of images by IoU drop; left of 0 are those that gained."""
 
     def draw(axes: Axes) -> None:
         drops = np.sort([(row.iou_float or 0.0) - (row.iou_quantized or 0.0) for row in _objects(regression)])
         axes.plot(drops, np.arange(1, len(drops) + 1) / len(drops), drawstyle="steps-post", color=QUANTIZED_COLOR)
         axes.axvline(0, color=_INK, lw=0.8, ls="--")
-        axes.set(xlabel="IoU drop of an image (float minus quantized)", ylabel="share of images", ylim=(0, 1.02))
+        axes.set(xlabel="IoU drop of an image", ylabel="share of images", ylim=(0, 1.02))
 
-    return _svg("drop-curve", draw, width=4.2, height=4.0)
+    caption = "How the drop, float minus quantized, is distributed: a mean near 0 can hide changes both ways."
+    return Plot(_svg("drop-curve", draw, height=4.4), caption)
 
 
-def size_bars(regression: Regression) -> str:
+def size_bars(regression: Regression) -> Plot:
     """Mean IoU by the object's size, float beside quantized."""
+    names = [name for name in SIZES if regression.by_size.get(name) and regression.by_size[name].images]
+    figures = [regression.by_size[name] for name in names]
+    groups = [f"{name} ({f.images})" for name, f in zip(names, figures, strict=True)]
+    bars = {
+        "float": [f.mean_iou_float or 0.0 for f in figures],
+        "quantized": [f.mean_iou_quantized or 0.0 for f in figures],
+    }
+    return grouped_bars(groups, bars, "mean IoU", "Mean IoU by object size, with the number of images.")
+
+
+def found_bars(found: DetectionRegression) -> Plot:
+    """The share of objects found by their size, float beside quantized."""
+    sizes = [(name, figures) for name, figures in found.by_size.items() if figures.objects]
+    groups = [f"{name} ({figures.objects})" for name, figures in sizes]
+    bars = {
+        "float": [figures.recall_float or 0.0 for _, figures in sizes],
+        "quantized": [figures.recall_quantized or 0.0 for _, figures in sizes],
+    }
+    return grouped_bars(groups, bars, "objects found", "Share of objects found by size, with the number of objects.")
+
+
+def grouped_bars(groups: Sequence[str], bars: Mapping[str, Sequence[float]], axis: str, caption: str) -> Plot:
+    """Groups of bars side by side, one for each name; shares, 0 to 1."""
 
     def draw(axes: Axes) -> None:
-        names = [name for name in SIZES if regression.by_size.get(name) and regression.by_size[name].images]
-        figures = [regression.by_size[name] for name in names]
-        places = np.arange(len(names))
-        before = [f.mean_iou_float or 0.0 for f in figures]
-        after = [f.mean_iou_quantized or 0.0 for f in figures]
-        axes.bar(places - 0.2, before, 0.38, color=FLOAT_COLOR, label="float")
-        axes.bar(places + 0.2, after, 0.38, color=QUANTIZED_COLOR, label="quantized")
-        axes.set_xticks(places, [f"{name} ({f.images})" for name, f in zip(names, figures, strict=True)])
-        axes.set(ylabel="mean IoU", ylim=(0, 1))
-        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+        width = 0.8 / len(bars)
+        for number, ((name, values), color) in enumerate(zip(bars.items(), cycle(_COLORS), strict=False)):
+            places = np.arange(len(groups)) - 0.4 + width * (number + 0.5)
+            axes.bar(places, values, 0.95 * width, color=color, label=name)
+        axes.set_xticks(np.arange(len(groups)), groups)
+        axes.set(ylabel=axis, ylim=(0, 1))
+        _legend_above(axes, columns=1 if max(map(len, bars)) > 12 else 2)
 
-    return _svg("size-bars", draw, width=10.0, height=3.0)
+    name = axis.replace(" ", "-")
+    return Plot(_svg(f"bars-{name}", draw, height=3.2 + 0.2 * max(0, len(bars) - 2)), caption)
 
 
 def _objects(regression: Regression) -> list[Row]:
     return [row for row in regression.rows if row.kind == "object"]
 
 
-def power_course(energy: Energy) -> str:
-    """Every reading of the meter in W over time, with the spans that were measured shaded."""
+def board_course(result: BenchResult, number: int = 0) -> Plot | None:
+    """Power, temperature and clocks over one time in s, as far as there are readings; None where there are none.
+
+    `number` tells it apart from those of other results on the page.
+    """
+    draws = [draw for draw in (_power(result), _temperature(result), _clocks(result)) if draw]
+    if not draws:
+        return None
+
+    def draw(*panels: Axes) -> None:
+        for part, axes in zip(draws, panels, strict=True):
+            part(axes)
+        panels[-1].set_xlabel("s")
+
+    caption = "Power as the meter read it; the shaded parts were measured." if _power(result) else ""
+    words = f"{caption} Temperature is the hottest sensor's." if _temperature(result) else caption
+    return Plot(_svg(f"board-course-{number}", draw, height=0.9 + 1.9 * len(draws), panels=len(draws)), words.strip())
+
+
+def _power(result: BenchResult) -> Callable[[Axes], None] | None:
+    energy = result.energy
+    if len(energy.t_s) < 2:
+        return None
+    begin = (result.course.energy_from_s if result.course else None) or 0.0
 
     def draw(axes: Axes) -> None:
-        axes.plot(energy.t_s, energy.watts, "-", lw=1, color=_INK)
-        for name, (begin, end) in energy.spans_s.items():
-            axes.axvspan(begin, end, alpha=0.4, lw=0, color=_SPAN_COLORS[name], label=name)
-        axes.set_xlabel("s")
+        axes.plot(np.array(energy.t_s) + begin, energy.watts, "-", lw=1, color=_INK)
+        for name, (first, last) in energy.spans_s.items():
+            label = name.partition(" ")[0]
+            known = label in axes.get_legend_handles_labels()[1]
+            axes.axvspan(
+                first + begin, last + begin, alpha=0.4, lw=0, color=_SPAN_COLORS[name], label=None if known else label
+            )
         axes.set_ylabel("W")
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, loc="lower right", ncols=4)
+        _legend_above(axes, columns=3)
 
-    return _svg("power-course", draw, width=8.0, height=3.0)
+    return draw
 
 
-def _svg(name: str, draw: Callable[[Axes], None], *, width: float, height: float) -> str:
-    """Let `draw` fill a transparent plot of `width` x `height` inches; the same input gives the same text."""
+def _temperature(result: BenchResult) -> Callable[[Axes], None] | None:
+    readings = result.course.readings if result.course else ()
+    seen = [(reading.t_s, reading.celsius) for reading in readings if reading.celsius is not None]
+    if len(seen) < 2:
+        return None
+
+    def draw(axes: Axes) -> None:
+        axes.plot([at for at, _ in seen], [celsius for _, celsius in seen], color=_COLORS[4])
+        axes.set_ylabel("°C")
+
+    return draw
+
+
+def _clocks(result: BenchResult) -> Callable[[Axes], None] | None:
+    readings = [reading for reading in (result.course.readings if result.course else ()) if reading.mhz]
+    if len(readings) < 2:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for cpus, color in zip(readings[0].mhz, cycle(_COLORS), strict=False):
+            seen = [one for one in readings if cpus in one.mhz]
+            axes.plot([one.t_s for one in seen], [one.mhz[cpus] for one in seen], color=color, label=f"cores {cpus}")
+        axes.set_ylabel("MHz")
+        axes.set_ylim(bottom=0)
+        _legend_above(axes, columns=2)
+
+    return draw
+
+
+def _legend_above(axes: Axes, columns: int = 3) -> None:
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0)
+
+
+def _svg(name: str, draw: Callable[..., None], *, height: float, panels: int = 1) -> str:
+    """Let `draw` fill transparent panels, `height` inches together; the same input gives the same text."""
     try:
         from matplotlib import rc_context
         from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -164,11 +283,12 @@ def _svg(name: str, draw: Callable[[Axes], None], *, width: float, height: float
     except ImportError as error:
         raise MissingExtra("matplotlib", "bench", "the report") from error
     with rc_context(_style(name)):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        drawn = figure.subplots(panels, sharex=True, squeeze=False)[:, 0]
         figure.patch.set_alpha(0)
-        axes.patch.set_alpha(0)
-        draw(axes)
+        for axes in drawn:
+            axes.patch.set_alpha(0)
+        draw(*drawn)
         text = io.StringIO()
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     return _inline(text.getvalue(), name)
@@ -177,8 +297,9 @@ def _svg(name: str, draw: Callable[[Axes], None], *, width: float, height: float
 def _style(name: str) -> dict[str, Any]:
     """Settings of matplotlib: ink for text and lines, text as text, and ids that depend on `name` alone."""
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    plain = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
-    return {**dict.fromkeys(inked, _INK), **plain, "svg.fonttype": "none", "svg.hashsalt": name}
+    plain = {"axes.spines.top": False, "axes.spines.right": False, "font.size": _TEXT}
+    same = {"xtick.labelsize": _TEXT, "ytick.labelsize": _TEXT, "legend.fontsize": _TEXT, "legend.handlelength": 1.2}
+    return {**dict.fromkeys(inked, _INK), **plain, **same, "svg.fonttype": "none", "svg.hashsalt": name}
 
 
 def _inline(svg: str, name: str) -> str:
@@ -190,66 +311,3 @@ def _inline(svg: str, name: str) -> str:
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'href="#', f'href="#{name}-', svg).replace("url(#", f"url(#{name}-")
     return svg.replace(_INK, "currentColor").strip()
-
-
-def with_previews(worst: Sequence[W], samples: Sequence[Sample]) -> tuple[W, ...]:
-    """The same worst images, each with a small picture of its sample where that can still be read."""
-    by_name = {sample.name: sample for sample in samples}
-    return tuple(_with_preview(image, by_name.get(image.name)) for image in worst)
-
-
-def _with_preview(image: W, sample: Sample | None) -> W:
-    if sample is None:
-        return image
-    try:
-        pixels = sample.load()
-    except DataError:
-        return image
-    scale = min(1.0, _STORED_SIDE / max(pixels.shape[:2]))
-    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
-    return dataclasses.replace(image, preview=jpeg_uri(cast(Pixels, small), 85), preview_scale=scale)
-
-
-def jpeg_uri(pixels: Pixels, quality: int) -> str:
-    """BGR uint8 pixels as a JPEG data URI."""
-    written, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not written:
-        raise ValueError(f"an image of shape {pixels.shape} cannot be written as JPEG")
-    return _PREFIX + base64.b64encode(data.tobytes()).decode("ascii")
-
-
-def side_by_side(
-    image: Worst | WorstImage, truth: Sequence[Box], before: Sequence[Box], after: Sequence[Box]
-) -> tuple[str, str] | None:
-    """The picture twice, as data URIs: truth with the float boxes, then the quantized ones; None without a preview.
-
-    DataError when the stored preview is no JPEG.
-    """
-    if image.preview is None:
-        return None
-    small = _decode(image.preview, image.name)
-    grow = _DRAWN_SIDE / max(small.shape[:2])
-    large = cast(Pixels, cv2.resize(small, None, fx=grow, fy=grow, interpolation=cv2.INTER_CUBIC))
-    scale = grow * image.preview_scale
-    pictures = []
-    for found, color in ((before, drawing.FLOAT_COLOR), (after, drawing.QUANTIZED_COLOR)):
-        # No titles: their plates would cover a small object, and the page names them.
-        boxes = [(_scaled(box, scale), "", drawing.TRUTH_COLOR) for box in truth]
-        boxes += [(_scaled(box, scale), "", color) for box in found]
-        pictures.append(jpeg_uri(drawing.draw_boxes(large, boxes), 85))
-    return pictures[0], pictures[1]
-
-
-def _decode(uri: str, name: str) -> Pixels:
-    try:
-        data = np.frombuffer(base64.b64decode(uri.removeprefix(_PREFIX)), dtype=np.uint8)
-    except ValueError:  # no base64
-        data = np.empty(0, np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if pixels is None:
-        raise DataError(f"the result's preview of {name} is no JPEG")
-    return cast(Pixels, pixels)
-
-
-def _scaled(box: Box, scale: float) -> Box:
-    return Box(*(edge * scale for edge in box))

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
 
-from edgeloc.benchmarks.environment import Environment
-from edgeloc.benchmarks.report.plots import with_previews
-from edgeloc.benchmarks.result import STAGES, BenchResult, DataInfo, LatencyRun, ModelInfo, StageLatency
+from edgeloc.benchmarks.energy import Energy
+from edgeloc.benchmarks.environment import Environment, Memory
+from edgeloc.benchmarks.report.pictures import with_previews
+from edgeloc.benchmarks.result import (
+    LOCALIZE,
+    STAGES,
+    BenchResult,
+    DataInfo,
+    LatencyRun,
+    ModelInfo,
+    StageLatency,
+)
+from edgeloc.benchmarks.scenarios.course import Course, Reading
 from edgeloc.data import Sample
 from edgeloc.evaluation.figures import Row, regression_figures
 from edgeloc.evaluation.statistics import summarize
@@ -43,8 +55,49 @@ def bench_result(rows: list[Row]) -> BenchResult:
     )
 
 
-def _stage(rng: np.random.Generator) -> StageLatency:
-    samples = [float(value) for value in rng.uniform(1, 2, 30)]
+@pytest.fixture
+def measured(bench_result: BenchResult) -> BenchResult:
+    """The same with the float model's latency, energy over time, temperatures and clocks."""
+    rng = np.random.default_rng(1)
+    both = [{stage: _stage(rng) for stage in (*STAGES, LOCALIZE)} for _ in range(2)]
+    readings = tuple(Reading(float(second), 50.0 + second, {"0-3": 2400}) for second in range(-1, 4))
+    moments = tuple(second / 4 for second in range(16))
+    energy = Energy(
+        "measured", source="a meter", blind_to="the screen", rate_hz=4.0, per_frame_mj=12.3,
+        per_frame_uncertainty_mj=0.4, per_inference_mj=9.8, per_inference_uncertainty_mj=0.3, frames=30, inferences=30,
+        power_w=4.1, power_uncertainty_w=0.1, idle_before_w=2.2, idle_after_w=2.3, readings=16, longest_gap_s=0.25,
+        spans_s={"frames": (1.0, 3.0)}, t_s=moments, watts=(4.0,) * len(moments),
+    )  # fmt: skip
+    return dataclasses.replace(
+        bench_result,
+        latency=both[0],
+        latency_against=both[1],
+        energy=energy,
+        course=Course(readings=readings, energy_from_s=-1.0, others_busy=0.01),
+        memory=Memory(123.4),
+        command="edgeloc bench m.tflite --against f.tflite",
+        model=dataclasses.replace(bench_result.model, recipe="int8", operators={"CONV_2D": 3, "ADD": 1}),
+        findings=(),
+    )
+
+
+@pytest.fixture
+def boards(measured: BenchResult) -> list[BenchResult]:
+    """Three boards' results of one model, the last of them measured beside other programs."""
+    names = ("Raspberry Pi 5 Model B Rev 1.0", "Raspberry Pi Zero 2 W Rev 1.0", "NVIDIA Jetson Orin Nano Developer Kit")
+    results = []
+    for number, name in enumerate(names):
+        environment = dataclasses.replace(measured.environment, board=name)
+        assert measured.course is not None
+        course = dataclasses.replace(measured.course, others_busy=0.4 if number == 2 else 0.01)
+        rng = np.random.default_rng(number)
+        latency = {stage: _stage(rng, 1 + 4 * number) for stage in (*STAGES, LOCALIZE)}
+        results.append(dataclasses.replace(measured, environment=environment, latency=latency, course=course))
+    return results
+
+
+def _stage(rng: np.random.Generator, least: float = 1.0) -> StageLatency:
+    samples = [float(value) for value in rng.uniform(least, 2 * least, 30)]
     summary = summarize(samples)
     return StageLatency(
         **{name: getattr(summary, name) for name in summary.__slots__},

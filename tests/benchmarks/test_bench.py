@@ -345,7 +345,7 @@ def test_the_accuracy_of_one_model_is_in_its_report(models: Path, data: Path, tm
     page = (tmp_path / "r.html").read_text()
     assert "<h2>Accuracy</h2>" in page and "What quantization cost" not in page
     accuracy = read_result(tmp_path / "r.json").accuracy
-    assert accuracy is not None and f"<td>{accuracy.mean_iou:.3f}</td>" in page
+    assert accuracy is not None and f">{accuracy.mean_iou:.3f}</span></td>" in page
 
 
 @pytest.mark.parametrize(

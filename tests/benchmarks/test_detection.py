@@ -13,7 +13,7 @@ import pytest
 
 from edgeloc.benchmarks.commands.bench import closing_table, summary
 from edgeloc.benchmarks.report import render_report
-from edgeloc.benchmarks.report.plots import with_previews
+from edgeloc.benchmarks.report.pictures import with_previews
 from edgeloc.benchmarks.result import BenchResult, read_result, write_result
 from edgeloc.data import Sample
 from edgeloc.evaluation.detection import DetectionRow, Found, detection_figures
@@ -50,7 +50,8 @@ def test_the_terminal_shows_what_was_lost(result: BenchResult) -> None:
 
 def test_the_report_has_classes_sizes_and_the_worst_images(result: BenchResult) -> None:
     page = render_report(result)
-    assert "average precision of bolt" in page and "medium objects found, of" in page
+    assert re.search(r"<th>bolt</th><td data-head=\"objects\">.*>2<.*>1\.000<.*>0\.5", page)
+    assert "By object size" in page and "<th>medium</th>" in page
     assert "half.png, group b: 1 of 2 objects lost, mean IoU of the others 1.00" in page
     assert "float, 2 boxes" in page and "quantized, 1 boxes" in page and "resampling 2 images" in page
 
@@ -70,4 +71,4 @@ def test_the_worst_images_are_shown_with_the_boxes_of_both_models(result: BenchR
 
 def test_one_model_has_no_drop_and_no_pictures(result: BenchResult) -> None:
     page = render_report(dataclasses.replace(result, against=None))
-    assert "AP drop" not in page and "Worst images" not in page and "average precision of bolt" in page
+    assert "AP drop" not in page and "Worst images" not in page and "<th>bolt</th>" in page

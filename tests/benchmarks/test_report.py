@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import html.parser
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgeloc.benchmarks.report import render_report, write_report
-from edgeloc.benchmarks.result import BenchResult
+from edgeloc.benchmarks.result import BenchResult, StageLatency, write_result
 from edgeloc.errors import DataError
 from edgeloc.findings import Finding
 
@@ -130,3 +132,116 @@ def test_the_file_appears_whole(tmp_path: Path, bench_result: BenchResult) -> No
     write_report(tmp_path / "report.html", bench_result)
     assert (tmp_path / "report.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+class _Cells(html.parser.HTMLParser):
+    """Every figure that names its place in the result: (place, text), and the rows of all tables."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.figures: list[tuple[str, str]] = []
+        self.rows: list[list[str]] = []
+        self._key: str | None = None
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+        self._key = dict(attrs).get("data-key")
+
+    def handle_data(self, data: str) -> None:
+        if self.rows and self.rows[-1] and data.strip():
+            self.rows[-1][-1] += data
+        if self._key:
+            self.figures.append((self._key, data))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._key = None
+
+
+def _says(text: str, value: Any) -> bool:
+    """Whether a cell's text is the value, as far as its last digit goes."""
+    if isinstance(value, str):
+        return text == value
+    if isinstance(value, list):
+        return all(_says(part, one) for part, one in zip(text.split(" to "), value, strict=True))
+    number = re.match(r"-?\d+(\.(\d+))?", text)
+    assert number, text
+    scale = {"kB": 1e3, "MB": 1e6}.get(text.split()[-1], 1.0)
+    return bool(abs(float(number[0]) * scale - value) <= 0.5001 * scale * 10 ** -len(number[2] or ""))
+
+
+def _at(data: Any, key: str) -> Any:
+    for name in key.split("."):
+        data = data[name]
+    return data
+
+
+def test_every_figure_is_the_file_s(measured: BenchResult, tmp_path: Path) -> None:
+    write_result(tmp_path / "r.json", measured)
+    data = json.loads((tmp_path / "r.json").read_text())
+    shown = _Cells(render_report(measured)).figures
+    wrong = [(key, text, _at(data, key)) for key, text in shown if not _says(text, _at(data, key))]
+    assert wrong == []
+    wanted = {
+        "latency.localize.p50_ms", "latency.invoke.p99_ms", "latency_against.localize.p50_ms", "model.bytes",
+        "regression.mean_iou_drop", "regression.by_size.medium.mean_iou_quantized", "energy.per_frame_mj",
+        "regression.by_class.bolt.mean_iou_float", "regression.presence.recall_quantized", "memory.peak_mib",
+    }  # fmt: skip
+    assert wanted <= {key for key, _ in shown}
+
+
+def test_every_column_shows_its_own_file(boards: list[BenchResult], tmp_path: Path) -> None:
+    rows = {row[0]: row[1:] for row in reversed(_Cells(render_report(*boards)).rows) if len(row) == 4}
+    assert rows[""] == [board.environment.board for board in boards]
+    assert rows["frame, p50 ms"] == [f"{board.latency['localize'].p50_ms:.3f}" for board in boards]
+    assert rows["invoke, p99"] == [f"{board.latency['invoke'].p99_ms:.3f}" for board in boards]
+    assert rows["comparable"] == ["yes", "yes", "no: machine busy"]
+    assert rows["recipe"] == ["int8"] * 3
+
+
+def test_the_headline_does_not_depend_on_where_frames_come_from(measured: BenchResult) -> None:
+    slow = {**measured.latency, "capture": _times(measured.latency["capture"], 100)}
+    slow["total"] = _times(slow["total"], 100)
+    other = render_report(dataclasses.replace(measured, latency=slow))
+    title = re.compile(r"<h1>(.*)</h1>")
+    assert title.findall(other) == title.findall(render_report(measured))
+    headline = title.findall(other)[0]
+    spent, against = measured.latency["localize"].p50_ms, measured.latency_against["localize"].p50_ms
+    assert headline.startswith(
+        f"{spent:.2f} ms a frame on Board X, {max(spent, against) / min(spent, against):.1f} times"
+    )
+
+
+def _times(stage: StageLatency, factor: float) -> StageLatency:
+    values = {
+        name: getattr(stage, name) * factor for name in ("mean_ms", "min_ms", "p50_ms", "p90_ms", "p99_ms", "max_ms")
+    }
+    return dataclasses.replace(stage, **values, samples_ms=tuple(factor * one for one in stage.samples_ms))
+
+
+def test_the_fastest_is_one_that_can_be_compared(boards: list[BenchResult]) -> None:
+    slowest, fastest = boards[2], boards[0]
+    busy = dataclasses.replace(slowest, latency=fastest.latency)
+    page = render_report(fastest, boards[1], busy)
+    assert re.search(r"<h1>From [\d.]+ ms a frame on Raspberry Pi 5 .* to [\d.]+ ms on Raspberry Pi Zero", page)
+    assert "Jetson Orin Nano Developer Kit: Not comparable" in page
+
+
+def test_results_of_one_board_are_told_apart(measured: BenchResult) -> None:
+    other = dataclasses.replace(measured, model=dataclasses.replace(measured.model, precision="float32"))
+    assert "Board X, float32" in render_report(measured, other)
+    assert "Board X (2)" in render_report(measured, measured)
+
+
+def test_markdown_has_the_words_and_tables_and_no_markup(measured: BenchResult, tmp_path: Path) -> None:
+    strange = dataclasses.replace(measured, findings=(Finding("labels-differ", "warning", "<b> | *x*"),))
+    write_report(tmp_path / "r.md", strange)
+    text = (tmp_path / "r.md").read_text()
+    assert text.startswith("# ") and "<svg" not in text and "\\<b\\> \\| \\*x\\*" in text
+    assert f"| invoke | {measured.latency['invoke'].p50_ms:.3f} |" in text
+    assert "```sh\nedgeloc bench m.tflite --against f.tflite\n```" in text
+    tables = re.findall(r"(?:^\|.*\|$\n)+", text, re.MULTILINE)
+    assert tables and all(len({line.count(" | ") for line in table.splitlines()[1:]}) == 1 for table in tables)
