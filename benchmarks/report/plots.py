@@ -271,7 +271,12 @@ def _clocks(result: BenchResult) -> Callable[[Axes], None] | None:
 
 
 def _legend_above(axes: Axes, columns: int = 3) -> None:
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0)
+    handles, labels = axes.get_legend_handles_labels()
+    # matplotlib lists marks before the bars that they are on.
+    marks_last = sorted(zip(handles, labels, strict=True), key=lambda both: type(both[0]).__name__ == "LineCollection")
+    handles, labels = [handle for handle, _ in marks_last], [label for _, label in marks_last]
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
+    axes.legend(handles, labels, frameon=False, ncols=columns, **place)
 
 
 def _svg(name: str, draw: Callable[..., None], *, height: float, panels: int = 1) -> str:
