@@ -42,7 +42,7 @@ ALLOWED_STRINGS = {
 FACES = ("edgeloc", "edgeloc.converters", "edgeloc.benchmarks", "edgeloc.device", "edgeloc.testing")
 LONGEST_FILE = 450
 MEDIAN_FUNCTION = 10
-MOST_MODULES = 280
+MOST_MODULES = 300
 # Modules of fewer lines than this, with exactly one importer, are slices of their neighbour.
 SLICE_LINES, MOST_SLICES = 130, 15
 TEXT_SUFFIXES = {".py", ".md", ".cfg", ".toml", ".yaml", ".yml", ".html", ".txt", ".json", ".sh", ""}
