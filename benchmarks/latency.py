@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgeloc.data import Sample
     from edgeloc.localizer import Localizer
 
-__all__ = ["CameraSource", "FrameSource", "ImageSource", "LatencyRecorder", "SceneSource", "time_frame"]
+__all__ = ["CameraSource", "FrameSource", "ImageSource", "LatencyRecorder", "SceneSource", "TwiceSource", "time_frame"]
 
 _IMAGES = 64
 _SCENES = 32
@@ -134,6 +134,20 @@ class SceneSource(FrameSource):
         return np.array(frame, copy=True)
 
 
+class TwiceSource(FrameSource):
+    """Each frame of another source twice, for two models in turn."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self.name, self.capture, self._source = source.name, "copying a frame that is at hand", source
+        self._frame: Pixels | None = None
+
+    def grab(self) -> Pixels:
+        frame, self._frame = self._frame, None
+        if frame is None:
+            frame = self._frame = self._source.grab()
+        return np.array(frame, copy=True)
+
+
 class LatencyRecorder:
     """Times frames one by one and keeps every sample, so that an interrupted run has what it measured.
 
@@ -177,6 +191,12 @@ class LatencyRecorder:
             times, size = time_frame(self.localizer, self.source)
             self.keep(began, {**dict(zip(STAGES, times, strict=True)), **self.localizer.engine.spent_ms}, size)
             yield
+
+    def beside(self, other: LatencyRecorder, turns: Iterable[object]) -> None:
+        """Time one frame of both for each of `turns`; which is first changes from one to the next."""
+        for number, turn in enumerate(turns):
+            for recorder in (self, other) if number % 2 else (other, self):
+                recorder.record((turn,))
 
     def keep(self, began: float, times: Mapping[str, float], size: tuple[int, int]) -> None:
         """Keep a sample of each stage, in ms, of a frame that began then, in seconds of the monotonic clock."""

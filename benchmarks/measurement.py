@@ -17,7 +17,7 @@ from edgeloc._support.terminal import progress
 from edgeloc.benchmarks.energy import EnergyRecorder
 from edgeloc.benchmarks.environment import Memory, OthersLoad, peak_memory, read_environment
 from edgeloc.benchmarks.journal import Journal
-from edgeloc.benchmarks.latency import CameraSource, FrameSource, ImageSource, LatencyRecorder, SceneSource
+from edgeloc.benchmarks.latency import CameraSource, FrameSource, ImageSource, LatencyRecorder, SceneSource, TwiceSource
 from edgeloc.benchmarks.options import BenchOptions
 from edgeloc.benchmarks.report.pictures import with_previews
 from edgeloc.benchmarks.result import (
@@ -122,7 +122,7 @@ class Measurement:
         self.source: FrameSource = beside.source if beside else self._source()
         self.readings: RecordingReader = beside.readings if beside else RecordingReader(ThermalReader())
         self.thermal: ThermalSampler = beside.thermal if beside else ThermalSampler(self.readings)
-        self.latency, self.against_latency = self._recorder(), self._float_recorder()
+        self.latency, self.in_turns = self._recorder(), self._in_turns()
         limits = options.asked, options.count, options.warmup_samples
         self.stopping = Stopping(*limits, alone=not options.loadgen, patience=options.patience)
         self.loadgen: LoadGen | None = None
@@ -147,11 +147,12 @@ class Measurement:
             return StartRecorder(*timed, options.model, self.engine, options.contract)
         return LatencyRecorder(*timed)
 
-    def _float_recorder(self) -> LatencyRecorder | None:
-        """What times the float model beside it, where there is one."""
+    def _in_turns(self) -> tuple[LatencyRecorder, LatencyRecorder] | None:
+        """What times this model and the float model in turns, where there is one."""
         if self.float_model is None or self.options.scenario != "single-stream":
             return None
-        return LatencyRecorder(self.float_model, self.source, self.options.warmup_samples, self.threads)
+        timed = TwiceSource(self.source), self.options.warmup_samples, self.threads
+        return LatencyRecorder(self.localizer, *timed), LatencyRecorder(self.float_model, *timed)
 
     def _open_recorder(self) -> None:
         """What takes the images through both models, or through the one there is."""
@@ -187,9 +188,10 @@ class Measurement:
             energy.inferences(self.latency.inference, min(self.latency.frames, _MOST_INFERENCES))
             energy.idle("after")
         self.memory = self._memory()
-        if self.against_latency is not None:
-            turns = range(self.against_latency.warmup + min(self.latency.frames, _MOST_AGAINST))
-            self.against_latency.record(progress(turns, label="latency of the float model"))
+        if self.in_turns is not None:
+            ours, theirs = self.in_turns
+            turns = range(ours.warmup + min(self.latency.frames, _MOST_AGAINST))
+            ours.beside(theirs, progress(turns, label="latency beside the float model"))
         if self.images is not None:
             label = "accuracy" if self.float_model is None else "float against quantized"
             self.images.record(self._journaled(progress(self.samples, label=label)))
@@ -312,7 +314,8 @@ class Measurement:
             complete=complete,
             latency=self.latency.stages(),
             latency_run=self.latency.run() if timed else None,
-            latency_against=self.against_latency.stages() if self.against_latency else {},
+            latency_against=self.in_turns[1].stages() if self.in_turns else {},
+            latency_beside=self.in_turns[0].stages() if self.in_turns else {},
             regression=regression,
             accuracy=accuracy,
             detection=detection if rows else None,

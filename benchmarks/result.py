@@ -174,7 +174,9 @@ class BenchResult:
             until it is taken, nothing is drawn, and `total` is the frame's age when its result is there. In cold-start,
             those of START_STAGES, a sample a process.
         latency_run: how the samples came about.
-        latency_against: the same of the float model, timed in turns with it; empty without one.
+        latency_against: of single-stream, the same of the float model, timed afterwards in turns with this one on the
+            same frames, which are at hand: `capture` is no camera's. Empty without a float model.
+        latency_beside: this model's own in those turns: what `latency_against` may be held against.
         regression: what quantization cost; None where there was no float model to compare with.
         accuracy: the model against the labels; None where a regression has its figures, or without labelled images.
         detection: of a detector, instead of both, its figures beside the float model's; without one they stand twice.
@@ -206,6 +208,7 @@ class BenchResult:
     findings: tuple[Finding, ...] = ()
     scenario: Scenario | None = None
     latency_against: dict[str, StageLatency] = field(default_factory=dict)
+    latency_beside: dict[str, StageLatency] = field(default_factory=dict)
     course: Course | None = None
     memory: Memory | None = None
     command: str = ""

@@ -167,7 +167,7 @@ def summary(result: BenchResult, out: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     values = {"result": str(out), **asdict(result)}
-    for part in ("latency", "latency_against"):
+    for part in ("latency", "latency_against", "latency_beside"):
         values[part] = {stage: _without(figures, _SERIES) for stage, figures in values[part].items()}
     values["course"] = values["course"] and _without(values["course"], _COURSE)
     values["comparable"] = result.comparable
@@ -237,9 +237,12 @@ def _course_rows(result: BenchResult) -> Iterator[tuple[str, str]]:
         low, high = (100 * bound for bound in drift.trend_ci95)
         trend = f"trend {100 * drift.trend:+.1f} % after that, 95 % interval {low:+.1f} to {high:+.1f}"
         yield "drift", f"first {drift.window_s:.0f} s {drift.cold_ms:.1f} ms, last third {drift.steady_ms:.1f}; {trend}"
-    other = result.latency_against.get("total")
-    if other is not None:
-        yield "float", f"p50 {other.p50_ms:.1f} ms a frame, {other.p50_ms / result.latency['total'].p50_ms:.2f} times"
+    if result.latency_against:
+        other, own = result.latency_against["localize"].p50_ms, result.latency_beside["localize"].p50_ms
+        yield (
+            "float",
+            f"p50 {other:.2f} ms without capture and drawing, {other / own:.2f} times the {own:.2f} ms beside it",
+        )
 
 
 def _accuracy_rows(result: BenchResult) -> Iterator[tuple[str, str]]:

@@ -33,7 +33,7 @@ def cost_sections(result: BenchResult) -> Iterator[Section]:
     if result.latency:
         shown = [plots.latency_bars(result.latency), plots.latency_course(result)]
         yield Section("Latency", _latency_words(result), [_latency_table(result)], shown)
-    if result.latency and result.latency_against:
+    if result.latency_beside and result.latency_against:
         yield _float_section(result)
     energy = result.energy
     plot = plots.board_course(result)
@@ -51,9 +51,9 @@ def format_ms(value: float) -> str:
 
 
 def speed_up(result: BenchResult) -> float | None:
-    """The float model's median time for an answer over this model's; None where one of them was not timed."""
+    """The float model's median time for an answer over this model's beside it; None where they were not timed."""
     before = value_at(result, "latency_against", LOCALIZE, "p50_ms")
-    after = value_at(result, "latency", LOCALIZE, "p50_ms")
+    after = value_at(result, "latency_beside", LOCALIZE, "p50_ms")
     return before / after if before and after else None
 
 
@@ -84,10 +84,10 @@ def _float_section(result: BenchResult) -> Section:
     rows: list[Row] = [
         _beside(result, stage, name)
         for stage, name in _BESIDE
-        if stage in result.latency and stage in result.latency_against
+        if stage in result.latency_beside and stage in result.latency_against
     ]
     table = Table(["ms", "float", "quantized", "float / quantized"], rows)
-    samples = {"float": result.latency_against, "quantized": result.latency}
+    samples = {"float": result.latency_against, "quantized": result.latency_beside}
     stage = LOCALIZE if all(LOCALIZE in one for one in samples.values()) else "total"
     plot = plots.distributions({name: one[stage] for name, one in samples.items()}, stage)
     return Section("Beside float", _float_words(result), [table], [plot])
@@ -95,7 +95,7 @@ def _float_section(result: BenchResult) -> Section:
 
 def _float_words(result: BenchResult) -> str:
     against, model = result.against, result.model
-    words = f"The float model was timed in the same run on frames of the same source, {_count(result.latency_against)}."
+    words = f"Both models in turns in the same run, on {_count(result.latency_against)} frames."
     if against is not None and against.engine != model.engine:
         words += f" It ran on {against.engine}, the quantized model on {model.engine}: the engines differ too."
     return words
@@ -106,8 +106,8 @@ def _count(latency: dict[str, StageLatency]) -> int:
 
 
 def _beside(result: BenchResult, stage: str, name: str) -> Row:
-    cells = [figure(result, format_ms, part, stage, name) for part in ("latency_against", "latency")]
-    before, after = (value_at(result, part, stage, name) for part in ("latency_against", "latency"))
+    cells = [figure(result, format_ms, part, stage, name) for part in ("latency_against", "latency_beside")]
+    before, after = (value_at(result, part, stage, name) for part in ("latency_against", "latency_beside"))
     return [f"{stage}, {name.removesuffix('_ms')}", *cells, f"{before / after:.2f}" if after else "-"]
 
 

@@ -59,7 +59,7 @@ def bench_result(rows: list[Row]) -> BenchResult:
 def measured(bench_result: BenchResult) -> BenchResult:
     """The same with the float model's latency, energy over time, temperatures and clocks."""
     rng = np.random.default_rng(1)
-    both = [{stage: _stage(rng) for stage in (*STAGES, LOCALIZE)} for _ in range(2)]
+    timed = [{stage: _stage(rng, least) for stage in (*STAGES, LOCALIZE)} for least in (1.0, 2.0, 1.0)]
     readings = tuple(Reading(float(second), 50.0 + second, {"0-3": 2400}) for second in range(-1, 4))
     moments = tuple(second / 4 for second in range(16))
     energy = Energy(
@@ -70,8 +70,9 @@ def measured(bench_result: BenchResult) -> BenchResult:
     )  # fmt: skip
     return dataclasses.replace(
         bench_result,
-        latency=both[0],
-        latency_against=both[1],
+        latency=timed[0],
+        latency_against=timed[1],
+        latency_beside=timed[2],
         energy=energy,
         course=Course(readings=readings, energy_from_s=-1.0, others_busy=0.01),
         memory=Memory(123.4),

@@ -105,6 +105,10 @@ def test_two_models_end_to_end(models: Path, data: Path, tmp_path: Path, capsys:
     assert all(image.preview for image in regression.worst)
     assert set(result.latency) == {*STAGES, LOCALIZE}
     assert result.latency["invoke"].count == 5
+    both = (result.latency_against, result.latency_beside)
+    assert [part["localize"].count for part in both] == [5, 5] and all(
+        set(part) == {*STAGES, LOCALIZE} for part in both
+    )
     assert result.model.operators["CONV_2D"] == 2 and result.model.recipe == ""
     assert len(result.latency["invoke"].warmup_ms) == 2
     assert result.energy.status == "not measured"

@@ -209,10 +209,10 @@ def test_the_headline_does_not_depend_on_where_frames_come_from(measured: BenchR
     title = re.compile(r"<h1>(.*)</h1>")
     assert title.findall(other) == title.findall(render_report(measured))
     headline = title.findall(other)[0]
-    spent, against = measured.latency["localize"].p50_ms, measured.latency_against["localize"].p50_ms
-    assert headline.startswith(
-        f"{spent:.2f} ms a frame on Board X, {max(spent, against) / min(spent, against):.1f} times"
+    spent, against, beside = (
+        part["localize"].p50_ms for part in (measured.latency, measured.latency_against, measured.latency_beside)
     )
+    assert headline.startswith(f"{spent:.2f} ms a frame on Board X, {against / beside:.1f} times as fast as float")
 
 
 def _times(stage: StageLatency, factor: float) -> StageLatency:

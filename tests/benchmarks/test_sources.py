@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from edgeloc.benchmarks.latency import ImageSource, SceneSource
+from edgeloc.benchmarks.latency import ImageSource, SceneSource, TwiceSource
 from edgeloc.data import Sample
 from edgeloc.data.sample import spread
 from edgeloc.errors import DataError
@@ -73,3 +73,14 @@ def test_scenes_are_frames_of_their_own() -> None:
     frame[:] = 0
     later = [source.grab() for _ in range(32)]
     assert later[-1].any()
+
+
+def test_two_models_in_turn_see_each_frame_untouched() -> None:
+    once = SceneSource((64, 48))
+    expected = [once.grab() for _ in range(3)]
+    source = TwiceSource(SceneSource((64, 48)))
+    for frame in expected:
+        for _ in range(2):
+            grabbed = source.grab()
+            assert (grabbed == frame).all()
+            grabbed[:] = 0  # as drawing does
