@@ -31,7 +31,8 @@ _SCENARIOS = {
 def cost_sections(result: BenchResult) -> Iterator[Section]:
     """Latency, the float model's beside it, and energy."""
     if result.latency:
-        shown = [plots.latency_bars(result.latency), plots.latency_course(result)]
+        stages = {stage: result.latency[stage] for stage in ("invoke", LOCALIZE, "total") if stage in result.latency}
+        shown = [plots.latency_bars(result.latency), plots.latency_course(result), plots.distributions(stages, "time")]
         yield Section("Latency", _latency_words(result), [_latency_table(result)], shown)
     if result.latency_beside and result.latency_against:
         yield _float_section(result)
@@ -95,7 +96,7 @@ def _float_section(result: BenchResult) -> Section:
 
 def _float_words(result: BenchResult) -> str:
     against, model = result.against, result.model
-    words = f"Both models in turns in the same run, on {_count(result.latency_against)} frames."
+    words = f"Both models took the same {_count(result.latency_against)} frames in turns, in the same run."
     if against is not None and against.engine != model.engine:
         words += f" It ran on {against.engine}, the quantized model on {model.engine}: the engines differ too."
     return words

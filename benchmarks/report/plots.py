@@ -101,7 +101,7 @@ def distributions(latencies: Mapping[str, StageLatency], stage: str) -> Plot:
         _legend_above(axes, columns=1 if max(map(len, latencies)) > 12 else 2)
 
     height = 3.4 + 0.2 * max(0, len(latencies) - 1)
-    return Plot(_svg("distributions", draw, height=height), "Share of frames that took at most so long.")
+    return Plot(_svg(f"distributions-{stage}", draw, height=height), "Share of frames that took at most so long.")
 
 
 def stacked_bars(parts: Mapping[str, Mapping[str, float]], marks: Mapping[str, float], unit: str) -> Plot:

@@ -501,7 +501,7 @@ def test_a_report_of_the_whole(models: Path, data: Path, tmp_path: Path, capsys:
     assert compare(models, data, tmp_path / "r.json") == 0
     assert main(["report", str(tmp_path / "r.json"), "--out", str(tmp_path / "r.html")]) == 0
     page = (tmp_path / "r.html").read_text()
-    assert page.count("<svg") >= 6  # one more where the board reports temperatures
+    assert page.count("<svg") >= 7  # one more where the board reports temperatures
     assert "data:image/jpeg" in page
     assert "r.html" in capsys.readouterr().out
 

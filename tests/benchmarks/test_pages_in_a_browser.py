@@ -103,7 +103,7 @@ def test_one_result_and_three_boards_fit(
     width: int,
     media: str,
 ) -> None:
-    for name, results, plots in (("one", [measured], 7), ("boards", boards, 6), ("detector", [detector], 5)):
+    for name, results, plots in (("one", [measured], 8), ("boards", boards, 6), ("detector", [detector], 6)):
         write_report(tmp_path / f"{name}.html", *results)
         seen = look(tmp_path / f"{name}.html", width, media)
         _fits(seen)

@@ -30,7 +30,7 @@ def test_it_refers_to_nothing_outside_itself(page: str) -> None:
 
 
 def test_it_has_every_plot_and_closes_every_element(page: str) -> None:
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert _unclosed(page) == []
 
 
@@ -110,7 +110,7 @@ def test_an_interrupted_measurement_says_so(bench_result: BenchResult) -> None:
 
 def test_latency_alone(bench_result: BenchResult) -> None:
     page = render_report(dataclasses.replace(bench_result, regression=None, against=None, data=None, size_ratio=None))
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     assert "Worst images" not in page
 
 
