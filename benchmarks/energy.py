@@ -163,6 +163,10 @@ class EnergyRecorder:
         if begin is not None:
             self._spans["frames"] = begin, time.monotonic()
 
+    def count_frames(self, frames: int) -> None:
+        """So many frames were timed, where it was not one in each turn."""
+        self._counts["frames"] = frames
+
     def inferences(self, prepare: Callable[[], Callable[[], object]], least: int) -> None:
         """Run what `prepare` returns, one inference, `least` times or as long as the meter needs."""
         if not self._reads or self._meter is None:

@@ -156,12 +156,16 @@ class LatencyRecorder:
     Attributes:
         samples: by stage, in ms, those of the warm-up first.
         began: when each frame began, in seconds of the monotonic clock.
+        timed: called as soon as a frame is, before anything is kept of it.
+        ended: whether turns that are still to come pass without a frame.
     """
 
     def __init__(self, localizer: Localizer, source: FrameSource, warmup: int, threads: int | None = None) -> None:
         self.localizer, self.source, self.warmup, self.threads = localizer, source, warmup, threads
         self.samples: dict[str, list[float]] = {}
         self.began: list[float] = []
+        self.timed: Callable[[], object] = _nothing
+        self.ended = False
         self._sizes: dict[tuple[int, int], None] = {}
 
     @property
@@ -185,12 +189,15 @@ class LatencyRecorder:
             pass
 
     def each(self, turns: Iterable[object]) -> Iterator[None]:
-        """The same, one frame for each `next`."""
+        """The same, halting before each frame: what is done between two of them is over then."""
         for _ in turns:
+            yield
+            if self.ended:
+                continue
             began = perf_counter()
             times, size = time_frame(self.localizer, self.source)
+            self.timed()
             self.keep(began, {**dict(zip(STAGES, times, strict=True)), **self.localizer.engine.spent_ms}, size)
-            yield
 
     def beside(self, other: LatencyRecorder, turns: Iterable[object]) -> None:
         """Time one frame of both for each of `turns`; which is first changes from one to the next."""
@@ -232,6 +239,10 @@ class LatencyRecorder:
             engine_version=engine.version,
             threads=self.threads,
         )
+
+
+def _nothing() -> None:
+    pass
 
 
 def time_frame(localizer: Localizer, source: FrameSource) -> tuple[tuple[float, ...], tuple[int, int]]:

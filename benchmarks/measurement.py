@@ -203,10 +203,11 @@ class Measurement:
         turns = progress(self.stopping.turns(recorder.totals), total=total, label="latency")
         frames = recorder.each(self._journaled(energy.frames(turns, warmup)))
         if self.options.loadgen:
-            spent_ms = [recorder.totals[-1] for _ in islice(frames, warmup)]
-            self.loadgen = drive(frames, self.options.asked, count, median(spent_ms or [1.0]))
+            deque(islice(frames, warmup + 1), maxlen=0)  # up to the first frame that counts
+            self.loadgen = drive(recorder, frames, self.options.asked, count, median(recorder.totals or [1.0]))
             self.stopping.end(recorder.totals)
         deque(frames, maxlen=0)
+        energy.count_frames(recorder.frames)
         self.others_busy = others.share
 
     def each_frame(self) -> Iterator[None]:

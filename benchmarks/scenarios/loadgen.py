@@ -8,11 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeloc.benchmarks.scenarios.stopping import Scenario
 from edgeloc.errors import DeviceError, MissingExtra
 from edgeloc.findings import Finding
+
+if TYPE_CHECKING:
+    from edgeloc.benchmarks.latency import LatencyRecorder
 
 __all__ = ["LoadGen", "drive"]
 
@@ -46,11 +49,14 @@ class LoadGen:
         return (Finding("loadgen-disagrees", "warning", message, "measure again; report it if it stays"),)
 
 
-def drive(frames: Iterator[object], asked: Scenario, count: int | None, expected_ms: float) -> LoadGen:
+def drive(
+    recorder: LatencyRecorder, frames: Iterator[object], asked: Scenario, count: int | None, expected_ms: float
+) -> LoadGen:
     """Have LoadGen issue frames, in its scenario SingleStream.
 
     Parameters:
-        frames: localizes and times one for each `next`.
+        recorder: times them.
+        frames: its `each`, halted before a frame; what is done between two frames is in no latency of LoadGen's either.
         asked: how many at least, and for how long.
         count: exactly how many; None: what `asked` says.
         expected_ms: about how long one takes, for LoadGen to prepare as many as it needs.
@@ -59,17 +65,23 @@ def drive(frames: Iterator[object], asked: Scenario, count: int | None, expected
     """
     lg = _package()
     failures: list[BaseException] = []
+    issued: list[Any] = []
+
+    def complete() -> None:
+        while issued:
+            lg.QuerySamplesComplete([lg.QuerySampleResponse(issued.pop().id, 0, 0)])
 
     def issue(queries: Any) -> None:
-        for query in queries:
-            # An exception would end the process in LoadGen's own code.
-            try:
-                if not failures:
-                    next(frames)
-            except BaseException as failure:
-                failures.append(failure)
-            lg.QuerySamplesComplete([lg.QuerySampleResponse(query.id, 0, 0)])
+        issued.extend(queries)
+        # An exception would end the process in LoadGen's own code.
+        try:
+            if not failures:
+                next(frames)
+        except BaseException as failure:
+            failures.append(failure)
+        complete()
 
+    recorder.timed = complete
     with tempfile.TemporaryDirectory() as folder:
         system = lg.ConstructSUT(issue, _nothing)
         samples = lg.ConstructQSL(1, 1, _nothing, _nothing)
@@ -80,6 +92,7 @@ def drive(frames: Iterator[object], asked: Scenario, count: int | None, expected
                 system, samples, _settings(lg, asked, count, expected_ms), _log(lg, folder), audit
             )
         finally:
+            recorder.ended = True
             lg.DestroyQSL(samples)
             lg.DestroySUT(system)
         if failures:

@@ -87,6 +87,7 @@ def test_every_cut_of_the_file_is_read(model: Path, tmp_path: Path) -> None:
             for _ in measurement.latency.each(range(6)):
                 if measurement.has_figures:
                     measurement.write_journal()
+        measurement.write_journal()
     finally:
         measurement.close()
         measurement.journal.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_a_failure_within_loadgen_leaves_it() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        drive(frames(), Scenario("single-stream", 10, 0.05, 1.0), None, 0.1)
+        drive(SimpleNamespace(), frames(), Scenario("single-stream", 10, 0.05, 1.0), None, 0.1)  # type: ignore[arg-type]
 
 
 def test_figures_that_are_too_far_apart_are_a_finding() -> None:
