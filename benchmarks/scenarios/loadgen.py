@@ -5,19 +5,16 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from edgeloc.benchmarks.scenarios.stopping import Scenario
 from edgeloc.errors import DeviceError, MissingExtra
 from edgeloc.findings import Finding
 
-if TYPE_CHECKING:
-    from edgeloc.benchmarks.latency import LatencyRecorder
-
-__all__ = ["LoadGen", "drive"]
+__all__ = ["LoadGen", "Timing", "drive"]
 
 _MOST_APART = 0.02
 _LONGEST_S = 86400.0
@@ -49,13 +46,20 @@ class LoadGen:
         return (Finding("loadgen-disagrees", "warning", message, "measure again; report it if it stays"),)
 
 
+class Timing(Protocol):
+    """What times frames: calls `timed` as soon as one is, and times none once it has `ended`."""
+
+    timed: Callable[[], object]
+    ended: bool
+
+
 def drive(
-    recorder: LatencyRecorder, frames: Iterator[object], asked: Scenario, count: int | None, expected_ms: float
+    recorder: Timing, frames: Iterator[object], asked: Scenario, count: int | None, expected_ms: float
 ) -> LoadGen:
     """Have LoadGen issue frames, in its scenario SingleStream.
 
     Parameters:
-        recorder: times them.
+        recorder: what times them.
         frames: its `each`, halted before a frame; what is done between two frames is in no latency of LoadGen's either.
         asked: how many at least, and for how long.
         count: exactly how many; None: what `asked` says.
