@@ -88,12 +88,12 @@ def _in_the_way(side: str, results: Sequence[BenchResult]) -> Iterator[Finding]:
 def _between(before: BenchResult, after: BenchResult) -> Iterator[Finding]:
     scenarios = scenario_of(before), scenario_of(after)
     if scenarios[0] != scenarios[1]:
-        yield _other("other-scenario", "scenario", *scenarios)
-    for code, facts in (("other-machine", _MACHINE), ("other-frames", _FRAMES)):
-        if code == "other-frames" and not (before.latency_run and after.latency_run):
-            continue
-        for name, values in _unequal(facts, before, after):
-            yield _other(code, name, *values)
+        yield Finding("other-scenario", "warning", _differs("scenario", *scenarios))
+    for name, values in _unequal(_MACHINE, before, after):
+        yield Finding("other-machine", "warning", _differs(name, *values))
+    if before.latency_run and after.latency_run:
+        for name, values in _unequal(_FRAMES, before, after):
+            yield Finding("other-frames", "warning", _differs(name, *values))
 
 
 def _unequal(
@@ -111,8 +111,8 @@ def _shown(value: object) -> str:
     return "unknown" if value is None else str(value)
 
 
-def _other(code: str, name: str, before: str, after: str) -> Finding:
-    return Finding(code, "warning", f"the {name} is not the same: {before} in the base, {after} in the new result")
+def _differs(name: str, before: str, after: str) -> str:
+    return f"the {name} is not the same: {before} in the base, {after} in the new result"
 
 
 def _images_differ(before: Sequence[BenchResult], after: Sequence[BenchResult]) -> Iterator[Finding]:
