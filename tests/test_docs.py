@@ -32,6 +32,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *sorted(DOCS.rglob("*.md")),
     ROOT / "sdk" / "models" / "MODEL_CARD.md",
+    ROOT / "sdk" / "models" / "DETECTOR_CARD.md",
 ]
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
 FACES = {

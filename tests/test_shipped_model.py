@@ -10,7 +10,13 @@ import pytest
 
 import edgeloc
 from edgeloc.data.sample import cut_background
-from edgeloc.models import SHIPPED_INT8, SHIPPED_KERAS
+from edgeloc.models import (
+    SHIPPED_DETECTOR_INT8,
+    SHIPPED_DETECTOR_KERAS,
+    SHIPPED_DIGESTS,
+    SHIPPED_INT8,
+    SHIPPED_KERAS,
+)
 
 LEAST_IOU_ON_SCENES = 0.78
 LEAST_IOU_ON_PHOTOS = 0.76
@@ -72,9 +78,29 @@ def test_it_localizes_on_photos(localizer: edgeloc.Localizer, fod_a: Path) -> No
     assert np.mean(alarms) < 0.06
 
 
-def test_the_int8_file_was_made_from_the_float_one() -> None:
+@pytest.mark.parametrize(
+    ("int8", "keras"), [(SHIPPED_INT8, SHIPPED_KERAS), (SHIPPED_DETECTOR_INT8, SHIPPED_DETECTOR_KERAS)]
+)
+def test_the_int8_file_was_made_from_the_float_one(int8: Path, keras: Path) -> None:
     import hashlib
 
-    contract = edgeloc.read_model(SHIPPED_INT8).contract
-    assert contract is not None
-    assert contract.hashes["float_model"] == hashlib.sha256(SHIPPED_KERAS.read_bytes()).hexdigest()
+    model = edgeloc.read_model(int8)
+    assert model.contract is not None
+    assert model.contract.hashes["float_model"] == hashlib.sha256(keras.read_bytes()).hexdigest()
+    assert model.digest in SHIPPED_DIGESTS
+
+
+def test_the_detector_finds_several_objects() -> None:
+    detector = edgeloc.Localizer(SHIPPED_DETECTOR_INT8)
+    detector.self_test()
+    report = edgeloc.inspect_model(SHIPPED_DETECTOR_INT8)
+    assert report.file_bytes < 2_000_000
+    assert report.is_full_integer
+    found, total, most = 0, 0, 0
+    for sample in edgeloc.open_dataset("synthetic?count=60&seed=7&size=640x480&objects=4", split="test"):
+        objects = detector(sample.load()).objects
+        most = max(most, len(objects))
+        total += len(sample.objects)
+        found += sum(any(one.box and truth.box.iou(one.box) > 0.5 for one in objects) for truth in sample.objects)
+    assert most > 1
+    assert found > 0.4 * total
