@@ -41,12 +41,21 @@ def write_photos(folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_shipped")
-def test_demo_on_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(demo, "_SCENES", "synthetic?count=12&seed=1&size=96x96")
-    monkeypatch.setattr(demo, "_VIDEO", "synthetic://?seed=3&size=160x120&fps=30&frames=6&live=0")
+@pytest.mark.parametrize(("task", "objects", "figure"), [("localize", 1, "IoU"), ("detect", 3, "mAP")])
+def test_demo_on_scenes(
+    task: str,
+    objects: int,
+    figure: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(demo._SCENES, task, f"synthetic?count=12&seed=1&size=96x96&objects={objects}")
+    video = f"synthetic://?seed=3&size=160x120&fps=30&frames=6&live=0&objects={objects}"
+    monkeypatch.setitem(demo._VIDEO, task, video)
     out = tmp_path / "out"
-    assert main(["demo", "--out", str(out)]) == 0
-    check_results(out, capsys.readouterr().out)
+    assert main(["demo", "--task", task, "--out", str(out)]) == 0
+    check_results(out, capsys.readouterr().out, figure)
     calibration = read_model(out / "model-int8.tflite").calibration
     assert calibration is not None
     assert calibration["split"] == "train"
@@ -69,7 +78,7 @@ def test_demo_on_one_s_own_photos(
     assert json.loads((out / "result.json").read_text())["regression"]["images"] == 4
 
 
-def check_results(out: Path, printed: str) -> None:
+def check_results(out: Path, printed: str, figure: str = "IoU") -> None:
     for name in RESULTS:
         assert (out / name).stat().st_size > 1000, name
     commands = re.findall(r"^\$ edgeloc (\w+)", printed, flags=re.MULTILINE)
@@ -82,7 +91,7 @@ def check_results(out: Path, printed: str) -> None:
     closing = printed[printed.rindex("video ") :].splitlines()
     for line, name in zip(closing, ("boxes.mp4", "model-int8.tflite", "result.json", "report.html"), strict=False):
         assert line.endswith(str(out / name))
-    assert re.search(r"^IoU +\d\.\d+ float, \d\.\d+ int8: a drop of ", printed, flags=re.MULTILINE)
+    assert re.search(rf"^{figure} +\d\.\d+ float, \d\.\d+ int8: a drop of ", printed, flags=re.MULTILINE)
     assert re.search(r"^time +[\d.]+ ms a frame at the median, [\d.]+ ms at p99", printed, flags=re.MULTILINE)
     assert re.search(r"^size +[\d.]+ MB, [\d.]+ MB in float", printed, flags=re.MULTILINE)
     assert "<html" in (out / "report.html").read_text()
