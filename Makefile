@@ -11,13 +11,17 @@ OLD_STAMP := $(OLD)/.installed
 # Two workers, since each may load TensorFlow and take 3 GB; tests side by side in a file share what they set up.
 WORKERS := -n 2 --dist worksteal
 
-.PHONY: demo test fuzz faults soak compat lint typecheck docs clean
+.PHONY: demo test long fuzz faults soak compat lint typecheck docs clean
 
 demo: $(STAMP)
 	$(BIN)/edgeloc demo --out $(OUT)
 
 test: $(BIN)/.frameworks
-	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -m 'not long' $(ARGS)
+
+# What takes longer: real boards' failures, repeated measurements, a second demonstration.
+long: $(BIN)/.frameworks
+	$(BIN)/python -m pytest $(WORKERS) -m long $(ARGS)
 
 # Hostile model files: COUNT of them, of the seed SEED. The same line again goes on where it was interrupted.
 COUNT ?= 10000

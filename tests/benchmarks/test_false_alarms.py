@@ -79,6 +79,7 @@ def test_more_than_one_in_twenty_fails(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_real_runs_in_processes_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     """On a busy machine nothing is promised of times; the boxes that are worse are found on any."""
     false_alarms.main([str(SHIPPED_INT8), "--repeats", "1", "--frames", "30", "--anyway"])

@@ -154,6 +154,7 @@ def when_all_measure(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, act: Cal
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_board_measures_the_same_and_has_a_file(cluster: Cluster, tmp_path: Path) -> None:
     data = "synthetic?count=8&size=64x64"
     assert fleet_bench(cluster, tmp_path, "--validation", data, "--against", SHIPPED_INT8) == 0
@@ -196,6 +197,7 @@ def test_the_dead_the_frozen_and_the_unknown_are_named(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_keeps_what_the_boards_have_measured(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +245,7 @@ def test_images_spread_over_boards_give_the_figures_of_one_process(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_rows_outlive_the_boards(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from edgeloc.benchmarks.commands.fleet import _Bars
 
@@ -290,6 +293,7 @@ def test_a_damaged_image_ends_a_spread_benchmark_as_it_ends_one_process(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_data_that_a_board_does_not_have_is_named(
     cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

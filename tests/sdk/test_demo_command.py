@@ -41,7 +41,9 @@ def write_photos(folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_shipped")
-@pytest.mark.parametrize(("task", "objects", "figure"), [("localize", 1, "IoU"), ("detect", 3, "mAP")])
+@pytest.mark.parametrize(
+    ("task", "objects", "figure"), [("localize", 1, "IoU"), pytest.param("detect", 3, "mAP", marks=pytest.mark.long)]
+)
 def test_demo_on_scenes(
     task: str,
     objects: int,
