@@ -84,7 +84,9 @@ def test_the_networks_of_each_method(head: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", METHODS)
+@pytest.mark.parametrize(
+    "head", [one if one == "faster-rcnn" else pytest.param(one, marks=pytest.mark.long) for one in METHODS]
+)
 def test_a_trained_detector_is_one_file_that_finds_the_object(
     head: str,
     squares: Path,

@@ -40,7 +40,9 @@ def test_train_writes_a_model(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["anchor-free", "ssd", "yolo"])
+@pytest.mark.parametrize(
+    "head", ["anchor-free", *(pytest.param(one, marks=pytest.mark.long) for one in ("ssd", "yolo"))]
+)
 def test_train_writes_a_detector(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, head: str
 ) -> None:
