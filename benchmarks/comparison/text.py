@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from edgeloc._support.terminal import aligned
 from edgeloc.benchmarks.comparison import Comparison
 from edgeloc.benchmarks.comparison.change import Change
 from edgeloc.errors import printable
@@ -18,7 +19,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 def comparison_lines(comparison: Comparison) -> list[str]:
     """What was compared, one table, what to know and the verdict, a line each."""
     table = [_HEAD, *(_cells(change) for change in comparison.changes)]
-    return [_title(comparison), *_aligned(table), *_notes(comparison), verdict_sentence(comparison)]
+    return [_title(comparison), *aligned(table), *_notes(comparison), verdict_sentence(comparison)]
 
 
 def comparison_markdown(comparison: Comparison) -> str:
@@ -111,16 +112,6 @@ def _bases(changes: Sequence[Change]) -> dict[str, list[str]]:
         if change.limit is not None and change.basis != "exact":
             found.setdefault(change.basis, []).append(change.name)
     return found
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines: the first and the last column to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        middle = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *middle, row[-1]]).rstrip())
-    return lines
 
 
 def _table(changes: Sequence[Change]) -> str:

@@ -18,7 +18,7 @@ from edgeloc.evaluation.figures import SIZES, format_interval, format_share, for
 
 __all__ = ["names_of", "page_of_several"]
 
-# What tells results apart, in the order in which it is tried.
+# What distinguishes results, in the order in which it is tried.
 _FEATURES: tuple[Callable[[BenchResult], str], ...] = (
     machine,
     model_name,
@@ -31,7 +31,7 @@ _FEATURES: tuple[Callable[[BenchResult], str], ...] = (
 
 
 def names_of(results: Sequence[BenchResult]) -> list[str]:
-    """A short name for each: its board, and what else tells it apart; at last its number."""
+    """A short name for each: its board, and what else distinguishes it; at last its number."""
     used = [_FEATURES[0]]
     for feature in _FEATURES[1:]:
         groups = Counter(_name(used, result) for result in results)

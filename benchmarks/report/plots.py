@@ -38,7 +38,7 @@ _SPAN_COLORS = {
     "inferences": MARK_COLOR,
     "idle after": FLOAT_COLOR,
 }
-# Of results side by side, in their order; Okabe and Ito's, which the colour-blind tell apart.
+# Of results side by side, in their order; Okabe and Ito's, which the colour-blind can distinguish.
 _COLORS = (FLOAT_COLOR, QUANTIZED_COLOR, "#009e73", MARK_COLOR, "#d55e00", "#0072b2")
 _INK = "#123456"  # of text and lines: replaced by currentColor in the SVG, the page's own colour
 _MOST_POINTS = 2500  # a scatter of more is drawn as pixels
@@ -204,7 +204,7 @@ def _objects(regression: Regression) -> list[Row]:
 def board_course(result: BenchResult, number: int = 0) -> Plot | None:
     """Power, temperature and clocks over one time in s, as far as there are readings; None where there are none.
 
-    `number` tells it apart from those of other results on the page.
+    `number` distinguishes it from those of other results on the page.
     """
     draws = [draw for draw in (_power(result), _temperature(result), _clocks(result)) if draw]
     if not draws:

@@ -1,4 +1,4 @@
-"""A measurement over time: latencies beside temperature, clocks and load, and drift told apart from the cold start."""
+"""A measurement over time: latencies beside temperature, clocks and load, and drift beside the cold start."""
 
 from __future__ import annotations
 

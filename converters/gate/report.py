@@ -11,6 +11,7 @@ from typing import cast
 
 import cv2
 
+from edgeloc._support.terminal import aligned
 from edgeloc.converters.gate import DetectionReport, GateRefused, GateReport, Report, Trial
 from edgeloc.converters.gate.limits import AVERAGE_PRECISION, MEAN_IOU, Check
 from edgeloc.data import Sample
@@ -46,7 +47,7 @@ def trial_lines(trials: Sequence[Trial]) -> list[str]:
     """The table of the recipes that were tried, and of those that were not, a line each."""
     of_a_detector = any(isinstance(trial.report, DetectionReport) for trial in trials)
     head = "recipe", "MB", f"{AVERAGE_PRECISION if of_a_detector else MEAN_IOU} drop"
-    return _aligned([(*head, *_TRIALS), *(_trial_row(trial) for trial in trials)])
+    return aligned([(*head, *_TRIALS), *(_trial_row(trial) for trial in trials)])
 
 
 def _trial_row(trial: Trial) -> tuple[str, ...]:
@@ -84,16 +85,6 @@ def require_passed(report: Report, samples: Sequence[Sample], out: str | Path, *
     )
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines: the first column to the left, the others to the right, the last as it is."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        middle = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *middle, row[-1]]).rstrip())
-    return lines
-
-
 def _headline(regression: Regression | DetectionRegression) -> tuple[float | None, float | None]:
     """The figure that counts, of the float and the quantized model."""
     if isinstance(regression, DetectionRegression):
@@ -117,7 +108,7 @@ def _title(report: Report) -> str:
 
 
 def _table(checks: Sequence[Check]) -> list[str]:
-    return _aligned([_HEAD, *(_row(check) for check in checks)])
+    return aligned([_HEAD, *(_row(check) for check in checks)])
 
 
 def _row(check: Check) -> tuple[str, ...]:
@@ -165,7 +156,7 @@ def _precision_of_classes(regression: DetectionRegression) -> list[str]:
         objects = regression.by_class[name].objects if name in regression.by_class else 0
         rows.append((f"  {name}", str(objects), format_share(value), format_share(after.by_class.get(name))))
     at_50 = ("at IoU 0.5", str(regression.all.objects), format_share(before.ap50), format_share(after.ap50))
-    return _aligned([("average precision", "objects", "float", "quantized"), at_50, *rows])
+    return aligned([("average precision", "objects", "float", "quantized"), at_50, *rows])
 
 
 def _worst_detections(worst: Sequence[WorstImage]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -65,7 +66,7 @@ class BoxCorrection:
         numbers = self._head.numbers(shapes)
         if not len(numbers):
             return made
-        wanted = self._head.choose(_answers(self._flatbuffer, self._images))
+        wanted = self._wanted
         if len(wanted.rows) < _FEWEST:
             return self._leave(made, f"the float model finds {len(wanted.rows)} objects on the images, not {_FEWEST}")
         layers = _Layers(model, [output.tensor for output in self._head.outputs], self._images[:1])
@@ -74,11 +75,17 @@ class BoxCorrection:
             return self._leave(made, "what makes the box is no layer's output")
         names, owner = np.unique(channels[:, :, 0], return_inverse=True)
         owner = owner.reshape(-1, 4)
-        shifts = _fit(self._boxes(made, wanted), wanted, owner[wanted.rows % len(owner)], len(names))
+        before = self._boxes(made, wanted)
+        shifts = _fit(before, wanted, owner[wanted.rows % len(owner)], len(names))
         biases = np.zeros(layers.count, np.float32)
         biases[channels] = shifts[owner][:, :, np.newaxis] * self._head.slopes(channels.shape[-1])
         corrected = make(layers.shifted(biases))
-        return min((made, corrected), key=lambda quantized: self._loss(quantized, wanted))
+        return corrected if wanted.loss(self._boxes(corrected, wanted)) < wanted.loss(before) else made
+
+    @cached_property
+    def _wanted(self) -> _Wanted:
+        """The float model's boxes, the same whatever it is quantized to."""
+        return self._head.choose(_answers(self._flatbuffer, self._images))
 
     def _leave(self, made: bytes, reason: str) -> bytes:
         self._notify(Finding("boxes-not-corrected", "note", f"int8's boxes are not corrected: {reason}"))
@@ -86,10 +93,6 @@ class BoxCorrection:
 
     def _boxes(self, quantized: bytes, wanted: _Wanted) -> Decode:
         return self._head.decoder(_answers(quantized, self._images), wanted.rows)
-
-    def _loss(self, quantized: bytes, wanted: _Wanted) -> float:
-        off = np.abs(wanted.off(self._boxes(quantized, wanted)(np.zeros((len(wanted.rows), 4), np.float32))))
-        return float(np.where(off < _BETA, off * off / 2 / _BETA, off - _BETA / 2).mean())
 
 
 class _Wanted(NamedTuple):
@@ -105,6 +108,11 @@ class _Wanted(NamedTuple):
     def off(self, corners: Array) -> Array:
         """The errors of the edges (n, 4) as shares of the sides."""
         return np.asarray((corners - self.corners) / self.sides, np.float32)
+
+    def loss(self, boxes: Decode) -> float:
+        """The mean Huber loss of the edges of boxes that are not shifted."""
+        off = np.abs(self.off(boxes(np.zeros((len(self.rows), 4), np.float32))))
+        return float(np.where(off < _BETA, off * off / 2 / _BETA, off - _BETA / 2).mean())
 
 
 def _wanted(rows: Indices, corners: Array, unit: tuple[float, float]) -> _Wanted:

@@ -1,4 +1,4 @@
-"""What reaches the user's terminal: log lines, progress bars, and silence around libraries that print."""
+"""What reaches the user's terminal: log lines, tables, progress bars, and silence around libraries that print."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TextIO, TypeVar
 from edgeloc.errors import EdgelocError, mask_credentials, printable
 
 __all__ = [
+    "aligned",
     "progress",
     "quiet_import",
     "quiet_opencv",
@@ -294,3 +295,13 @@ def _report_count(label: str, done: int, total: int | None) -> None:
     line = json.dumps({"label": label, "done": done, "total": total}) + "\n"
     with suppress(OSError):  # nobody reads it any more
         os.write(_Reports.descriptor or 0, line.encode())
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines: the first and the last column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        middle = [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *middle, row[-1]]).rstrip())
+    return lines

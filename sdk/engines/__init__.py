@@ -123,7 +123,8 @@ def _open_chosen(
     deadline_ms: float | None,
     passes: Callable[[Engine], None] | None,
 ) -> Engine:
-    from edgeloc.engines.choice import Way, choose, thread_counts, usable_cores  # most models are told how to run
+    # Only here: most models have their engine and threads named.
+    from edgeloc.engines.choice import Way, choose, thread_counts, usable_cores
 
     if name == FASTEST and passes is None:
         raise UsageError("the engine fastest is chosen by a Localizer, which tests each engine's answers")

@@ -153,9 +153,7 @@ def parse_flatbuffer(data: bytes, name: str) -> TfliteModel:
     """
     if len(data) < 8 or data[4:8] != b"TFL3":
         raise ModelError(f"{name} is no TFLite model: it does not begin with the mark TFL3")
-    tables = _installed_schema("Model")
-    if tables is None:
-        raise MissingExtra("tflite", "inspect", "looking inside a model")
+    tables = _reading_schema()
     try:
         return _Reader(tables, data).model()
     except _DAMAGE as error:
@@ -166,9 +164,7 @@ def parse_flatbuffer(data: bytes, name: str) -> TfliteModel:
 
 def named_buffer(data: bytes, wanted: str, name: str) -> bytes | None:
     """The bytes of a TFLite flatbuffer's metadata of this name, None where it has none; ModelError where damaged."""
-    tables = _installed_schema("Model")
-    if tables is None:
-        raise MissingExtra("tflite", "inspect", "looking inside a model")
+    tables = _reading_schema()
     try:
         root = tables.Model.GetRootAs(data, 0)
         for number in range(min(root.MetadataLength(), _MOST_TABLES)):
@@ -180,6 +176,13 @@ def named_buffer(data: bytes, wanted: str, name: str) -> bytes | None:
     except _DAMAGE as error:
         raise ModelError(f"{name} is damaged: its structure points outside the file") from error
     return None
+
+
+def _reading_schema() -> ModuleType:
+    tables = _installed_schema("Model")
+    if tables is None:
+        raise MissingExtra("tflite", "inspect", "looking inside a model")
+    return tables
 
 
 def _installed_schema(wanted: str) -> ModuleType | None:

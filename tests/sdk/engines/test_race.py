@@ -7,19 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from edgeloc.benchmarks.threads import BOARDS
 from edgeloc.engines.race import Outcome, race
-
-# Milliseconds by threads: two cores, four, two fast ones and four slow, four and four, a bus that is full, work that
-# splits unevenly, threads that only cost.
-BOARDS = {
-    "two": (4.0, 2.3),
-    "four": (30.0, 17.0, 12.5, 10.5),
-    "2+4": (10.0, 5.8, 6.9, 6.2, 6.6, 7.4),
-    "4+4": (8.0, 4.4, 3.3, 2.9, 4.1, 3.8, 3.7, 4.6),
-    "bus": (9.0, 5.2, 4.4, 4.3),
-    "uneven": (8.0, 4.2, 4.25, 2.4, 2.5),
-    "worse": (3.0, 3.6, 4.1, 4.4),
-}
 
 
 class Board:
