@@ -119,14 +119,19 @@ class KerasSource(Source):
 
     def to_flatbuffer(self, image: Any) -> bytes:
         """The network as a float32 flatbuffer for an input of this TensorSpec, whatever that is."""
-        import keras
+        import tensorflow as tf
+        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
         with tempfile.TemporaryDirectory() as folder:
             with quiet_stderr():
-                archive = keras.export.ExportArchive()
-                archive.track(self.network)
-                archive.add_endpoint("serve", self._named, input_signature=[image])
-                archive.write_out(folder, verbose=False)
+                call = tf.function(self._named, input_signature=[image], autograph=False).get_concrete_function()
+                # Without its variables, a network of 150 layers is saved and converted in a quarter of the time.
+                frozen, names = convert_variables_to_constants_v2(call), sorted(call.structured_outputs)
+                module = tf.Module()
+                module.serve = tf.function(
+                    lambda pixels: dict(zip(names, frozen(pixels), strict=True)), input_signature=[image]
+                )
+                tf.saved_model.save(module, folder, signatures={SERVING: module.serve})
             return convert_saved_model(folder, SERVING)
 
     def answer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
