@@ -14,7 +14,9 @@ from edgeloc.converters.training.backbones import NetworkConfig
 from edgeloc.converters.training.network import network_contract
 from edgeloc.model.file import read_keras_contract
 
-SMALL = ["--backbone-weights", "none", "--input-size", "64", "--epochs", "1", "--batch-size", "4"]
+SHORT = ["--backbone-weights", "none", "--input-size", "64", "--epochs", "1", "--batch-size", "4"]
+# TensorFlow takes a second for each ten layers, to no end here.
+SMALL = [*SHORT, "--backbone", "AlexNet", "--alpha", "0.1"]
 DATA = [
     "--training",
     "synthetic?count=8&size=96x64&objects=2",
@@ -29,7 +31,7 @@ def test_train_writes_a_model(
 ) -> None:
     monkeypatch.setattr(fit, "REESTIMATION_BATCHES", 2)
     out = tmp_path / "m.keras"
-    assert main(["train", *DATA, *SMALL, "--head", "vector", "--out", str(out)]) == 0
+    assert main(["train", *DATA, *SHORT, "--head", "vector", "--out", str(out)]) == 0
     shown = capsys.readouterr()
     printed = shown.out
     assert "8 images to learn from, 4 to validate on" in shown.err
