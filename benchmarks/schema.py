@@ -1,6 +1,7 @@
-"""The JSON Schema of a result, made of its dataclasses, for programs in other languages.
+"""The JSON Schemas of a result and of a model card, made of their dataclasses, for programs in other languages.
 
 python -m edgeloc.benchmarks.schema > docs/reference/result.schema.json
+python -m edgeloc.benchmarks.schema card > docs/reference/card.schema.json
 """
 
 from __future__ import annotations
@@ -13,22 +14,33 @@ import sys
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from edgeloc.benchmarks.card import CARD_VERSION, Card
 from edgeloc.benchmarks.result import SCHEMA_VERSION, BenchResult
 
 __all__ = ["json_schema"]
 
+_PUBLISHED: dict[str, tuple[type[Any], int, str]] = {
+    "result": (BenchResult, SCHEMA_VERSION, "edgeloc benchmark result"),
+    "card": (Card, CARD_VERSION, "edgeloc model card"),
+}
+
 _PLAIN = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
 
-def json_schema() -> dict[str, Any]:
-    """The schema (draft 2020-12) of a file of `write_result`, and of the first line of an unfinished one."""
+def json_schema(name: str = "result") -> dict[str, Any]:
+    """The schema (draft 2020-12) of a published file.
+
+    Parameters:
+        name: `result`, a file of `write_result` and the first line of an unfinished one; or `card`, what `edgeloc card`
+            writes as JSON.
+    """
+    kind, version, title = _PUBLISHED[name]
     schemas = _Schemas()
-    root = schemas.of(BenchResult)
-    result = schemas.definitions[BenchResult.__name__]
-    result["properties"]["schema_version"] = {"const": SCHEMA_VERSION}
+    root = schemas.of(kind)
+    schemas.definitions[kind.__name__]["properties"]["schema_version"] = {"const": version}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "edgeloc benchmark result",
+        "title": title,
         **root,
         "$defs": dict(sorted(schemas.definitions.items())),
     }
@@ -98,5 +110,5 @@ def _descriptions(kind: type[Any]) -> dict[str, dict[str, str]]:
 
 
 if __name__ == "__main__":
-    json.dump(json_schema(), sys.stdout, indent=2)
+    json.dump(json_schema(*sys.argv[1:]), sys.stdout, indent=2)
     print()

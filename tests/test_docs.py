@@ -76,6 +76,7 @@ NOT_RUN = {
     r"^contract blazeface\.tflite": "a model of the reader's; tests/test_detectors.py has it",
     r"two\.(keras|tflite)": "made by a line that is not run; tests/converters/test_stages.py runs it",
     r"--fleet": "boards; tests/benchmarks/test_fleet.py has three",
+    r"--about about\.json": "a file of the reader's; tests/benchmarks/test_card.py reads the page's",
     r"^install-service": "root and systemd; tests/device/commands runs it on a fake root",
 }
 # Lines that are neither ours nor run: by the program's name, why.

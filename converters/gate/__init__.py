@@ -104,6 +104,7 @@ class GateReport(Verdict):
                 "ci_groups": regression.ci_groups,
                 "mean_iou_float_to_quantized": regression.mean_iou_float_to_quantized,
                 "by_size": {name: dataclasses.asdict(size) for name, size in regression.by_size.items() if size.images},
+                "by_class": {name: dataclasses.asdict(one) for name, one in regression.by_class.items()},
                 "presence": dataclasses.asdict(regression.presence),
                 "threshold_before": self.fit.before,
                 "classes": dataclasses.asdict(regression.classes),

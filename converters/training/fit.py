@@ -37,6 +37,7 @@ from edgeloc.converters.training.fake_quantization import FakeQuantizedNetwork
 from edgeloc.converters.training.losses import TrainableLocalizer, parse_box_loss
 from edgeloc.converters.training.network import Start
 from edgeloc.data import Sample
+from edgeloc.data.sample import fingerprint
 from edgeloc.errors import MissingExtra, ModelError, OutputError, UsageError
 from edgeloc.findings import Finding, report
 from edgeloc.model.contract import Contract, InputSpec, Thresholds
@@ -177,7 +178,7 @@ def fit_network(
         update.at_epoch(model.network)
         at_start[f"{model.monitor}_at_start"] = _measure(model, checks)[model.monitor]
     _fit(model, batches, checks, update, config, folder)
-    return _finish(out, model, checks, update, start, config, folder) | at_start, tuple(findings)
+    return _finish(out, model, checks, update, start, config, training) | at_start, tuple(findings)
 
 
 def _batches(
@@ -363,13 +364,14 @@ def _finish(
     update: StatisticsUpdate,
     start: Start,
     config: TrainingConfig,
-    folder: Path,
+    training: Sequence[Sample],
 ) -> dict[str, float]:
     """Update the statistics of the averaged weights and those of the best epoch, and save whichever does better.
 
     ModelError where neither answers with numbers: the training has diverged.
     """
     model.optimizer.finalize_variable_values(model.trainable_variables)
+    folder = out.with_suffix(".training")
     update(model.network)
     averaged, kept = _measure(model, checks), model.network.get_weights()
     model.load_weights(folder / "best.weights.h5")
@@ -388,7 +390,8 @@ def _finish(
         )
     if isinstance(model.network, FakeQuantizedNetwork):
         model.network.round_kernels()
-    measured = {"training": {"settings": dataclasses.asdict(config), "validation": metrics}}
+    data = {"images": len(training), "sha256": fingerprint(training), "started_from": start.digest or None}
+    measured = {"training": {"data": data, "settings": dataclasses.asdict(config), "validation": metrics}}
     contract = dataclasses.replace(start.contract, measured=measured)
     if "threshold" in metrics:
         contract = dataclasses.replace(contract, thresholds=Thresholds(round(metrics["threshold"], 3)))
