@@ -80,7 +80,11 @@ class _Stopwatch:
     """An interpreter whose invoke() adds up the time it takes."""
 
     def __init__(self, interpreter: Any) -> None:
-        self.set_tensor, self.get_tensor = interpreter.set_tensor, interpreter.get_tensor
+        self.set_tensor, self.get_tensor, self.tensor = (
+            interpreter.set_tensor,
+            interpreter.get_tensor,
+            interpreter.tensor,
+        )
         self.get_input_details, self.get_output_details = interpreter.get_input_details, interpreter.get_output_details
         self._invoke = interpreter.invoke
         self.seconds = 0.0
@@ -164,7 +168,7 @@ def plan_by_hand(localizer: Localizer) -> dict[str, Any]:
         raise UsageError(f"{engine.name}: the loop by hand knows models with the outputs {', '.join(_ROLES)} only")
     if engine.inputs[spec.tensor].dtype != np.uint8:
         raise UsageError("the loop by hand knows models with a uint8 input only")
-    indices, infos = dict(engine._outputs), [engine.outputs[tensors[role]] for role in _ROLES]
+    indices, infos = engine._outputs, [engine.outputs[tensors[role]] for role in _ROLES]
     outputs = [(indices[info.name], info.scale, info.zero_point) for info in infos]
     sides = {"width": spec.width, "height": spec.height, "pad": spec.pad_value}
     return {"image": engine._input, "outputs": outputs, "cells": infos[-1].shape[1:3], **sides}

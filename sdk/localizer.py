@@ -92,9 +92,16 @@ class Localizer:
         Raises UsageError when the array is not such an image, EngineError when the engine fails.
         """
         pixels = frame.pixels if isinstance(frame, Frame) else frame
-        tensor, placement = self.preprocessor(pixels)
+        memory = self.engine.memory
+        if memory is not None and self.preprocessor.writes_pixels:
+            # Where the runtime reads them, pixels need not be copied to.
+            placement = self.preprocessor.write(pixels, memory)
+            raw: Mapping[str, NDArray[Any]] = self.engine.run()
+        else:
+            tensor, placement = self.preprocessor(pixels)
+            raw = self.engine.invoke(tensor)
         height, width = pixels.shape[:2]
-        result = self._decoder(self.engine.invoke(tensor), placement, (width, height))
+        result = self._decoder(raw, placement, (width, height))
         return _above(self.contract.thresholds.presence, result) if self._has_candidates else result
 
     def preprocess(self, pixels: Pixels) -> tuple[NDArray[Any], Placement]:

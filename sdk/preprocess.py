@@ -15,7 +15,7 @@ from edgeloc.errors import ContractError, UsageError
 from edgeloc.model.contract import InputSpec
 from edgeloc.types import Box, Pixels
 
-__all__ = ["Geometry", "Placement", "Preprocessor", "frame_geometry"]
+__all__ = ["Geometry", "InputMemory", "Placement", "Preprocessor", "frame_geometry"]
 
 _INTERPOLATION = {
     "linear": cv2.INTER_LINEAR,
@@ -27,7 +27,8 @@ _INTERPOLATION = {
 _INTEGERS = (np.uint8, np.int8, np.int16)
 
 _UINT8 = np.dtype(np.uint8)
-_Step = Callable[[Any], Any]
+_Cut = Callable[[Pixels], Pixels]
+_Paint = Callable[[Pixels, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,23 @@ def frame_geometry(spec: InputSpec, width: int, height: int) -> Geometry:
     return Geometry(crop, target, placement)
 
 
+class InputMemory:
+    """Where a runtime reads its input.
+
+    Parameters:
+        array: gives it as an array, to be let go of before the model runs.
+
+    Attributes:
+        border: around which part (x, y, width, height) of it lies a border of which value; None for any tensor.
+    """
+
+    __slots__ = ("array", "border")
+
+    def __init__(self, array: Callable[[], NDArray[Any]]) -> None:
+        self.array = array
+        self.border: tuple[tuple[int, int, int, int], int] | None = None
+
+
 class Preprocessor:
     """Turns frames into input tensors.
 
@@ -106,6 +124,9 @@ class Preprocessor:
     `dtype` is the type of the model's input tensor: float32, uint8, int8 or int16.
     `scale` and `zero_point` are its quantization, real = (q - zero_point) * scale; `scale` is None for a float input,
     or an integer one that takes raw pixels.
+
+    Attributes:
+        writes_pixels: whether `write` can be used: pixels are the tensor as they are, in the order of a picture.
 
     Values are converted by a table of 256 for each channel, and not at all where normalizing and quantizing cancel out:
     such pixels go in as they are.
@@ -118,6 +139,7 @@ class Preprocessor:
         channels = 1 if spec.color == "gray" else 3
         self._planar = spec.layout == "channels-first"
         self._table = _table(spec, np.dtype(dtype), scale, zero_point)
+        self.writes_pixels = self._table is None and not self._planar
         sides = (channels, spec.height, spec.width) if self._planar else (spec.height, spec.width, channels)
         self._tensor = np.empty((1, *sides), np.uint8 if self._table is None else self._table.dtype)
         self._frame_shape: tuple[int, ...] = ()
@@ -134,6 +156,36 @@ class Preprocessor:
 
         Raises UsageError when `pixels` is not such an array.
         """
+        if type(pixels) is not np.ndarray or pixels.shape != self._frame_shape or pixels.dtype != _UINT8:
+            self._prepare(pixels)
+        if self._cut is not None:
+            pixels = self._cut(pixels)
+        self._paint(pixels, self._landing)
+        for step in self._conversion:
+            step()
+        return self._tensor, self._placement
+
+    def write(self, pixels: Pixels, memory: InputMemory) -> Placement:
+        """Write the tensor into the runtime's memory, where `writes_pixels`, and answer the frame's placement.
+
+        The letterbox's border is drawn for the first frame of a size alone: runtimes leave their input as it is.
+
+        Raises UsageError like a call, before it asks for the memory.
+        """
+        if type(pixels) is not np.ndarray or pixels.shape != self._frame_shape or pixels.dtype != _UINT8:
+            self._prepare(pixels)
+        if self._cut is not None:
+            pixels = self._cut(pixels)
+        tensor = memory.array()
+        if memory.border != self._surround:
+            for edge in _around(self._surround[0], self.spec):
+                tensor[edge] = self.spec.pad_value
+            memory.border = self._surround
+        self._paint(pixels, tensor[self._window])
+        return self._placement
+
+    def _prepare(self, pixels: Pixels) -> None:
+        """Refuse what is no frame, and prepare for one of another size than before."""
         if not isinstance(pixels, np.ndarray):
             raise UsageError(
                 f"a frame must be an array, not {pixels!r:.60}",
@@ -143,9 +195,6 @@ class Preprocessor:
             self._lay_out(pixels.shape)
         if pixels.dtype != _UINT8:
             raise UsageError(f"a frame must be uint8, not {pixels.dtype}")
-        for step in self._steps:
-            pixels = step(pixels)
-        return self._tensor, self._placement
 
     def _lay_out(self, shape: tuple[int, ...]) -> None:
         """Prepare for frames of this shape: the steps from one to the tensor, with memory for what each makes."""
@@ -163,11 +212,11 @@ class Preprocessor:
         # What takes the pixels: the tensor itself, where they have its size.
         in_place = self._table is None or _is_sign_flip(self._table)
         landing = region.view(np.uint8) if in_place else np.empty(region.shape, np.uint8)
-        self._steps = [
-            *_cut(geometry.crop, (width, height), self.spec.pad_value),
-            *self._resize(geometry, landing),
-            *self._convert(landing, region),
-        ]
+        self._landing = landing[0] if self._planar and self.spec.color == "gray" else landing
+        self._window, self._surround = (0, rows, columns), (geometry.target, self.spec.pad_value)
+        self._cut = _cut(geometry.crop, (width, height), self.spec.pad_value)
+        self._paint = self._resize(geometry)
+        self._conversion = self._convert(landing, region)
         self._placement, self._frame_shape = geometry.placement, shape
 
     def _fill(self) -> None:
@@ -175,48 +224,55 @@ class Preprocessor:
         border: Any = self.spec.pad_value if self._table is None else self._table.reshape(256, -1)[self.spec.pad_value]
         self._tensor[:] = border.reshape(-1, 1, 1) if self._planar and self._table is not None else border
 
-    def _resize(self, geometry: Geometry, landing: NDArray[np.uint8]) -> list[_Step]:
-        """The steps from a part of a frame to pixels of the input's size, colours and layout in `landing`."""
+    def _resize(self, geometry: Geometry) -> _Paint:
+        """From a part of a frame to pixels of the input's size, colours and layout in what is given."""
         size, color = geometry.target[2:], self.spec.color
         mode = _INTERPOLATION[self.spec.interpolation]
 
         if color == "bgr" and not self._planar:
-            return [lambda pixels: cv2.resize(pixels, size, landing, 0, 0, mode)]
+            return lambda pixels, into: cv2.resize(pixels, size, into, 0, 0, mode)
         # Colours are converted after the resize, where there are fewer pixels.
         small, resized = np.empty((size[1], size[0], 3), np.uint8), geometry.crop[2:] == size
         if color != "gray" and self._planar:
-            planes: Any = list(landing[::-1] if color == "rgb" else landing)
-            return [
-                lambda pixels: cv2.split(pixels if resized else cv2.resize(pixels, size, small, 0, 0, mode), planes)
-            ]
+            planes: Any = list(self._landing[::-1] if color == "rgb" else self._landing)
+            return lambda pixels, _: cv2.split(
+                pixels if resized else cv2.resize(pixels, size, small, 0, 0, mode), planes
+            )
         code = cv2.COLOR_BGR2GRAY if color == "gray" else cv2.COLOR_BGR2RGB
-        into = landing[0] if self._planar else landing
         if resized:
-            return [lambda pixels: cv2.cvtColor(pixels, code, into)]
+            return lambda pixels, into: cv2.cvtColor(pixels, code, into)
         # In one step: a call of Python's own costs as much as the colours, where the network has emptied the caches.
-        return [lambda pixels: cv2.cvtColor(cv2.resize(pixels, size, small, 0, 0, mode), code, into)]
+        return lambda pixels, into: cv2.cvtColor(cv2.resize(pixels, size, small, 0, 0, mode), code, into)
 
-    def _convert(self, landing: NDArray[np.uint8], region: NDArray[Any]) -> list[_Step]:
+    def _convert(self, landing: NDArray[np.uint8], region: NDArray[Any]) -> list[Callable[[], Any]]:
         """The steps from these pixels to the tensor's values in `region`."""
         table = self._table
         if table is None:
             return []
         if _is_sign_flip(table):
-            return [lambda _: np.bitwise_xor(landing, 0x80, out=landing)]
+            return [lambda: np.bitwise_xor(landing, 0x80, out=landing)]
         if not self._planar:
-            return [lambda _: cv2.LUT(landing, table, dst=region)]
+            return [lambda: cv2.LUT(landing, table, dst=region)]
         tables = np.broadcast_to(table.reshape(256, -1), (256, len(landing))).T.copy()
         planes = list(zip(landing, tables, region, strict=True))
-        return [lambda _: [cv2.LUT(plane, own, dst=into) for plane, own, into in planes]]
+        return [lambda: [cv2.LUT(plane, own, dst=into) for plane, own, into in planes]]
 
 
-def _cut(crop: tuple[int, int, int, int], frame: tuple[int, int], pad_value: int) -> list[_Step]:
-    """The step from a frame of this (width, height) to the part of it that `crop` means."""
+def _around(target: tuple[int, int, int, int], spec: InputSpec) -> list[tuple[int, slice, slice]]:
+    """The parts of an input around `target`, as indices."""
+    x, y, w, h = target
+    rows, columns = (slice(0, y), slice(y + h, spec.height)), (slice(0, x), slice(x + w, spec.width))
+    parts = [(0, own, slice(None)) for own in rows] + [(0, slice(y, y + h), own) for own in columns]
+    return [part for part in parts if all(own.stop is None or own.stop > own.start for own in part[1:])]
+
+
+def _cut(crop: tuple[int, int, int, int], frame: tuple[int, int], pad_value: int) -> _Cut | None:
+    """From a frame of this (width, height) to the part of it that `crop` means; None for all of it."""
     (x, y, w, h), (width, height) = crop, frame
     if (w, h) == frame:
-        return []
+        return None
     if w <= width and h <= height:
-        return [lambda pixels: pixels[y : y + h, x : x + w]]
+        return lambda pixels: pixels[y : y + h, x : x + w]
     padded = np.full((h, w, 3), pad_value, np.uint8)
     middle = padded[-y : -y + height, -x : -x + width]
 
@@ -224,7 +280,7 @@ def _cut(crop: tuple[int, int, int, int], frame: tuple[int, int], pad_value: int
         np.copyto(middle, pixels)
         return padded
 
-    return [pad]
+    return pad
 
 
 def _table(spec: InputSpec, dtype: np.dtype[Any], scale: float | None, zero_point: int | None) -> NDArray[Any] | None:

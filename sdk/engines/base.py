@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgeloc.errors import UsageError
 from edgeloc.findings import Reporting
 from edgeloc.model.file import ModelFile
+from edgeloc.preprocess import InputMemory
 
 __all__ = ["Engine", "TensorInfo", "blank_input", "noise_input"]
 
@@ -64,6 +65,7 @@ class Engine(Reporting, ABC):
         outputs: the model's outputs by name.
         threads: how many it was given; None where that was left to it.
         parallel: whether it computes with so many threads on the CPU, so that it can be measured how many are best.
+        memory: where the runtime reads the model's input, for `run`; None where it has none to write to.
         notify: takes each fault when it is noticed; a run sets it, and without one they are logged.
         spent_ms: of a model that is run in stages, how long each took in the last `invoke`, by name in their order.
     """
@@ -74,6 +76,7 @@ class Engine(Reporting, ABC):
     outputs: Mapping[str, TensorInfo]
     threads: int | None = None
     parallel: bool = False
+    memory: InputMemory | None = None
     spent_ms: Mapping[str, float] = MappingProxyType({})
     # How many inferences were begun by processes of this engine that have ended.
     _begun_before: int = 0
@@ -101,6 +104,13 @@ class Engine(Reporting, ABC):
 
         `tensor` has the input's shape and dtype. Raises EngineError when the runtime fails.
         """
+
+    def run(self) -> Mapping[str, NDArray[Any]]:
+        """Run the model on what lies in its input's `memory`; raises as `invoke` does.
+
+        Of the outputs those that are read before the next call are the answer.
+        """
+        raise NotImplementedError(f"{self.name} has no memory to run on")
 
     @classmethod
     def available(cls) -> bool:

@@ -17,10 +17,27 @@ from edgeloc._support.terminal import quiet_stderr
 from edgeloc.engines.base import Engine, TensorInfo
 from edgeloc.errors import EngineError, ModelError, first_line
 from edgeloc.model.file import ModelFile
+from edgeloc.preprocess import InputMemory
 
 __all__ = ["LiteRtEngine", "TensorFlowEngine", "TfliteEngine", "TfliteRuntimeEngine"]
 
 _MAIN_SIGNATURE = "serving_default"
+
+
+class _Answers(dict[str, NDArray[Any]]):
+    """The outputs of a run, each copied out of the interpreter when it is first asked for."""
+
+    __slots__ = ("engine",)
+    engine: TfliteEngine
+
+    def __missing__(self, name: str) -> NDArray[Any]:
+        engine = self.engine
+        try:
+            value: NDArray[Any] = engine._interpreter.get_tensor(engine._outputs[name])
+        except (ValueError, RuntimeError) as error:
+            raise engine._failed(error) from error
+        self[name] = value
+        return value
 
 
 class TfliteEngine(Engine):
@@ -51,8 +68,10 @@ class TfliteEngine(Engine):
                 f"{model.path} has {len(inputs)} inputs ({', '.join(inputs)}): it must have one, the image"
             )
         self._input = next(iter(inputs.values()))["index"]
+        if not delegates and all(size > 0 for size in next(iter(self.inputs.values())).shape):
+            self.memory = InputMemory(self._interpreter.tensor(self._input))
         # Read once: get_output_details() costs more than the rest of this engine's own work.
-        self._outputs = [(name, detail["index"]) for name, detail in outputs.items()]
+        self._outputs = {name: detail["index"] for name, detail in outputs.items()}
 
     @classmethod
     def load(cls, model: ModelFile, threads: int | None) -> TfliteEngine:
@@ -76,14 +95,27 @@ class TfliteEngine(Engine):
 
     def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run the model; raw output arrays by name, copied out of the interpreter."""
-        interpreter = self._interpreter
+        if self.memory is not None:
+            self.memory.border = None
         try:
-            interpreter.set_tensor(self._input, tensor)
-            interpreter.invoke()
-            get = interpreter.get_tensor
-            return {name: get(index) for name, index in self._outputs}
+            self._interpreter.set_tensor(self._input, tensor)
         except (ValueError, RuntimeError) as error:
-            raise EngineError(f"{self.name} {self.version} failed to run the model: {first_line(error)}") from error
+            raise self._failed(error) from error
+        answers = self.run()
+        return {name: answers[name] for name in self._outputs}
+
+    def run(self) -> Mapping[str, NDArray[Any]]:
+        """Run the model on what lies in its input's memory; each output is copied when it is first asked for."""
+        try:
+            self._interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise self._failed(error) from error
+        answers = _Answers()
+        answers.engine = self
+        return answers
+
+    def _failed(self, error: Exception) -> EngineError:
+        return EngineError(f"{self.name} {self.version} failed to run the model: {first_line(error)}")
 
     def _open(self, model: ModelFile, threads: int | None, delegates: Sequence[Any]) -> Any:
         kind = self._interpreter_class()

@@ -173,9 +173,9 @@ class Slow(LiteRtEngine):
 
     name = "tflite-runtime"
 
-    def invoke(self, tensor: Any) -> Any:
+    def run(self) -> Any:
         time.sleep(0.03)
-        return super().invoke(tensor)
+        return super().run()
 
 
 class Wrong(LiteRtEngine):
@@ -183,8 +183,9 @@ class Wrong(LiteRtEngine):
 
     name = "tensorflow"
 
-    def invoke(self, tensor: Any) -> Any:
-        return {name: values * 0 for name, values in super().invoke(tensor).items()}
+    def run(self) -> Any:
+        answers = super().run()
+        return {name: answers[name] * 0 for name in self.outputs}
 
 
 @pytest.fixture
@@ -231,7 +232,7 @@ def test_an_engine_that_is_not_installed_is_named_too(
 def test_where_none_passes_the_first_failure_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Slow, "available", lambda: False)
     monkeypatch.setattr(Wrong, "available", lambda: False)
-    monkeypatch.setattr(LiteRtEngine, "invoke", lambda self, tensor: failing())
+    monkeypatch.setattr(LiteRtEngine, "run", lambda self: failing())
     with pytest.raises(EngineError, match="the kernel is broken"):
         Localizer(SHIPPED_INT8, "fastest")
 
