@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from edgeloc._support.files import utf8_path
 from edgeloc._support.terminal import quiet_opencv
 from edgeloc.errors import DataError, UsageError
-from edgeloc.types import Bearing, Box
+from edgeloc.observation import Bearing
+from edgeloc.types import Box
 
 __all__ = ["CameraGeometry"]
 

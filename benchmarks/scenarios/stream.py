@@ -15,7 +15,8 @@ from edgeloc.cameras import Camera
 from edgeloc.errors import CameraTimeout, UsageError
 from edgeloc.localizer import Localizer
 from edgeloc.loop.run import stream
-from edgeloc.types import Frame, Observation, Pixels, Result
+from edgeloc.observation import Observation
+from edgeloc.types import Frame, Pixels, Result
 
 __all__ = ["PacedCamera", "StreamRecorder", "stream_camera"]
 

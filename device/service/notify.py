@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from edgeloc.errors import OutputError
+from edgeloc.observation import Observation
 from edgeloc.sinks import Sink
-from edgeloc.types import Observation, Pixels
+from edgeloc.types import Pixels
 
 __all__ = ["ProgressSink", "watchdog_s"]
 

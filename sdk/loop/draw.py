@@ -9,7 +9,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from edgeloc.types import Box, Detection, Pixels, Result, Track
+from edgeloc.observation import Track
+from edgeloc.types import Box, Detection, Pixels, Result
 
 __all__ = [
     "FLOAT_COLOR",

@@ -20,8 +20,9 @@ from edgeloc.findings import Finding
 from edgeloc.loop.ages import Ages
 from edgeloc.loop.faults import MOST_AT_ONCE, Faults
 from edgeloc.loop.summary import RunSummary, SinkState, SinkSummary
+from edgeloc.observation import Observation
 from edgeloc.sinks import Sink
-from edgeloc.types import Observation, Pixels
+from edgeloc.types import Pixels
 
 __all__ = ["Outlets"]
 

@@ -20,8 +20,9 @@ from edgeloc.loop.outlets import Outlets
 from edgeloc.loop.slot import Capture, Captured, Mode, Prepare
 from edgeloc.loop.summary import EndedBy, RunSummary
 from edgeloc.loop.tally import Tally
+from edgeloc.observation import Observation
 from edgeloc.sinks import FileSink, Sink, as_sink
-from edgeloc.types import Frame, Observation, Pixels, Result
+from edgeloc.types import Frame, Pixels, Result
 
 if TYPE_CHECKING:
     from edgeloc.geometry import CameraGeometry

@@ -17,7 +17,8 @@ from edgeloc.loop.draw import BlurWhere, blur
 from edgeloc.loop.faults import Faults
 from edgeloc.loop.outlets import Outlets
 from edgeloc.loop.summary import EndedBy, RunSummary
-from edgeloc.types import Box, Frame, Observation, Result, Track
+from edgeloc.observation import Observation, Track
+from edgeloc.types import Box, Frame, Result
 
 if TYPE_CHECKING:
     from edgeloc.geometry import CameraGeometry

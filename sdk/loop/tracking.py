@@ -16,7 +16,8 @@ from edgeloc._support.numbers import finite
 from edgeloc.errors import UsageError
 from edgeloc.evaluation.figures import SIZES, size_of
 from edgeloc.model.contract import Contract
-from edgeloc.types import Box, Detection, Frame, Result, Track, TrackState
+from edgeloc.observation import Track, TrackState
+from edgeloc.types import Box, Detection, Frame, Result
 
 __all__ = ["Tracker", "box_noise"]
 

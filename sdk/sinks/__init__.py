@@ -11,8 +11,8 @@ from urllib.parse import parse_qsl, unquote
 from edgeloc._support.backend import Uri, split_uri
 from edgeloc._support.lookup import Registry
 from edgeloc.errors import OutputError, UsageError
+from edgeloc.observation import Observation
 from edgeloc.sinks.base import CallbackSink, FileSink, Sink
-from edgeloc.types import Observation
 
 __all__ = ["SINKS", "FileSink", "Sink", "as_sink", "open_sink"]
 

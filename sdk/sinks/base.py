@@ -17,7 +17,8 @@ from edgeloc._support.backend import Uri
 from edgeloc._support.files import growing_file, release
 from edgeloc.errors import OutputError
 from edgeloc.findings import Reporting
-from edgeloc.types import Observation, Pixels
+from edgeloc.observation import Observation
+from edgeloc.types import Pixels
 
 if TYPE_CHECKING:
     from edgeloc.loop.summary import RunSummary

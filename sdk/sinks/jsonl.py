@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgeloc._support.backend import Uri
+from edgeloc.observation import Observation
 from edgeloc.sinks.base import FileSink
 from edgeloc.sinks.record import as_line
-from edgeloc.types import Observation, Pixels
+from edgeloc.types import Pixels
 
 __all__ = ["JsonLinesSink"]
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from edgeloc._support.backend import Uri
 from edgeloc.errors import EdgelocError, OutputError, UsageError
+from edgeloc.observation import Observation
 from edgeloc.sinks.base import Sink
 from edgeloc.sinks.record import as_line
-from edgeloc.types import Observation, Pixels
+from edgeloc.types import Pixels
 
 __all__ = ["StdoutSink", "TcpSink", "UdpSink", "has_hung_up"]
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from edgeloc._support.backend import Uri
 from edgeloc.errors import MissingExtra, OutputError
+from edgeloc.observation import Observation
 from edgeloc.sinks.base import FileSink
 from edgeloc.sinks.ros_messages import FRAME_ID, TYPES, Messages, WallClock, definition
-from edgeloc.types import Observation, Pixels
+from edgeloc.types import Pixels
 
 __all__ = ["McapSink"]
 

@@ -7,7 +7,8 @@ import time
 from datetime import datetime, timezone
 from typing import Any
 
-from edgeloc.types import Bearing, Box, Detection, Observation, Track
+from edgeloc.observation import Bearing, Observation, Track
+from edgeloc.types import Box, Detection
 
 __all__ = ["as_line", "as_record", "unix_time"]
 

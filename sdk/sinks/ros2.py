@@ -11,9 +11,10 @@ from typing import Any
 
 from edgeloc._support.backend import Uri
 from edgeloc.errors import OutputError, UsageError, first_line
+from edgeloc.observation import Observation
 from edgeloc.sinks.base import Sink
 from edgeloc.sinks.ros_messages import FRAME_ID, TYPES, Messages, WallClock
-from edgeloc.types import Observation, Pixels
+from edgeloc.types import Pixels
 
 __all__ = ["Ros2Sink"]
 

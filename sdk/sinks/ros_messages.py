@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from edgeloc.loop.draw import QUANTIZED_COLOR, STALE_COLOR, Color, as_jpeg, boxes_of
+from edgeloc.observation import Observation, Track
 from edgeloc.sinks.record import as_line
 from edgeloc.sinks.video import IMAGES_FPS
-from edgeloc.types import Box, Detection, Observation, Track
+from edgeloc.types import Box, Detection
 
 __all__ = ["DEFINITIONS", "FRAME_ID", "TYPES", "Messages", "WallClock", "definition"]
 

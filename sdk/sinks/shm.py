@@ -15,9 +15,10 @@ import numpy as np
 
 from edgeloc._support.backend import Uri
 from edgeloc.errors import OutputError, UsageError
+from edgeloc.observation import Observation
 from edgeloc.sinks.base import Sink
 from edgeloc.sinks.record import as_line
-from edgeloc.types import Observation, Pixels
+from edgeloc.types import Pixels
 
 __all__ = ["ShmSink"]
 

@@ -13,10 +13,11 @@ from contextlib import suppress
 
 from edgeloc._support.backend import Uri
 from edgeloc.errors import OutputError, UsageError
+from edgeloc.observation import Observation
 from edgeloc.sinks.base import Sink
 from edgeloc.sinks.lines import has_hung_up
 from edgeloc.sinks.record import as_line
-from edgeloc.types import Observation, Pixels
+from edgeloc.types import Pixels
 
 __all__ = ["UnixSink"]
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from edgeloc._support.files import utf8_path
 from edgeloc.errors import MissingExtra, OutputError
+from edgeloc.observation import Observation
 from edgeloc.sinks.base import FileSink
-from edgeloc.types import Observation, Pixels
+from edgeloc.types import Pixels
 
 __all__ = ["AviSink", "Mp4Sink", "VideoSink", "fit"]
 

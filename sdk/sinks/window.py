@@ -8,8 +8,9 @@ import cv2
 
 from edgeloc._support.children import ChildFailed, run_child
 from edgeloc.errors import DeviceError
+from edgeloc.observation import Observation
 from edgeloc.sinks.base import Sink
-from edgeloc.types import Observation, Pixels
+from edgeloc.types import Pixels
 
 __all__ = ["WindowSink"]
 

@@ -22,8 +22,9 @@ from edgeloc.device.power.base import PowerMeter
 from edgeloc.device.power.trace import PowerTrace
 from edgeloc.engines.base import Engine
 from edgeloc.errors import CameraError, DeviceError, MissingExtra, OutputError, UsageError
+from edgeloc.observation import Observation
 from edgeloc.sinks.base import FileSink, Sink
-from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result
+from edgeloc.types import Box, Detection, Frame, Pixels, Result
 
 try:
     import pytest

@@ -16,9 +16,10 @@ from edgeloc._support.numbers import whole
 from edgeloc.errors import MissingExtra, OutputError, UsageError, first_line
 from edgeloc.findings import Finding
 from edgeloc.loop.ages import Ages
+from edgeloc.observation import Bearing, Observation
 from edgeloc.sinks.base import Sink
 from edgeloc.sinks.mavlink.links import Link, SerialLink, UdpLink
-from edgeloc.types import Bearing, Box, Observation, Pixels
+from edgeloc.types import Box, Pixels
 
 __all__ = ["MavlinkSink"]
 

@@ -16,10 +16,11 @@ from edgeloc._version import __version__
 from edgeloc.cameras.base import flag
 from edgeloc.errors import UsageError
 from edgeloc.loop.draw import as_jpeg
+from edgeloc.observation import Observation
 from edgeloc.sinks.base import Sink
 from edgeloc.sinks.mqtt.connection import Broker, Connection
 from edgeloc.sinks.record import as_record
-from edgeloc.types import Observation, Pixels, Result
+from edgeloc.types import Pixels, Result
 
 __all__ = ["MqttSink", "device_id", "discovery"]
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from edgeloc._support.backend import Uri
 from edgeloc.errors import MissingExtra, OutputError, UsageError
 from edgeloc.loop.draw import as_jpeg
+from edgeloc.observation import Observation
 from edgeloc.sinks.base import Sink
 from edgeloc.sinks.web.board import Board
-from edgeloc.types import Observation, Pixels
+from edgeloc.types import Pixels
 
 if TYPE_CHECKING:
     from edgeloc.sinks.web.server import Server

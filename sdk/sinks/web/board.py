@@ -14,8 +14,8 @@ from typing import Any
 from edgeloc._version import __version__
 from edgeloc.findings import Finding
 from edgeloc.loop.summary import RunSummary
+from edgeloc.observation import Observation
 from edgeloc.sinks.record import as_record
-from edgeloc.types import Observation
 
 __all__ = ["Board"]
 

@@ -16,7 +16,8 @@ import pytest
 from edgeloc.device.service.notify import ProgressSink, watchdog_s
 from edgeloc.errors import OutputError
 from edgeloc.models import SHIPPED_INT8
-from edgeloc.types import Frame, Observation, Pixels, Result
+from edgeloc.observation import Observation
+from edgeloc.types import Frame, Pixels, Result
 
 OBSERVATION = Observation(Frame(np.zeros((4, 4, 3), np.uint8), captured_at=0.0, sequence=0), Result())
 UNDRAWN: Callable[[], Pixels] = lambda: OBSERVATION.frame.pixels  # noqa: E731

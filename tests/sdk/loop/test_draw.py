@@ -10,7 +10,8 @@ import pytest
 from edgeloc.errors import UsageError
 from edgeloc.loop.draw import QUANTIZED_COLOR, STALE_COLOR, TRACK_COLOR, TRUTH_COLOR, blur, draw, draw_boxes
 from edgeloc.loop.run import run
-from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result, Track
+from edgeloc.observation import Observation, Track
+from edgeloc.types import Box, Detection, Frame, Pixels, Result
 
 SIZES = [(320, 240), (640, 480), (1920, 1080), (192, 192)]
 

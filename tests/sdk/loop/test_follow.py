@@ -10,8 +10,9 @@ import pytest
 
 from edgeloc import Contract, Follower, Localizer, Tracker, UsageError
 from edgeloc.models import SHIPPED_INT8
+from edgeloc.observation import Track
 from edgeloc.preprocess import frame_geometry
-from edgeloc.types import Box, Detection, Frame, Pixels, Result, Track
+from edgeloc.types import Box, Detection, Frame, Pixels, Result
 
 FPS = 30.0
 WIDTH, HEIGHT = 1280, 960

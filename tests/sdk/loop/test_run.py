@@ -21,8 +21,9 @@ from edgeloc.errors import CameraError, CameraTimeout, DataError, DeviceError, E
 from edgeloc.loop.ages import Ages
 from edgeloc.loop.run import run
 from edgeloc.loop.tracking import Tracker
+from edgeloc.observation import Observation
 from edgeloc.sinks import Sink, open_sink
-from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result
+from edgeloc.types import Box, Detection, Frame, Pixels, Result
 
 
 class FakeCamera(Camera):

@@ -14,7 +14,8 @@ from edgeloc.loop.draw import TRACK_COLOR, draw
 from edgeloc.loop.run import run
 from edgeloc.loop.tracking import Tracker, _assign
 from edgeloc.models import SHIPPED_INT8
-from edgeloc.types import Box, Detection, Frame, Observation, Result, Track
+from edgeloc.observation import Observation, Track
+from edgeloc.types import Box, Detection, Frame, Result
 
 FPS = 30.0
 SIDE = 40.0

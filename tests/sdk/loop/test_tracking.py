@@ -12,7 +12,8 @@ import pytest
 from edgeloc import Contract, Localizer, UsageError
 from edgeloc.loop.tracking import Tracker, box_noise
 from edgeloc.models import SHIPPED_INT8
-from edgeloc.types import Box, Detection, Frame, Result, Track
+from edgeloc.observation import Track
+from edgeloc.types import Box, Detection, Frame, Result
 
 FPS = 30.0
 SIDE = 40.0

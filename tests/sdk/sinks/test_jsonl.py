@@ -14,11 +14,12 @@ import pytest
 
 from edgeloc.errors import OutputError, UsageError
 from edgeloc.findings import Finding
+from edgeloc.observation import Bearing, Track
 from edgeloc.sinks import Sink, open_sink
 from edgeloc.sinks.jsonl import JsonLinesSink
 from edgeloc.sinks.record import as_record, unix_time
 from edgeloc.testing import example_frame, example_observation
-from edgeloc.types import Bearing, Box, LabelledBox, Track
+from edgeloc.types import Box, LabelledBox
 
 
 def write(sink: Sink, *numbers: int) -> None:

@@ -20,11 +20,12 @@ import pytest
 
 import edgeloc
 from edgeloc.errors import MissingExtra, OutputError
+from edgeloc.observation import Observation, Track
 from edgeloc.sinks import Sink, open_sink
 from edgeloc.sinks.mcap import McapSink
 from edgeloc.sinks.ros_messages import DEFINITIONS, TYPES, definition
 from edgeloc.testing import FileSinkSuite, SyntheticCamera, example_frame, example_observation
-from edgeloc.types import Box, Observation, Result, Track
+from edgeloc.types import Box, Result
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mcap_ros2") is None, reason="needs the extra ros")
 
@@ -245,7 +246,8 @@ import resource, sys
 import numpy as np
 from edgeloc.errors import OutputError
 from edgeloc.sinks.mcap import McapSink
-from edgeloc.types import Frame, Observation, Result
+from edgeloc.observation import Observation
+from edgeloc.types import Frame, Result
 _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, most))
 sink = McapSink(sys.argv[1])

@@ -23,10 +23,11 @@ import pytest
 from edgeloc.errors import OutputError
 from edgeloc.loop.run import run
 from edgeloc.loop.summary import RunSummary
+from edgeloc.observation import Observation
 from edgeloc.sinks import Sink, open_sink
 from edgeloc.sinks.record import as_record
 from edgeloc.testing import SinkSuite, SyntheticCamera, example_frame, example_observation
-from edgeloc.types import Box, Detection, Frame, Observation, Pixels, Result
+from edgeloc.types import Box, Detection, Frame, Pixels, Result
 
 pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
 

@@ -139,7 +139,8 @@ WRITER = """
 import sys
 import numpy as np
 from edgeloc.sinks import open_sink
-from edgeloc.types import Box, Detection, Frame, Observation, Result
+from edgeloc.observation import Observation
+from edgeloc.types import Box, Detection, Frame, Result
 sink = open_sink(sys.argv[1])
 sink.open(live=True)
 pixels = [np.full((480, 640, 3), level, np.uint8) for level in range(256)]

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 from edgeloc.errors import DeviceError, MissingExtra, OutputError, UsageError
+from edgeloc.observation import Observation, Track
 from edgeloc.sinks import SINKS, Sink, open_sink
 from edgeloc.sinks.video import Mp4Sink, fit
 from edgeloc.testing import FileSinkSuite, example_frame, example_observation
-from edgeloc.types import Box, Detection, Frame, LabelledBox, Observation, Pixels, Result, Track
+from edgeloc.types import Box, Detection, Frame, LabelledBox, Pixels, Result
 
 
 def write(sink: Sink, frames: Iterable[Frame]) -> None:
@@ -133,7 +134,8 @@ FULL = """
 import resource, sys
 from edgeloc.errors import OutputError
 from edgeloc.sinks import open_sink
-from edgeloc.types import Frame, Observation, Result
+from edgeloc.observation import Observation
+from edgeloc.types import Frame, Result
 import numpy as np
 _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, most))
