@@ -108,7 +108,7 @@ def _package() -> Any:
     try:
         import mlperf_loadgen
     except ImportError as error:
-        raise MissingExtra("mlcommons-loadgen", "loadgen", "{loadgen}") from error
+        raise MissingExtra("mlcommons-loadgen", "loadgen", "letting LoadGen issue the frames") from error
     return mlperf_loadgen
 
 

@@ -104,7 +104,7 @@ class Decoder:
             label = self._labels[classes.best(raw, row)] if self._labels else None
             return Detection.deferred(box, score, label, partial(classes.scores, raw, row))
         scores = classes.scores(raw, row)
-        label = self._best_label(scores)
+        (label,) = self._best_labels(scores[np.newaxis])
         return Detection(box, score, label if score >= self._presence else None, scores)
 
     def _detected(
@@ -113,11 +113,11 @@ class Decoder:
         """A detector's result: its reader gives what reaches the threshold, else the best candidate."""
         presence, scores, corners, beyond = self._reader(outputs)
         boxes = None if corners is None else corners.tolist()
-        found, rejected = [], None
+        if not math.isfinite(sum(presence)):
+            raise not_finite("presence is not a finite number")
+        found, rejected, named = [], None, self._best_labels(scores)
         for i, score in enumerate(presence):
-            if not math.isfinite(score):
-                raise not_finite("presence is not a finite number")
-            label = self._number(beyond[i], score) if i in beyond else self._best_label(scores[i])
+            label = self._number(beyond[i], score) if i in beyond else named[i]
             if score >= self._presence:
                 box = None if boxes is None else self._box(boxes[i], placement, frame_size)
                 found.append(Detection(box, score, label, scores[i]))
@@ -127,14 +127,15 @@ class Decoder:
             return Result((), rejected or Detection(None, 0.0, None, np.zeros(len(self._labels), np.float32)))
         return Result(_best_first(found))
 
-    def _best_label(self, scores: NDArray[np.float32]) -> str | None:
+    def _best_labels(self, scores: NDArray[np.float32]) -> list[str | None]:
+        """The most probable class of each row, where it reaches the label threshold."""
         if not self._labels:
-            return None
-        best = int(scores.argmax())
-        score = float(scores[best])
-        if not math.isfinite(score):
+            return [None] * len(scores)
+        tops = scores.max(axis=1).tolist()
+        if not math.isfinite(sum(tops)):
             raise not_finite("class scores is not a finite number")
-        return self._labels[best] if score >= self._label else None
+        pairs = zip(scores.argmax(axis=1).tolist(), tops, strict=True)
+        return [self._labels[best] if score >= self._label else None for best, score in pairs]
 
     def _number(self, number: int, score: float) -> str | None:
         """The number of a class that has no label in the contract, as its label; reported once."""

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeloc.decode.finished import finished_reader
 from edgeloc.decode.numbers import REAL, Array, Quantization, Reading, activate, dequantized, not_finite
 from edgeloc.decode.places import BoxDecoder, box_decoder, locate
 from edgeloc.errors import ContractError, EngineError
@@ -53,6 +54,7 @@ class DetectorReader:
             _Level(contract, spec, outputs, quantizations, decode, 0 if level is None else starts[level])
             for level, outputs in sorted(levels.items(), key=lambda item: item[0] or 0)
         ]
+        self._finished = finished_reader(contract, self._levels[0].parts) if len(self._levels) == 1 else None
         self._across = math.ceil(width / spec.locations.strides[0]) if spec.locations.strides else 0
         if spec.selection.nms == "merge" and (len(counts) != 1 or spec.box.form != "cell" or spec.locations.table):
             raise ContractError("detector.selection.nms: 'merge' is for the cells of one grid (box.form 'cell')")
@@ -62,6 +64,9 @@ class DetectorReader:
 
         Where nothing reaches the threshold it is the best candidate alone.
         """
+        finished = self._finished and self._finished(outputs)
+        if finished is not None:
+            return finished
         found = [level(outputs, self._threshold) for level in self._levels]
         if not any(len(level.scores) for level in found):
             return max((level.best(outputs) for level in self._levels), key=lambda best: best.presence[0])

@@ -1,0 +1,66 @@
+"""Reads what a model answers that has selected its objects itself, such as one with TFLite_Detection_PostProcess."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeloc.decode.numbers import REAL, Reading
+from edgeloc.model.contract import Contract
+
+__all__ = ["finished_reader"]
+
+# What each corner is in the numbers of a box.
+_EDGES = {"xyxy": (0, 1, 2, 3), "yxyx": (1, 0, 3, 2)}
+_WHOLE = 0.1
+_Outputs = Mapping[str, NDArray[Any]]
+
+
+def finished_reader(contract: Contract, parts: Mapping[str, Any]) -> Callable[[_Outputs], Reading | None] | None:
+    """A reader of the few objects that such a model answers, in plain Python; None for a model of another kind.
+
+    NumPy takes microseconds a call, the longer the more the network has used the caches, however few numbers there are.
+    The reader answers None where no score reaches the threshold, and where a number is none that it knows: then the
+    detector's own reading finds out what it is.
+
+    Parameters:
+        contract: a detector's.
+        parts: by name, what calls a part's numbers (rows, columns) out of the outputs, with its `quantization`.
+    """
+    spec = contract.detector
+    assert spec is not None
+    scores, edges = spec.scores, _EDGES.get(spec.box.form)
+    plain = scores.activation == "none" and scores.scale == 1 and spec.selection.nms == "none"
+    real = all(part.quantization == REAL for part in parts.values())
+    if edges is None or not plain or not real or not {"score", "class-number"} <= set(parts):
+        return None
+    fraction = spec.box.units == "fraction"
+    across, down = (contract.input.width, contract.input.height) if fraction else (1, 1)
+    units = (across, down, across, down)
+    threshold, labels = contract.thresholds.presence, len(contract.labels)
+    most = min(spec.selection.candidates, spec.selection.objects)
+
+    def read(outputs: _Outputs) -> Reading | None:
+        strengths = parts["score"](outputs)[:, 0].tolist()
+        if "count" in parts:
+            strengths = strengths[: max(0, int(parts["count"](outputs)[0, 0]))]
+        if not math.isfinite(sum(strengths)) or max(strengths, default=2) > 1:
+            return None
+        rows = [row for row, score in enumerate(strengths) if score >= threshold]
+        rows.sort(key=lambda row: -strengths[row])
+        del rows[most:]
+        answered, boxes = parts["class-number"](outputs)[:, 0].tolist(), parts["box"](outputs).tolist()
+        classes = np.zeros((len(rows), labels), np.float32)
+        for at, row in enumerate(rows):
+            number = answered[row] - scores.first_class
+            if not 0 <= number < labels or abs(number - round(number)) > _WHOLE:
+                return None
+            classes[at, round(number)] = strengths[row]
+        corners = [[boxes[row][edge] * unit for edge, unit in zip(edges, units, strict=True)] for row in rows]
+        return Reading([strengths[row] for row in rows], classes, np.array(corners, np.float32)) if rows else None
+
+    return read
