@@ -29,7 +29,8 @@ def finished_reader(contract: Contract, parts: Mapping[str, Any]) -> Callable[[_
 
     Parameters:
         contract: a detector's.
-        parts: by name, what calls a part's numbers (rows, columns) out of the outputs, with its `quantization`.
+        parts: by name, what calls a part's numbers (rows, columns) out of the outputs, with its `output`, its
+            `quantization` and how many `channels` that output has.
     """
     spec = contract.detector
     assert spec is not None
@@ -44,16 +45,19 @@ def finished_reader(contract: Contract, parts: Mapping[str, Any]) -> Callable[[_
     threshold, labels = contract.thresholds.presence, len(contract.labels)
     most = min(spec.selection.candidates, spec.selection.objects)
 
+    strength, named = _column(parts["score"]), _column(parts["class-number"])
+    count = _column(parts["count"]) if "count" in parts else None
+
     def read(outputs: _Outputs) -> Reading | None:
-        strengths = parts["score"](outputs)[:, 0].tolist()
-        if "count" in parts:
-            strengths = strengths[: max(0, int(parts["count"](outputs)[0, 0]))]
+        strengths = strength(outputs)
+        if count is not None:
+            strengths = strengths[: max(0, int(count(outputs)[0]))]
         if not math.isfinite(sum(strengths)) or max(strengths, default=2) > 1:
             return None
         rows = [row for row, score in enumerate(strengths) if score >= threshold]
         rows.sort(key=lambda row: -strengths[row])
         del rows[most:]
-        answered, boxes = parts["class-number"](outputs)[:, 0].tolist(), parts["box"](outputs).tolist()
+        answered, boxes = named(outputs), parts["box"](outputs).tolist()
         classes = np.zeros((len(rows), labels), np.float32)
         for at, row in enumerate(rows):
             number = answered[row] - scores.first_class
@@ -64,3 +68,10 @@ def finished_reader(contract: Contract, parts: Mapping[str, Any]) -> Callable[[_
         return Reading([strengths[row] for row in rows], classes, np.array(corners, np.float32)) if rows else None
 
     return read
+
+
+def _column(part: Any) -> Callable[[_Outputs], list[float]]:
+    """What calls a part of one number for each object as a list."""
+    if part.channels == 1:
+        return lambda outputs: outputs[part.output.tensor].ravel().tolist()
+    return lambda outputs: part(outputs)[:, 0].tolist()
