@@ -82,9 +82,9 @@ class Decoder:
         best = max(presence)
         if best < self._presence:
             classes, row = self._classes, presence.index(best)
-            if classes is None or not classes.exact:
+            raw = None if classes is None else outputs[classes.tensor]
+            if classes is None or raw is None or not classes.surely_finite(raw, row):
                 return Result((), self._detection(None, best, outputs, row))
-            raw = outputs[classes.tensor]
             return Result((), Detection.deferred(None, best, None, partial(classes.scores, raw, row)))
         corners = None if reader.corners is None else reader.corners(outputs)
         found = []

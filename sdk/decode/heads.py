@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -178,7 +179,9 @@ class PresenceReader:
 
     def __init__(self, output: OutputSpec, index: int, objects: int, quantizations: Quantizations) -> None:
         self._tensor, self._index, self._objects = output.tensor, index, objects
-        function = _logistic if output.activation == "sigmoid" else np.asarray
+        sigmoid = output.activation == "sigmoid"
+        function = _logistic if sigmoid else np.asarray
+        self._of_one: Callable[[float], float] = _logistic_of_one if sigmoid else float
         self._values = Lookup(function, quantizations.get(output.tensor, REAL))
         self._dtype: np.dtype[Any] | None = None
         self._table: NDArray[Any] | None = None
@@ -189,6 +192,8 @@ class PresenceReader:
         if raw.dtype != self._dtype:
             self._dtype, self._table = raw.dtype, self._values.table(raw.dtype)
         table = self._table
+        if table is None and self._objects == 1 and raw.dtype.kind == "f":
+            return [self._of_one(raw.item(self._index))]
         if table is None:
             found: list[float] = self._values(rows(raw, self._objects)[:, self._index]).tolist()
             return found
@@ -229,6 +234,10 @@ class ClassReader:
         """The probabilities (objects, K)."""
         by_object = rows(raw, self._objects)
         return self._real(by_object if self._columns is None else by_object[:, self._columns])
+
+    def surely_finite(self, raw: NDArray[Any], row: int) -> bool:
+        """Whether the scores of an object cannot be other than finite, as far as can be told without computing them."""
+        return self.exact or math.isfinite(sum(self._own(raw, row).tolist()))
 
     def _own(self, raw: NDArray[Any], row: int) -> NDArray[Any]:
         own: NDArray[Any] = rows(raw, self._objects)[row]
@@ -349,6 +358,10 @@ def _refuse_softmax(output: OutputSpec, hint: str = "") -> None:
         raise ContractError(
             field=field, value="softmax", allowed=f"none or sigmoid for the role {output.role}", hint=hint
         )
+
+
+def _logistic_of_one(value: float) -> float:
+    return 0.5 + 0.5 * math.tanh(0.5 * value)
 
 
 def _logistic(values: NDArray[Any]) -> NDArray[Any]:
