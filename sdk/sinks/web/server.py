@@ -1,4 +1,4 @@
-"""The page's server: tornado in a thread of its own, with limits on what an untrusted client can ask of it."""
+"""The server of a page: tornado in a thread of its own, with limits on what an untrusted client can ask of it."""
 
 from __future__ import annotations
 
@@ -11,26 +11,19 @@ import logging
 import re
 import socket
 import threading
-from datetime import timedelta
-from functools import cached_property
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from tornado import httpserver, iostream, web
-from tornado.gen import with_timeout
 
-from edgeloc.sinks.web.board import Board
+__all__ = ["Handler", "PageHandler", "Routes", "Server", "Site"]
 
-__all__ = ["Server"]
-
-_BOUNDARY = "frame"
-_LINE = f"--{_BOUNDARY}\r\n".encode()
-_JPEG = b"Content-Type: image/jpeg\r\n"
 # A reader that is this far behind gets newer pictures, and older ones are not kept for it.
 _SEND_BUFFER = 65536
 # A client that takes nothing of an answer for so long is given up.
-_STUCK_S = 10
+STUCK_S = 10
 _MOST_CONNECTIONS = 512
 _LIMITS: dict[str, Any] = {
     "idle_connection_timeout": 5,
@@ -41,19 +34,30 @@ _LIMITS: dict[str, Any] = {
 }
 _CLOSE_S = 3.0
 
+Routes = Sequence[tuple[str, "type[Handler]"]]
+
 
 class Server:
-    """Listens from construction to `close()`; OSError where it cannot. `port` is the one it has."""
+    """Listens from construction to `close()`; OSError where it cannot. `port` is the one it has.
 
-    def __init__(self, board: Board, address: str, port: int, token: str, host: str) -> None:
+    Parameters:
+        routes: the paths, each with the handler of its requests; a page is at "/".
+        content: what the handlers show.
+        address: where to listen, an address of this machine.
+        port: which port; 0 for a free one.
+        token: what each request must bring; "" for nothing.
+        host: one more name that the page's address may have.
+    """
+
+    def __init__(self, routes: Routes, content: Any, address: str, port: int, token: str, host: str) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._socket = socket.create_server((address, port), family=family)
         self._socket.setblocking(False)
         # Connections inherit it.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STUCK_S * 1000)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK_S * 1000)
         self.port: int = self._socket.getsockname()[1]
-        self._site = _Site(board, token, {address, host}, f"edgeloc-{self.port}")
+        self._site = Site(routes, content, token, {address, host}, f"edgeloc-{self.port}")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="edgeloc-web", daemon=True)
         self._thread.start()
@@ -83,7 +87,7 @@ class Server:
         await asyncio.gather(*left, return_exceptions=True)
 
     def notify(self) -> None:
-        """There is something new on the board."""
+        """There is something new to show."""
         self._loop.call_soon_threadsafe(self._site.wake)
 
     def close(self) -> None:
@@ -102,11 +106,12 @@ class _Server(httpserver.HTTPServer):
             super().handle_stream(stream, address)
 
 
-class _Site:
-    """What all requests share: the board, who may ask, and the wait for something new."""
+class Site:
+    """What all requests share: what is shown, who may ask, and the wait for something new."""
 
-    def __init__(self, board: Board, token: str, hosts: set[str], cookie: str) -> None:
-        self.board, self.ended = board, False
+    def __init__(self, routes: Routes, content: Any, token: str, hosts: set[str], cookie: str) -> None:
+        self.content, self.ended = content, False
+        self._routes = routes
         # Browsers send a host's cookies to all of its ports: each page has a name of its own.
         self.cookie = cookie
         self._token = token
@@ -118,21 +123,8 @@ class _Site:
 
     @property
     def application(self) -> web.Application:
-        routes = [
-            (route, handler, {"site": self})
-            for route, handler in (
-                ("/", _Page),
-                ("/stream", _Stream),
-                ("/picture.jpg", _Picture),
-                ("/result", _Result),
-                ("/events", _Events),
-                ("/status", _Status),
-                ("/metrics", _Metrics),
-                ("/healthz", _Health),
-            )
-        ]
         return web.Application(
-            routes,
+            [(route, handler, {"site": self}) for route, handler in self._routes],
             log_function=lambda handler: None,
             default_handler_class=_Nothing,
             default_handler_args={"site": self},
@@ -176,13 +168,13 @@ class _Site:
         await self._changed.wait()
 
 
-class _Handler(web.RequestHandler):
+class Handler(web.RequestHandler):
     """Admits the request, or refuses it in one sentence."""
 
     SUPPORTED_METHODS = ("GET", "HEAD")
 
-    def initialize(self, site: _Site) -> None:
-        self.site, self.board = site, site.board
+    def initialize(self, site: Site) -> None:
+        self.site, self.content = site, site.content
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
@@ -212,7 +204,7 @@ class _Handler(web.RequestHandler):
         sentence = {
             401: "A token is needed: open /?token=..., or send it as Authorization: Bearer ...",
             404: "There is nothing here.",
-            405: "Only GET and HEAD are answered.",
+            405: f"The method must be {' or '.join(self.SUPPORTED_METHODS)}.",
             421: "This server does not know itself by that name; add it with ?host=NAME.",
         }.get(status_code, "The request was not understood.")
         if status_code == 401:
@@ -220,7 +212,7 @@ class _Handler(web.RequestHandler):
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.finish(sentence + "\n")
 
-    def _json(self, value: object, status: int = 200) -> None:
+    def write_json(self, value: object, status: int = 200) -> None:
         self.set_status(status)
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(value) + "\n")
@@ -229,17 +221,15 @@ class _Handler(web.RequestHandler):
         return self.get()
 
 
-class _Nothing(_Handler):
+class _Nothing(Handler):
     def get(self) -> None:
         raise web.HTTPError(404)
 
 
-class _Page(_Handler):
-    """The live page; with `?token=` it leaves a cookie, so that pictures and events are admitted too."""
+class PageHandler(Handler):
+    """The page, a file of HTML; with `?token=` it leaves a cookie, so that the page's own requests are admitted too."""
 
-    @cached_property
-    def _text(self) -> str:
-        return Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    file: Path
 
     def _enters(self) -> bool:
         return self.site.cookie_for(self.get_query_argument("token", "")) is not None
@@ -250,7 +240,7 @@ class _Page(_Handler):
             self.set_cookie(self.site.cookie, cookie, httponly=True, samesite="Strict")
             # Away from what the browser's history and its address line show.
             return self.redirect("/", status=303)
-        text = self._text
+        text = self.file.read_text(encoding="utf-8")
         script, style = (_digest(re.findall(f"<{tag}>(.*?)</{tag}>", text, re.S)[0]) for tag in ("script", "style"))
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header(
@@ -259,131 +249,6 @@ class _Page(_Handler):
             f"frame-ancestors 'none'; script-src '{script}'; style-src '{style}'",
         )
         self.finish(text)
-
-
-class _Result(_Handler):
-    def get(self) -> None:
-        result = self.board.result()
-        if result is None:
-            self._json({"why": "there is no result yet"}, 503)
-        else:
-            self._json(result)
-
-
-class _Status(_Handler):
-    def get(self) -> None:
-        self._json(self.board.status())
-
-
-class _Health(_Handler):
-    def get(self) -> None:
-        healthy, why = self.board.health()
-        self._json({"healthy": healthy, "why": why}, 200 if healthy else 503)
-
-
-class _Metrics(_Handler):
-    def get(self) -> None:
-        self.set_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-        self.finish(self.board.metrics())
-
-
-class _Picture(_Handler):
-    def get(self) -> None:
-        if self.board.picture is None:
-            raise web.HTTPError(503, reason="No Picture Yet")
-        self.set_header("Content-Type", "image/jpeg")
-        self.finish(self.board.picture)
-
-
-class _Live(_Handler):
-    """An answer without end: the newest of something, as often as there is one and the client takes it."""
-
-    _left = False
-
-    async def get(self) -> None:
-        self._begin()
-        if self.request.method == "HEAD":
-            return
-        number = -1
-        try:
-            while not (self.site.ended or self._left):
-                if self._number() == number:
-                    await self.site.new()
-                    continue
-                number = self._number()
-                self.write(self._part())
-                await with_timeout(timedelta(seconds=_STUCK_S), self.flush())
-        except (iostream.StreamClosedError, asyncio.TimeoutError, TimeoutError):
-            self.request.connection.stream.close()  # type: ignore[union-attr]
-
-    def on_connection_close(self) -> None:
-        # What waits for something new would wait on for as long as the camera is away.
-        self._left = True
-        self.site.wake()
-
-    def _begin(self) -> None:
-        raise NotImplementedError
-
-    def _number(self) -> int:
-        raise NotImplementedError
-
-    def _part(self) -> bytes:
-        raise NotImplementedError
-
-
-class _Stream(_Live):
-    """MJPEG: every browser and most programs play it, each picture as soon as it is here.
-
-    FFmpeg shows a picture once the length in its head is reached; browsers do once the head of the next is there, whose
-    length nobody knows yet.
-    """
-
-    _watching = _browser = False
-
-    def _begin(self) -> None:
-        self.set_header("Content-Type", f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
-        if self.request.method != "HEAD":
-            self._watching = True
-            self.board.watchers += 1
-            self._browser = "image/" in self.request.headers.get("Accept", "")
-            self.write(_LINE + _JPEG + b"\r\n" if self._browser else _LINE)
-
-    def on_finish(self) -> None:
-        self._leave()
-
-    def on_connection_close(self) -> None:
-        self._leave()
-        super().on_connection_close()
-
-    def _leave(self) -> None:
-        if self._watching:
-            self._watching = False
-            self.board.watchers -= 1
-
-    def _number(self) -> int:
-        return self.board.picture_number
-
-    def _part(self) -> bytes:
-        picture = self.board.picture
-        if picture is None:
-            return b""
-        if self._browser:
-            return picture + b"\r\n" + _LINE + _JPEG + b"\r\n"
-        return _JPEG + f"Content-Length: {len(picture)}\r\n\r\n".encode() + picture + b"\r\n" + _LINE
-
-
-class _Events(_Live):
-    """Server-sent events, one for each result."""
-
-    def _begin(self) -> None:
-        self.set_header("Content-Type", "text/event-stream")
-
-    def _number(self) -> int:
-        return self.board.number
-
-    def _part(self) -> bytes:
-        result = self.board.result()
-        return b": waiting for the first result\n\n" if result is None else f"data: {json.dumps(result)}\n\n".encode()
 
 
 def _same(one: str, other: str) -> bool:

@@ -103,7 +103,8 @@ def test_clients_that_leave_while_no_result_comes_leave_nothing(sink: HttpSink, 
 
 @pytest.mark.parametrize("token", ["", "a-token-of-more-than-sixteen"], ids=["page", "refusal"])
 def test_a_client_that_takes_nothing_of_an_answer_is_closed(monkeypatch: pytest.MonkeyPatch, token: str) -> None:
-    monkeypatch.setattr("edgeloc.sinks.web.server._STUCK_S", 1)
+    for module in ("server", "live"):
+        monkeypatch.setattr(f"edgeloc.sinks.web.{module}.STUCK_S", 1)
     sink = HttpSink("127.0.0.1", 0, token=token)
     sink.open()
     try:
