@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgeloc._support.backend import Uri
@@ -51,7 +52,7 @@ class HttpSink(Sink):
     @property
     def name(self) -> str:
         """The page's address."""
-        return self._address.url(self.port)
+        return self._address.url
 
     def open(self, *, fps: float | None = None, live: bool = False) -> None:
         """Listen; MissingExtra without tornado, OutputError where the port is taken."""
@@ -64,6 +65,8 @@ class HttpSink(Sink):
         self._board.begin(self.status, live=live)
         self._server = self._address.listen(ROUTES, self._board)
         self.port = self._server.port
+        # Opened again, it has the same one.
+        self._address = replace(self._address, port=self.port)
 
     def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
         """Show the observation to everybody who watches."""

@@ -57,10 +57,11 @@ class WebAddress:
         address, port = _split(uri)
         return cls(address, port, _token(options.get("token_file", "")), options.get("host", ""))
 
-    def url(self, port: int) -> str:
+    @property
+    def url(self) -> str:
         """The page's address, without its token."""
         address = f"[{self.address}]" if ":" in self.address else self.address
-        return f"http://{address}:{port}"
+        return f"http://{address}:{self.port}"
 
     def listen(self, routes: Routes, content: Any) -> Server:
         """A server that has begun; OutputError where the port is taken. See `Server`."""
@@ -70,7 +71,7 @@ class WebAddress:
             return Server(routes, content, self.address, self.port, self.token, self.host)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
-            fault = f"{self.url(self.port)} cannot be listened on: {reason}"
+            fault = f"{self.url} cannot be listened on: {reason}"
             raise OutputError(fault, hint="give another port, or end what has it") from error
 
 
