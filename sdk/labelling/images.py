@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from edgeloc._support.files import utf8_path
 from edgeloc.cameras.files import VideoCamera, images_in
 from edgeloc.data.images import IMAGE_SUFFIXES, read_image
 from edgeloc.errors import DataError, UsageError
@@ -84,7 +85,9 @@ def _of_folder(source: Path, labels: Path, frames: int | None) -> Iterator[Image
     count = min(frames or len(files), len(files))
     folder = os.path.realpath(labels.parent)
     for number in (index * len(files) // count for index in range(count)):
-        yield Image(os.path.relpath(os.path.realpath(files[number]), folder), files[number], number)
+        # A browser asks for a name in UTF-8.
+        name = utf8_path(os.path.relpath(os.path.realpath(files[number]), folder))
+        yield Image(name, files[number], number)
 
 
 def _of_video(source: Path, labels: Path, most: int) -> list[Image]:

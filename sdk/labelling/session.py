@@ -146,7 +146,7 @@ def _propose(images: list[Image], propose: Callable[[Image], Proposal]) -> dict[
         if count % _REPORT_EVERY == 0 and count < len(images):
             logger.info("looked at %d of %d images", count, len(images))
     if bad:
-        message = f"{len(bad)} images cannot be read and are left out, the first: {bad[0]}"
+        message = f"{len(bad)} of the images cannot be read and were left out, the first: {bad[0]}"
         report(logger, Finding("images-skipped", "warning", message, "replace or remove them"))
     return proposals
 

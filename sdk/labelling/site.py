@@ -42,14 +42,14 @@ class _State(_SessionHandler):
 
 class _Image(_SessionHandler):
     def get(self) -> None:
-        found = self.answer(self.content.image, self.get_query_argument("name"))
+        found = self.answer(self.content.image, self.get_query_argument("name", strip=False))
         if found is not None:
             self.write_json(found)
 
 
 class _Picture(_SessionHandler):
     def get(self) -> None:
-        picture = self.answer(self.content.picture, self.get_query_argument("name"))
+        picture = self.answer(self.content.picture, self.get_query_argument("name", strip=False))
         if picture is not None:
             self.set_header("Content-Type", "image/jpeg")
             self.finish(picture)
