@@ -77,6 +77,8 @@ NOT_RUN = {
     r"two\.(keras|tflite)": "made by a line that is not run; tests/converters/test_stages.py runs it",
     r"--fleet": "boards; tests/benchmarks/test_fleet.py has three",
     r"--about about\.json": "a file of the reader's; tests/benchmarks/test_card.py reads the page's",
+    r"--camera photos": "photos of the reader's; tests/sdk/labelling has such a run",
+    r"^label ": "a page that waits for a user; tests/sdk/labelling has one",
     r"^install-service": "root and systemd; tests/device/commands runs it on a fake root",
 }
 # Lines that are neither ours nor run: by the program's name, why.

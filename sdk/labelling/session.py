@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import cv2
+import numpy as np
 
 from edgeloc._support.numbers import finite
 from edgeloc.errors import DataError, UsageError
@@ -88,8 +89,9 @@ class LabelSession:
         return {"name": name, "width": width, "height": height, "saved": labelled is not None, "objects": boxes}
 
     def _class(self, label: str | None) -> str:
-        """One of the classes: a model may know others."""
-        return label if label in self.labels.classes else self.labels.classes[0]
+        """One of the classes, whatever its case: a model may know others."""
+        known = {name.lower(): name for name in self.labels.classes}
+        return known.get((label or "").lower(), self.labels.classes[0])
 
     def picture(self, name: str) -> bytes | None:
         """An image as JPEG, for the page; None where there is none of that name. DataError as for `image`."""
@@ -99,7 +101,8 @@ class LabelSession:
         pixels = image.pixels()
         scale = _LONGEST_SIDE / max(pixels.shape[:2])
         if scale < 1:
-            pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            smaller = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            pixels = np.asarray(smaller, np.uint8)
         return as_jpeg(pixels, _QUALITY)
 
     def save(self, name: str, objects: Any) -> tuple[int, int] | None:

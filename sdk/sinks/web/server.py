@@ -171,7 +171,7 @@ class Site:
 class Handler(web.RequestHandler):
     """Admits the request, or refuses it in one sentence."""
 
-    SUPPORTED_METHODS = ("GET", "HEAD")
+    SUPPORTED_METHODS: Any = ("GET", "HEAD")
 
     def initialize(self, site: Site) -> None:
         self.site, self.content = site, site.content

@@ -108,7 +108,7 @@ def test_classes_are_the_users_else_the_files_else_the_models(folder: Path) -> N
     assert session(folder, classes=(), known=()).state()["classes"] == ("object",)
 
     def propose(image: Image) -> Proposal:
-        return Proposal((LabelledBox(Box(1, 2, 3, 4), "washer"),), 0.1)
+        return Proposal((LabelledBox(Box(1, 2, 3, 4), "Washer"),), 0.1)
 
     given = session(folder, propose, classes=(), known=("rock", "washer"))
     assert given.state()["classes"] == ("rock", "washer")
