@@ -56,7 +56,8 @@ def read(source: Path, *, split: str | None = None, skip_bad: bool = False) -> D
 
 def _files(folder: Path) -> list[Path]:
     found = [*folder.glob("*.json"), *folder.glob("annotations/*.json"), *folder.glob("*/_annotations.coco.json")]
-    found = sorted(file for file in set(found) if _looks_right(file))
+    # A hidden one is what a program left that was killed while it wrote.
+    found = sorted(file for file in set(found) if not file.name.startswith(".") and _looks_right(file))
     # COCO itself has captions and keypoints beside the boxes.
     return [file for file in found if file.name.startswith("instances")] or found
 

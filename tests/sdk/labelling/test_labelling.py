@@ -145,6 +145,16 @@ def test_a_foreign_coco_file_keeps_what_is_not_a_box(folder: Path) -> None:
     assert objects["c.png"] == (LabelledBox(Box(0, 0, 5, 5), "bolt"),)
 
 
+def test_what_a_kill_leaves_half_written_is_in_nobodys_way(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    session(folder).save("a.png", [BOX])
+    left = folder / ".labels-abcd1234.json"
+    left.write_bytes((folder / "labels.json").read_bytes()[:-30])
+    again = session(folder)
+    assert again.counts == (1, 4) and f"{left} was left half written" in caplog.text
+    again.save("b.png", [])
+    assert len(open_dataset(folder)) == 2
+
+
 def test_another_writer_is_not_overwritten(folder: Path) -> None:
     one, other = session(folder), session(folder)
     one.save("a.png", [BOX])
