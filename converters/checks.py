@@ -13,26 +13,20 @@ from edgeloc.converters.sources.base import Source, answer_each
 from edgeloc.engines import open_engine
 from edgeloc.errors import ContractError, ModelError
 from edgeloc.findings import Finding
-from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract, InputSpec
 from edgeloc.model.file import ModelFile
 from edgeloc.model.flatbuffer import parse_flatbuffer
-from edgeloc.model.golden import Golden
 from edgeloc.model.inspection import ModelReport
-from edgeloc.scenes import SceneGenerator
 
 __all__ = [
     "check_parity",
     "check_ports",
     "check_presence_range",
-    "make_golden",
     "require_precision",
     "run_flatbuffer",
 ]
 
 _FLOAT_PARTS = "mixed: float island"
-_CANDIDATES = 16
-_SIZE = (160, 120)
 # Of an output's spread over the images, and of its largest number: two float32 networks that do
 # the same sums in another order stay a hundred times below; a wrong layout is far above.
 _OF_SPREAD = 1e-3
@@ -144,13 +138,3 @@ def _compare(model: str, output: str, expected: NDArray[np.float32], got: NDArra
             f"its largest number is {largest:.3g}): the conversion is wrong, most often in the image's layout"
         )
     return difference / allowed
-
-
-def make_golden(localizer: Localizer) -> Golden:
-    """Of a few generated scenes the one that the model is surest about; ModelError where it answers no numbers."""
-    scenes = SceneGenerator(seed=0, size=_SIZE)
-    pictures = [scenes.scene(index).pixels for index in range(_CANDIDATES)]
-    result, pixels = max(((localizer(pixels), pixels) for pixels in pictures), key=lambda answer: answer[0].presence)
-    if not np.isfinite(result.presence):
-        raise ModelError("the converted model answers with numbers that are not finite")
-    return Golden(pixels, result.presence, result.box, result.label)

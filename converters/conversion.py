@@ -19,7 +19,6 @@ from edgeloc.converters.checks import (
     check_parity,
     check_ports,
     check_presence_range,
-    make_golden,
     require_precision,
 )
 from edgeloc.converters.gate import DetectorGate, Gate, GateLimits, Report, Trial, choose_recipe
@@ -39,6 +38,7 @@ from edgeloc.findings import Finding, report
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
 from edgeloc.model.file import file_in_memory, write_model
+from edgeloc.model.golden import make_golden
 from edgeloc.model.inspection import ModelReport, inspect_model, report_payload
 from edgeloc.model.trust import trust
 from edgeloc.preprocess import Preprocessor

@@ -201,6 +201,8 @@ class Contract:
         tools: versions by name.
         hashes: SHA-256 of the float model, of the calibration manifest and of the file's own network (`payload`).
         measured: figures, and the data they were measured on.
+        adapted_from: of a file of `edgeloc adapt`: the SHA-256 of the one before, what was learned, from which images
+            and when; and what that one was adapted from.
     """
 
     input: InputSpec
@@ -214,6 +216,7 @@ class Contract:
     tools: dict[str, str] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
+    adapted_from: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         roles = [output.role for output in self.outputs if output.role != "detections"]

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from edgeloc._support.files import require_writable
 from edgeloc._version import __version__
 from edgeloc.converters.calibration import Calibration
-from edgeloc.converters.checks import make_golden
 from edgeloc.converters.quantization.bias_correction import correct_biases
 from edgeloc.converters.targets.tensorrt.onnx import count_pairs, quantize_onnx, require_extra, to_onnx
 from edgeloc.decode import Decoder
@@ -25,6 +24,7 @@ from edgeloc.findings import Finding
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
 from edgeloc.model.file import ModelFile, write_model
+from edgeloc.model.golden import make_golden
 from edgeloc.model.trust import trust
 from edgeloc.preprocess import Placement
 from edgeloc.types import Box, Result
