@@ -76,6 +76,7 @@ NOT_RUN = {
     r"^contract blazeface\.tflite": "a model of the reader's; tests/test_detectors.py has it",
     r"two\.(keras|tflite)": "made by a line that is not run; tests/converters/test_stages.py runs it",
     r"--fleet": "boards; tests/benchmarks/test_fleet.py has three",
+    r"^adapt ": "photos of the reader's; tests/sdk/test_adaptation.py adapts, and undoes it",
     r"--about about\.json": "a file of the reader's; tests/benchmarks/test_card.py reads the page's",
     r"--camera photos": "photos of the reader's; tests/sdk/labelling has such a run",
     r"^label ": "a page that waits for a user; tests/sdk/labelling has one",

@@ -47,6 +47,7 @@ _ORIGINS = {
     "float_model": "the float network that was quantized",
     "calibration": "the manifest of the calibration images",
     "uncompiled": "the network before the Edge TPU's compiler",
+    "adapted_from": "the file before a class was added on the device",
     "payload": "this file's network",
 }
 
@@ -241,9 +242,10 @@ def _network(model: ModelFile, report: ModelReport, contract: Contract) -> Netwo
 def _lineage(contract: Contract) -> Iterator[Origin]:
     """What the file was made of, the earliest first."""
     started_from = section(contract.measured, "training.data").get("started_from")
-    hashes = {"started_from": started_from, **contract.hashes} if isinstance(started_from, str) else contract.hashes
-    for name, digest in hashes.items():
-        yield Origin(name, _ORIGINS.get(name, ""), digest)
+    earlier = (contract.adapted_from or {}).get("sha256")
+    for name, digest in {"started_from": started_from, "adapted_from": earlier, **contract.hashes}.items():
+        if isinstance(digest, str):
+            yield Origin(name, _ORIGINS.get(name, ""), digest)
 
 
 def _data(model: ModelFile, contract: Contract, measured: Measurement | None, about: About) -> tuple[DataUse, ...]:

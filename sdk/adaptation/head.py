@@ -100,7 +100,7 @@ class ClassHead:
 
     def _branches(self, tensor: int, way: tuple[int, ...]) -> Iterator[Branch]:
         """Every fully connected layer behind a tensor, through sums and new shapes."""
-        operator = self._makers.get(tensor)
+        operator: Any = self._makers.get(tensor)
         kind = "" if operator is None else operator_name(self.model, operator)
         if kind == "ADD" and not operator.builtinOptions.fusedActivationFunction:
             if way:

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(done: Adapted) -> Iterator[str]:
     for one in done.learned:
-        yield f"learned   {one.label}: {one.photos} photos, {one.right:.3f} right on held-out ones, {one.found:.3f} found"
+        yield f"learned   {one.label}: {one.photos} photos, {one.right:.3f} right when held out, {one.found:.3f} found"
     yield f"in file   {done.in_file:.3f} of these photos get their label"
     if done.old_before is None or done.old_after is None:
         yield "old       the data shows no class that the model knew: what they lost is known of scenes alone"
