@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc._support.files import atomic_path, require_writable
-from edgeloc.adaptation.fitting import choose_strength, fit_row, log_sum, out_of_fold
-from edgeloc.adaptation.head import ClassHead
+from edgeloc.adaptation.head import ClassHead, choose_strength, fit_row, log_sum, out_of_fold
 from edgeloc.data import Sample, open_dataset
 from edgeloc.data.sample import fingerprint
 from edgeloc.engines import open_engine

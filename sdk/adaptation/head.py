@@ -1,13 +1,18 @@
-"""The class head in an int8 flatbuffer: found, its features made outputs, rows added to it.
+"""The class head in an int8 flatbuffer: found, its features made outputs, rows fitted and added to it.
 
 A head is one fully connected layer, or several whose outputs are added, behind features that the rest of the network
-computes. The rest stays as it is, byte for byte, and so do the weights and biases of the classes that are there.
+computes. The rest stays as it is, and so do the weights and biases of the classes that are there, byte for byte.
+
+A new row is fitted by ridge regression through the logistic function: how far the new class's logit lies above the log
+of the sum of the old ones' exponentials is a logistic regression with that as its offset, solved in its dual by
+reweighted least squares (kernel ridge regression; Hastie, Tibshirani, Friedman, The Elements of Statistical Learning,
+2nd ed., 4.4 and 12.3.7). Each step solves as many equations as there are images, however many features there are.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +22,15 @@ from numpy.typing import NDArray
 from edgeloc.errors import ModelError
 from edgeloc.model.flatbuffer import constant, operator_name, pack, set_constant, text, unpack
 
-__all__ = ["Branch", "ClassHead"]
+__all__ = ["STRENGTHS", "Branch", "ClassHead", "choose_strength", "fit_row", "log_sum", "out_of_fold"]
 
+Array = NDArray[np.float64]
+
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
+_STEPS, _FOLDS = 12, 5
+# The constant feature: so large that the penalty hardly holds the bias back.
+_CONSTANT = 10.0
+_LEAST_WEIGHT = 1e-5
 _INT8 = 9
 _PASSED = ("RESHAPE", "SQUEEZE")
 _CAN_BE = "only an int8 class head of fully connected layers, added where there are several, can be adapted"
@@ -201,3 +213,60 @@ def _append_scales(quantization: Any, scales: NDArray[np.float32]) -> None:
 def _longer(shape: Any, classes: int, new: int) -> list[int]:
     sizes = [int(size) for size in shape]
     return [*sizes[:-1], sizes[-1] + new if sizes[-1] == classes else sizes[-1]]
+
+
+def log_sum(logits: Array) -> Array:
+    """The log of the sum of exponentials of each row, (n,)."""
+    most = logits.max(axis=1)
+    return np.asarray(most + np.log(np.exp(logits - most[:, None]).sum(axis=1)), np.float64)
+
+
+def fit_row(features: Array, offset: Array, wanted: NDArray[np.bool_], strength: float) -> tuple[Array, float]:
+    """The weights (d,) and the bias of the new logit.
+
+    Parameters:
+        features: (n, d), each part of them scaled to a mean square of about 1.
+        offset: (n,), what the new logit must exceed, `log_sum` of the others.
+        wanted: (n,), whether the image shows the new class; both kinds count alike in all.
+        strength: of the penalty on the weights.
+    """
+    kernel = features @ features.T / features.shape[1] + _CONSTANT**2
+    count = len(wanted)
+    share = np.where(wanted, 0.5 * count / max(1, wanted.sum()), 0.5 * count / max(1, (~wanted).sum()))
+    dual = np.zeros(count)
+    # The offset only shifts what is fitted: the new logit itself is linear in the features.
+    for _ in range(_STEPS):
+        linear = kernel @ dual
+        chance = 0.5 * (1 + np.tanh(0.5 * (linear - offset)))
+        weight = np.maximum(share * chance * (1 - chance), _LEAST_WEIGHT)
+        target = linear + np.clip(share * (wanted - chance) / weight, -_CONSTANT, _CONSTANT)
+        dual = np.linalg.solve(kernel + np.diag(strength / weight), target)
+    return features.T @ dual / features.shape[1], float(_CONSTANT**2 * dual.sum())
+
+
+def out_of_fold(
+    features: Array, offset: Array, wanted: NDArray[np.bool_], groups: Sequence[str], strength: float
+) -> Array:
+    """The new logit (n,) of each image by a row that was fitted without the image's group."""
+    names = sorted(set(groups))
+    fold_of = {name: number % _FOLDS for number, name in enumerate(names)}
+    folds = np.array([fold_of[group] for group in groups])
+    logits = np.zeros(len(wanted))
+    for fold in set(folds.tolist()):
+        kept = folds != fold
+        if not kept.any():
+            kept = ~kept
+        weights, bias = fit_row(features[kept], offset[kept], wanted[kept], strength)
+        logits[~kept] = features[~kept] @ weights + bias
+    return logits
+
+
+def choose_strength(features: Array, offset: Array, wanted: NDArray[np.bool_], groups: Sequence[str]) -> float:
+    """The strength of STRENGTHS with the least loss on images that the fit has not seen."""
+
+    def loss(strength: float) -> float:
+        margin = out_of_fold(features, offset, wanted, groups, strength) - offset
+        losses = np.logaddexp(0, np.where(wanted, -margin, margin))
+        return float(sum(losses[side].mean() for side in (wanted, ~wanted) if side.any()))
+
+    return min(STRENGTHS, key=loss)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgeloc.benchmarks.card import About, Card, make_card, read_about
-from edgeloc.benchmarks.card.page import card_page
+from edgeloc.benchmarks.commands.card import card_page
 from edgeloc.benchmarks.schema import json_schema
 from edgeloc.cli import main
 from edgeloc.model.contract import Contract
