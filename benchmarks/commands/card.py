@@ -1,4 +1,4 @@
-"""`edgeloc card`: the card of a model file, as JSON, or as Markdown with front matter as the Hugging Face Hub reads it."""
+"""`edgeloc card`: the card of a model file as JSON, or as Markdown with the front matter of the Hugging Face Hub."""
 
 from __future__ import annotations
 
