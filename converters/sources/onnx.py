@@ -26,7 +26,6 @@ from edgeloc.converters.sources.base import (
     with_channels_last,
 )
 from edgeloc.converters.sources.tflite import (
-    SERVING,
     drop_metadata,
     numbered,
     put_channels_last,
@@ -197,7 +196,7 @@ def _reason(error: Exception) -> str:
 def _flatbuffer(network: Any) -> bytes:
     import tensorflow as tf
 
-    from edgeloc.converters.sources.tensorflow import convert_saved_model
+    from edgeloc.converters.sources.tensorflow import to_flatbuffer
 
     def named(image: Any) -> dict[str, Any]:
         outputs = network(image)
@@ -205,12 +204,7 @@ def _flatbuffer(network: Any) -> bytes:
         return dict(zip(numbered(len(outputs)), outputs, strict=True))
 
     (image,) = network.inputs
-    module = tf.Module()
-    module.serve = tf.function(named, input_signature=[tf.TensorSpec(image.shape, image.dtype, "image")])
-    # More than the network's own list, which lacks those of layers that onnx2tf calls within others.
-    module.weights = module.serve.get_concrete_function().graph.variables
-    tf.saved_model.save(module, "saved", signatures={SERVING: module.serve})
-    return convert_saved_model("saved", SERVING)
+    return to_flatbuffer(named, tf.TensorSpec(image.shape, image.dtype, "image"))
 
 
 def _order_outputs(model: Any, count: int) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import re
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from edgeloc.model.file import CONTRACT, read_keras_contract
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["KerasSource", "SavedModelSource", "convert_saved_model", "load_head", "load_network", "save_network"]
+__all__ = ["KerasSource", "SavedModelSource", "load_head", "load_network", "save_network", "to_flatbuffer"]
 
 KERAS_HEAD = "stages/head.keras"
 
@@ -119,20 +120,7 @@ class KerasSource(Source):
 
     def to_flatbuffer(self, image: Any) -> bytes:
         """The network as a float32 flatbuffer for an input of this TensorSpec, whatever that is."""
-        import tensorflow as tf
-        from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-        with tempfile.TemporaryDirectory() as folder:
-            with quiet_stderr():
-                call = tf.function(self._named, input_signature=[image], autograph=False).get_concrete_function()
-                # Without its variables, a network of 150 layers is saved and converted in a quarter of the time.
-                frozen, names = convert_variables_to_constants_v2(call), sorted(call.structured_outputs)
-                module = tf.Module()
-                module.serve = tf.function(
-                    lambda pixels: dict(zip(names, frozen(pixels), strict=True)), input_signature=[image]
-                )
-                tf.saved_model.save(module, folder, signatures={SERVING: module.serve})
-            return convert_saved_model(folder, SERVING)
+        return to_flatbuffer(self._named, image)
 
     def answer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         return {name: np.asarray(values) for name, values in self._named(images).items()}
@@ -144,12 +132,32 @@ class KerasSource(Source):
         return dict(zip(self.output_names, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True))
 
 
-def convert_saved_model(folder: str, signature: str) -> bytes:
-    """A SavedModel's signature as a float32 flatbuffer; ModelError with the converter's reason when it refuses it."""
+def to_flatbuffer(network: Callable[[Any], dict[str, Any]], image: Any) -> bytes:
+    """A function of an image, a TensorSpec, as a float32 flatbuffer whose signature names the outputs by their keys.
+
+    Raises ModelError with the converter's reason when it refuses the function.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    with tempfile.TemporaryDirectory() as folder:
+        with quiet_stderr():
+            call = tf.function(network, input_signature=[image], autograph=False).get_concrete_function()
+            # Without its variables, a network of 150 layers is saved and converted in a quarter of the time.
+            frozen, names = convert_variables_to_constants_v2(call), sorted(call.structured_outputs)
+            module = tf.Module()
+            module.serve = tf.function(
+                lambda pixels: dict(zip(names, frozen(pixels), strict=True)), input_signature=[image], autograph=False
+            )
+            tf.saved_model.save(module, folder, signatures={SERVING: module.serve})
+        return _convert_saved_model(folder)
+
+
+def _convert_saved_model(folder: str) -> bytes:
     import tensorflow as tf
 
     with quiet_stderr():
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[signature])
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SERVING])
         try:
             flatbuffer: bytes = converter.convert()
             return flatbuffer
@@ -200,14 +208,7 @@ class SavedModelSource(Source):
                 f"{self.name} takes {self._spec.shape}, the contract's image is {wanted} with the channels last: "
                 "correct the contract's size and colour, or save the network for one image of that size"
             )
-        module = tf.Module()
-        module.network = self._loaded
-        image = tf.TensorSpec(wanted, tf.float32, name=spec.tensor)
-        module.serve = tf.function(self._named, input_signature=[image])
-        with tempfile.TemporaryDirectory() as folder:
-            with quiet_stderr():
-                tf.saved_model.save(module, folder, signatures={SERVING: module.serve})
-            return convert_saved_model(folder, SERVING)
+        return to_flatbuffer(self._named, tf.TensorSpec(wanted, tf.float32, name=spec.tensor))
 
     def answer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         import tensorflow as tf
