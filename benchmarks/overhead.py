@@ -80,11 +80,7 @@ class _Stopwatch:
     """An interpreter whose invoke() adds up the time it takes."""
 
     def __init__(self, interpreter: Any) -> None:
-        self.set_tensor, self.get_tensor, self.tensor = (
-            interpreter.set_tensor,
-            interpreter.get_tensor,
-            interpreter.tensor,
-        )
+        self.set_tensor, self.get_tensor = interpreter.set_tensor, interpreter.get_tensor
         self.get_input_details, self.get_output_details = interpreter.get_input_details, interpreter.get_output_details
         self._invoke = interpreter.invoke
         self.seconds = 0.0

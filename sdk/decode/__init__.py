@@ -82,10 +82,11 @@ class Decoder:
         best = max(presence)
         if best < self._presence:
             classes, row = self._classes, presence.index(best)
-            raw = None if classes is None else outputs[classes.tensor]
-            if classes is None or raw is None or not classes.surely_finite(raw, row):
-                return Result((), self._detection(None, best, outputs, row))
-            return Result((), Detection.deferred(None, best, None, partial(classes.scores, raw, row)))
+            if classes is not None:
+                raw = outputs[classes.tensor]
+                if classes.has_finite_scores(raw, row):
+                    return Result((), Detection.deferred(None, best, None, partial(classes.scores, raw, row)))
+            return Result((), self._detection(None, best, outputs, row))
         corners = None if reader.corners is None else reader.corners(outputs)
         found = []
         for row, score in enumerate(presence):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.decode.finished import finished_reader
-from edgeloc.decode.numbers import REAL, Array, Quantization, Reading, activate, dequantized, not_finite
+from edgeloc.decode.numbers import REAL, WHOLE, Array, Quantization, Reading, activate, dequantized, not_finite
 from edgeloc.decode.places import BoxDecoder, box_decoder, locate
 from edgeloc.errors import ContractError, EngineError
 from edgeloc.model.contract import Contract, Layout, OutputSpec
@@ -23,8 +23,8 @@ __all__ = ["DetectorReader", "location_rows"]
 
 # What a stored scale may be off by, in steps: a candidate too many is found out in float.
 _SLACK = 0.01
-# A quantized output may answer a little more than a probability, or a little beside a whole number.
-_SURE, _WHOLE = 1.02, 0.1
+# A quantized output may answer a little more than a probability.
+_SURE = 1.02
 
 
 class DetectorReader:
@@ -332,7 +332,7 @@ class _Level:
         if not np.isfinite(answered).all():
             raise not_finite("class numbers are not finite numbers")
         off = np.abs(answered - np.rint(answered))
-        if len(off) and off.max() > _WHOLE:
+        if len(off) and off.max() > WHOLE:
             raise _exchanged(f"a class number of {float(answered[off.argmax()]):.3g}")
         numbers = np.rint(answered).astype(np.int64) - self.spec.scores.first_class
         known = np.flatnonzero((numbers >= 0) & (numbers < labels))

@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.decode.numbers import REAL, Reading
+from edgeloc.decode.numbers import ORDER, REAL, WHOLE, Reading
 from edgeloc.model.contract import Contract
 
 __all__ = ["finished_reader"]
 
-# What each corner is in the numbers of a box.
-_EDGES = {"xyxy": (0, 1, 2, 3), "yxyx": (1, 0, 3, 2)}
-_WHOLE = 0.1
 _Outputs = Mapping[str, NDArray[Any]]
 
 
@@ -34,14 +31,14 @@ def finished_reader(contract: Contract, parts: Mapping[str, Any]) -> Callable[[_
     """
     spec = contract.detector
     assert spec is not None
-    scores, edges = spec.scores, _EDGES.get(spec.box.form)
+    scores, form = spec.scores, spec.box.form
     plain = scores.activation == "none" and scores.scale == 1 and spec.selection.nms == "none"
     real = all(part.quantization == REAL for part in parts.values())
-    if edges is None or not plain or not real or not {"score", "class-number"} <= set(parts):
+    if form not in ("xyxy", "yxyx") or not plain or not real or not {"score", "class-number"} <= set(parts):
         return None
     fraction = spec.box.units == "fraction"
     across, down = (contract.input.width, contract.input.height) if fraction else (1, 1)
-    units = (across, down, across, down)
+    edges, units = ORDER[form], (across, down, across, down)
     threshold, labels = contract.thresholds.presence, len(contract.labels)
     most = min(spec.selection.candidates, spec.selection.objects)
 
@@ -61,7 +58,7 @@ def finished_reader(contract: Contract, parts: Mapping[str, Any]) -> Callable[[_
         classes = np.zeros((len(rows), labels), np.float32)
         for at, row in enumerate(rows):
             number = answered[row] - scores.first_class
-            if not 0 <= number < labels or abs(number - round(number)) > _WHOLE:
+            if not 0 <= number < labels or abs(number - round(number)) > WHOLE:
                 return None
             classes[at, round(number)] = strengths[row]
         corners = [[boxes[row][edge] * unit for edge, unit in zip(edges, units, strict=True)] for row in rows]

@@ -192,9 +192,9 @@ class PresenceReader:
         if raw.dtype != self._dtype:
             self._dtype, self._table = raw.dtype, self._values.table(raw.dtype)
         table = self._table
-        if table is None and self._objects == 1 and raw.dtype.kind == "f":
-            return [self._of_one(raw.item(self._index))]
         if table is None:
+            if self._objects == 1 and raw.dtype.kind == "f":
+                return [self._of_one(raw.item(self._index))]
             found: list[float] = self._values(rows(raw, self._objects)[:, self._index]).tolist()
             return found
         if self._objects == 1:
@@ -235,8 +235,8 @@ class ClassReader:
         by_object = rows(raw, self._objects)
         return self._real(by_object if self._columns is None else by_object[:, self._columns])
 
-    def surely_finite(self, raw: NDArray[Any], row: int) -> bool:
-        """Whether the scores of an object cannot be other than finite, as far as can be told without computing them."""
+    def has_finite_scores(self, raw: NDArray[Any], row: int) -> bool:
+        """Whether an object's class scores are certain to be finite; checks the raw numbers, without decoding them."""
         return self.exact or math.isfinite(sum(self._own(raw, row).tolist()))
 
     def _own(self, raw: NDArray[Any], row: int) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from edgeloc.model.contract import Activation
 __all__ = [
     "ORDER",
     "REAL",
+    "WHOLE",
     "Array",
     "Lookup",
     "Quantization",
@@ -39,6 +40,8 @@ ORDER: dict[str, tuple[int, int, int, int]] = {
     "xyxy": (0, 1, 2, 3),
     "yxyx": (1, 0, 3, 2),
 }
+# What a quantized class number may be off from a whole one.
+WHOLE = 0.1
 _NONE_BEYOND: Mapping[int, int] = {}
 # With a larger step or none above 0, integers are no numbers that a table could be made of.
 _LARGEST_STEP = 1e30

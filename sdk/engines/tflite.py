@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -24,20 +24,31 @@ __all__ = ["LiteRtEngine", "TensorFlowEngine", "TfliteEngine", "TfliteRuntimeEng
 _MAIN_SIGNATURE = "serving_default"
 
 
-class _Answers(dict[str, NDArray[Any]]):
+class _Answers(Mapping[str, NDArray[Any]]):
     """The outputs of a run, each copied out of the interpreter when it is first asked for."""
 
-    __slots__ = ("engine",)
-    engine: TfliteEngine
+    __slots__ = ("_copies", "_engine")
 
-    def __missing__(self, name: str) -> NDArray[Any]:
-        engine = self.engine
+    def __init__(self, engine: TfliteEngine) -> None:
+        self._engine = engine
+        self._copies: dict[str, NDArray[Any]] = {}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name in self._copies:
+            return self._copies[name]
+        engine = self._engine
         try:
-            value: NDArray[Any] = engine._interpreter.get_tensor(engine._outputs[name])
+            copy: NDArray[Any] = engine._interpreter.get_tensor(engine._outputs[name])
         except (ValueError, RuntimeError) as error:
             raise engine._failed(error) from error
-        self[name] = value
-        return value
+        self._copies[name] = copy
+        return copy
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._engine._outputs)
+
+    def __len__(self) -> int:
+        return len(self._engine._outputs)
 
 
 class TfliteEngine(Engine):
@@ -101,8 +112,7 @@ class TfliteEngine(Engine):
             self._interpreter.set_tensor(self._input, tensor)
         except (ValueError, RuntimeError) as error:
             raise self._failed(error) from error
-        answers = self.run()
-        return {name: answers[name] for name in self._outputs}
+        return dict(self.run())
 
     def run(self) -> Mapping[str, NDArray[Any]]:
         """Run the model on what lies in its input's memory; each output is copied when it is first asked for."""
@@ -110,9 +120,7 @@ class TfliteEngine(Engine):
             self._interpreter.invoke()
         except (ValueError, RuntimeError) as error:
             raise self._failed(error) from error
-        answers = _Answers()
-        answers.engine = self
-        return answers
+        return _Answers(self)
 
     def _failed(self, error: Exception) -> EngineError:
         return EngineError(f"{self.name} {self.version} failed to run the model: {first_line(error)}")

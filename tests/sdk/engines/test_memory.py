@@ -55,6 +55,14 @@ def test_the_runtime_leaves_its_input_alone(localizer: Localizer) -> None:
     assert (memory.array() == before).all()
 
 
+def test_every_output_is_in_the_answer_before_it_is_read(localizer: Localizer) -> None:
+    answers = localizer.engine.run()
+    assert list(answers) == list(localizer.engine.outputs)
+    assert {name: values.shape for name, values in answers.items()} == {
+        name: info.shape for name, info in localizer.engine.outputs.items()
+    }
+
+
 def test_a_refused_frame_does_not_hold_the_memory(localizer: Localizer) -> None:
     expected = str(localizer(pictures()[0]))
     with pytest.raises(UsageError) as refused:
