@@ -26,7 +26,7 @@ from edgeloc.benchmarks.card.figures import (
 from edgeloc.errors import ContractError, UsageError
 from edgeloc.model.contract import Contract, Thresholds
 from edgeloc.model.file import ModelFile, own_contract, read_model
-from edgeloc.model.inspection import ModelReport, inspect_model
+from edgeloc.model.inspection import report_payload
 
 __all__ = [
     "CARD_VERSION",
@@ -194,7 +194,7 @@ def make_card(path: str | Path, about: About | None = None) -> Card:
     Raises ModelError where the file is bad, ContractError where it has no contract.
     """
     about = about or About()
-    model, report = read_model(path), inspect_model(path)
+    model = read_model(path)
     contract = own_contract(model)
     if contract is None:
         raise ContractError(
@@ -207,7 +207,7 @@ def make_card(path: str | Path, about: About | None = None) -> Card:
         task=_task(contract),
         labels=model.labels,
         thresholds=contract.thresholds,
-        network=_network(model, report, contract),
+        network=_network(model, contract),
         about=about,
         data=_data(model, contract, measured, about),
         lineage=tuple(_lineage(contract)),
@@ -225,12 +225,13 @@ def _task(contract: Contract) -> Literal["one object", "a known number of object
     return "one object" if contract.finds_one else "a known number of objects"
 
 
-def _network(model: ModelFile, report: ModelReport, contract: Contract) -> NetworkFacts:
+def _network(model: ModelFile, contract: Contract) -> NetworkFacts:
+    report, whole_file = report_payload(model.payload, str(model.path)), model.path.read_bytes()
     spec = contract.input
     return NetworkFacts(
         format=report.format,
-        file_bytes=report.file_bytes,
-        file_sha256=hashlib.sha256(model.path.read_bytes()).hexdigest(),
+        file_bytes=len(whole_file),
+        file_sha256=hashlib.sha256(whole_file).hexdigest(),
         precision=report.precision,
         parameters=report.parameters,
         macs=report.macs,

@@ -27,6 +27,7 @@ __all__ = [
     "release",
     "require_writable",
     "utf8_path",
+    "write_durably",
 ]
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         os.close(lock)
         temporary.unlink(missing_ok=True)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; it outlives a loss of power. OutputError where it cannot be written."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def growing_file(path: Path, *, overwrite: bool = False) -> tuple[Path, FileIO]:

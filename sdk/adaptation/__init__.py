@@ -17,11 +17,23 @@ from edgeloc._support.files import atomic_path, require_writable
 from edgeloc.adaptation.head import ClassHead, choose_strength, fit_row, log_sum, out_of_fold
 from edgeloc.data import Sample, open_dataset
 from edgeloc.data.sample import fingerprint
+from edgeloc.decode.numbers import Quantization, dequantized
 from edgeloc.engines import open_engine
 from edgeloc.errors import DataError, ModelError
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
-from edgeloc.model.file import ModelFile, contract_for, file_in_memory, read_model, write_model
+from edgeloc.model.file import (
+    CALIBRATION,
+    CONTRACT,
+    GOLDEN_EXPECTED,
+    GOLDEN_IMAGE,
+    LABELS,
+    ModelFile,
+    contract_for,
+    file_in_memory,
+    read_model,
+    write_model,
+)
 from edgeloc.model.golden import make_golden
 from edgeloc.model.trust import is_trusted, trust
 from edgeloc.scenes import SceneGenerator
@@ -37,7 +49,7 @@ _FEWEST = 5
 # docs/guide/adapt.md.
 _GIVEN_UP = 0.1
 _SCENES, _SCENE_SIZE = 120, (224, 224)
-_OWN_MEMBERS = ("edgeloc.json", "labels.txt", "calibration.json", "golden/image.png", "golden/expected.json", EARLIER)
+_OWN_MEMBERS = (CONTRACT, LABELS, CALIBRATION, GOLDEN_IMAGE, GOLDEN_EXPECTED, EARLIER)
 Array = NDArray[np.float64]
 
 
@@ -227,8 +239,7 @@ def _pictures(samples: Sequence[Sample], labels: Sequence[str]) -> Iterator[tupl
 
 def _real(localizer: Localizer, name: str, raw: NDArray[Any]) -> Array:
     info = localizer.engine.outputs[name]
-    values = raw.reshape(-1).astype(np.float64)
-    return values if info.scale is None else (values - (info.zero_point or 0)) * info.scale
+    return dequantized(raw.reshape(-1), Quantization(info.scale, info.zero_point or 0)).astype(np.float64)
 
 
 def _fit(seen: _Seen, new: Sequence[str]) -> tuple[list[Array], Array, Array]:

@@ -10,11 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from edgeloc._support.files import utf8_path
+from edgeloc._support.files import utf8_path, write_durably
 from edgeloc.cameras.files import VideoCamera, images_in
 from edgeloc.data.images import IMAGE_SUFFIXES, read_image
 from edgeloc.errors import DataError, UsageError
-from edgeloc.labelling.labels import write_durably
 from edgeloc.loop.draw import as_jpeg
 from edgeloc.types import Pixels
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgeloc._support.files import atomic_path, require_writable
+from edgeloc._support.files import require_writable, write_durably
 from edgeloc._support.json import parse_json
 from edgeloc.data import coco
 from edgeloc.errors import OutputError, UsageError
 from edgeloc.types import Box, LabelledBox
 
-__all__ = ["LabelFile", "Labelled", "write_durably"]
+__all__ = ["LabelFile", "Labelled"]
 
 _DIGITS = 2  # of a pixel
 
@@ -51,8 +50,7 @@ class LabelFile:
         self._content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
         self.images: dict[str, Labelled] = {}
         if path.exists():
-            self.images = _read(path)
-            self._content = parse_json(path.read_bytes())
+            self._content, self.images = _read(path)
         self._stamp = _stamp(path)
         self.add_classes(classes)
 
@@ -107,24 +105,16 @@ class LabelFile:
         ]
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; it outlives a loss of power. OutputError where it cannot be written."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _read(path: Path) -> dict[str, Labelled]:
-    """What the file's images hold; the project's own reader checks it, image by image."""
-    content = parse_json(path.read_bytes()) if coco.find(path) else {}
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Labelled]]:
+    """The file's content, and what its images hold; the project's own reader checks it, image by image."""
     dataset = coco.read(path)
+    content: dict[str, Any] = parse_json(path.read_bytes())
     crowds: dict[Any, bool] = {}
     for one in content["annotations"]:
         crowds[one["image_id"]] = crowds.get(one["image_id"], True) and bool(one.get("iscrowd"))
     # The reader leaves out an image of nothing but crowds.
     names = [one["file_name"] for one in content["images"] if not crowds.get(one["id"], False)]
-    return {
+    return content, {
         name: Labelled(sample.path, sample.objects)
         for name, sample in zip(names, dataset, strict=True)
         if sample.path is not None

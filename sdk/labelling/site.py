@@ -24,7 +24,7 @@ class _SessionHandler(Handler):
     content: LabelSession
 
     def answer(self, ask: Callable[..., Any], *given: Any) -> Any:
-        """What the session answers; None where it is refused, which the client has been told why."""
+        """What a method of the content returns; None where it raises or finds nothing, which is then the response."""
         try:
             found = ask(*given)
         except EdgelocError as error:
