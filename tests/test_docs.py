@@ -59,17 +59,17 @@ MORE = {
 NOT_RUN = {
     r"--recipe float32": "the fixture `float_model` is this line",
     r"^demo\b": "minutes; tests/sdk/test_demo_command.py runs it",
-    r"--recipe auto": "minutes; tests/converters/test_auto.py runs it",
+    r"--recipe auto": "minutes; tests/converters/test_conversion_options.py runs it",
     r"--qat": "minutes; tests/converters/training runs it",
     r"^train ": "a minute; docs/examples/train_on_photos.py trains, and has its own test",
     r"^convert .*--calibration fod-a": "photos that are not in the repository; it made the model that ships",
     r"nets\.localizer:build|localizer\.onnx --contract": "a model of the reader's; see tests/converters/sources",
     r"localizer-qat\.keras": "made by a line that is not run",
-    r"--target edgetpu": "Google's compiler; tests/converters/edgetpu runs it with a fake one",
+    r"--target edgetpu": "Google's compiler; tests/converters/targets/edgetpu runs it with a fake one",
     r"--loadgen": "the extra loadgen; tests/benchmarks/scenarios runs it where it is installed",
     r"_edgetpu\.tflite": "an Edge TPU; tests/device/engines runs it with a fake one",
-    r"--engine tensorrt|\.onnx": "a Jetson; tests/sdk/engines/test_tensorrt.py runs it with a fake one",
-    r"--target tensorrt": "the extra tensorrt; tests/converters/tensorrt runs it",
+    r"--engine tensorrt|\.onnx": "a Jetson; tests/device/engines/test_tensorrt.py runs it with a fake one",
+    r"--target tensorrt": "the extra tensorrt; tests/converters/targets/tensorrt runs it",
     r"^run (faces\.py|my_package)": "a program of the reader's; tests/sdk/commands has one",
     r"mavlink://": "an autopilot; tests/sdk/sinks/test_mavlink.py has a fake one",
     r"mqtts?://": "a broker; tests/sdk/sinks/test_mqtt.py has one",
@@ -325,6 +325,12 @@ def test_a_line_of_another_program_is_excused() -> None:
         if words[0].removeprefix(".venv/bin/").removeprefix("~/edgeloc/bin/") not in OTHER_PROGRAMS
     }
     assert unknown == set()
+
+
+def test_what_is_not_run_here_is_tested_where_the_reason_says() -> None:
+    reasons = " ".join([*NOT_RUN.values(), *OTHER_PROGRAMS.values()])
+    named = re.findall(r"(?:tests|docs)/[\w/.]*\w", reasons)
+    assert named and [path for path in named if not (ROOT / path).exists()] == []
 
 
 def test_make_targets_and_modules_shown_exist() -> None:
