@@ -3,10 +3,10 @@
     python -m edgeloc.benchmarks.overhead MODEL
 
 All loops share one interpreter and take turns frame by frame, so that a change of the machine's speed meets each. Each
-gets a frame that was just written, as a camera's is, so that its pixels come out of the processor's caches. The model is
-one with a grid head, uint8 RGB pixels and a letterbox, such as `edgeloc train` and `edgeloc convert` make. The Localizer
-runs twice: with a presence threshold of 0, where every frame holds an object, and of 1, where none does. The loop by
-hand, which is the shortest, decodes every frame.
+gets a frame that was just written, as a camera's is, so that its pixels come out of the processor's caches. The model
+is one with a grid head, uint8 RGB pixels and a letterbox, such as `edgeloc train` and `edgeloc convert` make. The
+Localizer runs twice: with a presence threshold of 0, where every frame holds an object, and of 1, where none does. The
+loop by hand, which is the shortest, decodes every frame.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from edgeloc.models import SHIPPED_DETECTOR_INT8, SHIPPED_INT8
 
 pytest.importorskip("ai_edge_litert", reason="writing a model needs the object tree that ai-edge-litert brings")
 
+
 def draw(folder: Path, count: int, seed: int) -> None:
     """Photos of a striped disc, which is like nothing that the localizer has seen."""
     folder.mkdir()
