@@ -209,6 +209,7 @@ def test_ctrl_c_keeps_what_the_boards_have_measured(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_images_spread_over_boards_give_the_figures_of_one_process(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -237,6 +237,7 @@ def test_a_presence_that_was_never_absent_is_found(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_reference_network_with_its_grid(dataset: Dataset, save_keras: Save, tmp_path: Path) -> None:
     config = NetworkConfig("MobileNetV2", 0.35, 64, "grid", "none")
     contract = network_contract(config, dataset.labels)

@@ -31,7 +31,7 @@ def test_train_writes_a_model(
 ) -> None:
     monkeypatch.setattr(fit, "REESTIMATION_BATCHES", 2)
     out = tmp_path / "m.keras"
-    assert main(["train", *DATA, *SHORT, "--head", "vector", "--out", str(out)]) == 0
+    assert main(["train", *DATA, *SMALL, "--head", "vector", "--out", str(out)]) == 0
     shown = capsys.readouterr()
     printed = shown.out
     assert "8 images to learn from, 4 to validate on" in shown.err

@@ -48,7 +48,7 @@ def test_a_pytorch_network_becomes_int8_within_the_gate(
     _check(out)
 
 
-@pytest.mark.parametrize("name", ["box", "vector"])
+@pytest.mark.parametrize("name", ["box", pytest.param("vector", marks=pytest.mark.long)])
 def test_an_onnx_file_becomes_int8_within_the_gate(
     name: str,
     trained: dict[str, Any],

@@ -37,7 +37,7 @@ def converted(
     return convert
 
 
-@pytest.mark.parametrize("name", ["box", "vector"])
+@pytest.mark.parametrize("name", ["box", pytest.param("vector", marks=pytest.mark.long)])
 def test_a_file_finds_the_same_boxes_after_conversion(
     name: str,
     trained: dict[str, Any],
@@ -111,6 +111,7 @@ def test_maps_leave_with_their_channels_last_and_open_sizes_become_the_contracts
     check_parity(source, flatbuffer, spec, pictures)
 
 
+@pytest.mark.long
 def test_a_file_that_takes_its_channels_last_keeps_them_there(
     tmp_path: Path, images: Any, export_onnx: Callable[..., None]
 ) -> None:

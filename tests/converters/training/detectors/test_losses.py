@@ -110,7 +110,13 @@ def picture() -> np.ndarray:
     return ((pixels.astype(np.float32) - 127.5) / 127.5)[None]
 
 
-@pytest.mark.parametrize("head", HEADS["detect"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        one if one in ("anchor-free", "faster-rcnn") else pytest.param(one, marks=pytest.mark.long)
+        for one in HEADS["detect"]
+    ],
+)
 def test_a_network_learns_the_objects_of_an_image(
     head: str, make_contract: Callable[[str], Contract], make_network: Callable[[Contract], Any]
 ) -> None:
