@@ -17,11 +17,13 @@ pytestmark = pytest.mark.slow
 
 # Mean IoU that int8 may lose here: the networks have seen a few hundred scenes, and their boxes are rough.
 LIMIT = "0.02"
+# One image is 0.02 of the others' shares, and such networks are undecided about several.
+SHARES = [word for flag in ("recall-drop", "false-alarm-rise", "accuracy-drop") for word in (f"--max-{flag}", "0.05")]
 
 
 def _convert(model: list[str], book: Any, scenes: Path, out: Path, *flags: str) -> int:
     calibration = ["--calibration", str(scenes), "--calibration-split", "train", "--calibration-images", "60"]
-    gate = ["--validation", str(scenes), "--validation-split", "val", "--max-iou-drop", LIMIT]
+    gate = ["--validation", str(scenes), "--validation-split", "val", "--max-iou-drop", LIMIT, *SHARES]
     contract = ["--contract", str(book.contract_file)]
     return main(["convert", *model, *contract, *calibration, *gate, *flags, "--out", str(out)])
 
