@@ -108,11 +108,13 @@ class _Deferring:
     """What a detection computes its class scores with, when they are first asked for."""
 
     __slots__ = ("_class_scores",)
+    _class_scores: Callable[[], NDArray[np.float32]]
 
 
-@dataclass(frozen=True, slots=True)
+# Neither this nor Result is frozen: behind a network that has emptied the caches, making them would take twice as long.
+@dataclass(slots=True)
 class Detection(_Deferring):
-    """One object in one frame.
+    """One object in one frame. Sinks share it: treat it as a value.
 
     Parameters:
         box: in pixels of the full frame, clipped to it; None where the model gives no box.
@@ -132,11 +134,9 @@ class Detection(_Deferring):
         cls, box: Box | None, score: float, label: str | None, class_scores: Callable[[], NDArray[np.float32]]
     ) -> Detection:
         """A detection whose class scores are computed when they are first read: most frames need none."""
-        made, put = object.__new__(cls), object.__setattr__
-        put(made, "box", box)
-        put(made, "score", score)
-        put(made, "label", label)
-        put(made, "_class_scores", class_scores)
+        made = object.__new__(cls)
+        made.box, made.score, made.label = box, score, label
+        made._class_scores = class_scores
         return made
 
     if not TYPE_CHECKING:
@@ -145,8 +145,7 @@ class Detection(_Deferring):
             """Of an attribute that is not there: the deferred class scores."""
             if name != "class_scores":
                 raise AttributeError(f"a Detection has no {name!r}")
-            scores = self._class_scores()
-            object.__setattr__(self, name, scores)
+            self.class_scores = scores = self._class_scores()
             return scores
 
     @property
@@ -155,9 +154,9 @@ class Detection(_Deferring):
         return float(self.class_scores.max()) or None if self.label is not None and self.class_scores.size else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Result:
-    """What the model answered on one frame.
+    """What the model answered on one frame. Sinks share it: treat it as a value.
 
     The properties are those of the best object: `Result()` is a frame with nothing in it.
 

@@ -84,7 +84,7 @@ class Decoder:
             classes, row = self._classes, presence.index(best)
             if classes is not None:
                 raw = outputs[classes.tensor]
-                if classes.has_finite_scores(raw, row):
+                if classes.exact or classes.has_finite_scores(raw, row):
                     return Result((), Detection.deferred(None, best, None, partial(classes.scores, raw, row)))
             return Result((), self._detection(None, best, outputs, row))
         corners = None if reader.corners is None else reader.corners(outputs)

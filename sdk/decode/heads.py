@@ -184,13 +184,14 @@ class PresenceReader:
         self._of_one: Callable[[float], float] = _logistic_of_one if sigmoid else float
         self._values = Lookup(function, quantizations.get(output.tensor, REAL))
         self._dtype: np.dtype[Any] | None = None
-        self._table: NDArray[Any] | None = None
+        self._table: list[float] | None = None
 
     def __call__(self, outputs: Outputs) -> list[float]:
         """A probability for each object."""
         raw = outputs[self._tensor]
-        if raw.dtype != self._dtype:
-            self._dtype, self._table = raw.dtype, self._values.table(raw.dtype)
+        if raw.dtype is not self._dtype:
+            values = self._values.table(raw.dtype)
+            self._dtype, self._table = raw.dtype, None if values is None else values.tolist()
         table = self._table
         if table is None:
             if self._objects == 1 and raw.dtype.kind == "f":
@@ -198,8 +199,8 @@ class PresenceReader:
             found: list[float] = self._values(rows(raw, self._objects)[:, self._index]).tolist()
             return found
         if self._objects == 1:
-            return [table.item(raw.item(self._index))]
-        return [table.item(raw.item(at)) for at in range(self._index, raw.size, raw.size // self._objects)]
+            return [table[raw.item(self._index)]]
+        return [table[raw.item(at)] for at in range(self._index, raw.size, raw.size // self._objects)]
 
 
 class ClassReader:
@@ -236,8 +237,8 @@ class ClassReader:
         return self._real(by_object if self._columns is None else by_object[:, self._columns])
 
     def has_finite_scores(self, raw: NDArray[Any], row: int) -> bool:
-        """Whether an object's class scores are certain to be finite; checks the raw numbers, without decoding them."""
-        return self.exact or math.isfinite(sum(self._own(raw, row).tolist()))
+        """Whether an object's class scores are finite, by its raw numbers, without decoding them."""
+        return math.isfinite(sum(self._own(raw, row).tolist()))
 
     def _own(self, raw: NDArray[Any], row: int) -> NDArray[Any]:
         own: NDArray[Any] = rows(raw, self._objects)[row]
