@@ -98,6 +98,11 @@ def _add_schedule(group: argparse._ArgumentGroup) -> None:
         help="stop after so many epochs without a better IoU or mAP50 (default: 12; 30 with --task detect)",
     )
     add("--upright", action="store_true", help="never flip or turn the images")
+    add(
+        "--few-shot",
+        action="store_true",
+        help="for a few dozen photos a class: many views of each, on other backgrounds",
+    )
     add("--seed", metavar="N", type=at_least_zero, default=0, help="of weights, crops and draws (default: 0)")
     add(
         "--resume",

@@ -50,6 +50,7 @@ class TrainOptions:
         learning_rate: the peak of the cosine; 2e-3, or 2e-4 for a trained network.
         patience: stop after so many epochs without a better IoU, of a detector without a better mAP50; 12, or 30.
         upright: never flip or turn the images, where left and right or up and down tell the classes apart.
+        few_shot: for a few dozen photos a class: many views of each, with objects laid onto each other's backgrounds.
         seed: of weights, crops and draws.
         resume: a trained network to start from, `.keras`; True continues an interrupted run of the same file.
         qat: train with fake quantization, so that int8 costs less; needs a trained network.
@@ -71,6 +72,7 @@ class TrainOptions:
     learning_rate: float | None = None
     patience: int | None = None
     upright: bool = False
+    few_shot: bool = False
     seed: int = 0
     resume: str | bool | None = None
     qat: bool = False
@@ -203,6 +205,7 @@ def _config(options: TrainOptions, task: str) -> TrainingConfig:
         seed=options.seed,
         qat=options.qat,
         upright=options.upright,
+        few_shot=options.few_shot,
     )
 
 

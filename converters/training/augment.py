@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from edgeloc.data.sample import background_crop
 from edgeloc.types import Box, LabelledBox, Pixels
 
-__all__ = ["CLOSING", "Augmentation", "Augmented", "augment"]
+__all__ = ["CLOSING", "Augmentation", "Augmented", "augment", "paste"]
 
 # An object of which less is left in a crop is no longer one to find.
 _LEAST_VISIBLE = 0.35
+# How much larger or smaller an object may be on another background, and over which share of its box's sides what
+# surrounds it fades out.
+_PASTED_LOG_SCALE, _LARGEST_PASTED, _FADE = (-0.5, 0.5), 1.65, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,8 @@ class Augmentation:
     log aspect ratio, `letterbox` the share of crops padded instead of stretched, `background` the
     share of images turned into a negative by a crop beside the objects, `color` the strength of
     brightness, contrast and tint, 0 to 1, `turns` whether flips and quarter turns are drawn,
-    `together` whether all objects stay whole and not one of them.
+    `together` whether all objects stay whole and not one of them, `pasted` the share of images whose
+    only object is laid onto another background first.
     """
 
     crop: tuple[float, float] = (0.45, 1.15)
@@ -36,6 +40,7 @@ class Augmentation:
     color: float = 0.28
     turns: bool = True
     together: bool = False
+    pasted: float = 0.0
 
 
 # For the end of a training: objects about as large as they are in the images, colours nearly so.
@@ -87,6 +92,39 @@ def augment(
     _cover_outside(view, view_of, matrix, pad_value)
     seen = ((_visible(box, view_of), label) for box, label in objects)
     return Augmented(view, tuple(LabelledBox(_transform(box, matrix), label) for box, label in seen if box is not None))
+
+
+def paste(pixels: Pixels, found: LabelledBox, background: Pixels, rng: np.random.Generator) -> Augmented:
+    """Lay an image's only object onto a background, somewhat larger or smaller and anywhere; a picture of its size.
+
+    What surrounds the object comes along and fades out over a quarter of the box's sides: no edge gives it away.
+
+    Parameters:
+        pixels: BGR uint8, which shows the object.
+        found: the object, in its pixels.
+        background: BGR uint8, without an object.
+        rng: the same state gives the same picture.
+    """
+    height, width = pixels.shape[:2]
+    box, label = found
+    largest = min(width / box.width, height / box.height, _LARGEST_PASTED)
+    scale = min(largest, float(np.exp(rng.uniform(*_PASTED_LOG_SCALE))))
+    place = Box(
+        x := rng.uniform(0, width - box.width * scale),
+        y := rng.uniform(0, height - box.height * scale),
+        x + box.width * scale,
+        y + box.height * scale,
+    )
+    matrix = np.array([[scale, 0, place.x1 - box.x1 * scale], [0, scale, place.y1 - box.y1 * scale], [0, 0, 1.0]])
+    to_place = _to_pixel_centres(matrix)[:2]
+    moved = cv2.warpAffine(pixels, to_place, (width, height), flags=cv2.INTER_LINEAR)
+    inside = cv2.warpAffine(np.full((height, width), 1, np.float32), to_place, (width, height))
+    y, x = np.mgrid[:height, :width] + 0.5
+    beyond_x = np.maximum(np.maximum(place.x1 - x, x - place.x2), 0) / (_FADE * place.width)
+    beyond_y = np.maximum(np.maximum(place.y1 - y, y - place.y2), 0) / (_FADE * place.height)
+    share = (np.clip(1 - np.maximum(beyond_x, beyond_y), 0, 1) * inside)[..., np.newaxis].astype(np.float32)
+    below = cv2.resize(background, (width, height), interpolation=cv2.INTER_LINEAR)
+    return Augmented((share * moved + (1 - share) * below).astype(np.uint8), (LabelledBox(place, label),))
 
 
 def _one_of(objects: Sequence[LabelledBox], rng: np.random.Generator) -> Sequence[LabelledBox]:

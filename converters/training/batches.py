@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc._support.terminal import progress
-from edgeloc.converters.training.augment import Augmentation, Augmented, augment
+from edgeloc.converters.training.augment import Augmentation, Augmented, augment, paste
 from edgeloc.data import Dataset, Sample, open_dataset
 from edgeloc.data.sample import cut_background
 from edgeloc.errors import DataError
 from edgeloc.findings import Finding
 from edgeloc.model.contract import InputSpec
 from edgeloc.preprocess import Preprocessor, frame_geometry
-from edgeloc.types import Box, LabelledBox
+from edgeloc.types import Box, LabelledBox, Pixels
 
 __all__ = [
     "Encode",
@@ -261,10 +261,21 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Augmented batches, drawn with the square root of a class's rarity; the same seed and epoch give the same.
 
     A batch is float32 images (batch, height, width, channels), normalized, and the targets that `encode` makes.
+
+    Parameters:
+        samples: the images.
+        spec: the network's input.
+        encode: makes the targets.
+        batch_size: how many views a batch holds.
+        seed: of the draws.
+        views: how many an epoch holds at least; else as many as there are images.
     """
 
-    def __init__(self, samples: Sequence[Sample], spec: InputSpec, encode: Encode, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], spec: InputSpec, encode: Encode, batch_size: int, seed: int, views: int = 0
+    ) -> None:
         super().__init__(workers=2, max_queue_size=6)
+        self._views = max(views, len(samples))
         self._samples, self._spec, self._encode = samples, spec, encode
         self._batch_size, self._seed = batch_size, seed
         counts = Counter(found.label for sample in samples for found in sample.objects or _NOTHING)
@@ -278,16 +289,29 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self.epoch, self._how = epoch, how
 
     def __len__(self) -> int:
-        return max(1, len(self._samples) // self._batch_size)
+        return max(1, self._views // self._batch_size)
 
     def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng((self._seed, self.epoch, index))
         spec, views = self._spec, []
         for number in rng.choice(len(self._samples), self._batch_size, p=self._chances):
             sample = self._samples[number]
-            size = spec.width, spec.height
-            views.append(augment(sample.load(), sample.objects, size, self._how, rng, spec.pad_value))
+            pixels, objects = sample.load(), sample.objects
+            if self._how.pasted and len(objects) == 1 and rng.random() < self._how.pasted:
+                pixels, objects = self._on_another_background(pixels, objects, rng)
+            views.append(augment(pixels, objects, (spec.width, spec.height), self._how, rng, spec.pad_value))
         return _batch(views, spec, self._encode)
+
+    def _on_another_background(
+        self, pixels: Pixels, objects: Objects, rng: np.random.Generator
+    ) -> tuple[Pixels, Objects]:
+        """The image's object on what another shows beside its own; unchanged where that is too little."""
+        other = self._samples[int(rng.integers(len(self._samples)))]
+        background = cut_background(other.load(), other.objects, rng)
+        if background is None:
+            return pixels, objects
+        pasted = paste(pixels, objects[0], background.pixels, rng)
+        return pasted.pixels, pasted.objects
 
 
 class ValidationBatches(keras.utils.PyDataset):  # type: ignore[misc]

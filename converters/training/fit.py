@@ -54,6 +54,8 @@ _ORIGIN = "origin.txt"
 _WARMUP_EPOCHS, _WARMUP_SHARE = 1.0, 0.1
 # The last epochs see images much as the runtime will.
 _CLOSING_SHARE = 0.2
+# Of few images an epoch shows so many views, and so large a share of them with the object on another background.
+_FEW_SHOT_VIEWS, _PASTED = 480, 0.5
 # The averaged weights forget a step after about a thousand others, in a short training after a fifth of it.
 _AVERAGE, _AVERAGE_SHARE = 0.999, 0.2
 # The network, its best epoch, and the checkpoint with the optimizer's three numbers a weight, each while it is renewed.
@@ -74,6 +76,7 @@ class TrainingConfig:
         seed: of crops and draws.
         qat: compute with fake quantization, in training and in validation.
         upright: never flip or turn the images.
+        few_shot: draw many views of the few images there are, and lay their objects onto each other's backgrounds.
     """
 
     epochs: int = 40
@@ -85,6 +88,7 @@ class TrainingConfig:
     seed: int = 0
     qat: bool = False
     upright: bool = False
+    few_shot: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience", "validation_images"):
@@ -189,7 +193,8 @@ def _batches(
     encode: Encode = ObjectSlots(labels, spec, contract.box.objects, by_label=by_label)
     if detects:
         encode = EveryObject(labels, max(len(sample.objects) for sample in (*training, *validation)))
-    batches = TrainingBatches(training, spec, encode, config.batch_size, config.seed)
+    views = _FEW_SHOT_VIEWS if config.few_shot else 0
+    batches = TrainingBatches(training, spec, encode, config.batch_size, config.seed, views)
     limit = config.validation_images
     # A detector has enough locations without an object in every image.
     checks = ValidationBatches(validation, spec, encode, config.batch_size, limit, negatives=not detects)
@@ -347,7 +352,8 @@ def _log_epoch(epochs: int, titles: dict[str, str], epoch: int, logs: dict[str, 
 def _augmentation(epoch: int, config: TrainingConfig, known: bool) -> Augmentation:
     """How images are changed in an epoch; a known number of objects stays together."""
     how = CLOSING if config.qat or epoch >= config.epochs * (1 - _CLOSING_SHARE) else Augmentation()
-    return dataclasses.replace(how, turns=not config.upright, together=known)
+    pasted = _PASTED if config.few_shot and how is not CLOSING else 0.0
+    return dataclasses.replace(how, turns=not config.upright, together=known, pasted=pasted)
 
 
 def _rows(history: Path) -> list[dict[str, str]]:

@@ -69,12 +69,14 @@ def test_train_writes_a_localizer_of_several_objects(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "REESTIMATION_BATCHES", 2)
+    monkeypatch.setattr(fit, "_FEW_SHOT_VIEWS", 12)
     out = tmp_path / "m.keras"
-    assert main(["train", *DATA, *SMALL, "--objects", "2", "--upright", "--out", str(out)]) == 0
+    assert main(["train", *DATA, *SMALL, "--objects", "2", "--upright", "--few-shot", "--out", str(out)]) == 0
     assert f"wrote {out}: validation mean IoU 0." in capsys.readouterr().out
     contract = read_keras_contract(out)
     assert contract is not None
     assert (contract.box.form, contract.box.objects) == ("grid", 2)
+    assert contract.measured["training"]["settings"]["few_shot"]
 
 
 def test_ctrl_c_shows_how_to_continue(

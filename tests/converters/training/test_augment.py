@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeloc.converters.training.augment import CLOSING, Augmentation, Augmented, augment
+from edgeloc.converters.training.augment import CLOSING, Augmentation, Augmented, augment, paste
 from edgeloc.types import Box, LabelledBox
 
 PLAIN = Augmentation(background=0.0, color=0.0)
@@ -194,3 +194,18 @@ def test_a_negative_shows_none_of_several_objects() -> None:
         view = augment(pixels, objects, SQUARE, Augmentation(background=1.0, color=0), np.random.default_rng(seed))
         assert view.objects == ()
         assert bright_box(view.pixels) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_object_is_laid_onto_another_background_with_its_box(seed: int) -> None:
+    pixels = ground(150, 210)
+    cv2.rectangle(pixels, (20, 30), (94, 74), (255, 255, 255), -1)
+    other = np.full((60, 80, 3), (90, 60, 30), np.uint8)
+    pasted = paste(pixels, one(Box(20, 30, 95, 75))[0], other, np.random.default_rng(seed))
+    assert pasted.pixels.shape == pixels.shape
+    found, box = bright_box(pasted.pixels), only(pasted)
+    assert found is not None
+    assert np.array(box) == pytest.approx(np.array(found, float), abs=1.5)
+    y, x = np.mgrid[:210, :150]
+    far = (x < box.x1 - 30) | (x > box.x2 + 30) | (y < box.y1 - 30) | (y > box.y2 + 30)
+    assert far.any() and np.all(pasted.pixels[far] == (90, 60, 30))

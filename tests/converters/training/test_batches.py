@@ -52,6 +52,18 @@ def test_a_set_smaller_than_a_batch_still_gives_one(samples: list[Sample]) -> No
     assert batches[0][0].shape[0] == 8
 
 
+def test_an_epoch_of_few_images_has_many_views_and_other_backgrounds(samples: list[Sample]) -> None:
+    batches = TrainingBatches(samples[:2], SPEC, LARGEST, 4, seed=1, views=40)
+    assert len(batches) == 10
+    how = Augmentation(crop=(1.0, 1.0), aspect=0, background=0, color=0, turns=False)
+    batches.start_epoch(0, how)
+    plain, before = batches[0]
+    batches.start_epoch(0, dataclasses.replace(how, pasted=1.0))
+    pasted, after = batches[0]
+    assert not np.array_equal(plain, pasted)
+    assert np.all(after["present"] == 1) and not np.array_equal(before["box"], after["box"])
+
+
 def test_the_same_seed_and_epoch_give_the_same_batch(samples: list[Sample]) -> None:
     def first(seed: int, epoch: int, index: int = 0) -> np.ndarray:
         batches = TrainingBatches(samples, SPEC, LARGEST, 4, seed)
