@@ -8,8 +8,9 @@ STAMP := .venv/.installed
 TORCH ?= torch==2.13.0
 OLD := .venv-numpy1
 OLD_STAMP := $(OLD)/.installed
-# Two workers, since each may load TensorFlow and take 3 GB; tests side by side in a file share what they set up.
-WORKERS := -n 2 --dist worksteal
+# Three workers, since many tests wait and each may load TensorFlow and take 3 GB; tests side by side in a file share what
+# they set up.
+WORKERS := -n 3 --dist worksteal
 
 .PHONY: demo test long fuzz faults soak compat lint typecheck docs clean
 

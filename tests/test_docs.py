@@ -141,8 +141,9 @@ def test_the_python_shown_runs(block: str, tmp_path: Path) -> None:
 
 
 def slow_if_it_trains(example: Path) -> object:
-    heavy = "edgeloc.converters" in example.read_text(encoding="utf-8")
-    return pytest.param(example, id=example.stem, marks=[pytest.mark.slow] if heavy else [])
+    text = example.read_text(encoding="utf-8")
+    marks = [pytest.mark.slow] if "edgeloc.converters" in text else []
+    return pytest.param(example, id=example.stem, marks=[*marks, pytest.mark.long] if "train(" in text else marks)
 
 
 @pytest.mark.parametrize("example", [slow_if_it_trains(example) for example in EXAMPLES])

@@ -66,6 +66,7 @@ def test_demo_on_scenes(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_shipped")
+@pytest.mark.long
 def test_demo_on_one_s_own_photos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
