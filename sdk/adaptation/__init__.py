@@ -22,18 +22,7 @@ from edgeloc.engines import open_engine
 from edgeloc.errors import DataError, ModelError
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
-from edgeloc.model.file import (
-    CALIBRATION,
-    CONTRACT,
-    GOLDEN_EXPECTED,
-    GOLDEN_IMAGE,
-    LABELS,
-    ModelFile,
-    contract_for,
-    file_in_memory,
-    read_model,
-    write_model,
-)
+from edgeloc.model.file import ModelFile, contract_for, file_in_memory, read_model, write_model
 from edgeloc.model.golden import make_golden
 from edgeloc.model.trust import is_trusted, trust
 from edgeloc.scenes import SceneGenerator
@@ -49,7 +38,6 @@ _FEWEST = 5
 # docs/guide/adapt.md.
 _GIVEN_UP = 0.1
 _SCENES, _SCENE_SIZE = 120, (224, 224)
-_OWN_MEMBERS = (CONTRACT, LABELS, CALIBRATION, GOLDEN_IMAGE, GOLDEN_EXPECTED, EARLIER)
 Array = NDArray[np.float64]
 
 
@@ -312,8 +300,7 @@ def _write(
     added = set(contract.adapted_from["labels_added"])
     photos = [(sample, label) for sample, label in zip(samples, labels, strict=True) if label in added]
     right = [_answer(localizer, sample) == contract.labels.index(label) for sample, label in photos]
-    extra = {name: content for name, content in file.members.items() if name not in _OWN_MEMBERS}
-    extra[EARLIER] = file.path.read_bytes()
+    extra = {**file.extra, EARLIER: file.path.read_bytes()}
     write_model(out, flatbuffer, contract, calibration=file.calibration, golden=make_golden(localizer), extra=extra)
     trust(memory.digest)
     return float(np.mean(right))

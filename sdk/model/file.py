@@ -74,6 +74,12 @@ class ModelFile:
             raise ModelError(f"{LABELS} in {self.path} has more than {_MOST_LABELS:,} lines")
         return lines
 
+    @property
+    def extra(self) -> dict[str, bytes]:
+        """The members that `write_model` does not make of its other arguments."""
+        made = (CONTRACT, LABELS, CALIBRATION, GOLDEN_IMAGE, GOLDEN_EXPECTED)
+        return {name: content for name, content in self.members.items() if name not in made}
+
     @cached_property
     def digest(self) -> str:
         """The SHA-256 of the network."""

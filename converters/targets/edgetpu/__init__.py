@@ -26,16 +26,7 @@ from edgeloc.converters.targets.edgetpu.prediction import (
 )
 from edgeloc.errors import ContractError, GateFailed, ModelError, UsageError
 from edgeloc.model.contract import Contract
-from edgeloc.model.file import (
-    CALIBRATION,
-    CONTRACT,
-    GOLDEN_EXPECTED,
-    GOLDEN_IMAGE,
-    LABELS,
-    ModelFile,
-    read_model,
-    write_model,
-)
+from edgeloc.model.file import ModelFile, read_model, write_model
 
 __all__ = [
     "COMPILER",
@@ -282,9 +273,7 @@ def compile_edgetpu(
         raise ModelError(f"{model} is compiled for the Edge TPU already: give the file from before {COMPILER}")
     compiled, compilation = _compile(program, file, timeout_s, min_mapped)
     contract = _signed(file.contract, file.payload, compilation)
-    own = (CALIBRATION, CONTRACT, GOLDEN_EXPECTED, GOLDEN_IMAGE, LABELS)
-    extra = {name: content for name, content in file.members.items() if name not in own}
-    write_model(out, compiled, contract, calibration=file.calibration, golden=file.golden, extra=extra)
+    write_model(out, compiled, contract, calibration=file.calibration, golden=file.golden, extra=file.extra)
     return compilation
 
 
