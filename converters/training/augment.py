@@ -18,7 +18,7 @@ __all__ = ["CLOSING", "Augmentation", "Augmented", "augment", "paste"]
 _LEAST_VISIBLE = 0.35
 # How much larger or smaller an object may be on another background, and over which share of its box's sides what
 # surrounds it fades out.
-_PASTED_LOG_SCALE, _LARGEST_PASTED, _FADE = (-0.5, 0.5), 1.65, 0.25
+_PASTED_LOG_SCALE, _FADE = (-0.5, 0.5), 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +107,10 @@ def paste(pixels: Pixels, found: LabelledBox, background: Pixels, rng: np.random
     """
     height, width = pixels.shape[:2]
     box, label = found
-    largest = min(width / box.width, height / box.height, _LARGEST_PASTED)
-    scale = min(largest, float(np.exp(rng.uniform(*_PASTED_LOG_SCALE))))
-    place = Box(
-        x := rng.uniform(0, width - box.width * scale),
-        y := rng.uniform(0, height - box.height * scale),
-        x + box.width * scale,
-        y + box.height * scale,
-    )
-    matrix = np.array([[scale, 0, place.x1 - box.x1 * scale], [0, scale, place.y1 - box.y1 * scale], [0, 0, 1.0]])
+    scale = min(width / box.width, height / box.height, float(np.exp(rng.uniform(*_PASTED_LOG_SCALE))))
+    left, top = rng.uniform(0, width - box.width * scale), rng.uniform(0, height - box.height * scale)
+    matrix = np.array([[scale, 0, left - box.x1 * scale], [0, scale, top - box.y1 * scale], [0, 0, 1.0]])
+    place = _transform(box, matrix)
     to_place = _to_pixel_centres(matrix)[:2]
     moved = cv2.warpAffine(pixels, to_place, (width, height), flags=cv2.INTER_LINEAR)
     inside = cv2.warpAffine(np.full((height, width), 1, np.float32), to_place, (width, height))
