@@ -16,7 +16,7 @@ from edgeloc._support.json import parse_json
 from edgeloc.cameras.base import Camera, flag, integer, positive, rate, seconds, sensor_time
 from edgeloc.cameras.base import size as parse_size
 from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
-from edgeloc.scenes import Clip, SceneGenerator
+from edgeloc.scenes import Clip, Scene, SceneGenerator
 from edgeloc.types import Frame, Pixels
 
 __all__ = ["FakeCamera", "FakePicamera2", "SyntheticCamera", "parse_events"]
@@ -41,7 +41,8 @@ class SyntheticCamera(Camera):
     `fps`: frames a second.
     `frames`: how many there are; None for a source without end.
     `live`: frame n is exposed n / fps seconds after `open()`, and what is not read in time is lost, as with a sensor.
-    Where False, it waits for its reader, like a file, and `captured_at` is when the frame was made.
+    It is made while its reader waits for that, so that one who keeps up has it at once. Where False, it waits for its
+    reader, like a file, and `captured_at` is when the frame was made.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class SyntheticCamera(Camera):
     ) -> None:
         self._scenes = SceneGenerator(seed, size, objects)
         self._frames = frames
-        self._clip: Clip | None = None
+        self._clip: _Ahead | None = None
         self._next = 0
         self._began_at = 0.0
         self.size, self.fps, self.live = size, fps, live
@@ -76,14 +77,13 @@ class SyntheticCamera(Camera):
         return f"synthetic://?seed={self._scenes.seed}"
 
     def _open(self) -> None:
-        self._clip = self._scenes.clip(0, self._frames)
         # The first frame costs more than those that follow: made now, it does not delay a live camera's start.
-        self._clip.frame(0)
+        self._clip = _Ahead(self._scenes.clip(0, self._frames))
         self._next, self._began_at = 0, time.monotonic()
 
     def _read(self, timeout_s: float) -> Frame | None:
         assert self._clip is not None
-        number = self._wait(timeout_s) if self.live else self._next
+        number = self._wait(self._clip, timeout_s) if self.live else self._next
         if self._frames is not None and number >= self._frames:
             return None
         scene = self._clip.frame(number)
@@ -91,13 +91,14 @@ class SyntheticCamera(Camera):
         captured_at = self._exposed_at(number) if self.live else time.monotonic()
         return Frame(scene.pixels, captured_at, number, truth=scene.objects)
 
-    def _wait(self, timeout_s: float) -> int:
+    def _wait(self, clip: _Ahead, timeout_s: float) -> int:
         """The number of the newest frame whose exposure has begun, after waiting for one that was not read yet."""
-        left = self._exposed_at(self._next) - time.monotonic()
+        due_at, deadline = self._exposed_at(self._next), time.monotonic() + timeout_s
         ended = self._frames is not None and self._next >= self._frames
-        if left > 0 and not ended:
-            time.sleep(min(left, timeout_s))
-            if left > timeout_s:
+        if due_at > time.monotonic() and not ended:
+            clip.make(self._next)
+            time.sleep(max(0.0, min(due_at, deadline) - time.monotonic()))
+            if due_at > deadline:
                 raise CameraTimeout(f"camera {self.name} made no frame in {timeout_s:g} s at {self.fps:g} fps")
         elapsed = time.monotonic() - self._began_at
         return max(self._next, int(elapsed * (self.fps or 1.0) + 1e-6))
@@ -162,7 +163,7 @@ class FakeCamera(Camera):
         self._corrupt, self._jumps = corrupt or {}, clock or {}
         self._freezes, self._black = freeze or {}, black or {}
         self.size, self.fps = size, fps
-        self._clip: Clip | None = None
+        self._clip: _Ahead | None = None
         self._began_at = self._last_at = 0.0
         self._next = self._first = 0
 
@@ -192,8 +193,7 @@ class FakeCamera(Camera):
         if self._refuse:
             raise CameraError(REFUSALS[self._refuse].format(name=self.name))
         if self._clip is None:
-            self._clip = self._scenes.clip(0, self._frames)
-            self._clip.frame(0)
+            self._clip = _Ahead(self._scenes.clip(0, self._frames))
             self._began_at = time.monotonic() + self._slow_start
             self._next, self._last_at = 0, 0.0
         elif any(0 <= time.monotonic() - self._exposed_at(at) < away for at, away in self._disconnects.items()):
@@ -222,6 +222,8 @@ class FakeCamera(Camera):
         if self._clip is None or (self._frames is not None and self._next >= self._frames):
             return None
         exposed_at = self._exposed_at(self._next)
+        if exposed_at > time.monotonic():
+            self._clip.make(self._next)
         time.sleep(max(0.0, min(exposed_at, deadline) - time.monotonic()))
         if exposed_at > time.monotonic() and undecodable:
             raise CameraError(f"camera {self.name} sent {undecodable} frames that cannot be decoded")
@@ -256,6 +258,24 @@ class FakeCamera(Camera):
 
     def _close(self) -> None:
         """Nothing is held, and time runs on."""
+
+
+class _Ahead:
+    """The frames of a clip, of which one is made before it is due: a sensor needs no time to paint what it sees."""
+
+    def __init__(self, clip: Clip) -> None:
+        self._clip = clip
+        self._made: dict[int, Scene] = {0: clip.frame(0)}
+
+    def make(self, number: int) -> None:
+        """Have this one ready for `frame`, in place of any other."""
+        if number not in self._made:
+            self._made = {number: self._clip.frame(number)}
+
+    def frame(self, number: int) -> Scene:
+        """This one; whoever gets it may write on it."""
+        made = self._made.pop(number, None)
+        return self._clip.frame(number) if made is None else made
 
 
 class FakePicamera2:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgeloc.cameras import open_camera
 from edgeloc.errors import CameraError, CameraTimeout, DataError, UsageError
 from edgeloc.loop.run import run
+from edgeloc.scenes import Clip
 from edgeloc.types import Result
 
 FAST = "fake://?size=64x48&fps=200&reconnect=0"
@@ -23,6 +25,21 @@ def test_it_shows_the_same_scenes_as_the_synthetic_camera_with_their_truth() -> 
         for frame in camera:
             assert (frame.pixels == expected[frame.sequence].pixels).all()
             assert frame.truth == expected[frame.sequence].truth
+
+
+@pytest.mark.parametrize("uri", ["synthetic://?size=64x48&fps=20", "fake://?size=64x48&fps=20"])
+def test_a_frame_is_made_before_its_exposure_so_that_its_age_is_the_loops(uri: str, monkeypatch: Any) -> None:
+    """A third of a frame's time to make one would otherwise be a third of a frame's age."""
+    made: list[tuple[int, float]] = []
+    make = Clip.frame
+    monkeypatch.setattr(
+        Clip, "frame", lambda self, number: (made.append((number, time.monotonic())), make(self, number))[1]
+    )
+    with open_camera(uri) as camera:
+        frames = [camera.read(1) for _ in range(8)]
+    began = dict(made)
+    in_time = [frame for frame in frames if frame is not None and began[frame.sequence] < frame.captured_at]
+    assert len(in_time) >= 4, "a busy machine may be late for some"
 
 
 def test_a_stall_is_a_timeout_and_then_it_goes_on() -> None:
