@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit status is 1 when a ratio is over its limit."""
     parser = argparse.ArgumentParser(description="Time a fresh process against LiteRT and OpenCV by hand.")
     parser.add_argument("model", help="an int8 .tflite file with a grid head and its contract")
-    parser.add_argument("--starts", type=at_least_one, default=20, help="processes of each (default: %(default)s)")
+    parser.add_argument("--starts", type=at_least_one, default=40, help="processes of each (default: %(default)s)")
     arguments = parser.parse_args(argv)
     try:
         if sys.platform != "linux":

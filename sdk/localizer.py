@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from edgeloc.decode import Decoder
 from edgeloc.decode.numbers import Quantization
 from edgeloc.engines import FASTEST, Engine, Threads, open_engine
@@ -22,6 +20,8 @@ from edgeloc.preprocess import Placement, Preprocessor
 from edgeloc.types import Frame, Pixels, Result
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from edgeloc.model.golden import Golden
 
 __all__ = ["Localizer"]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeloc.errors import ContractError, UsageError
 from edgeloc.model.contract import InputSpec
 from edgeloc.types import Box, Pixels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Geometry", "InputMemory", "Placement", "Preprocessor", "frame_geometry"]
 
@@ -31,8 +32,7 @@ _Cut = Callable[[Pixels], Pixels]
 _Paint = Callable[[Pixels, Any], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(NamedTuple):
     """Where the frame lies in the model's input: `frame = input * scale + offset`, in pixels, for each axis.
 
     Coordinates are those of pixel edges, so the input's right edge is its width; a resize maps
@@ -63,8 +63,7 @@ class Placement:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
+class Geometry(NamedTuple):
     """Which part of a frame goes to which part of the input.
 
     `crop` is the part of the frame, `target` that of the input, both (x, y, width, height) in pixels. A crop that is

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeloc.decode.heads import LocalizerReader, head_reader
 from edgeloc.decode.numbers import REAL, Quantization, not_finite
@@ -17,6 +16,9 @@ from edgeloc.errors import EdgelocError, EngineError
 from edgeloc.model.contract import Contract
 from edgeloc.preprocess import Placement
 from edgeloc.types import Box, Detection, Result
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Decoder"]
 

@@ -6,10 +6,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeloc.decode.numbers import (
     ORDER,
@@ -26,6 +25,9 @@ from edgeloc.decode.numbers import (
 from edgeloc.errors import ContractError
 from edgeloc.model.contract import Activation, BoxForm, Contract, OutputSpec
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = [
     "BOX_PARTS",
     "ClassReader",
@@ -39,7 +41,7 @@ __all__ = [
     "vector_columns",
 ]
 
-Outputs = Mapping[str, NDArray[Any]]
+Outputs: TypeAlias = "Mapping[str, NDArray[Any]]"
 Corners = Callable[[Outputs], "list[list[float]]"]
 Quantizations = Mapping[str, Quantization]
 

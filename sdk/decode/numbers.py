@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeloc.errors import EngineError
 from edgeloc.model.contract import Activation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = [
     "ORDER",
@@ -29,8 +31,8 @@ __all__ = [
     "softplus",
 ]
 
-Array = NDArray[np.float32]
-Floats = NDArray[np.floating[Any]]
+Array: TypeAlias = "NDArray[np.float32]"
+Floats: TypeAlias = "NDArray[np.floating[Any]]"
 
 # Where x, y, width, height (or x1, y1, x2, y2) stand in each form of four numbers.
 ORDER: dict[str, tuple[int, int, int, int]] = {

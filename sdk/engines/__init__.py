@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from edgeloc._support.lookup import Registry, entry_points, import_named
 from edgeloc.engines.base import Engine, TensorInfo
@@ -214,8 +213,7 @@ def _as_file(model: bytes | str | Path | ModelFile) -> ModelFile:
     return model if isinstance(model, ModelFile) else read_model(model)
 
 
-@dataclass(frozen=True)
-class _Loader:
+class _Loader(NamedTuple):
     """What to load and where: the engine called `name`, in the device that `place` means, or "" for its only one."""
 
     name: str
@@ -250,4 +248,4 @@ def _with_deadline(kind: type[Engine], loader: _Loader, deadline_s: float) -> En
         return engine
     model = loader.model
     network = ModelFile(model.path, model.payload, model.format, contract=model.contract, trusted=True)
-    return ProcessEngine(loader.name, replace(loader, model=network), deadline_s)
+    return ProcessEngine(loader.name, loader._replace(model=network), deadline_s)

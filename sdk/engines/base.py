@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeloc.errors import UsageError
 from edgeloc.findings import Reporting
 from edgeloc.model.file import ModelFile
 from edgeloc.preprocess import InputMemory
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = ["Engine", "TensorInfo", "blank_input", "noise_input"]
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """An input or output of a model: real = (q - zero_point) * scale, and `scale` is None for plain numbers.
 
     Parameters:

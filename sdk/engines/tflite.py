@@ -8,10 +8,9 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgeloc._support.terminal import quiet_stderr
 from edgeloc.engines.base import Engine, TensorInfo
@@ -19,12 +18,15 @@ from edgeloc.errors import EngineError, ModelError, first_line
 from edgeloc.model.file import ModelFile
 from edgeloc.preprocess import InputMemory
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = ["LiteRtEngine", "TensorFlowEngine", "TfliteEngine", "TfliteRuntimeEngine"]
 
 _MAIN_SIGNATURE = "serving_default"
 
 
-class _Answers(Mapping[str, NDArray[Any]]):
+class _Answers(Mapping[str, "NDArray[Any]"]):
     """The outputs of a run, each copied out of the interpreter when it is first asked for."""
 
     __slots__ = ("_copies", "_engine")

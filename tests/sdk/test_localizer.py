@@ -177,7 +177,7 @@ def test_an_engine_that_fails_once_raises_once(grid_model: Path) -> None:
 def test_integer_outputs_without_a_scale_are_read_as_they_are() -> None:
     contract = Contract(InputSpec("image", 8, 8), (OutputSpec("box", "box"),), BoxEncoding("xyxy", "pixels"))
     engine = FakeEngine(contract, [{"box": [[1, 2, 5, 6]]}])
-    engine.outputs = {"box": dataclasses.replace(engine.outputs["box"], dtype=np.dtype(np.int32))}
+    engine.outputs = {"box": engine.outputs["box"]._replace(dtype=np.dtype(np.int32))}
     assert Localizer(ModelFile(Path("m"), b"", "tflite", contract=contract), engine=engine)(
         np.zeros((8, 8, 3), np.uint8)
     ).box == (1, 2, 5, 6)

@@ -157,8 +157,34 @@ def test_a_zip_of_too_much_or_too_many_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     for archive in (zipped(0, {"zeros": b""}, 65 << 20), zipped(0, {str(number): b"" for number in range(1001)})):
         path.write_bytes(with_zip(archive))
-        with pytest.raises(ModelError, match="more than 64 MB or 1000 members"):
+        with pytest.raises(ModelError, match=r"m\.onnx: the zip in it holds more than 64 MB or 1000 members"):
             read_model(path)
+
+
+@pytest.mark.parametrize("before", [b"", b"what offsets do not count"])
+def test_zips_of_other_writers_are_read_as_the_standard_library_reads_them(before: bytes, tmp_path: Path) -> None:
+    path, stream = tmp_path / "m.onnx", io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.comment = b"PK, they say"
+        for name in ("plain.txt", "größe/ü.txt", "empty"):
+            archive.writestr(zipfile.ZipInfo(name), name.encode() if name != "empty" else b"")
+    path.write_bytes(with_zip(before + stream.getvalue()))
+    with zipfile.ZipFile(io.BytesIO(before + stream.getvalue())) as archive:
+        assert read_model(path).members == {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_whatever_byte_of_a_zip_is_altered_no_content_is_altered(tmp_path: Path) -> None:
+    path, members = tmp_path / "m.onnx", {"first": b"one", "second": b"two"}
+    good = zipped(0, members)
+    refused = 0
+    for at in range(len(good)):
+        path.write_bytes(with_zip(good[:at] + bytes([good[at] ^ 0xFF]) + good[at + 1 :]))
+        try:
+            assert read_model(path).members == members
+        except ModelError as error:
+            refused += 1
+            assert "the zip in it" in str(error)
+    assert refused > 100
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
