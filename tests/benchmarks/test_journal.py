@@ -53,6 +53,9 @@ def test_killed_at_several_moments(model: Path, tmp_path: Path, name: str) -> No
     for after_s in (0.0, 0.4, 1.2, 2.7):
         out.unlink(missing_ok=True)
         process = started(model, out, "--frames", "1000000")
+        # The file is there before the first frames are.
+        while not read_result(out).latency:
+            assert process.poll() is None
         time.sleep(after_s)
         killed(process)
         result = read_result(out)

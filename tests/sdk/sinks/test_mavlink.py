@@ -218,7 +218,8 @@ def test_follow_modes_get_the_place_and_whether_it_is_predicted(autopilot: FakeA
 
 
 def test_it_is_alive_and_answers_for_its_clock(autopilot: FakeAutopilot, link: Sink) -> None:
-    assert autopilot.estimated_offset_s == pytest.approx(1000.0, abs=0.002)
+    # The quickest answer counts: a busy machine may delay the first ones.
+    eventually(lambda: autopilot.estimated_offset_s == pytest.approx(1000.0, abs=0.002))
     eventually(lambda: len(of_kind(autopilot, "HEARTBEAT")) >= 2)
     beat = of_kind(autopilot, "HEARTBEAT")[0]
     assert (beat.type, beat.autopilot, beat.get_srcComponent()) == (18, 8, 191)
