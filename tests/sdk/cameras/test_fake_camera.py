@@ -29,7 +29,7 @@ def test_it_shows_the_same_scenes_as_the_synthetic_camera_with_their_truth() -> 
 
 @pytest.mark.parametrize("uri", ["synthetic://?size=64x48&fps=20", "fake://?size=64x48&fps=20"])
 def test_a_frame_is_made_before_its_exposure_so_that_its_age_is_the_loops(uri: str, monkeypatch: Any) -> None:
-    """A third of a frame's time to make one would otherwise be a third of a frame's age."""
+    """A sensor needs no time to draw: what a scene takes is no age."""
     made: list[tuple[int, float]] = []
     make = Clip.frame
     monkeypatch.setattr(
