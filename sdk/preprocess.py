@@ -250,11 +250,25 @@ class Preprocessor:
             return []
         if _is_sign_flip(table):
             return [lambda: np.bitwise_xor(landing, 0x80, out=landing)]
+        convert = _converter(table)
         if not self._planar:
-            return [lambda: cv2.LUT(landing, table, dst=region)]
-        tables = np.broadcast_to(table.reshape(256, -1), (256, len(landing))).T.copy()
-        planes = list(zip(landing, tables, region, strict=True))
-        return [lambda: [cv2.LUT(plane, own, dst=into) for plane, own, into in planes]]
+            return [lambda: convert(landing, region)]
+        own = (
+            [convert] * len(landing)
+            if table.ndim == 1
+            else [_converter(table[:, 0, i].copy()) for i in range(len(landing))]
+        )
+        planes = list(zip(own, landing, region, strict=True))
+        return [lambda: [convert(plane, into) for convert, plane, into in planes]]
+
+
+def _converter(table: NDArray[Any]) -> Callable[[NDArray[np.uint8], NDArray[Any]], Any]:
+    """From pixels to the values that the table has for them, in what is given."""
+    if table.ndim == 1 and table.dtype == np.float32:
+        # A straight line is computed in two thirds of the time that it takes to look it up.
+        slope, first = float(table[255] - table[0]) / 255, float(table[0])
+        return lambda pixels, into: cv2.addWeighted(pixels, slope, pixels, 0, first, into, cv2.CV_32F)
+    return lambda pixels, into: cv2.LUT(pixels, table, into)
 
 
 def _around(target: tuple[int, int, int, int], spec: InputSpec) -> list[tuple[int, slice, slice]]:

@@ -20,6 +20,8 @@ from edgeloc.types import Box, Detection, Result
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from edgeloc.decode.finished import Finished
+
 __all__ = ["Decoder"]
 
 _score = attrgetter("score")
@@ -41,6 +43,7 @@ class Decoder:
         self._reader = reader
         self._read = self._localized if isinstance(reader, LocalizerReader) else self._detected
         self._classes = reader.classes if isinstance(reader, LocalizerReader) else None
+        self._finished = None if isinstance(reader, LocalizerReader) else reader.finished
         self._objects, self._labels = contract.box.objects, contract.labels
         self._presence, self._label = contract.thresholds.presence, contract.thresholds.label
         pixels = contract.box.units == "pixels" or contract.detector is not None
@@ -63,6 +66,9 @@ class Decoder:
         numbers, or when outputs whose sizes are open until the model runs turn out not to fit the contract.
         """
         try:
+            finished = self._finished and self._finished(outputs)
+            if finished:
+                return self._selected(finished, placement, frame_size)
             if not self._careful:
                 return self._read(outputs, placement, frame_size)
             with np.errstate(all="ignore"):  # numbers that are not finite are found where they matter
@@ -83,12 +89,7 @@ class Decoder:
             raise not_finite("presence is not a finite number")
         best = max(presence)
         if best < self._presence:
-            classes, row = self._classes, presence.index(best)
-            if classes is not None:
-                raw = outputs[classes.tensor]
-                if classes.exact or classes.has_finite_scores(raw, row):
-                    return Result((), Detection.deferred(None, best, None, partial(classes.scores, raw, row)))
-            return Result((), self._detection(None, best, outputs, row))
+            return Result((), self._detection(None, best, outputs, presence.index(best)))
         corners = None if reader.corners is None else reader.corners(outputs)
         found = []
         for row, score in enumerate(presence):
@@ -98,17 +99,26 @@ class Decoder:
         return Result(_best_first(found))
 
     def _detection(self, box: Box | None, score: float, outputs: Mapping[str, NDArray[Any]], row: int) -> Detection:
-        """The object of one row, with its class; scores that can only be finite are computed when they are read."""
-        classes = self._classes
+        """The object of one row, with its class where it is present; its scores are computed when they are read."""
+        classes, present = self._classes, score >= self._presence
         if classes is None:
             return Detection(box, score)
         raw = outputs[classes.tensor]
-        if classes.exact and not self._label:
-            label = self._labels[classes.best(raw, row)] if self._labels else None
+        if not (present and self._label) and (classes.exact or classes.has_finite_scores(raw, row)):
+            label = self._labels[classes.best(raw, row)] if present and self._labels else None
             return Detection.deferred(box, score, label, partial(classes.scores, raw, row))
         scores = classes.scores(raw, row)
         (label,) = self._best_labels(scores[np.newaxis])
-        return Detection(box, score, label if score >= self._presence else None, scores)
+        return Detection(box, score, label if present else None, scores)
+
+    def _selected(self, found: list[Finished], placement: Placement, frame_size: tuple[int, int]) -> Result:
+        """The result of a model that has selected its objects itself."""
+        objects = []
+        for score, number, corners in found:
+            label = self._labels[number] if score >= self._label else None
+            scores = partial(_one_hot, len(self._labels), number, score)
+            objects.append(Detection.deferred(self._box(corners, placement, frame_size), score, label, scores))
+        return Result(tuple(objects))
 
     def _detected(
         self, outputs: Mapping[str, NDArray[Any]], placement: Placement, frame_size: tuple[int, int]
@@ -177,6 +187,12 @@ class Decoder:
             min(max(x2, 0.0), float(width)),
             min(max(y2, 0.0), float(height)),
         )
+
+
+def _one_hot(size: int, number: int, score: float) -> NDArray[np.float32]:
+    scores = np.zeros(size, np.float32)
+    scores[number] = score
+    return scores
 
 
 def _best_first(found: list[Detection]) -> tuple[Detection, ...]:

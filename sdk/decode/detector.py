@@ -30,6 +30,9 @@ _SURE = 1.02
 class DetectorReader:
     """Reads the objects of one frame: those whose score reaches the threshold, reduced by non-maximum suppression.
 
+    Attributes:
+        finished: a faster way for a model that has selected its objects itself; None for others.
+
     Raises ContractError when the parts of the outputs and the detector's description contradict each other.
     """
 
@@ -54,7 +57,7 @@ class DetectorReader:
             _Level(contract, spec, outputs, quantizations, decode, 0 if level is None else starts[level])
             for level, outputs in sorted(levels.items(), key=lambda item: item[0] or 0)
         ]
-        self._finished = finished_reader(contract, self._levels[0].parts) if len(self._levels) == 1 else None
+        self.finished = finished_reader(contract, self._levels[0].parts) if len(self._levels) == 1 else None
         self._across = math.ceil(width / spec.locations.strides[0]) if spec.locations.strides else 0
         if spec.selection.nms == "merge" and (len(counts) != 1 or spec.box.form != "cell" or spec.locations.table):
             raise ContractError("detector.selection.nms: 'merge' is for the cells of one grid (box.form 'cell')")
@@ -64,9 +67,6 @@ class DetectorReader:
 
         Where nothing reaches the threshold it is the best candidate alone.
         """
-        finished = self._finished and self._finished(outputs)
-        if finished is not None:
-            return finished
         found = [level(outputs, self._threshold) for level in self._levels]
         if not any(len(level.scores) for level in found):
             return max((level.best(outputs) for level in self._levels), key=lambda best: best.presence[0])

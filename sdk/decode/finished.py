@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.decode.numbers import ORDER, REAL, WHOLE, Reading
+from edgeloc.decode.numbers import ORDER, REAL, WHOLE
 from edgeloc.model.contract import Contract
 
-__all__ = ["finished_reader"]
+__all__ = ["Finished", "finished_reader"]
 
 _Outputs = Mapping[str, NDArray[Any]]
 
 
-def finished_reader(contract: Contract, parts: Mapping[str, Any]) -> Callable[[_Outputs], Reading | None] | None:
-    """A reader of the few objects that such a model answers, in plain Python; None for a model of another kind.
+class Finished(NamedTuple):
+    """An object as the model answers it: its score, its class's place among the labels, its corners in input pixels."""
+
+    score: float
+    number: int
+    corners: list[float]
+
+
+def finished_reader(contract: Contract, parts: Mapping[str, Any]) -> Callable[[_Outputs], list[Finished] | None] | None:
+    """A reader of the few objects that such a model answers, best first, in plain Python; None for another model.
 
     NumPy takes microseconds a call, the longer the more the network has used the caches, however few numbers there are.
     The reader answers None where no score reaches the threshold, and where a number is none that it knows: then the
@@ -45,7 +52,7 @@ def finished_reader(contract: Contract, parts: Mapping[str, Any]) -> Callable[[_
     strength, named = _column(parts["score"]), _column(parts["class-number"])
     count = _column(parts["count"]) if "count" in parts else None
 
-    def read(outputs: _Outputs) -> Reading | None:
+    def read(outputs: _Outputs) -> list[Finished] | None:
         strengths = strength(outputs)
         if count is not None:
             strengths = strengths[: max(0, int(count(outputs)[0]))]
@@ -55,14 +62,14 @@ def finished_reader(contract: Contract, parts: Mapping[str, Any]) -> Callable[[_
         rows.sort(key=lambda row: -strengths[row])
         del rows[most:]
         answered, boxes = named(outputs), parts["box"](outputs).tolist()
-        classes = np.zeros((len(rows), labels), np.float32)
-        for at, row in enumerate(rows):
+        found = []
+        for row in rows:
             number = answered[row] - scores.first_class
-            if not 0 <= number < labels or abs(number - round(number)) > WHOLE:
+            if not -0.5 < number < labels - 0.5 or abs(number - round(number)) > WHOLE:
                 return None
-            classes[at, round(number)] = strengths[row]
-        corners = [[boxes[row][edge] * unit for edge, unit in zip(edges, units, strict=True)] for row in rows]
-        return Reading([strengths[row] for row in rows], classes, np.array(corners, np.float32)) if rows else None
+            corners = [boxes[row][edge] * unit for edge, unit in zip(edges, units, strict=True)]
+            found.append(Finished(strengths[row], round(number), corners))
+        return found or None
 
     return read
 

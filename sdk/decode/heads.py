@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -27,6 +28,8 @@ from edgeloc.model.contract import Activation, BoxForm, Contract, OutputSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from edgeloc.decode.detector import DetectorReader
 
 __all__ = [
     "BOX_PARTS",
@@ -53,16 +56,14 @@ BOX_PARTS: dict[tuple[str, ...], BoxForm] = {
 }
 _UNUSED = "unused"
 
-Reader = Callable[[Outputs], Reading]
 
-
-def head_reader(contract: Contract, quantizations: Quantizations | None = None) -> Reader:
+def head_reader(contract: Contract, quantizations: Quantizations | None = None) -> LocalizerReader | DetectorReader:
     """The reader of the outputs of a model of this contract; ContractError when their roles contradict each other.
 
     It takes raw outputs, which `quantizations` explain by tensor; without, they are real numbers.
     """
     if contract.detector is not None:
-        from edgeloc.decode.detector import DetectorReader  # a localizer starts without
+        from edgeloc.decode.detector import DetectorReader  # which a localizer starts without
 
         return DetectorReader(contract, quantizations or {})
     return LocalizerReader(contract, quantizations or {})
@@ -148,9 +149,8 @@ class Grid:
 
     def __init__(self, weights: str, distances: str, objects: int, quantizations: Quantizations) -> None:
         self._weights, self._distances, self._objects = weights, distances, objects
-        # In float64, since differences of large sums make small boxes.
-        self._powers = Lookup(lambda real: powers(real, 0).astype(np.float64), quantizations.get(weights, REAL), True)
-        self._edges = Lookup(lambda real: softplus(real).astype(np.float64), quantizations.get(distances, REAL))
+        self._powers = Lookup(partial(powers, axis=0), quantizations.get(weights, REAL), nonzero=True)
+        self._edges = Lookup(softplus, quantizations.get(distances, REAL))
         # Of each cell x and y of its centre, and a 1, whose expectation is the sum of the weights.
         self._cells = np.zeros((0, 3))
         self._shape: tuple[int, ...] = ()
