@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from edgeloc._support.numbers import above_zero, at_least_one, for_flag, number
 
 if TYPE_CHECKING:
-    from edgeloc.benchmarks.sweep import Sweep
-    from edgeloc.benchmarks.sweep.choice import SweepRow
+    from edgeloc.benchmarks.sweeps import Sweep
+    from edgeloc.benchmarks.sweeps.choice import SweepRow
 
 __all__ = ["EXTRA", "HELP", "NEEDS", "configure", "run", "sweep_table"]
 
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict, fields
 
     from edgeloc._support.json import print_json
-    from edgeloc.benchmarks.sweep import SweepOptions, sweep
+    from edgeloc.benchmarks.sweeps import SweepOptions, sweep
     from edgeloc.errors import printable
 
     given = {field.name: getattr(arguments, field.name) for field in fields(SweepOptions)}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeloc.benchmarks.sweep.choice import SweepRow
+from edgeloc.benchmarks.sweeps.choice import SweepRow
 from edgeloc.errors import MissingExtra
 from edgeloc.evaluation.figures import FLOAT_COLOR, MARK_COLOR, QUANTIZED_COLOR
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeloc.benchmarks.sweep.choice import SweepRow, choose, with_front
+from edgeloc.benchmarks.sweeps.choice import SweepRow, choose, with_front
 
 
 def row(name: str, p50_ms: float, quality: float | None, threads: int = 1) -> SweepRow:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edgeloc.benchmarks import energy, sweep
+from edgeloc.benchmarks import SweepOptions, energy, sweep
 from edgeloc.benchmarks.measurement import Measurement
 from edgeloc.benchmarks.result import read_result
 from edgeloc.cli import main
@@ -104,7 +104,7 @@ def test_what_was_measured_before_an_error_stays(
 
     monkeypatch.setattr(Measurement, "take_images", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        sweep.sweep(sweep.SweepOptions(tuple(models), tmp_path, threads=(1,), validation=DATA, frames=5, power="none"))
+        sweep(SweepOptions(tuple(models), tmp_path, threads=(1,), validation=DATA, frames=5, power="none"))
     found = json.loads((tmp_path / "sweep.json").read_text())
     assert not found["complete"] and [row["p50_ms"] > 0 for row in found["rows"]] == [True, True]
 
