@@ -47,7 +47,7 @@ WHOLE = 0.1
 _NONE_BEYOND: Mapping[int, int] = {}
 # With a larger step or none above 0, integers are no numbers that a table could be made of.
 _LARGEST_STEP = 1e30
-_LARGEST_POWER = np.float32(700)  # whose exponential float64 still holds
+_LARGEST_POWER = np.float32(80)  # whose exponential float32 still holds
 
 
 class Quantization(NamedTuple):
@@ -147,23 +147,21 @@ def activated(activation: Activation, quantization: Quantization) -> Callable[[N
     return plain  # type: ignore[no-any-return]
 
 
-def powers(values: Floats, axis: int = -1) -> NDArray[np.float64]:
+def powers(values: Floats, axis: int = -1) -> Floats:
     """The exponentials of values less their maximum along the axis, so that none overflows."""
-    below: NDArray[np.float64] = np.subtract(
-        values, np.maximum.reduce(values, axis=axis, keepdims=True), dtype=np.float64
-    )
+    below: Floats = np.subtract(values, np.maximum.reduce(values, axis=axis, keepdims=True))
     return np.exp(below, out=below)
 
 
-def softplus(values: Floats) -> NDArray[np.float64]:
+def softplus(values: Floats) -> Floats:
     """log(1 + exp(x)), in a form that does not overflow.
 
-    What log1p would keep, less than 1e-15, is nothing beside a box's size, and it takes ten times as long.
+    What log1p would keep, in float32 less than 1e-7, is nothing beside a box's size, and it takes ten times as long.
     """
-    grown: NDArray[np.float64] = np.exp(np.minimum(values, _LARGEST_POWER), dtype=np.float64)
+    grown: Floats = np.exp(np.minimum(values, _LARGEST_POWER))
     grown += 1
     np.log(grown, out=grown)
-    return np.maximum(grown, values, out=grown)  # beyond the largest power there is no difference
+    return np.maximum(grown, values, out=grown)  # beyond the largest power they are the same
 
 
 def _shares(powers: Floats) -> Array:

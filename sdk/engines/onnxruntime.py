@@ -49,7 +49,7 @@ class OnnxRuntimeEngine(Engine):
         self.outputs = {port.name: _info(port) for port in self._session.get_outputs()}
         if not self.inputs:
             raise ModelError("the model has no input: it must have one, the image")
-        self._input = next(iter(self.inputs))
+        self._input, self._names = next(iter(self.inputs)), list(self.outputs)
 
     @classmethod
     def load(cls, model: ModelFile, threads: int | None) -> OnnxRuntimeEngine:
@@ -84,7 +84,7 @@ class OnnxRuntimeEngine(Engine):
     def invoke(self, tensor: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run the model on its one input; raw output arrays by name."""
         try:
-            return dict(zip(self.outputs, self._session.run(None, {self._input: tensor}), strict=True))
+            return dict(zip(self._names, self._session.run(self._names, {self._input: tensor}), strict=True))
         except Exception as error:  # its errors have no common base
             raise EngineError(f"ONNX Runtime {self.version} failed to run the model: {first_line(error)}") from error
 
