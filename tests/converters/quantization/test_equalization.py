@@ -85,6 +85,64 @@ def test_small_channels_survive(
     assert np.abs(after - wanted).mean() < 0.5 * np.abs(before - wanted).mean()
 
 
+def shuffled() -> Any:
+    """Uneven channels beside even ones, shuffled as in ShuffleNet, half of them on a way around a layer."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(5)
+    image = keras.Input((16, 16, 3), name="image")
+    x = layers.Conv2D(16, 3, activation="relu", padding="same", name="uneven")(image)
+    y = layers.Conv2D(16, 1, activation="relu", name="even")(image)
+    both = layers.Concatenate()([x, y])
+    apart = layers.Reshape((256, 2, 16))(both)
+    both = layers.Reshape((16, 16, 32))(layers.Permute((1, 3, 2))(apart))
+    pooled = layers.MaxPooling2D(2)(both)
+    built = keras.Model(image, {"out": layers.Conv2D(4, 1, name="last")(pooled)})
+    kernel, bias = built.get_layer("uneven").get_weights()
+    built.get_layer("uneven").set_weights([20 * kernel * SHARES, bias])
+    weights, bias = built.get_layer("last").get_weights()
+    shares = np.stack([SHARES, np.ones(16, np.float32)], axis=1).reshape(-1, 1)
+    built.get_layer("last").set_weights([weights / shares, bias])
+    return built
+
+
+def twice() -> Any:
+    """x * sigmoid(x) of uneven channels, by a layer that reads uneven channels itself."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(6)
+    image = keras.Input((16, 16, 3), name="image")
+    x = layers.Conv2D(16, 3, activation="relu", name="uneven")(image)
+    x = layers.Conv2D(16, 1, name="product")(x)
+    x = layers.Multiply()([x, layers.Activation("sigmoid")(x)])
+    built = keras.Model(image, {"out": layers.DepthwiseConv2D(3, name="last")(x)})
+    kernel, bias = built.get_layer("uneven").get_weights()
+    built.get_layer("uneven").set_weights([20 * kernel * SHARES, bias])
+    weights, bias = built.get_layer("product").get_weights()
+    built.get_layer("product").set_weights([weights / SHARES[:, np.newaxis] * SHARES, bias])
+    weights, bias = built.get_layer("last").get_weights()
+    built.get_layer("last").set_weights([weights / SHARES[:, np.newaxis], bias])
+    return built
+
+
+@pytest.mark.parametrize("build", [shuffled, twice])
+def test_small_channels_survive_wherever_they_go(
+    build: Callable[[], Any], tmp_path: Any, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = build()
+    built.save(tmp_path / "m.keras")
+    flatbuffer = KerasSource(tmp_path / "m.keras", built).to_tflite(SPEC)
+    wanted = answers(flatbuffer, images)
+    equalized = equalize(flatbuffer, images)
+    assert answers(equalized, images) == pytest.approx(wanted, rel=1e-3, abs=1e-3 * float(np.abs(wanted).max()))
+    after = answers(quantize(flatbuffer, recipe("int8"), SPEC, images), images)
+    monkeypatch.setattr("edgeloc.converters.quantization.quantize.equalize", lambda flatbuffer, images: flatbuffer)
+    before = answers(quantize(flatbuffer, recipe("int8"), SPEC, images), images)
+    assert np.abs(after - wanted).mean() < 0.5 * np.abs(before - wanted).mean()
+
+
 def test_even_channels_stay_as_they_are(make_network: Callable[..., Any], tmp_path: Any, images: np.ndarray) -> None:
     built = make_network()
     built.save(tmp_path / "m.keras")
@@ -106,3 +164,23 @@ def test_a_sigmoid_gets_no_levels_for_what_it_makes_one_of(make_uneven: Callable
     }
     assert (ranges["CONV_2D"].min[0], ranges["CONV_2D"].max[0]) == (-8, 100)
     assert (ranges["MUL"].min[0], ranges["MUL"].max[0]) == (-90, 100)
+
+
+def test_a_sum_under_a_relu_gets_no_levels_for_what_comes_out_as_0(tmp_path: Any) -> None:
+    import keras
+    from keras import layers
+
+    image = keras.Input((16, 16, 3), name="image")
+    total = layers.Add()([layers.Conv2D(4, 1, name="first")(image), layers.Conv2D(4, 3, padding="same")(image)])
+    built = keras.Model(image, {"out": layers.Conv2D(2, 1)(layers.ReLU()(total))})
+    built.save(tmp_path / "m.keras")
+    model = unpack(KerasSource(tmp_path / "m.keras", built).to_tflite(SPEC))
+    graph = model.subgraphs[0]
+    (summed,) = (operator for operator in graph.operators if operator_name(model, operator) == "ADD")
+    low, high = map(int, summed.inputs)
+    for tensor, range_ in ((low, (-90.0, 3.0)), (high, (-2.0, 7.0))):
+        graph.tensors[tensor].quantization = schema().QuantizationParametersT()
+        graph.tensors[tensor].quantization.min, graph.tensors[tensor].quantization.max = [range_[0]], [range_[1]]
+    bounded = unpack(bound_ranges(pack(model))).subgraphs[0].tensors
+    assert (bounded[low].quantization.min[0], bounded[low].quantization.max[0]) == (-7, 3)
+    assert (bounded[high].quantization.min[0], bounded[high].quantization.max[0]) == (-2, 7)
