@@ -14,6 +14,6 @@ SHIPPED_DETECTOR_INT8 = Path(__file__).with_name("detector-int8.tflite")
 SHIPPED_DIGESTS = frozenset(
     {
         "cd5a86f778db2a6d662440f94cd5ec1a91cbaf256390944e9a419c3784bcb8f8",
-        "c2af02258c3ba521921c1106db80aa27d05592155149ea4f4f3d85f9f4d4c7b8",
+        "f14ee9b3c8317ef0baa2691a0a5d95ef8fa8743326e2e51f334e6b7b6358d6bc",
     }
 )
