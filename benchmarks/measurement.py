@@ -157,7 +157,7 @@ class Measurement:
     def _open_recorder(self) -> None:
         """What takes the images through both models, or through the one there is."""
         negatives, skip_bad = self.options.negatives, self.options.skip_bad
-        if self.localizer.contract.detector is not None:
+        if not self.localizer.contract.finds_one:
             after = _below_threshold(self.localizer)
             before = after if self.float_model is None else _below_threshold(self.float_model)
             self.detections = DetectionRecorder(before, after, skip_bad=skip_bad)

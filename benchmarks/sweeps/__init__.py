@@ -189,9 +189,9 @@ class _Running:
                 self._missing[str(configuration)] = first_line(error)
         if not self._open and first_error is not None:
             raise first_error
-        kinds = {one.localizer.contract.detector is None for one in self._open.values()}
-        if len(kinds) > 1:
-            raise UsageError("a detector and a localizer have no quality in common", hint="sweep each kind by itself")
+        if len({one.localizer.contract.finds_one for one in self._open.values()}) > 1:
+            message = "a model of one object and one of several have no quality in common"
+            raise UsageError(message, hint="sweep each kind by itself")
 
     def measure(self) -> None:
         """Latency of all in turns, then energy, then quality."""

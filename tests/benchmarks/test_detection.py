@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 
 from edgeloc.benchmarks.commands.bench import closing_table, summary
+from edgeloc.benchmarks.peers import networks
 from edgeloc.benchmarks.report import render_report
 from edgeloc.benchmarks.report.pictures import with_previews
 from edgeloc.benchmarks.result import BenchResult, read_result, write_result
+from edgeloc.cli import main
 from edgeloc.data import Sample
 from edgeloc.evaluation.detection import DetectionRow, Found, detection_figures
+from edgeloc.model.contract import BoxEncoding, Contract, InputSpec, OutputSpec
+from edgeloc.model.file import write_model
 from edgeloc.types import Box, LabelledBox
 
 pytest.importorskip("pycocotools")
@@ -72,3 +76,19 @@ def test_the_worst_images_are_shown_with_the_boxes_of_both_models(result: BenchR
 def test_one_model_has_no_drop_and_no_pictures(result: BenchResult) -> None:
     page = render_report(dataclasses.replace(result, against=None))
     assert "AP drop" not in page and "Worst images" not in page and "<th>bolt</th>" in page
+
+
+def test_a_known_number_of_objects_is_measured_like_a_detectors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A localizer of two objects that answers the same two always: one that is there, one that is not."""
+    answer = np.array([[[127, -128, -128, 0, 0], [-128, 0, 0, 127, 127]]], np.int8)
+    outputs = (OutputSpec("out", "vector", slots=("presence", "x1", "y1", "x2", "y2")),)
+    contract = Contract(InputSpec("image", 64, 64, mean=(0.0,), std=(255.0,)), outputs, BoxEncoding("xyxy", objects=2))
+    write_model(tmp_path / "two.tflite", networks.yolo(answer, 64, (1 / 255, -128)), contract)
+    data, out = "synthetic?count=6&size=64x64&objects=2", tmp_path / "r.json"
+    command = ["bench", str(tmp_path / "two.tflite"), "--validation", data, "--frames", "20", "--out", str(out)]
+    assert main(command) == 0
+    found = read_result(out)
+    assert found.accuracy is None and found.detection is not None
+    assert found.detection.all.objects > 6 and "mAP " in capsys.readouterr().out
