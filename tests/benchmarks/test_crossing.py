@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeloc.benchmarks import crossing
-from edgeloc.benchmarks.crossing import by_last_box, by_score, meetings, score, straight, tracked
+from edgeloc.benchmarks.crossing import by_last_box, by_score, drawn, meetings, score, score_seen, straight, tracked
 from edgeloc.benchmarks.tracking import read_clips
 
 
@@ -26,6 +26,13 @@ def test_the_ways_of_real_objects_cross_as_documented(videos: Path) -> None:
     assert last.switches >= 0.8 and last.kept <= 0.55
 
 
+def test_the_tracker_keeps_what_a_real_detector_sees_apart() -> None:
+    seen = list(drawn(4))
+    assert len(seen) >= 3
+    unordered, followed = (score_seen(seen, method) for method in (by_score, tracked(None)))
+    assert unordered.switches > 5 > 2 > followed.switches and followed.covered >= unordered.covered
+
+
 def test_what_is_below_the_threshold_keeps_boxes_of_hidden_objects() -> None:
     crossings = [straight(seed) for seed in range(60)]
     one, both = (score(crossings, tracked(0.1, second_step=step), 0.1) for step in (False, True))
@@ -36,6 +43,7 @@ def test_the_script_prints_a_row_for_each_noise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(crossing, "_SYNTHETIC", 3)
+    monkeypatch.setattr(crossing, "_CLIPS", 1)
     clips = [{"w": 640, "h": 480, "boxes": [[*at(n), 30, 20] for n in range(90)]} for at in (_right, _down)]
     leaping = {"w": 640, "h": 480, "boxes": [[90 * (n // 40), 9, 30, 20] for n in range(90)]}
     labels = tmp_path / "labels.json"
@@ -45,6 +53,7 @@ def test_the_script_prints_a_row_for_each_noise(
     assert "us a frame with 50" in out
     for row in ("straight, 3", "labelled, 2", "straight, two classes, 3", "labelled, two classes, 2"):
         assert out.count(f"| {row} |") == 3
+    assert "| drawn, 1 | the model's |" in out
     assert crossing.main([str(tmp_path / "none.json")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
