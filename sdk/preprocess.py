@@ -250,15 +250,11 @@ class Preprocessor:
             return []
         if _is_sign_flip(table):
             return [lambda: np.bitwise_xor(landing, 0x80, out=landing)]
-        convert = _converter(table)
         if not self._planar:
+            convert = _converter(table)
             return [lambda: convert(landing, region)]
-        own = (
-            [convert] * len(landing)
-            if table.ndim == 1
-            else [_converter(table[:, 0, i].copy()) for i in range(len(landing))]
-        )
-        planes = list(zip(own, landing, region, strict=True))
+        own = [table] * len(landing) if table.ndim == 1 else [table[:, 0, i].copy() for i in range(len(landing))]
+        planes = list(zip(map(_converter, own), landing, region, strict=True))
         return [lambda: [convert(plane, into) for convert, plane, into in planes]]
 
 
