@@ -151,10 +151,8 @@ def drawn(clips: int) -> Iterator[tuple[Crossing, list[Result]]]:
     """Of so many generated clips of two objects those whose objects are of two classes and overlap: the objects, and
     what the detector that ships answers in each frame.
     """
-    generator, localizer = (
-        SceneGenerator(_CLIP_SEED, _SIZE, 2),
-        Localizer(SHIPPED_DETECTOR_INT8, candidates_from=_LOWEST),
-    )
+    generator = SceneGenerator(_CLIP_SEED, _SIZE, objects=2)
+    localizer = Localizer(SHIPPED_DETECTOR_INT8, candidates_from=_LOWEST)
     for index in range(clips):
         scenes = list(generator.clip(index, _CLIP_FRAMES))
         truths = [{one.label or "": one.box for one in scene.objects} for scene in scenes]
