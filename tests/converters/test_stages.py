@@ -97,7 +97,7 @@ def test_a_trained_detector_is_one_file_that_finds_the_object(
     monkeypatch.setattr(fit, "REESTIMATION_BATCHES", 8)
     trained, out = tmp_path / "two.keras", tmp_path / "two.tflite"
     network: dict[str, Any] = {"backbone": "AlexNet", "alpha": 0.2, "input_size": SIDE, "backbone_weights": "none"}
-    options = TrainOptions(task="detect", head=head, epochs=12, batch_size=8, upright=True, **network)
+    options = TrainOptions(task="detect", head=head, epochs=15, batch_size=8, upright=True, **network)
     metrics = train([str(squares)], trained, options).metrics
     assert metrics["map50"] > 0.5
     made = convert(trained, out, ConvertOptions(), calibration=open_dataset(squares), validation=None)
