@@ -22,6 +22,7 @@ from edgeloc.converters.training.network import trained_start
 from edgeloc.data import open_dataset
 from edgeloc.decode.regions import crop_regions, pool_regions
 from edgeloc.errors import ContractError, ModelError, UsageError
+from edgeloc.evaluation.detection import below_threshold
 from edgeloc.model.file import HEAD, read_model, write_model
 from edgeloc.types import Box
 
@@ -105,11 +106,13 @@ def test_a_trained_detector_is_one_file_that_finds_the_object(
     assert (HEAD in zipfile.ZipFile(out).namelist()) == (head != "rcnn")
     localizer = Localizer(out)
     localizer.self_test()
+    # Float's threshold is the score of an object, which int8 may miss by a step.
+    localizer = Localizer(out, localizer.engine, contract=below_threshold(localizer.contract))
     ious = []
     for sample in open_dataset(squares):
         objects = localizer(sample.load()).objects
         assert sample.box is not None
-        ious.append(max((sample.box.iou(found.box or Box(0, 0, 0, 0)) for found in objects), default=0.0))
+        ious.append(sample.box.iou(objects[0].box or Box(0, 0, 0, 0)) if objects else 0.0)
     assert np.median(ious) > 0.5
     assert set(localizer.engine.spent_ms) == STAGES[head]
     assert cli.main(["inspect", str(out)]) == 0
