@@ -140,8 +140,9 @@ class _Channels:
             return [inputs[0]]
         if kind in _PASSING:
             columns = _columns(inputs[0])
-            keeps = columns is not None and shape[-1:] == columns.shape and not self._reduces_channels(operator)
-            return [np.broadcast_to(columns, shape)] if keeps and columns is not None else None
+            if columns is None or columns.shape != shape[-1:] or self._reduces_channels(operator):
+                return None
+            return [np.broadcast_to(columns, shape)]
         return _moved(graph, operator, inputs)
 
     def _reduces_channels(self, operator: Any) -> bool:
