@@ -23,6 +23,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,7 @@ _SIZE = 640, 480
 
 # The identities that a method gives in each frame, and where.
 Answers = Iterator[dict[int, Box]]
+Method = Callable[[Iterator[Result]], Answers]
 
 
 class Crossing(NamedTuple):
@@ -185,7 +187,7 @@ def by_last_box(results: Iterator[Result]) -> Answers:
         yield answer
 
 
-def tracked(noise: float | None, *, second_step: bool = True) -> Callable[[Iterator[Result]], Answers]:
+def tracked(noise: float | None, *, second_step: bool = True) -> Method:
     """A method: the tracker, with or without what is below the threshold."""
 
     def method(results: Iterator[Result]) -> Answers:
@@ -199,14 +201,12 @@ def tracked(noise: float | None, *, second_step: bool = True) -> Callable[[Itera
     return method
 
 
-def score(crossings: Sequence[Crossing], method: Callable[[Iterator[Result]], Answers], noise: float) -> Score:
+def score(crossings: Sequence[Crossing], method: Method, noise: float) -> Score:
     """The means over crossings."""
     return score_seen([(one, see(one, noise, seed)) for seed, one in enumerate(crossings)], method)
 
 
-def score_seen(
-    seen: Sequence[tuple[Crossing, Iterable[Result]]], method: Callable[[Iterator[Result]], Answers]
-) -> Score:
+def score_seen(seen: Sequence[tuple[Crossing, Iterable[Result]]], method: Method) -> Score:
     """The means over crossings, each with what a detector answers in its frames."""
     scores = [_score(crossing, method(iter(results))) for crossing, results in seen]
     return Score(*(float(mean) for mean in np.mean(scores, axis=0)))
@@ -285,6 +285,13 @@ def cost_us(objects: int) -> float:
     return float(np.median(times)) * 1e6
 
 
+def _row(crossings: str, noise: float | None, scored: Callable[[Method], Score]) -> str:
+    """Each method's score on these crossings; `noise` is None where it is the model's."""
+    methods = by_score, by_last_box, tracked(noise, second_step=False), tracked(noise)
+    cells = [crossings, "the model's" if noise is None else f"{noise:.0%}", *map(str, map(scored, methods))]
+    return f"| {' | '.join(cells)} |"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table and the cost; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m edgeloc.benchmarks.crossing", description="measure identities")
@@ -301,14 +308,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("| crossings | noise | by score | last box | tracker, first step | tracker |\n|---|---|---|---|---|---|")
     for name, crossings in sets.items():
         for noise in (0.03, 0.06, 0.10) if crossings else ():
-            methods = by_score, by_last_box, tracked(noise, second_step=False), tracked(noise)
-            cells = [f"{name}, {len(crossings)}", f"{noise:.0%}"]
-            cells += [str(score(crossings, method, noise)) for method in methods]
-            print(f"| {' | '.join(cells)} |", flush=True)
+            print(_row(f"{name}, {len(crossings)}", noise, partial(score, crossings, noise=noise)), flush=True)
     seen = list(drawn(_CLIPS))
-    methods = by_score, by_last_box, tracked(None, second_step=False), tracked(None)
-    cells = [f"drawn, {len(seen)}", "the model's", *(str(score_seen(seen, method)) for method in methods)]
-    print(f"| {' | '.join(cells)} |")
+    print(_row(f"drawn, {len(seen)}", None, partial(score_seen, seen)))
     print(", ".join(f"{cost_us(objects):.0f} us a frame with {objects}" for objects in (1, 10, 50)))
     return 0
 

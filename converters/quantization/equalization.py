@@ -345,8 +345,7 @@ def _scale_inputs(graph: _Graph, layer: Any, scales: Scales) -> None:
 
 def _replace(graph: _Graph, layer: Any, position: int, change: Callable[[Any], Any]) -> None:
     """Other weights, in a tensor of this layer's own: two layers may share theirs."""
-    inputs = [int(index) for index in layer.inputs]
-    values = constant(graph.model, inputs[position]) if position < len(inputs) else None
+    values, inputs = graph.constant(layer, position), [int(index) for index in layer.inputs]
     if values is None:
         return
     name = tensor_name(graph.main.tensors[inputs[position]])
