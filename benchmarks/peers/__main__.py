@@ -3,8 +3,8 @@
     python -m edgeloc.benchmarks.peers [--onnx localizer.onnx] [--ssd detector.tflite]
 
 The peers take turns, so that a change of the machine's speed meets all: of ten frames in a row, the first of which does
-not count, so that each finds the caches as where it runs alone. The process keeps to as many cores as threads. A peer
-that finds other objects than edgeloc is not timed.
+not count, so that each finds the caches as where it runs alone. The process keeps to as many cores as threads. Those on
+edgeloc's engine share its loaded network. A peer that finds other objects than edgeloc is not timed.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.benchmarks.peers.base import Case, Found, Peer, Timed
+from edgeloc.benchmarks.peers.base import Case, Found, Peer, Timed, shared_network
 from edgeloc.engines.base import TensorInfo
 from edgeloc.errors import ModelError, UsageError
 from edgeloc.model.contract import Contract
@@ -99,12 +99,8 @@ class LiteRt(Peer):
     engine = "litert"
 
     def __init__(self, case: Case, threads: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
         self._hand = _ByHand(case.localizer.contract)
-        interpreter = Interpreter(model_content=case.localizer.model.payload, num_threads=threads)
-        interpreter.allocate_tensors()
-        self.network = self._interpreter = Timed(interpreter, "invoke")
+        self.network = self._interpreter = Timed(shared_network(case), "invoke")
         indices, infos = _indices(case), case.localizer.engine.outputs
         self._input = indices[case.localizer.contract.input.tensor]
         self._outputs = [(indices[name], infos[name]) for name in self._hand.tensors]
@@ -168,10 +164,10 @@ class _OnnxByHand(Peer):
         if spec.layout != "channels-last":
             raise UsageError("the loop by hand knows inputs with the channels last only")
         self._mean, self._std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
-        self._name, self._model = spec.tensor, case.localizer.model.payload
-        self.load(threads)
+        self._name = spec.tensor
+        self.load(case, threads)
 
-    def load(self, threads: int) -> None:
+    def load(self, case: Case, threads: int) -> None:
         """Load the model into the runtime."""
         raise NotImplementedError
 
@@ -190,13 +186,8 @@ class OnnxRuntime(_OnnxByHand):
     package, install = "onnxruntime", "pip install onnxruntime"
     engine = "onnxruntime"
 
-    def load(self, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
-        self.network = self._session = Timed(session, "run")
+    def load(self, case: Case, threads: int) -> None:
+        self.network = self._session = Timed(shared_network(case), "run")
 
     def run(self, tensor: NDArray[np.float32]) -> Outputs:
         answers: Outputs = self._session.run(self._hand.tensors, {self._name: tensor})
@@ -209,9 +200,9 @@ class OpenCvDnn(_OnnxByHand):
     engine = "opencv"
     differs = ("another engine",)
 
-    def load(self, threads: int) -> None:
+    def load(self, case: Case, threads: int) -> None:
         cv2.setNumThreads(threads)
-        network = cv2.dnn.readNetFromONNX(np.frombuffer(self._model, np.uint8))
+        network = cv2.dnn.readNetFromONNX(np.frombuffer(case.localizer.model.payload, np.uint8))
         self.network = self._net = Timed(network, "forward")
 
     def run(self, tensor: NDArray[np.float32]) -> Outputs:
@@ -226,19 +217,20 @@ class Ncnn(_OnnxByHand):
     engine = "ncnn"
     differs = ("another engine", "weights in float16")
 
-    def load(self, threads: int) -> None:
+    def load(self, case: Case, threads: int) -> None:
         import ncnn
         import onnx
         import pnnx
 
         self._ncnn, self._net = ncnn, ncnn.Net()
         self._net.opt.num_threads, self._net.opt.use_vulkan_compute = threads, False
-        graph = onnx.load_from_string(self._model).graph
+        model = case.localizer.model.payload
+        graph = onnx.load_from_string(model).graph
         names = [output.name for output in graph.output]
         self._outputs = [f"out{names.index(name)}" for name in self._hand.tensors]
         sizes = [size.dim_value for size in graph.input[0].type.tensor_type.shape.dim]
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "model.onnx").write_bytes(self._model)
+            (Path(folder) / "model.onnx").write_bytes(model)
             shape = "inputshape=" + str(sizes).replace(" ", "")
             done = subprocess.run([pnnx.EXEC_PATH, "model.onnx", shape], cwd=folder, capture_output=True)
             if done.returncode:
