@@ -37,11 +37,13 @@ def test_it_measures_all_loops(grid_model: Path) -> None:
 def test_the_script_prints_the_ratios_and_judges_them(grid_model: Path, repository: Path) -> None:
     script = repository / "benchmarks" / "overhead.py"
     done = subprocess.run(
-        [sys.executable, str(script), str(grid_model), "--frames", "50"], capture_output=True, text=True
+        [sys.executable, str(script), str(grid_model), "--frames", "50", "--processes", "2"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode in (0, 1), done.stderr
     for row, most in (("beyond invoke", "0.7"), ("whole frame", "0.97"), ("without object", "0.5")):
-        assert re.search(rf"{row} +[\d.]+ +[\d.]+ +[\d.]+ +{most}\n", done.stdout)
+        assert re.search(rf"{row} +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+ to [\d.]+ +{most}\n", done.stdout)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +58,22 @@ def test_the_script_prints_the_ratios_and_judges_them(grid_model: Path, reposito
 def test_a_ratio_over_its_limit_is_a_failed_gate(
     grid_model: Path, monkeypatch: pytest.MonkeyPatch, figures: tuple[float, ...], status: int
 ) -> None:
-    monkeypatch.setattr(overhead, "measure", lambda localizer, frames: overhead.Overhead(*figures))
+    others = [overhead.Overhead(*(share * figure for figure in figures)) for share in (0.5, 2)]
+    processes = [overhead.Overhead(*figures), *others]
+    monkeypatch.setattr(overhead, "measure_in_processes", lambda *arguments, **options: processes)
     assert overhead.main([str(grid_model)]) == status
 
 
-@pytest.mark.parametrize("arguments", [["absent.tflite"], ["absent.tflite", "--frames", "0"]])
-def test_bad_input_is_one_line_and_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert overhead.main(arguments) == 2
+def test_one_process_that_is_slow_throughout_decides_nothing() -> None:
+    usual, unlucky = overhead.Overhead(60, 100, 900, 1000, 40), overhead.Overhead(80, 100, 990, 1000, 55)
+    beyond, *_ = found = overhead.rows([usual, unlucky, usual])
+    assert not any(row.over for row in found)
+    assert (beyond.ratio, beyond.lowest, beyond.highest) == (0.6, 0.6, 0.8)
+    assert all(row.over for row in overhead.rows([usual, unlucky, unlucky]))
+
+
+def test_bad_input_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert overhead.main(["absent.tflite"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
