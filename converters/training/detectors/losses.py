@@ -260,7 +260,10 @@ def detection_metrics(
 def best_threshold(
     truths: Sequence[Sequence[LabelledBox]], found: Sequence[Sequence[Detection]]
 ) -> tuple[float, float]:
-    """The score from which on objects give the best F1, over all images and classes, and that F1; 0.5 without any."""
+    """The score from which on objects give the best F1, over all images and classes, and that F1; 0.5 without any.
+
+    It lies between the scores of the last object that counts and the next one, so that int8 loses neither by a step.
+    """
     hits: list[tuple[float, bool]] = []
     for items, detections in zip(truths, found, strict=True):
         for label in {one.label for one in detections}:
@@ -274,7 +277,8 @@ def best_threshold(
     right = np.cumsum([hit for _, hit in hits])
     f1 = 2 * right / (np.arange(1, len(right) + 1) + there)
     best = int(f1.argmax())
-    return hits[best][0], float(f1[best])
+    below = hits[best + 1][0] if best + 1 < len(hits) else 0.0
+    return (hits[best][0] + below) / 2, float(f1[best])
 
 
 def _pairs(measure: Any, truth: Any, found: Any) -> Any:

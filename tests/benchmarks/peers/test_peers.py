@@ -102,6 +102,16 @@ def test_runtimes_of_onnx_find_the_same_box(kind: type[Peer], onnx_file: Path, f
     agree(Edgeloc(case, 1), kind(case, 1), frames)
 
 
+def test_a_peer_on_edgelocs_engine_runs_the_same_network(shipped: Case) -> None:
+    peer, ours = runtimes.LiteRt(shipped, 1), Edgeloc(shipped, 1)
+    later = runtimes.LiteRt(shipped, 1)
+    assert peer.network is not None and ours.network is not None and later.network is not None
+    assert peer.network._inner is ours.network._inner is later.network._inner
+    before = ours.network.seconds
+    peer.network.invoke()
+    assert ours.network.seconds == before, "what a peer runs counts for edgeloc"
+
+
 def test_openvino_finds_the_same_box(shipped: Case, frames: list[Pixels]) -> None:
     pytest.importorskip("openvino")
     ours, peer = Edgeloc(shipped, 1), runtimes.OpenVino(shipped, 1)

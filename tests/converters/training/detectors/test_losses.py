@@ -165,13 +165,13 @@ def test_a_class_that_is_not_known_is_left_out() -> None:
     assert made["boxes"][0, 0].tolist() == [5, 5, 9, 9]
 
 
-def test_the_threshold_is_the_score_with_the_best_f1() -> None:
+def test_the_threshold_with_the_best_f1_lies_between_two_scores() -> None:
     truths = [[LabelledBox(Box(0, 0, 10, 10), "bolt"), LabelledBox(Box(20, 20, 40, 40), "nut")], []]
     right = Detection(Box(0, 0, 10, 9), 0.9, "bolt"), Detection(Box(20, 20, 40, 39), 0.6, "nut")
     wrong = Detection(Box(0, 0, 10, 10), 0.7, "nut"), Detection(Box(50, 50, 60, 60), 0.5, "bolt")
-    assert best_threshold(truths, [right, ()]) == (0.6, 1.0)
-    assert best_threshold(truths, [(right[0], wrong[0], right[1]), (wrong[1],)]) == (0.6, pytest.approx(0.8))
+    assert best_threshold(truths, [right, ()]) == (0.3, 1.0)
+    assert best_threshold(truths, [(right[0], wrong[0], right[1]), (wrong[1],)]) == (0.55, pytest.approx(0.8))
     twice = Detection(Box(0, 0, 10, 10), 0.8, "bolt")
-    assert best_threshold(truths, [(right[0], twice), ()]) == (0.9, pytest.approx(2 / 3))
+    assert best_threshold(truths, [(right[0], twice), ()]) == (pytest.approx(0.85), pytest.approx(2 / 3))
     assert best_threshold(truths, [(), ()]) == (0.5, 0.0)
     assert best_threshold([[]], [right]) == (0.5, 0.0)
