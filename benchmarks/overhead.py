@@ -25,7 +25,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc._support.numbers import at_least_one
 from edgeloc.engines.tflite import TfliteEngine
 from edgeloc.errors import EdgelocError, GateFailed, UsageError
 from edgeloc.localizer import Localizer
@@ -112,7 +111,12 @@ def measure_in_processes(
         engine, threads: likewise.
         frames: how many 640x480 frames each loop runs in each process.
         processes: how many.
+
+    Raises UsageError for less than one of either.
     """
+    for name, count in (("frames", frames), ("processes", processes)):
+        if count < 1:
+            raise UsageError(field=name, value=count, allowed="at least 1")
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         return [pool.apply(_measure_in_process, (model, engine, threads, frames)) for _ in range(processes)]
 
@@ -259,10 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit status is 1 when a ratio is over its limit."""
     parser = argparse.ArgumentParser(description="Time the Localizer against the shortest hand-written loop.")
     parser.add_argument("model", help="an int8 .tflite file with a grid head and its contract")
-    parser.add_argument(
-        "--frames", type=at_least_one, default=500, help="frames for each in a process (default: %(default)s)"
-    )
-    parser.add_argument("--processes", type=at_least_one, default=5, help="how many (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=500, help="frames for each in a process (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=5, help="how many (default: %(default)s)")
     parser.add_argument("--engine", default="auto", help="inference engine (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="threads of the engine (default: the runtime's)")
     arguments = parser.parse_args(argv)

@@ -40,12 +40,10 @@ class Decoder:
     def __init__(self, contract: Contract, quantizations: Mapping[str, Quantization] | None = None) -> None:
         given = quantizations or {}
         reader = head_reader(contract, given)
-        if isinstance(reader, LocalizerReader):
-            self._read, self._finished = self._localized, None
-            self._presences, self._classes, self._corners = reader.presence, reader.classes, reader.corners
-        else:
-            self._read, self._finished = self._detected, reader.finished
-            self._candidates = reader
+        self._reader = reader
+        self._read = self._localized if isinstance(reader, LocalizerReader) else self._detected
+        self._classes = reader.classes if isinstance(reader, LocalizerReader) else None
+        self._finished = None if isinstance(reader, LocalizerReader) else reader.finished
         self._objects, self._labels = contract.box.objects, contract.labels
         self._presence, self._label = contract.thresholds.presence, contract.thresholds.label
         pixels = contract.box.units == "pixels" or contract.detector is not None
@@ -84,14 +82,16 @@ class Decoder:
         self, outputs: Mapping[str, NDArray[Any]], placement: Placement, frame_size: tuple[int, int]
     ) -> Result:
         """A localizer's result: of an absent object nothing but its presence is computed."""
-        presence = [1.0] * self._objects if self._presences is None else self._presences(outputs)
+        reader = self._reader
+        assert isinstance(reader, LocalizerReader)
+        presence = [1.0] * self._objects if reader.presence is None else reader.presence(outputs)
         if self._careful and not math.isfinite(sum(presence)):
             raise not_finite("presence is not a finite number")
         # Of one object without two calls, which behind a network cost 4 us each.
         best = 0 if len(presence) == 1 else presence.index(max(presence))
         if presence[best] < self._presence:
-            return Result((), self._rejected(presence[best], outputs, best))
-        corners = None if self._corners is None else self._corners(outputs)
+            return Result((), self._detection(None, presence[best], outputs, best))
+        corners = None if reader.corners is None else reader.corners(outputs)
         found = []
         for row, score in enumerate(presence):
             if score >= self._presence:
@@ -99,30 +99,18 @@ class Decoder:
                 found.append(self._detection(box, score, outputs, row))
         return Result(_best_first(found))
 
-    def _rejected(self, score: float, outputs: Mapping[str, NDArray[Any]], row: int) -> Detection:
-        """The object of one row, which is not present; its class scores are computed when they are read."""
-        classes = self._classes
-        if classes is None:
-            return Detection(None, score)
-        raw = outputs[classes.tensor]
-        if classes.exact or classes.has_finite_scores(raw, row):
-            return Detection.deferred(None, score, None, partial(classes.scores, raw, row))
-        scores = classes.scores(raw, row)
-        self._best_labels(scores[np.newaxis])  # which refuses them
-        return Detection(None, score, None, scores)
-
     def _detection(self, box: Box | None, score: float, outputs: Mapping[str, NDArray[Any]], row: int) -> Detection:
-        """The present object of one row, with its class; class scores are computed when they are read."""
-        classes = self._classes
+        """The object of one row, with its class where it is present; its scores are computed when they are read."""
+        classes, present = self._classes, score >= self._presence
         if classes is None:
             return Detection(box, score)
         raw = outputs[classes.tensor]
-        if not self._label and (classes.exact or classes.has_finite_scores(raw, row)):
-            label = self._labels[classes.best(raw, row)] if self._labels else None
+        if not (present and self._label) and (classes.exact or classes.has_finite_scores(raw, row)):
+            label = self._labels[classes.best(raw, row)] if present and self._labels else None
             return Detection.deferred(box, score, label, partial(classes.scores, raw, row))
         scores = classes.scores(raw, row)
         (label,) = self._best_labels(scores[np.newaxis])
-        return Detection(box, score, label, scores)
+        return Detection(box, score, label if present else None, scores)
 
     def _selected(self, found: list[Finished], placement: Placement, frame_size: tuple[int, int]) -> Result:
         """The result of a model that has selected its objects itself."""
@@ -137,7 +125,7 @@ class Decoder:
         self, outputs: Mapping[str, NDArray[Any]], placement: Placement, frame_size: tuple[int, int]
     ) -> Result:
         """A detector's result: its reader gives what reaches the threshold, else the best candidate."""
-        presence, scores, corners, beyond = self._candidates(outputs)
+        presence, scores, corners, beyond = self._reader(outputs)
         boxes = None if corners is None else corners.tolist()
         if not math.isfinite(sum(presence)):
             raise not_finite("presence is not a finite number")

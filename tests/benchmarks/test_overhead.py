@@ -72,9 +72,16 @@ def test_one_process_that_is_slow_throughout_decides_nothing() -> None:
     assert all(row.over for row in overhead.rows([usual, unlucky, unlucky]))
 
 
-def test_bad_input_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert overhead.main(["absent.tflite"]) == 2
+@pytest.mark.parametrize("arguments", [["absent.tflite"], ["absent.tflite", "--frames", "0"]])
+def test_bad_input_is_one_line_and_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert overhead.main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["frames", "processes"])
+def test_a_run_of_nothing_is_refused(grid_model: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert overhead.main([str(grid_model), f"--{name}", "0"]) == 2
+    assert capsys.readouterr().err == f"overhead: error: {name} is 0: it must be at least 1\n"
 
 
 def test_a_model_of_another_kind_is_refused(grid_model: Path) -> None:
