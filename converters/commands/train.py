@@ -120,11 +120,9 @@ def run(args: argparse.Namespace) -> int:
     """Train and print what was reached; 0 when the network is saved."""
     from dataclasses import fields
 
-    from edgeloc.converters.training.memory import keep_freed_memory
+    from edgeloc.converters.training import TrainOptions, keep_freed_memory, train
 
     keep_freed_memory()  # before TensorFlow makes its threads
-    from edgeloc.converters.training import TrainOptions, train
-
     options = TrainOptions(**{entry.name: getattr(args, entry.name) for entry in fields(TrainOptions)})
     try:
         made = train(args.training, args.out, options, validation=args.validation)

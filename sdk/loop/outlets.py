@@ -17,9 +17,8 @@ from edgeloc._support.interrupt import Interrupt
 from edgeloc.cameras.base import Camera
 from edgeloc.errors import EdgelocError, OutputError, mask_credentials
 from edgeloc.findings import Finding
-from edgeloc.loop.ages import Ages
 from edgeloc.loop.faults import MOST_AT_ONCE, Faults
-from edgeloc.loop.summary import RunSummary, SinkState, SinkSummary
+from edgeloc.loop.summary import Ages, RunSummary, SinkState, SinkSummary
 from edgeloc.observation import Observation
 from edgeloc.sinks import Sink
 from edgeloc.types import Pixels

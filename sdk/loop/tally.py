@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 from edgeloc.cameras.base import Camera
 from edgeloc.errors import CameraError, EngineError, UsageError, mask_credentials
 from edgeloc.findings import Finding
-from edgeloc.loop.ages import Ages
 from edgeloc.loop.draw import BlurWhere, blur
 from edgeloc.loop.faults import Faults
 from edgeloc.loop.outlets import Outlets
-from edgeloc.loop.summary import EndedBy, RunSummary
+from edgeloc.loop.summary import Ages, EndedBy, RunSummary
 from edgeloc.observation import Observation, Track
 from edgeloc.types import Box, Frame, Result
 

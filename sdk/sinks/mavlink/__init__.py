@@ -15,7 +15,7 @@ from edgeloc._support.backend import Uri
 from edgeloc._support.numbers import whole
 from edgeloc.errors import MissingExtra, OutputError, UsageError, first_line
 from edgeloc.findings import Finding
-from edgeloc.loop.ages import Ages
+from edgeloc.loop.summary import Ages
 from edgeloc.observation import Bearing, Observation
 from edgeloc.sinks.base import Sink
 from edgeloc.sinks.mavlink.links import Link, SerialLink, UdpLink

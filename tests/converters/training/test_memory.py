@@ -12,7 +12,7 @@ FAULTS_OF_TEN_STEPS = """
 import resource
 import sys
 import numpy as np
-from edgeloc.converters.training.memory import keep_freed_memory
+from edgeloc.converters.training import keep_freed_memory
 
 if sys.argv[1] == "kept":
     keep_freed_memory()

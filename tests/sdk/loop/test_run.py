@@ -18,8 +18,8 @@ import pytest
 from edgeloc._support.backend import Uri
 from edgeloc.cameras import Camera, open_camera
 from edgeloc.errors import CameraError, CameraTimeout, DataError, DeviceError, EngineError, OutputError, UsageError
-from edgeloc.loop.ages import Ages
 from edgeloc.loop.run import run
+from edgeloc.loop.summary import Ages
 from edgeloc.loop.tracking import Tracker
 from edgeloc.observation import Observation
 from edgeloc.sinks import Sink, open_sink
