@@ -1,34 +1,34 @@
-"""Learning a class on the device: rows added to the class head of an int8 localizer, from a few photos, in seconds."""
+"""Learning on the device: a class more for an int8 localizer, or its presence head again, from a few photos."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc._support.files import atomic_path, require_writable
-from edgeloc.adaptation.head import ClassHead, choose_strength, fit_row, log_sum, out_of_fold
+from edgeloc.adaptation.features import Picture, Seen, choose_strength, fit_row, log_sum, look, out_of_fold
+from edgeloc.adaptation.head import Head
+from edgeloc.adaptation.presence import AdaptedPresence, MovedRow, move_presence, presence_pictures, share_of
 from edgeloc.data import Sample, open_dataset
 from edgeloc.data.sample import fingerprint
-from edgeloc.decode.numbers import Quantization, dequantized
-from edgeloc.engines import open_engine
 from edgeloc.errors import DataError, ModelError
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
 from edgeloc.model.file import ModelFile, contract_for, file_in_memory, read_model, write_model
 from edgeloc.model.golden import make_golden
-from edgeloc.model.trust import is_trusted, trust
+from edgeloc.model.trust import trust
 from edgeloc.scenes import SceneGenerator
-from edgeloc.types import Pixels
 
-__all__ = ["EARLIER", "Adapted", "Learned", "adapt", "undo"]
+__all__ = ["EARLIER", "Adapted", "AdaptedPresence", "Learned", "adapt", "adapt_presence", "undo"]
 
 EARLIER = "adapted_from/model.tflite"
 """The member that holds the whole file before, so that it can be given back byte for byte."""
@@ -37,6 +37,8 @@ _FEWEST = 5
 # The margin that all but a tenth of the photos have, when held out, goes to the old classes: chosen on the table of
 # docs/guide/adapt.md.
 _GIVEN_UP = 0.1
+# A threshold of 0 or 1 has no logit.
+_LEAST_CHANCE = 1e-6
 _SCENES, _SCENE_SIZE = 120, (224, 224)
 Array = NDArray[np.float64]
 
@@ -82,23 +84,6 @@ class Adapted:
     in_file: float
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """Images through the frozen network: features by branch, old logits, presence; a label and a group each."""
-
-    parts: list[Array]
-    logits: Array
-    presence: Array
-    labels: tuple[str | None, ...]
-    groups: tuple[str, ...]
-    is_photo: NDArray[np.bool_]
-
-    @property
-    def scales(self) -> list[float]:
-        """The root of each branch's mean square, at least a millionth."""
-        return [max(float(np.sqrt(np.mean(part**2))), 1e-6) for part in self.parts]
-
-
 def adapt(
     model: str | Path, data: str | Path, out: str | Path, *, label: str | None = None, split: str | None = None
 ) -> Adapted:
@@ -119,18 +104,63 @@ def adapt(
     require_writable(out, model)
     file = read_model(model)
     contract = contract_for(file)
-    head = _head(file, contract)
+    head = _head(file, contract, "class")
     dataset = open_dataset(data, split=split)
     samples, labels = _labelled(dataset.samples, label)
     new = _new_labels(labels, contract, str(data))
-    localizer = _with_features(file, contract, head)
-    seen = _look(localizer, contract, head, samples, labels)
+    seen = look(file, contract, head, _pictures(samples, labels))
     rows, biases, held_out = _fit(seen, new)
-    flatbuffer = head.with_rows(_by_branch(seen, rows), biases, _reach(head, seen, rows, biases))
-    history = _history(file, contract, new, dataset.name, samples)
+    weights = seen.by_branch(rows)
+    by_branch = [biases, *[0 * biases] * (len(weights) - 1)]
+    reach = _reach(head, _sums(seen.parts, weights, by_branch))
+    # A logit far below the others may be cut off: the class is another one either way.
+    reach[head.output] = (0.0, reach[head.output][1])
+    history = _history(file, contract, "class", new, dataset.name, samples)
     adapted = dataclasses.replace(contract, labels=(*contract.labels, *new), adapted_from=history)
-    right = _write(Path(out), file, adapted, flatbuffer, samples, labels)
-    return _figures(Path(out), seen, held_out, contract, new, right)
+    localizer = _write(Path(out), file, adapted, head.with_rows(weights, biases, reach))
+    photos = [(sample, one) for sample, one in zip(samples, labels, strict=True) if one in new]
+    right = [_answer(localizer, sample) == adapted.labels.index(one) for sample, one in photos]
+    return _figures(Path(out), seen, held_out, contract, new, float(np.mean(right)))
+
+
+def adapt_presence(
+    model: str | Path, data: str | Path, out: str | Path, *, split: str | None = None
+) -> AdaptedPresence:
+    """Teach the presence head of an int8 localizer what is an object in a data set and what is not; write a new file.
+
+    Something is added to the weights and to the bias of its only row; all other weights stay byte for byte. The fit is
+    on the photos, on crops beside their objects, on the mirror images of both, and on generated scenes with and without
+    an object.
+
+    Parameters:
+        model: the model file; a head of fully connected layers in int8 can be adapted.
+        data: labelled photos with and without an object, as `open_dataset` reads them.
+        out: the new file.
+        split: which part of the data.
+
+    Raises ModelError for a model that cannot be adapted, DataError for too few labelled photos and where a head fitted
+    on them would be no better on photos that were held out.
+    """
+    require_writable(out, model)
+    file = read_model(model)
+    contract = contract_for(file)
+    head = _head(file, contract, "presence")
+    dataset = open_dataset(data, split=split)
+    samples = [sample for sample in dataset.samples if sample.labelled]
+    if len(samples) < _FEWEST:
+        hint = "label what they show, or that they show nothing"
+        raise DataError(f"{data} has {len(samples)} labelled photos: the presence head needs {_FEWEST}", hint=hint)
+    seen = look(file, contract, head, presence_pictures(samples, _scenes()))
+    threshold = min(max(contract.thresholds.presence, _LEAST_CHANCE), 1 - _LEAST_CHANCE)
+    moved = move_presence(seen, math.log(threshold / (1 - threshold)))
+    old = [head.real(branch) for branch in head.branches]
+    weights = [before + more for (before, _), more in zip(old, moved.weights, strict=True)]
+    biases = [bias for _, bias in old]
+    biases[0] = biases[0] + moved.bias
+    flatbuffer = head.with_replaced(weights, biases, _reach(head, _sums(seen.parts, weights, biases)))
+    history = _history(file, contract, "presence", (), dataset.name, samples)
+    localizer = _write(Path(out), file, dataclasses.replace(contract, adapted_from=history), flatbuffer)
+    return _presence_figures(Path(out), localizer, samples, seen, moved)
 
 
 def undo(model: str | Path, out: str | Path) -> str:
@@ -152,14 +182,17 @@ def undo(model: str | Path, out: str | Path) -> str:
     return digest
 
 
-def _head(file: ModelFile, contract: Contract) -> ClassHead:
-    output = contract.output("class")
-    if file.format != "tflite" or output is None or not contract.finds_one or not contract.labels:
+def _head(file: ModelFile, contract: Contract, role: Literal["class", "presence"]) -> Head:
+    """The head of an output of its own for the class or for presence."""
+    output = contract.output(role)
+    known = output is not None and file.format == "tflite" and contract.finds_one
+    if not known or (role == "class" and not contract.labels):
         raise ModelError(
             f"{file.path} cannot be adapted: only a .tflite localizer of one object with an output of its own for the "
-            "class can"
+            f"{role} can"
         )
-    return ClassHead(file.payload, output.tensor, len(contract.labels), str(file.path))
+    assert output is not None
+    return Head(file.payload, output.tensor, len(contract.labels) if role == "class" else 1, str(file.path))
 
 
 def _labelled(samples: Sequence[Sample], label: str | None) -> tuple[list[Sample], list[str]]:
@@ -183,57 +216,26 @@ def _new_labels(labels: Sequence[str], contract: Contract, data: str) -> tuple[s
     return new
 
 
-def _with_features(file: ModelFile, contract: Contract, head: ClassHead) -> Localizer:
-    if not (file.trusted or is_trusted(file.digest)):
-        open_engine("auto", file)  # an untrusted file is tried in a process of its own, before it is edited and run
-    return Localizer(file_in_memory(file.path, head.with_features(), contract))
-
-
-def _look(
-    localizer: Localizer, contract: Contract, head: ClassHead, samples: Sequence[Sample], labels: Sequence[str]
-) -> _Seen:
-    output = contract.output("class")
-    assert output is not None
-    rows: list[tuple[list[Array], Array, float]] = []
-    known: list[tuple[str | None, str, bool]] = []
-    for pixels, label, group, is_photo in _pictures(samples, labels):
-        tensor, placement = localizer.preprocess(pixels)
-        raw = localizer.invoke(tensor)
-        presence = localizer.decode(raw, placement, (pixels.shape[1], pixels.shape[0])).presence
-        names = [f"features-{number}" for number in range(len(head.branches))]
-        parts = [_real(localizer, name, raw[name]) for name in names]
-        rows.append((parts, _real(localizer, output.tensor, raw[output.tensor]), presence))
-        known.append((label, group, is_photo))
-    return _Seen(
-        [np.array([row[0][number] for row in rows]) for number in range(len(head.branches))],
-        np.array([row[1] for row in rows]),
-        np.array([row[2] for row in rows]),
-        tuple(label for label, _, _ in known),
-        tuple(group for _, group, _ in known),
-        np.array([is_photo for _, _, is_photo in known]),
-    )
-
-
-def _pictures(samples: Sequence[Sample], labels: Sequence[str]) -> Iterator[tuple[Pixels, str | None, str, bool]]:
-    """Each photo, its mirror image, and generated scenes: pixels, label, group, and whether it is a photo as taken."""
+def _pictures(samples: Sequence[Sample], labels: Sequence[str]) -> Iterator[Picture]:
+    """Each photo, its mirror image, and generated scenes, which stand for everything else."""
     for sample, label in zip(samples, labels, strict=True):
         pixels, group = sample.load(), sample.group or sample.name
-        yield pixels, label, group, True
-        yield np.ascontiguousarray(pixels[:, ::-1]), label, group, False
+        yield Picture(pixels, label, group, True, is_photo=True)
+        yield Picture(np.ascontiguousarray(pixels[:, ::-1]), label, group, True)
+    yield from _scenes()
+
+
+def _scenes() -> Iterator[Picture]:
     scenes = SceneGenerator(seed=1, size=_SCENE_SIZE)
     for index in range(_SCENES):
-        yield scenes.scene(index).pixels, None, f"scene-{index}", False
+        scene = scenes.scene(index)
+        yield Picture(scene.pixels, None, f"scene-{index}", bool(scene.objects))
 
 
-def _real(localizer: Localizer, name: str, raw: NDArray[Any]) -> Array:
-    info = localizer.engine.outputs[name]
-    return dequantized(raw.reshape(-1), Quantization(info.scale, info.zero_point or 0)).astype(np.float64)
-
-
-def _fit(seen: _Seen, new: Sequence[str]) -> tuple[list[Array], Array, Array]:
+def _fit(seen: Seen, new: Sequence[str]) -> tuple[list[Array], Array, Array]:
     """For each new class its weights over all features and its bias; and its logits (n, new) by held-out fits."""
-    features = np.concatenate([part / scale for part, scale in zip(seen.parts, seen.scales, strict=True)], axis=1)
-    logits, rows, biases, held_out = seen.logits, [], [], []
+    features, logits = seen.features, seen.logits
+    rows, biases, held_out = [], [], []
     for label in new:
         wanted, offset = np.array([one == label for one in seen.labels]), log_sum(logits)
         strength = choose_strength(features, offset, wanted, seen.groups)
@@ -249,33 +251,25 @@ def _fit(seen: _Seen, new: Sequence[str]) -> tuple[list[Array], Array, Array]:
     return rows, np.array(biases), np.stack(held_out, axis=1)
 
 
-def _by_branch(seen: _Seen, rows: Sequence[Array]) -> list[Array]:
-    """The weights of each branch, (new, features), for features as the network has them."""
-    ends = np.cumsum([part.shape[1] for part in seen.parts])[:-1]
-    split = [np.split(row, ends) for row in rows]
-    return [np.array([parts[number] for parts in split]) / scale for number, scale in enumerate(seen.scales)]
+def _sums(parts: Sequence[Array], weights: Sequence[Array], biases: Sequence[Array]) -> list[Array]:
+    """What each branch computes, (n, rows)."""
+    return [part @ rows.T + bias for part, rows, bias in zip(parts, weights, biases, strict=True)]
 
 
-def _reach(head: ClassHead, seen: _Seen, rows: Sequence[Array], biases: Array) -> dict[int, tuple[float, float]]:
-    """The least and greatest number that each branch must hold now, and their sum at its upper end."""
-    sums = [part @ weights.T for part, weights in zip(seen.parts, _by_branch(seen, rows), strict=True)]
-    sums[0] = sums[0] + biases
-    reach = {
-        branch.way[-1]: (float(values.min()), float(values.max()))
-        for branch, values in zip(head.branches, sums, strict=True)
-    }
-    # A logit far below the others may be cut off: the class is another one either way.
-    reach[head.output] = (0.0, float(np.sum(sums, axis=0).max()))
-    return reach
+def _reach(head: Head, sums: Sequence[Array]) -> dict[int, tuple[float, float]]:
+    """The least and the greatest number that each branch and their sum must hold."""
+    tensors = [*(branch.way[-1] for branch in head.branches), head.output]
+    values = [*sums, np.sum(sums, axis=0)]
+    return {tensor: (float(one.min()), float(one.max())) for tensor, one in zip(tensors, values, strict=True)}
 
 
 def _history(
-    file: ModelFile, contract: Contract, new: Sequence[str], data: str, samples: Sequence[Sample]
+    file: ModelFile, contract: Contract, role: str, new: Sequence[str], data: str, samples: Sequence[Sample]
 ) -> dict[str, Any]:
     return {
         "sha256": hashlib.sha256(file.path.read_bytes()).hexdigest(),
         "payload": file.digest,
-        "head": "class",
+        "head": role,
         "labels_added": list(new),
         "data": data,
         "images": len(samples),
@@ -285,25 +279,14 @@ def _history(
     }
 
 
-def _write(
-    out: Path,
-    file: ModelFile,
-    contract: Contract,
-    flatbuffer: bytes,
-    samples: Sequence[Sample],
-    labels: Sequence[str],
-) -> float:
-    """Write the new file once it has run; the share of the new classes' photos that it labels rightly."""
+def _write(out: Path, file: ModelFile, contract: Contract, flatbuffer: bytes) -> Localizer:
+    """Write the new file once it has run; it, opened."""
     memory = file_in_memory(out, flatbuffer, contract)
     localizer = Localizer(memory)
-    assert contract.adapted_from is not None
-    added = set(contract.adapted_from["labels_added"])
-    photos = [(sample, label) for sample, label in zip(samples, labels, strict=True) if label in added]
-    right = [_answer(localizer, sample) == contract.labels.index(label) for sample, label in photos]
     extra = {**file.extra, EARLIER: file.path.read_bytes()}
     write_model(out, flatbuffer, contract, calibration=file.calibration, golden=make_golden(localizer), extra=extra)
     trust(memory.digest)
-    return float(np.mean(right))
+    return localizer
 
 
 def _answer(localizer: Localizer, sample: Sample) -> int:
@@ -314,9 +297,7 @@ def _answer(localizer: Localizer, sample: Sample) -> int:
     return int(np.argmax(raw[output.tensor].reshape(-1)))
 
 
-def _figures(
-    out: Path, seen: _Seen, held_out: Array, contract: Contract, new: Sequence[str], in_file: float
-) -> Adapted:
+def _figures(out: Path, seen: Seen, held_out: Array, contract: Contract, new: Sequence[str], in_file: float) -> Adapted:
     names = (*contract.labels, *new)
     before = [names[index] for index in seen.logits.argmax(axis=1)]
     after = [names[index] for index in np.concatenate([seen.logits, held_out], axis=1).argmax(axis=1)]
@@ -338,4 +319,27 @@ def _figures(
         old_after=float(correct_after[old].mean()) if any_old else None,
         taken=float(np.isin(after, new)[labels == ""].mean()),
         in_file=in_file,
+    )
+
+
+def _presence_figures(
+    out: Path, localizer: Localizer, samples: Sequence[Sample], seen: Seen, moved: MovedRow
+) -> AdaptedPresence:
+    threshold = localizer.contract.thresholds.presence
+    before, after = seen.presence >= threshold, moved.held_out >= 0
+    shown, empty = seen.is_photo & seen.present, seen.is_photo & ~seen.present
+    scenes = slice(-_SCENES, None)
+    taken = (picture for picture in presence_pictures(samples, iter(())) if picture.is_photo)
+    right = [(localizer(picture.pixels).presence >= threshold) == picture.present for picture in taken]
+    return AdaptedPresence(
+        path=out,
+        photos=int(shown.sum()),
+        empty=int(empty.sum()),
+        found_before=share_of(before, shown),
+        found_after=share_of(after, shown),
+        false_alarms_before=share_of(before, empty),
+        false_alarms_after=share_of(after, empty),
+        scenes_before=float((before == seen.present)[scenes].mean()),
+        scenes_after=float((after == seen.present)[scenes].mean()),
+        in_file=float(np.mean(right)),
     )

@@ -1,18 +1,13 @@
-"""The class head in an int8 flatbuffer: found, its features made outputs, rows fitted and added to it.
+"""The class or presence head in an int8 flatbuffer: found, its features made outputs, rows added to it or moved.
 
 A head is one fully connected layer, or several whose outputs are added, behind features that the rest of the network
-computes. The rest stays as it is, and so do the weights and biases of the classes that are there, byte for byte.
-
-A new row is fitted by ridge regression through the logistic function: how far the new class's logit lies above the log
-of the sum of the old ones' exponentials is a logistic regression with that as its offset, solved in its dual by
-reweighted least squares (kernel ridge regression; Hastie, Tibshirani, Friedman, The Elements of Statistical Learning,
-2nd ed., 4.4 and 12.3.7). Each step solves as many equations as there are images, however many features there are.
+computes. The rest stays as it is, byte for byte, and so do the weights and biases of the rows that are not moved.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,18 +17,13 @@ from numpy.typing import NDArray
 from edgeloc.errors import ModelError
 from edgeloc.model.flatbuffer import constant, operator_name, pack, set_constant, text, unpack
 
-__all__ = ["STRENGTHS", "Branch", "ClassHead", "choose_strength", "fit_row", "log_sum", "out_of_fold"]
+__all__ = ["Branch", "Head"]
 
 Array = NDArray[np.float64]
 
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
-_STEPS, _FOLDS = 12, 5
-# The constant feature: so large that the penalty hardly holds the bias back.
-_CONSTANT = 10.0
-_LEAST_WEIGHT = 1e-5
 _INT8 = 9
 _PASSED = ("RESHAPE", "SQUEEZE")
-_CAN_BE = "only an int8 class head of fully connected layers, added where there are several, can be adapted"
+_CAN_BE = "only an int8 head of fully connected layers, added where there are several, can be adapted"
 
 
 @dataclass(frozen=True)
@@ -49,13 +39,13 @@ class Branch:
         return int(self.layer.inputs[0])
 
 
-class ClassHead:
-    """The head that computes the output `name`; ModelError where it is none that can be adapted."""
+class Head:
+    """The head that computes the `rows` numbers of output `name`; ModelError where it is none that can be adapted."""
 
-    def __init__(self, flatbuffer: bytes, name: str, classes: int, file: str) -> None:
+    def __init__(self, flatbuffer: bytes, name: str, rows: int, file: str) -> None:
         self.model: Any = unpack(flatbuffer)
         self._main: Any = self.model.subgraphs[0]
-        self._file, self._classes = file, classes
+        self.name, self._file, self._rows = name, file, rows
         self._makers = {int(out): op for op in self._main.operators for out in op.outputs}
         self._added: list[Any] = []
         self._sums: list[int] = []
@@ -99,6 +89,22 @@ class ClassHead:
             self._widen((tensor,), reach.get(tensor))
         return pack(self.model)
 
+    def with_replaced(self, rows: list[Array], biases: list[Array], reach: Mapping[int, Any]) -> bytes:
+        """The flatbuffer with other weights and biases, for each branch as `real` gives them; `reach` as above."""
+        for branch, weights, own in zip(self.branches, rows, biases, strict=True):
+            self._replace(branch, weights, own)
+            self._widen(branch.way, reach.get(branch.way[-1]))
+        for tensor in self._sums:
+            self._widen((tensor,), reach.get(tensor))
+        return pack(self.model)
+
+    def real(self, branch: Branch) -> tuple[Array, Array]:
+        """A branch's weights (rows, features) and biases (rows,) in real numbers."""
+        scales = self._scales(branch)
+        weights, biases = (constant(self.model, int(branch.layer.inputs[position])) for position in (1, 2))
+        assert weights is not None and biases is not None
+        return weights * scales[:, None], biases.reshape(-1) * scales * self.scale(branch.features)[0]
+
     def scale(self, tensor: int) -> tuple[float, int]:
         """The scale and the zero point of a computed tensor."""
         quantization = self._main.tensors[tensor].quantization
@@ -126,18 +132,18 @@ class ClassHead:
         elif kind == "FULLY_CONNECTED":
             yield Branch(operator, (tensor, *way))
         else:
-            raise self._refusal(f"its classes come from {kind or 'a constant'}")
+            raise self._refusal(f"its {self.name} comes from {kind or 'a constant'}")
 
     def _check(self, branch: Branch) -> None:
         layer, tensors = branch.layer, self._main.tensors
         weights = constant(self.model, int(layer.inputs[1]))
         types = {tensors[int(layer.inputs[0])].type, tensors[int(layer.inputs[1])].type, tensors[branch.way[0]].type}
         if weights is None or types != {_INT8}:
-            raise self._refusal("its class head is not int8")
-        if weights.shape[0] != self._classes:
-            raise self._refusal(f"its class head has {weights.shape[0]} rows for {self._classes} labels")
+            raise self._refusal(f"its {self.name} head is not int8")
+        if weights.shape[0] != self._rows:
+            raise self._refusal(f"its {self.name} head has {weights.shape[0]} rows, not {self._rows}")
         if len(layer.inputs) < 3 or int(layer.inputs[2]) < 0 or layer.builtinOptions.fusedActivationFunction:
-            raise self._refusal("its class head has no bias, or an activation behind it")
+            raise self._refusal(f"its {self.name} head has no bias, or an activation behind it")
 
     def _refusal(self, why: str) -> ModelError:
         return ModelError(f"{self._file} cannot be adapted: {why}; {_CAN_BE}")
@@ -147,8 +153,8 @@ class ClassHead:
         weight, biases = (self._own(branch.layer, position) for position in (1, 2))
         tensors = self._main.tensors
         scales = np.asarray(tensors[weight].quantization.scale, np.float32)
-        scale = np.maximum(np.abs(weights).max(axis=1), 1e-6).astype(np.float32) / np.float32(127)
-        each = len(scales) == self._classes
+        scale = _row_scales(weights)
+        each = len(scales) == self._rows
         if each:
             _append_scales(tensors[weight].quantization, scale)
         else:
@@ -156,14 +162,30 @@ class ClassHead:
         input_scale, _ = self.scale(branch.features)
         if each:
             _append_scales(tensors[biases].quantization, scale * np.float32(input_scale))
-        rows = np.clip(np.rint(weights / scale[:, None].astype(np.float64)), -127, 127)
-        units = np.clip(np.rint(bias / (scale.astype(np.float64) * input_scale)), -(2**31), 2**31 - 1)
+        rows, units = _quantized(weights, bias, scale, input_scale)
         for index, more in ((weight, rows), (biases, units)):
             before = constant(self.model, index)
             assert before is not None
             after = np.concatenate([before, more.astype(before.dtype)])
             set_constant(self.model, index, after)
             tensors[index].shape = list(after.shape)
+
+    def _scales(self, branch: Branch) -> Array:
+        """The scale of each row's weights, (rows,)."""
+        scales = self._main.tensors[int(branch.layer.inputs[1])].quantization.scale
+        return np.broadcast_to(np.asarray(scales, np.float64), (self._rows,))
+
+    def _replace(self, branch: Branch, weights: Array, bias: Array) -> None:
+        scale, (input_scale, _) = _row_scales(weights), self.scale(branch.features)
+        if len(self._main.tensors[int(branch.layer.inputs[1])].quantization.scale) == 1:
+            scale = scale.max(keepdims=True)
+        rows, units = _quantized(weights, bias, scale, input_scale)
+        for position, values, scales in ((1, rows, scale), (2, units, scale * input_scale)):
+            index = self._own(branch.layer, position)
+            before = constant(self.model, index)
+            assert before is not None
+            set_constant(self.model, index, values.astype(before.dtype))
+            self._main.tensors[index].quantization.scale = scales.astype(np.float32)
 
     def _own(self, operator: Any, position: int) -> int:
         """The index of an operator's constant, copied where another reads it too."""
@@ -177,9 +199,9 @@ class ClassHead:
 
     def _grow(self, tensor: Any, new: int) -> None:
         """Make a computed tensor's last size, and that of an operator that gives it a shape, larger."""
-        tensor.shape = _longer(tensor.shape, self._classes, new)
+        tensor.shape = _longer(tensor.shape, self._rows, new)
         if tensor.shapeSignature is not None and len(tensor.shapeSignature):
-            tensor.shapeSignature = _longer(tensor.shapeSignature, self._classes, new)
+            tensor.shapeSignature = _longer(tensor.shapeSignature, self._rows, new)
         for operator in self._added:
             if self._main.tensors[int(operator.outputs[0])] is not tensor:
                 continue
@@ -187,9 +209,9 @@ class ClassHead:
                 index = self._own(operator, 1)
                 wanted = constant(self.model, index)
                 if wanted is not None:
-                    set_constant(self.model, index, np.array(_longer(wanted.reshape(-1), self._classes, new)))
+                    set_constant(self.model, index, np.array(_longer(wanted.reshape(-1), self._rows, new)))
             if operator.builtinOptions is not None and getattr(operator.builtinOptions, "newShape", None) is not None:
-                operator.builtinOptions.newShape = _longer(operator.builtinOptions.newShape, self._classes, new)
+                operator.builtinOptions.newShape = _longer(operator.builtinOptions.newShape, self._rows, new)
 
     def _widen(self, way: tuple[int, ...], reach: tuple[float, float] | None) -> None:
         scale, zero = self.scale(way[0])
@@ -204,6 +226,17 @@ class ClassHead:
             quantization.zeroPoint = np.array([round(-128 - least / wider)], np.int64)
 
 
+def _row_scales(weights: Array) -> NDArray[np.float32]:
+    return np.asarray(np.maximum(np.abs(weights).max(axis=1), 1e-6).astype(np.float32) / np.float32(127))
+
+
+def _quantized(weights: Array, bias: Array, scale: NDArray[np.float32], input_scale: float) -> tuple[Array, Array]:
+    """Weights and biases as the whole numbers that are stored, of rows with a scale each."""
+    exact = scale.astype(np.float64)
+    rows = np.clip(np.rint(weights / exact[:, None]), -127, 127)
+    return rows, np.clip(np.rint(bias / (exact * input_scale)), -(2**31), 2**31 - 1)
+
+
 def _append_scales(quantization: Any, scales: NDArray[np.float32]) -> None:
     quantization.scale = np.concatenate([np.asarray(quantization.scale, np.float32), scales])
     zeros = np.zeros(len(scales), np.int64)
@@ -213,60 +246,3 @@ def _append_scales(quantization: Any, scales: NDArray[np.float32]) -> None:
 def _longer(shape: Any, classes: int, new: int) -> list[int]:
     sizes = [int(size) for size in shape]
     return [*sizes[:-1], sizes[-1] + new if sizes[-1] == classes else sizes[-1]]
-
-
-def log_sum(logits: Array) -> Array:
-    """The log of the sum of exponentials of each row, (n,)."""
-    most = logits.max(axis=1)
-    return np.asarray(most + np.log(np.exp(logits - most[:, None]).sum(axis=1)), np.float64)
-
-
-def fit_row(features: Array, offset: Array, wanted: NDArray[np.bool_], strength: float) -> tuple[Array, float]:
-    """The weights (d,) and the bias of the new logit.
-
-    Parameters:
-        features: (n, d), each part of them scaled to a mean square of about 1.
-        offset: (n,), what the new logit must exceed, `log_sum` of the others.
-        wanted: (n,), whether the image shows the new class; both kinds count alike in all.
-        strength: of the penalty on the weights.
-    """
-    kernel = features @ features.T / features.shape[1] + _CONSTANT**2
-    count = len(wanted)
-    share = np.where(wanted, 0.5 * count / max(1, wanted.sum()), 0.5 * count / max(1, (~wanted).sum()))
-    dual = np.zeros(count)
-    # The offset only shifts what is fitted: the new logit itself is linear in the features.
-    for _ in range(_STEPS):
-        linear = kernel @ dual
-        chance = 0.5 * (1 + np.tanh(0.5 * (linear - offset)))
-        weight = np.maximum(share * chance * (1 - chance), _LEAST_WEIGHT)
-        target = linear + np.clip(share * (wanted - chance) / weight, -_CONSTANT, _CONSTANT)
-        dual = np.linalg.solve(kernel + np.diag(strength / weight), target)
-    return features.T @ dual / features.shape[1], float(_CONSTANT**2 * dual.sum())
-
-
-def out_of_fold(
-    features: Array, offset: Array, wanted: NDArray[np.bool_], groups: Sequence[str], strength: float
-) -> Array:
-    """The new logit (n,) of each image by a row that was fitted without the image's group."""
-    names = sorted(set(groups))
-    fold_of = {name: number % _FOLDS for number, name in enumerate(names)}
-    folds = np.array([fold_of[group] for group in groups])
-    logits = np.zeros(len(wanted))
-    for fold in set(folds.tolist()):
-        kept = folds != fold
-        if not kept.any():
-            kept = ~kept
-        weights, bias = fit_row(features[kept], offset[kept], wanted[kept], strength)
-        logits[~kept] = features[~kept] @ weights + bias
-    return logits
-
-
-def choose_strength(features: Array, offset: Array, wanted: NDArray[np.bool_], groups: Sequence[str]) -> float:
-    """The strength of STRENGTHS with the least loss on images that the fit has not seen."""
-
-    def loss(strength: float) -> float:
-        margin = out_of_fold(features, offset, wanted, groups, strength) - offset
-        losses = np.logaddexp(0, np.where(wanted, -margin, margin))
-        return float(sum(losses[side].mean() for side in (wanted, ~wanted) if side.any()))
-
-    return min(STRENGTHS, key=loss)

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from edgeloc.adaptation import Adapted, adapt
-from edgeloc.adaptation.head import ClassHead
+from edgeloc.adaptation.features import Seen
+from edgeloc.adaptation.head import Head
+from edgeloc.adaptation.presence import move_presence
 from edgeloc.cli import main
+from edgeloc.errors import DataError
 from edgeloc.localizer import Localizer
 from edgeloc.model.file import read_model
 from edgeloc.model.flatbuffer import constant
@@ -53,8 +56,8 @@ def test_the_new_class_is_known_on_photos_that_were_not_learned_from(adapted: Ad
 
 
 def test_the_old_rows_and_the_rest_stay_as_they_were(adapted: Adapted) -> None:
-    before = ClassHead(read_model(SHIPPED_INT8).payload, "class", 16, "before")
-    after = ClassHead(read_model(adapted.path).payload, "class", 17, "after")
+    before = Head(read_model(SHIPPED_INT8).payload, "class", 16, "before")
+    after = Head(read_model(adapted.path).payload, "class", 17, "after")
     for old, new in zip(before.branches, after.branches, strict=True):
         for position in (1, 2):
             kept = constant(before.model, int(old.layer.inputs[position]))
@@ -146,3 +149,84 @@ def test_an_altered_file_before_is_not_given_back(adapted: Adapted, tmp_path: Pa
     write_model(tmp_path / "bad.tflite", file.payload, file.contract, extra={EARLIER: b"something else"})
     with pytest.raises(ModelError, match="altered"):
         undo(tmp_path / "bad.tflite", tmp_path / "back.tflite")
+
+
+def draw_places(folder: Path, count: int, seed: int) -> Path:
+    """As many photos of a striped disc as of a ground with a painted arrow, where nothing lies; as COCO."""
+    draw(folder, count, seed)
+    rng = np.random.default_rng(seed)
+    for number in range(count, 2 * count):
+        pixels = np.full((200, 200, 3), 110, np.uint8) + rng.integers(0, 30, (200, 200, 1), np.uint8)
+        x, y = (int(one) for one in rng.integers(60, 120, 2))
+        cv2.arrowedLine(pixels, (x, y + 50), (x, y - 40), (0, 220, 240), 14, tipLength=0.4)
+        cv2.imwrite(str(folder / f"{number:02d}.png"), pixels)
+    names = [{"id": one, "file_name": f"{one:02d}.png", "width": 200, "height": 200} for one in range(2 * count)]
+    boxes = [{"id": one, "image_id": one, "category_id": 1, "bbox": [40, 40, 120, 120]} for one in range(count)]
+    labels = {"images": names, "annotations": boxes, "categories": [{"id": 1, "name": "Disc"}]}
+    (folder / "labels.json").write_text(json.dumps(labels))
+    return folder
+
+
+def adapt_presence_command(data: Path, out: Path) -> list[str]:
+    return ["adapt", str(SHIPPED_INT8), "--head", "presence", "--data", str(data), "--out", str(out)]
+
+
+def test_the_presence_head_unlearns_what_is_no_object_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = tmp_path / "new.tflite"
+    photos, others = (draw_places(tmp_path / name, 12, seed) for name, seed in (("photos", 0), ("others", 50)))
+    assert main([*adapt_presence_command(photos, new), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    before, after = Localizer(SHIPPED_INT8), Localizer(new)
+    after.self_test()
+
+    def seen(localizer: Localizer, first: int) -> float:
+        """The share of photos other than those that were learned from on which an object is seen."""
+        pictures = (cv2.imread(str(others / f"{number:02d}.png")) for number in range(first, first + 12))
+        return float(np.mean([localizer(pixels).box is not None for pixels in pictures]))
+
+    assert seen(before, 12) >= 0.5 and seen(after, 12) <= 0.2
+    assert seen(after, 0) >= 0.8
+    assert (report["photos"], report["empty"]) == (12, 12)
+    assert report["false_alarms_after"] < report["false_alarms_before"] and report["in_file"] >= 0.9
+    assert report["scenes_after"] >= 0.85
+    contract = read_model(new).contract
+    assert contract is not None and contract.adapted_from is not None
+    assert (contract.adapted_from["head"], contract.adapted_from["labels_added"]) == ("presence", [])
+    # The other heads answer as before, number by number.
+    pixels = cv2.imread(str(others / "00.png"))
+    raw = [localizer.invoke(localizer.preprocess(pixels)[0]) for localizer in (before, after)]
+    for name in ("class", "weights", "distances"):
+        assert np.array_equal(raw[0][name], raw[1][name])
+    assert main(["adapt", str(new), "--undo", "--out", str(tmp_path / "back.tflite")]) == 0
+    assert (tmp_path / "back.tflite").read_bytes() == SHIPPED_INT8.read_bytes()
+
+
+def test_features_that_tell_nothing_do_not_move_the_presence_head() -> None:
+    rng = np.random.default_rng(0)
+    present = np.arange(60) % 2 == 0
+    logits = np.where(present, 4.0, -4.0)[:, None] + rng.normal(0, 1, (60, 1))
+    names = tuple(str(number) for number in range(60))
+    seen = Seen([rng.normal(0, 1, (60, 20))], logits, present * 1.0, (None,) * 60, names, present, present | True)
+    with pytest.raises(DataError, match="teach the presence head nothing"):
+        move_presence(seen, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--data", "PHOTOS"], "labelled photos"),
+        (["--data", "PHOTOS", "--label", "Disc"], "--label"),
+        ([], "--data"),
+        (["--undo"], "--head"),
+    ],
+)
+def test_bad_input_for_the_presence_head_is_one_sentence(
+    more: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(tmp_path / "photos", 5, 0)
+    words = [str(tmp_path / "photos") if word == "PHOTOS" else word for word in more]
+    out = tmp_path / "new.tflite"
+    assert main(["adapt", str(SHIPPED_INT8), "--head", "presence", "--out", str(out), *words]) == 2
+    message = capsys.readouterr().err
+    assert named in message and "Traceback" not in message
+    assert not out.exists()
