@@ -37,7 +37,7 @@ class Augmentation:
     """
 
     crop: tuple[float, float] = (0.45, 1.15)
-    zoomed_out: float = 0.3
+    zoomed_out: float = 0.0
     aspect: float = 0.25
     letterbox: float = 0.5
     background: float = 0.12
@@ -48,7 +48,7 @@ class Augmentation:
 
 
 # For the end of a training: objects about as large as they are in the images, colours nearly so.
-CLOSING = Augmentation(crop=(0.8, 1.1), zoomed_out=0.0, aspect=0.1, color=0.14)
+CLOSING = Augmentation(crop=(0.8, 1.1), aspect=0.1, color=0.14)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from edgeloc.cli import main
@@ -12,6 +14,10 @@ from edgeloc.converters.sources.tensorflow import save_network
 from edgeloc.converters.training import fit
 from edgeloc.converters.training.backbones import NetworkConfig
 from edgeloc.converters.training.network import network_contract
+from edgeloc.labelling.images import images_of, labels_beside
+from edgeloc.labelling.labels import LabelFile
+from edgeloc.labelling.proposals import Proposal
+from edgeloc.labelling.session import LabelSession
 from edgeloc.model.file import read_keras_contract
 
 SHORT = ["--backbone-weights", "none", "--input-size", "64", "--epochs", "1", "--batch-size", "4"]
@@ -179,3 +185,24 @@ def test_bad_input_is_one_sentence(
     assert sentence in error
     assert len(error.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_labelled_in_the_page_is_trained_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "REESTIMATION_BATCHES", 2)
+    photos, out = tmp_path / "photos", tmp_path / "m.keras"
+    photos.mkdir()
+    for name in "abcdef":
+        pixels = np.full((60, 80, 3), 90, np.uint8)
+        pixels[20:50, 10:40] = 220 if name != "f" else 90
+        cv2.imwrite(str(photos / f"{name}.png"), pixels)
+    labels = labels_beside(photos)
+    page = LabelSession(LabelFile(labels, ("nut",)), images_of(photos, labels), lambda image: Proposal((), 0.5), ())
+    for name in "abcdef":
+        page.save(f"{name}.png", [{"box": [10, 20, 40, 50], "label": "nut"}] if name != "f" else [])
+    assert main(["train", "--training", str(labels), *SMALL, "--head", "vector", "--out", str(out), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["images"] + made["validation_images"], made["labels"]) == (6, ["nut"])
+    contract = read_keras_contract(out)
+    assert contract is not None and contract.labels == ("nut",)
