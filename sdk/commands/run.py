@@ -41,14 +41,15 @@ FILES = ("model", "cpu_model", "contract", "calibration")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the flags."""
-    parser.add_argument(
+    """Add the flags, in groups."""
+    add = parser.add_argument
+    add(
         "model",
         metavar="MODEL",
         help="the model, .tflite or .onnx, which carries its contract; or your own function from a frame to a result, "
         "as package.module:name or path/to/file.py:name",
     )
-    parser.add_argument(
+    add(
         "--camera",
         metavar="URI",
         required=True,
@@ -56,7 +57,113 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "rtsp://HOST/STREAM, a video file, a folder of images, data://PATH?split=val, synthetic://?seed=1 or "
         "fake://?disconnect=60:2; or @FILE, whose first line is the URI",
     )
-    parser.add_argument(
+    _add_engine(parser.add_argument_group("the model and what runs it"))
+    _add_frames(parser.add_argument_group("frames"))
+    _add_tracks(parser.add_argument_group("following objects"))
+    _add_direction(parser.add_argument_group("where objects are seen from the camera"))
+    _add_output(parser.add_argument_group("results"))
+
+
+def _add_engine(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--contract", metavar="FILE.json", help="the contract of a model that carries none")
+    add(
+        "--engine",
+        default="auto",
+        metavar="NAME",
+        help="auto, litert, tflite-runtime, tensorflow, edgetpu (edgetpu://usb:1 for one of several), tensorrt, "
+        "onnxruntime, or fastest: of those installed, the fastest that passes the self-test (default: auto)",
+    )
+    add(
+        "--cpu-model",
+        metavar="FILE.tflite",
+        help="with --engine auto and a model compiled for the Edge TPU: the model to fall back to on the CPU",
+    )
+    add(
+        "--threads",
+        type=threads_or_auto,
+        metavar="N",
+        help="threads of the engine; auto measures once how many are the fastest here (default: its own choice)",
+    )
+    add(
+        "--deadline-ms",
+        type=above_zero,
+        metavar="MS",
+        help="run the engine in a process of its own, and end and restart it when an inference takes longer "
+        "(default: no limit; 5000 on the Edge TPU)",
+    )
+    add(
+        "--cores",
+        metavar="CORES",
+        help="CPU cores to run on: big (the fast ones), all, or numbers such as 4-7 (default: all)",
+    )
+
+
+def _add_frames(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--skip-bad", action="store_true", help="of a folder or data set: leave bad images and rows out and count them")
+    add(
+        "--mode",
+        choices=("newest", "fresh"),
+        default="newest",
+        help="live cameras: the newest frame there is, or one exposed after the last result (default: newest)",
+    )
+    add(
+        "--pipeline",
+        action="store_true",
+        help="capture and preprocess the next frame while the network is busy with this one: more results a second "
+        "where a core is free",
+    )
+    add("--budget-ms", type=above_zero, metavar="MS", help="mark results as stale above this frame age")
+    add("--frames", type=at_least_one, metavar="N", help="end after this many results (default: with the source)")
+
+
+def _add_tracks(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--track",
+        action="store_true",
+        help="follow objects between frames: number them, smooth their boxes, bridge up to a second without them",
+    )
+    add(
+        "--follow",
+        action="store_true",
+        help="--track, and once a small object is found, look closer at where it will be instead of at the whole frame",
+    )
+    add(
+        "--predict-ms",
+        type=for_flag(number(0)),
+        metavar="MS",
+        help="with --track: the track's box is where the object will be this long after the result is ready",
+    )
+
+
+def _add_direction(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--hfov",
+        type=for_flag(number(0, 180, above=True)),
+        metavar="DEG",
+        help="give each result its direction: the camera's horizontal field of view, of a lens without distortion",
+    )
+    add("--calibration", metavar="FILE.yml", help="the same by OpenCV's or ROS's calibration file of the camera")
+    add(
+        "--mounting",
+        type=for_flag(_angles),
+        metavar="ROLL,PITCH,YAW",
+        help="with either: how the camera sits in the body, in degrees; 0,-90,0 looks down (default: 0,0,0)",
+    )
+    add(
+        "--object-width-m",
+        type=above_zero,
+        metavar="M",
+        help="with either: how wide the object is in metres, which gives its distance",
+    )
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
         "--sink",
         metavar="URI",
         action="append",
@@ -65,100 +172,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "udp://HOST:PORT, tcp://HOST:PORT, unix:///run/edgeloc.sock, shm://NAME, or a path ending in .mp4, .avi, "
         ".jsonl or .mcap, with {time} in its name if you like; may be given more than once",
     )
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="of a folder or data set: leave bad images and rows out and count them"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="empty the files of sinks that are there already")
-    parser.add_argument(
-        "--engine",
-        default="auto",
-        metavar="NAME",
-        help="auto, litert, tflite-runtime, tensorflow, edgetpu (edgetpu://usb:1 for one of several), tensorrt, "
-        "onnxruntime, or fastest: of those installed, the fastest that passes the self-test (default: auto)",
-    )
-    parser.add_argument(
-        "--cpu-model",
-        metavar="FILE.tflite",
-        help="with --engine auto and a model compiled for the Edge TPU: the model to fall back to on the CPU",
-    )
-    parser.add_argument(
-        "--threads",
-        type=threads_or_auto,
-        metavar="N",
-        help="threads of the engine; auto measures once how many are the fastest here (default: its own choice)",
-    )
-    parser.add_argument(
-        "--deadline-ms",
-        type=above_zero,
-        metavar="MS",
-        help="run the engine in a process of its own, and end and restart it when an inference takes longer "
-        "(default: no limit; 5000 on the Edge TPU)",
-    )
-    parser.add_argument(
-        "--cores",
-        metavar="CORES",
-        help="CPU cores to run on: big (the fast ones), all, or numbers such as 4-7 (default: all)",
-    )
-    parser.add_argument(
-        "--mode",
-        choices=("newest", "fresh"),
-        default="newest",
-        help="live cameras: the newest frame there is, or one exposed after the last result (default: newest)",
-    )
-    parser.add_argument(
-        "--pipeline",
-        action="store_true",
-        help="capture and preprocess the next frame while the network is busy with this one: more results a second "
-        "where a core is free",
-    )
-    parser.add_argument("--budget-ms", type=above_zero, metavar="MS", help="mark results as stale above this frame age")
-    parser.add_argument(
-        "--frames", type=at_least_one, metavar="N", help="end after this many results (default: with the source)"
-    )
-    parser.add_argument(
-        "--track",
-        action="store_true",
-        help="follow objects between frames: number them, smooth their boxes, bridge up to a second without them",
-    )
-    parser.add_argument(
-        "--follow",
-        action="store_true",
-        help="--track, and once a small object is found, look closer at where it will be instead of at the whole frame",
-    )
-    parser.add_argument(
-        "--predict-ms",
-        type=for_flag(number(0)),
-        metavar="MS",
-        help="with --track: the track's box is where the object will be this long after the result is ready",
-    )
-    parser.add_argument(
-        "--hfov",
-        type=for_flag(number(0, 180, above=True)),
-        metavar="DEG",
-        help="give each result its direction: the camera's horizontal field of view, of a lens without distortion",
-    )
-    parser.add_argument(
-        "--calibration", metavar="FILE.yml", help="the same by OpenCV's or ROS's calibration file of the camera"
-    )
-    parser.add_argument(
-        "--mounting",
-        type=for_flag(_angles),
-        metavar="ROLL,PITCH,YAW",
-        help="with either: how the camera sits in the body, in degrees; 0,-90,0 looks down (default: 0,0,0)",
-    )
-    parser.add_argument(
-        "--object-width-m",
-        type=above_zero,
-        metavar="M",
-        help="with either: how wide the object is in metres, which gives its distance",
-    )
-    parser.add_argument(
+    add("--overwrite", action="store_true", help="empty the files of sinks that are there already")
+    add(
         "--blur",
         choices=("inside", "outside"),
         help="blur what is inside or outside of the boxes beyond recognition, in all that is shown, stored or sent",
     )
-    parser.add_argument("--contract", metavar="FILE.json", help="the contract of a model that carries none")
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object instead of text")
+    add("--json", action="store_true", help="print the summary as one JSON object instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
