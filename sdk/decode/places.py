@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.decode.numbers import Array, activate, corners_of
+from edgeloc.decode.numbers import Array, activate, corners_of, softplus
 from edgeloc.model.detector import DetectorBox, DetectorUnits, Locations
 
 __all__ = ["BoxDecoder", "Places", "box_decoder", "locate"]
@@ -108,5 +108,5 @@ def _size(values: Array, activation: str) -> Array:
     if activation == "relu":
         return np.asarray(np.maximum(values, 0), np.float32)
     if activation == "softplus":
-        return np.asarray(np.logaddexp(values, np.float32(0)), np.float32)
+        return np.asarray(softplus(values), np.float32)
     return activate(values, "sigmoid" if activation == "sigmoid" else "none")
