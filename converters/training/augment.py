@@ -19,16 +19,13 @@ _LEAST_VISIBLE = 0.35
 # How much larger or smaller an object may be on another background, and over which share of its box's sides what
 # surrounds it fades out.
 _PASTED_LOG_SCALE, _FADE = (-0.5, 0.5), 0.25
-# The side of the crop over the image's where it is zoomed out (Liu et al. 2016, whose expansion it is).
-_ZOOM_OUT = (1.0, 1.8)
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
     """How far an image may be changed.
 
-    `crop` is the range of the crop's side over the image's, `zoomed_out` the share of images that are shown
-    smaller than that, with nothing around them, so that objects are small, `aspect` the largest change of its
+    `crop` is the range of the crop's side over the image's, `aspect` the largest change of its
     log aspect ratio, `letterbox` the share of crops padded instead of stretched, `background` the
     share of images turned into a negative by a crop beside the objects, `color` the strength of
     brightness, contrast and tint, 0 to 1, `turns` whether flips and quarter turns are drawn,
@@ -37,7 +34,6 @@ class Augmentation:
     """
 
     crop: tuple[float, float] = (0.45, 1.15)
-    zoomed_out: float = 0.0
     aspect: float = 0.25
     letterbox: float = 0.5
     background: float = 0.12
@@ -145,7 +141,7 @@ def _visible(box: Box, crop: Box) -> Box | None:
 
 def _object_crop(box: Box | None, width: int, height: int, how: Augmentation, rng: np.random.Generator) -> Box:
     stretch = np.exp(rng.uniform(-how.aspect, how.aspect) / 2)
-    side = rng.uniform(*(_ZOOM_OUT if rng.random() < how.zoomed_out else how.crop))
+    side = rng.uniform(*how.crop)
     crop_width, crop_height = side * width * stretch, side * height / stretch
     if box is None:
         box = Box(width / 2, height / 2, width / 2, height / 2)

@@ -52,8 +52,7 @@ _IMAGES, _BATCH = 200, 16
 _ORIGIN = "origin.txt"
 # The first epoch warms up, in a short training the first tenth of it.
 _WARMUP_EPOCHS, _WARMUP_SHARE = 1.0, 0.1
-# The share of images shown smaller than they are, until the last epochs, which see them much as the runtime will.
-_ZOOMED_OUT = 0.3
+# The last epochs see images much as the runtime will.
 _CLOSING_SHARE = 0.2
 # Of few images an epoch shows so many views, and so large a share of them with the object on another background.
 _FEW_SHOT_VIEWS, _PASTED = 480, 0.5
@@ -353,8 +352,8 @@ def _log_epoch(epochs: int, titles: dict[str, str], epoch: int, logs: dict[str, 
 def _augmentation(epoch: int, config: TrainingConfig, known: bool) -> Augmentation:
     """How images are changed in an epoch; a known number of objects stays together."""
     how = CLOSING if config.qat or epoch >= config.epochs * (1 - _CLOSING_SHARE) else Augmentation()
-    zoomed_out, pasted = (0.0, 0.0) if how is CLOSING else (_ZOOMED_OUT, _PASTED if config.few_shot else 0.0)
-    return dataclasses.replace(how, turns=not config.upright, together=known, pasted=pasted, zoomed_out=zoomed_out)
+    pasted = _PASTED if config.few_shot and how is not CLOSING else 0.0
+    return dataclasses.replace(how, turns=not config.upright, together=known, pasted=pasted)
 
 
 def _rows(history: Path) -> list[dict[str, str]]:

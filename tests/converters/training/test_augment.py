@@ -169,20 +169,6 @@ def test_an_object_of_which_too_little_is_left_is_none() -> None:
     raise AssertionError
 
 
-def test_zoomed_out_an_object_is_smaller_and_its_box_tight() -> None:
-    pixels = ground(100, 100)
-    pixels[40:70, 30:60] = 255
-    objects = [LabelledBox(Box(30, 40, 60, 70), "square")]
-    how = Augmentation(crop=(1.0, 1.0), zoomed_out=1.0, aspect=0, letterbox=0, background=0, color=0, turns=False)
-    sides = []
-    for seed in range(40):
-        view = augment(pixels, objects, SQUARE, how, np.random.default_rng(seed))
-        (box, _), whole = view.objects[0], 0.3 * SQUARE[0]
-        assert np.array(box) == pytest.approx(np.array(bright_box(view.pixels), float), abs=1.5)
-        sides.append(box.width / whole)
-    assert 1 / 1.8 <= min(sides) < 0.65 and 0.9 < max(sides) <= 1
-
-
 def test_upright_views_are_neither_flipped_nor_turned() -> None:
     pixels = ground(120, 120)
     pixels[:60] = 200  # bright above, dark below
