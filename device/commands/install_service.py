@@ -30,9 +30,8 @@ _WITHIN = re.compile(r"[?&](?:library|ca)=([^&]+)")
 class _Relay:
     """Adds the arguments of `edgeloc run` to this command's parser, none of them required, and records them."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._parser = parser
-        self.actions: list[argparse.Action] = []
+    def __init__(self, container: argparse._ActionsContainer, actions: list[argparse.Action]) -> None:
+        self._container, self._actions = container, actions
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         """As a parser's."""
@@ -40,15 +39,19 @@ class _Relay:
             options.pop("required", None)
         else:
             options["nargs"] = "?"
-        self.actions.append(self._parser.add_argument(*names, **options))
-        return self.actions[-1]
+        self._actions.append(self._container.add_argument(*names, **options))
+        return self._actions[-1]
+
+    def add_argument_group(self, title: str) -> _Relay:
+        """As a parser's: a group whose arguments are recorded with the others."""
+        return _Relay(self._container.add_argument_group(title), self._actions)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags: those of `edgeloc run`, and this command's own."""
-    relay = _Relay(parser)
-    run_command.configure(cast("argparse.ArgumentParser", relay))
-    parser.set_defaults(run_actions=relay.actions)
+    actions: list[argparse.Action] = []
+    run_command.configure(cast("argparse.ArgumentParser", _Relay(parser, actions)))
+    parser.set_defaults(run_actions=actions)
     parser.add_argument("--name", default=_DEFAULT_NAME, help=f"the service's name (default: {_DEFAULT_NAME})")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--print", action="store_true", help="show the unit, install nothing")

@@ -57,11 +57,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "rtsp://HOST/STREAM, a video file, a folder of images, data://PATH?split=val, synthetic://?seed=1 or "
         "fake://?disconnect=60:2; or @FILE, whose first line is the URI",
     )
+    _add_output(parser.add_argument_group("results"))
     _add_engine(parser.add_argument_group("the model and what runs it"))
     _add_frames(parser.add_argument_group("frames"))
     _add_tracks(parser.add_argument_group("following objects"))
     _add_direction(parser.add_argument_group("where objects are seen from the camera"))
-    _add_output(parser.add_argument_group("results"))
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--sink",
+        metavar="URI",
+        action="append",
+        default=[],
+        help="window, - (standard output), http://127.0.0.1:8080, mqtt://HOST, mavlink://HOST:PORT, ros2://, "
+        "udp://HOST:PORT, tcp://HOST:PORT, unix:///run/edgeloc.sock, shm://NAME, or a path ending in .mp4, .avi, "
+        ".jsonl or .mcap, with {time} in its name if you like; may be given more than once",
+    )
+    add("--overwrite", action="store_true", help="empty the files of sinks that are there already")
+    add(
+        "--blur",
+        choices=("inside", "outside"),
+        help="blur what is inside or outside of the boxes beyond recognition, in all that is shown, stored or sent",
+    )
+    add("--json", action="store_true", help="print the summary as one JSON object instead of text")
 
 
 def _add_engine(group: argparse._ArgumentGroup) -> None:
@@ -159,26 +179,6 @@ def _add_direction(group: argparse._ArgumentGroup) -> None:
         metavar="M",
         help="with either: how wide the object is in metres, which gives its distance",
     )
-
-
-def _add_output(group: argparse._ArgumentGroup) -> None:
-    add = group.add_argument
-    add(
-        "--sink",
-        metavar="URI",
-        action="append",
-        default=[],
-        help="window, - (standard output), http://127.0.0.1:8080, mqtt://HOST, mavlink://HOST:PORT, ros2://, "
-        "udp://HOST:PORT, tcp://HOST:PORT, unix:///run/edgeloc.sock, shm://NAME, or a path ending in .mp4, .avi, "
-        ".jsonl or .mcap, with {time} in its name if you like; may be given more than once",
-    )
-    add("--overwrite", action="store_true", help="empty the files of sinks that are there already")
-    add(
-        "--blur",
-        choices=("inside", "outside"),
-        help="blur what is inside or outside of the boxes beyond recognition, in all that is shown, stored or sent",
-    )
-    add("--json", action="store_true", help="print the summary as one JSON object instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
