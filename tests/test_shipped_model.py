@@ -45,6 +45,15 @@ def test_the_file_is_small_and_integer_throughout() -> None:
     assert len(report.labels) == 16
 
 
+def test_it_says_what_it_was_trained_on_and_keeps_in_int8() -> None:
+    contract = edgeloc.read_model(SHIPPED_INT8).contract
+    assert contract is not None
+    assert contract.measured["training"]["data"]["images"] == 5189 + 1500
+    kept = contract.measured["quantization"]
+    assert kept["mean_iou_float_to_quantized"] >= 0.970 and kept["mean_iou_drop"] <= 0.001
+    assert kept["by_size"]["small"]["mean_iou_float_to_quantized"] >= 0.940
+
+
 def test_it_passes_its_own_test(localizer: edgeloc.Localizer) -> None:
     localizer.self_test()
 

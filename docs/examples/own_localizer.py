@@ -11,7 +11,7 @@ engine = edgeloc.open_engine("auto", SHIPPED_INT8)  # any .tflite or .onnx; or a
 
 def find(frame):
     """The object in a frame: a box in pixels of that frame, a score from 0 to 1, and a label if there is one."""
-    raw = engine.invoke(np.ascontiguousarray(cv2.resize(frame.pixels, (224, 224))[None, :, :, ::-1]))
+    raw = engine.invoke(np.ascontiguousarray(cv2.resize(frame.pixels, (256, 256))[None, :, :, ::-1]))
     real = {name: (raw[name].astype(float) - info.zero_point) * info.scale for name, info in engine.outputs.items()}
     score = 1 / (1 + np.exp(-real["presence"].item()))
     if score < 0.5:

@@ -83,7 +83,7 @@ def with_input(contract: Contract, **changes: Any) -> Contract:
 
 
 def noise(index: int) -> Pixels:
-    return np.random.default_rng(index).integers(0, 256, (224, 224, 3)).astype(np.uint8)
+    return np.random.default_rng(index).integers(0, 256, (256, 256, 3)).astype(np.uint8)
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_a_contract_that_is_not_how_the_network_was_trained(
     conversion: Conversion, changes: dict[str, Any], sentence: str
 ) -> None:
     conversion.contract = with_input(conversion.contract, **changes)
-    conversion.run(scenes("train"))
+    conversion.run(scenes("train", 160))
     (warning,) = conversion.warnings("contract-suspect")
     assert warning.endswith(sentence)
     assert "the model is clearly better" in warning
