@@ -1,7 +1,7 @@
-"""The class or presence head in an int8 flatbuffer: found, its features made outputs, rows added to it or moved.
+"""The class or presence head in an int8 flatbuffer: found, its features made outputs, rows added to it or replaced.
 
 A head is one fully connected layer, or several whose outputs are added, behind features that the rest of the network
-computes. The rest stays as it is, byte for byte, and so do the weights and biases of the rows that are not moved.
+computes. The rest stays as it is, byte for byte, and so do the weights and biases of the rows that are not replaced.
 """
 
 from __future__ import annotations
