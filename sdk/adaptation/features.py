@@ -24,7 +24,7 @@ from edgeloc.model.file import ModelFile, file_in_memory
 from edgeloc.model.trust import is_trusted
 from edgeloc.types import Pixels
 
-__all__ = ["STRENGTHS", "Picture", "Seen", "choose_strength", "fit_row", "log_loss", "log_sum", "look", "out_of_fold"]
+__all__ = ["STRENGTHS", "Picture", "Seen", "choose_strength", "fit_row", "log_sum", "look", "out_of_fold"]
 
 Array = NDArray[np.float64]
 
@@ -157,12 +157,8 @@ def choose_strength(features: Array, offset: Array, wanted: NDArray[np.bool_], g
     """The strength of STRENGTHS with the least loss on images that the fit has not seen."""
 
     def loss(strength: float) -> float:
-        return log_loss(out_of_fold(features, offset, wanted, groups, strength) - offset, wanted)
+        margin = out_of_fold(features, offset, wanted, groups, strength) - offset
+        losses = np.logaddexp(0, np.where(wanted, -margin, margin))
+        return float(sum(losses[side].mean() for side in (wanted, ~wanted) if side.any()))
 
     return min(STRENGTHS, key=loss)
-
-
-def log_loss(margin: Array, wanted: NDArray[np.bool_]) -> float:
-    """The logistic loss of margins (n,), as a mean over the wanted and one over the others, added."""
-    losses = np.logaddexp(0, np.where(wanted, -margin, margin))
-    return float(sum(losses[side].mean() for side in (wanted, ~wanted) if side.any()))

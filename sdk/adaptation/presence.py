@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.adaptation.features import Picture, Seen, choose_strength, fit_row, log_loss, out_of_fold
+from edgeloc.adaptation.features import Picture, Seen, choose_strength, fit_row, out_of_fold
 from edgeloc.data import Sample
 from edgeloc.data.sample import cut_background
 from edgeloc.errors import DataError
@@ -76,17 +76,18 @@ def _and_mirrored(pixels: Pixels, group: str, *, present: bool) -> Iterator[Pict
 def move_presence(seen: Seen, cut: float) -> MovedRow:
     """Fit what to add to the row so that logits above `cut` mean an object; nothing to learn adds nothing.
 
-    Raises DataError where that does not judge held-out pictures better.
+    Raises DataError where that does not judge more of the photos and crops rightly, each held out.
     """
     features, margin = seen.features, seen.logits[:, 0] - cut
     strength = choose_strength(features, -margin, seen.present, seen.groups)
     held_out = margin + out_of_fold(features, -margin, seen.present, seen.groups, strength)
-    before, after = (log_loss(one, seen.present) for one in (margin, held_out))
-    if after >= before:
+    before, after = (int(((one >= 0) == seen.present)[seen.is_photo].sum()) for one in (margin, held_out))
+    if after <= before:
+        count = int(seen.is_photo.sum())
         raise DataError(
-            f"the photos teach the presence head nothing: on held-out ones its loss would be {after:.3f}, it is "
-            f"{before:.3f} as it stands",
-            hint="give more photos, with and without an object, of those that it judges wrongly",
+            f"the photos teach the presence head nothing: of {count} photos and crops it judges {before} rightly as it "
+            f"stands, and {after} when fitted without them",
+            hint="give photos of what it judges wrongly, with and without an object",
         )
     weights, bias = fit_row(features, -margin, seen.present, strength)
     return MovedRow(seen.by_branch([weights]), bias, held_out)
