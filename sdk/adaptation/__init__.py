@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc._support.files import atomic_path, require_writable
-from edgeloc.adaptation.features import Picture, Seen, choose_strength, fit_row, log_sum, look, out_of_fold
+from edgeloc.adaptation.features import (
+    Picture,
+    Seen,
+    and_mirrored,
+    choose_strength,
+    fit_row,
+    log_sum,
+    look,
+    out_of_fold,
+)
 from edgeloc.adaptation.head import Head
-from edgeloc.adaptation.presence import AdaptedPresence, MovedRow, move_presence, presence_pictures, share_of
+from edgeloc.adaptation.presence import AdaptedPresence, MovedRow, move_presence, presence_pictures
 from edgeloc.data import Sample, open_dataset
 from edgeloc.data.sample import fingerprint
 from edgeloc.errors import DataError, ModelError
@@ -112,12 +122,12 @@ def adapt(
     rows, biases, held_out = _fit(seen, new)
     weights = seen.by_branch(rows)
     by_branch = [biases, *[0 * biases] * (len(weights) - 1)]
-    reach = _reach(head, _sums(seen.parts, weights, by_branch))
+    reach = _reach(head, seen.parts, weights, by_branch)
     # A logit far below the others may be cut off: the class is another one either way.
     reach[head.output] = (0.0, reach[head.output][1])
     history = _history(file, contract, "class", new, dataset.name, samples)
     adapted = dataclasses.replace(contract, labels=(*contract.labels, *new), adapted_from=history)
-    localizer = _write(Path(out), file, adapted, head.with_rows(weights, biases, reach))
+    localizer = _write(Path(out), file, adapted, head.with_rows(weights, by_branch, reach))
     photos = [(sample, one) for sample, one in zip(samples, labels, strict=True) if one in new]
     right = [_answer(localizer, sample) == adapted.labels.index(one) for sample, one in photos]
     return _figures(Path(out), seen, held_out, contract, new, float(np.mean(right)))
@@ -150,14 +160,14 @@ def adapt_presence(
     if len(samples) < _FEWEST:
         hint = "label what they show, or that they show nothing"
         raise DataError(f"{data} has {len(samples)} labelled photos: the presence head needs {_FEWEST}", hint=hint)
-    seen = look(file, contract, head, presence_pictures(samples, _scenes()))
+    seen = look(file, contract, head, chain(presence_pictures(samples), _scenes()))
     threshold = min(max(contract.thresholds.presence, _LEAST_CHANCE), 1 - _LEAST_CHANCE)
     moved = move_presence(seen, math.log(threshold / (1 - threshold)))
     old = [head.real(branch) for branch in head.branches]
     weights = [before + more for (before, _), more in zip(old, moved.weights, strict=True)]
     biases = [bias for _, bias in old]
     biases[0] = biases[0] + moved.bias
-    flatbuffer = head.with_replaced(weights, biases, _reach(head, _sums(seen.parts, weights, biases)))
+    flatbuffer = head.with_replaced(weights, biases, _reach(head, seen.parts, weights, biases))
     history = _history(file, contract, "presence", (), dataset.name, samples)
     localizer = _write(Path(out), file, dataclasses.replace(contract, adapted_from=history), flatbuffer)
     return _presence_figures(Path(out), localizer, samples, seen, moved)
@@ -220,8 +230,7 @@ def _pictures(samples: Sequence[Sample], labels: Sequence[str]) -> Iterator[Pict
     """Each photo, its mirror image, and generated scenes, which stand for everything else."""
     for sample, label in zip(samples, labels, strict=True):
         pixels, group = sample.load(), sample.group or sample.name
-        yield Picture(pixels, label, group, True, is_photo=True)
-        yield Picture(np.ascontiguousarray(pixels[:, ::-1]), label, group, True)
+        yield from and_mirrored(Picture(pixels, label, group, True, is_photo=True))
     yield from _scenes()
 
 
@@ -251,13 +260,11 @@ def _fit(seen: Seen, new: Sequence[str]) -> tuple[list[Array], Array, Array]:
     return rows, np.array(biases), np.stack(held_out, axis=1)
 
 
-def _sums(parts: Sequence[Array], weights: Sequence[Array], biases: Sequence[Array]) -> list[Array]:
-    """What each branch computes, (n, rows)."""
-    return [part @ rows.T + bias for part, rows, bias in zip(parts, weights, biases, strict=True)]
-
-
-def _reach(head: Head, sums: Sequence[Array]) -> dict[int, tuple[float, float]]:
+def _reach(
+    head: Head, parts: Sequence[Array], weights: Sequence[Array], biases: Sequence[Array]
+) -> dict[int, tuple[float, float]]:
     """The least and the greatest number that each branch and their sum must hold."""
+    sums = [part @ rows.T + bias for part, rows, bias in zip(parts, weights, biases, strict=True)]
     tensors = [*(branch.way[-1] for branch in head.branches), head.output]
     values = [*sums, np.sum(sums, axis=0)]
     return {tensor: (float(one.min()), float(one.max())) for tensor, one in zip(tensors, values, strict=True)}
@@ -310,13 +317,12 @@ def _figures(out: Path, seen: Seen, held_out: Array, contract: Contract, new: Se
         Learned(label, int(of.sum()), float(correct_after[of].mean()), float(found[of].mean()))
         for label, of in shown.items()
     )
-    any_old = bool(old.any())
     return Adapted(
         path=out,
         learned=learned,
         old_photos=int(old.sum()),
-        old_before=float(correct_before[old].mean()) if any_old else None,
-        old_after=float(correct_after[old].mean()) if any_old else None,
+        old_before=_share_of(correct_before, old),
+        old_after=_share_of(correct_after, old),
         taken=float(np.isin(after, new)[labels == ""].mean()),
         in_file=in_file,
     )
@@ -329,17 +335,22 @@ def _presence_figures(
     before, after = seen.presence >= threshold, moved.held_out >= 0
     shown, empty = seen.is_photo & seen.present, seen.is_photo & ~seen.present
     scenes = slice(-_SCENES, None)
-    taken = (picture for picture in presence_pictures(samples, iter(())) if picture.is_photo)
+    taken = (picture for picture in presence_pictures(samples) if picture.is_photo)
     right = [(localizer(picture.pixels).presence >= threshold) == picture.present for picture in taken]
     return AdaptedPresence(
         path=out,
         photos=int(shown.sum()),
         empty=int(empty.sum()),
-        found_before=share_of(before, shown),
-        found_after=share_of(after, shown),
-        false_alarms_before=share_of(before, empty),
-        false_alarms_after=share_of(after, empty),
+        found_before=_share_of(before, shown),
+        found_after=_share_of(after, shown),
+        false_alarms_before=_share_of(before, empty),
+        false_alarms_after=_share_of(after, empty),
         scenes_before=float((before == seen.present)[scenes].mean()),
         scenes_after=float((after == seen.present)[scenes].mean()),
         in_file=float(np.mean(right)),
     )
+
+
+def _share_of(answers: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:
+    """The share of true answers; None among none."""
+    return float(answers[among].mean()) if among.any() else None

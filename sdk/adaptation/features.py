@@ -8,7 +8,7 @@ squares (kernel ridge regression; Hastie, Tibshirani, Friedman, The Elements of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,7 +24,17 @@ from edgeloc.model.file import ModelFile, file_in_memory
 from edgeloc.model.trust import is_trusted
 from edgeloc.types import Pixels
 
-__all__ = ["STRENGTHS", "Picture", "Seen", "choose_strength", "fit_row", "log_sum", "look", "out_of_fold"]
+__all__ = [
+    "STRENGTHS",
+    "Picture",
+    "Seen",
+    "and_mirrored",
+    "choose_strength",
+    "fit_row",
+    "log_sum",
+    "look",
+    "out_of_fold",
+]
 
 Array = NDArray[np.float64]
 
@@ -46,6 +56,12 @@ class Picture(NamedTuple):
     group: str
     present: bool
     is_photo: bool = False
+
+
+def and_mirrored(picture: Picture) -> Iterator[Picture]:
+    """The picture, and its mirror image, which is no photo as it was taken."""
+    yield picture
+    yield picture._replace(pixels=np.ascontiguousarray(picture.pixels[:, ::-1]), is_photo=False)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ computes. The rest stays as it is, byte for byte, and so do the weights and bias
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,33 +70,26 @@ class Head:
         main.outputs = list(dict.fromkeys([*map(int, main.outputs), *named]))
         return pack(model)
 
-    def with_rows(self, rows: list[NDArray[np.float64]], bias: NDArray[np.float64], reach: Mapping[int, Any]) -> bytes:
+    def with_rows(self, rows: Sequence[Array], biases: Sequence[Array], reach: Mapping[int, Any]) -> bytes:
         """The flatbuffer with more classes behind those that are there.
 
         Parameters:
             rows: for each branch the new weights, (new, features of the branch), in real numbers.
-            bias: (new,); it goes to the first branch.
+            biases: for each branch the new biases, (new,).
             reach: for some tensors the least and the greatest number that they must hold now; the scale of one that
                 does not reach so far is widened.
         """
-        new = len(bias)
-        for branch, weights, own in zip(self.branches, rows, [bias] + [0 * bias] * len(rows), strict=False):
+        for branch, weights, own in zip(self.branches, rows, biases, strict=True):
             self._extend(branch, weights, own)
-            self._widen(branch.way, reach.get(branch.way[-1]))
         for tensor in {*self._sums, *(index for branch in self.branches for index in branch.way)}:
-            self._grow(self._main.tensors[tensor], new)
-        for tensor in self._sums:
-            self._widen((tensor,), reach.get(tensor))
-        return pack(self.model)
+            self._grow(self._main.tensors[tensor], len(biases[0]))
+        return self._reaching(reach)
 
-    def with_replaced(self, rows: list[Array], biases: list[Array], reach: Mapping[int, Any]) -> bytes:
+    def with_replaced(self, rows: Sequence[Array], biases: Sequence[Array], reach: Mapping[int, Any]) -> bytes:
         """The flatbuffer with other weights and biases, for each branch as `real` gives them; `reach` as above."""
         for branch, weights, own in zip(self.branches, rows, biases, strict=True):
             self._replace(branch, weights, own)
-            self._widen(branch.way, reach.get(branch.way[-1]))
-        for tensor in self._sums:
-            self._widen((tensor,), reach.get(tensor))
-        return pack(self.model)
+        return self._reaching(reach)
 
     def real(self, branch: Branch) -> tuple[Array, Array]:
         """A branch's weights (rows, features) and biases (rows,) in real numbers."""
@@ -147,6 +140,11 @@ class Head:
 
     def _refusal(self, why: str) -> ModelError:
         return ModelError(f"{self._file} cannot be adapted: {why}; {_CAN_BE}")
+
+    def _reaching(self, reach: Mapping[int, Any]) -> bytes:
+        for way in (*(branch.way for branch in self.branches), *((tensor,) for tensor in self._sums)):
+            self._widen(way, reach.get(way[-1]))
+        return pack(self.model)
 
     def _extend(self, branch: Branch, weights: NDArray[np.float64], bias: NDArray[np.float64]) -> None:
         """Put rows behind the layer's weights and biases, each with a scale of its own where the others have one."""

@@ -1,4 +1,4 @@
-"""The presence head learned again: what to add to its row, so that a place's own photos are told apart better."""
+"""The presence head learned again: what to add to its row, so that a place's own photos are judged better."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.adaptation.features import Picture, Seen, choose_strength, fit_row, out_of_fold
+from edgeloc.adaptation.features import Picture, Seen, and_mirrored, choose_strength, fit_row, out_of_fold
 from edgeloc.data import Sample
 from edgeloc.data.sample import cut_background
 from edgeloc.errors import DataError
-from edgeloc.types import Pixels
 
-__all__ = ["AdaptedPresence", "MovedRow", "move_presence", "presence_pictures", "share_of"]
+__all__ = ["AdaptedPresence", "MovedRow", "move_presence", "presence_pictures"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +56,14 @@ class MovedRow:
     held_out: NDArray[np.float64]
 
 
-def presence_pictures(samples: Sequence[Sample], scenes: Iterator[Picture]) -> Iterator[Picture]:
-    """Each photo, what lies beside its object, and the mirror images of both; then the scenes."""
+def presence_pictures(samples: Sequence[Sample]) -> Iterator[Picture]:
+    """Each photo, what lies beside its object, and the mirror images of both."""
     for number, sample in enumerate(samples):
         pixels, group = sample.load(), sample.group or sample.name
-        yield from _and_mirrored(pixels, group, present=bool(sample.objects))
+        yield from and_mirrored(Picture(pixels, None, group, bool(sample.objects), is_photo=True))
         beside = cut_background(pixels, sample.objects, np.random.default_rng(number)) if sample.objects else None
         if beside is not None:
-            yield from _and_mirrored(beside.pixels, group, present=False)
-    yield from scenes
-
-
-def _and_mirrored(pixels: Pixels, group: str, *, present: bool) -> Iterator[Picture]:
-    yield Picture(pixels, None, group, present, is_photo=True)
-    yield Picture(np.ascontiguousarray(pixels[:, ::-1]), None, group, present)
+            yield from and_mirrored(Picture(beside.pixels, None, group, False, is_photo=True))
 
 
 def move_presence(seen: Seen, cut: float) -> MovedRow:
@@ -91,8 +84,3 @@ def move_presence(seen: Seen, cut: float) -> MovedRow:
         )
     weights, bias = fit_row(features, -margin, seen.present, strength)
     return MovedRow(seen.by_branch([weights]), bias, held_out)
-
-
-def share_of(answers: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:
-    """The share of true answers; None among none."""
-    return float(answers[among].mean()) if among.any() else None

@@ -112,6 +112,10 @@ def test_what_the_old_classes_lose_is_reported(tmp_path: Path, capsys: pytest.Ca
         ([], "--data"),
         (["--undo"], "was not adapted"),
         (["--undo", "--label", "x"], "--label"),
+        (["--head", "presence", "--data", "PHOTOS"], "labelled photos"),
+        (["--head", "presence", "--data", "PHOTOS", "--label", "Disc"], "--label"),
+        (["--head", "presence"], "--data"),
+        (["--head", "presence", "--undo"], "--head"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -209,24 +213,3 @@ def test_features_that_tell_nothing_do_not_move_the_presence_head() -> None:
     seen = Seen([rng.normal(0, 1, (60, 20))], logits, present * 1.0, (None,) * 60, names, present, present | True)
     with pytest.raises(DataError, match="teach the presence head nothing"):
         move_presence(seen, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("more", "named"),
-    [
-        (["--data", "PHOTOS"], "labelled photos"),
-        (["--data", "PHOTOS", "--label", "Disc"], "--label"),
-        ([], "--data"),
-        (["--undo"], "--head"),
-    ],
-)
-def test_bad_input_for_the_presence_head_is_one_sentence(
-    more: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    draw(tmp_path / "photos", 5, 0)
-    words = [str(tmp_path / "photos") if word == "PHOTOS" else word for word in more]
-    out = tmp_path / "new.tflite"
-    assert main(["adapt", str(SHIPPED_INT8), "--head", "presence", "--out", str(out), *words]) == 2
-    message = capsys.readouterr().err
-    assert named in message and "Traceback" not in message
-    assert not out.exists()
