@@ -200,7 +200,7 @@ class Measurement:
         recorder, count, warmup = self.latency, self.options.count, self.latency.warmup
         others = OthersLoad()
         total = None if count is None else warmup + count
-        turns = progress(self.stopping.turns(recorder.totals), total=total, label="latency")
+        turns = progress(self.stopping.turns(recorder.began, recorder.totals), total=total, label="latency")
         frames = recorder.each(self._journaled(energy.frames(turns, warmup)))
         if self.options.loadgen:
             deque(islice(frames, warmup + 1), maxlen=0)  # up to the first frame that counts
@@ -212,7 +212,7 @@ class Measurement:
 
     def each_frame(self) -> Iterator[None]:
         """Time one frame for each `next`, into the journal, until the scenario has enough."""
-        return self.latency.each(self._journaled(self.stopping.turns(self.latency.totals)))
+        return self.latency.each(self._journaled(self.stopping.turns(self.latency.began, self.latency.totals)))
 
     def take_images(self) -> None:
         """Take the labelled images through the model, into the journal."""

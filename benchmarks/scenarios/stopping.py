@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -100,17 +99,18 @@ class Stopping:
         self._count = count
         self._look_at = 0.0
 
-    def turns(self, totals: Sequence[float]) -> Iterator[int]:
+    def turns(self, began: Sequence[float], totals: Sequence[float]) -> Iterator[int]:
         """The number of each sample that is to be taken, those of the warm-up included.
 
-        `totals` holds the samples so far, in ms, those of the warm-up first.
+        `began` says when each sample so far began, in seconds, `totals` how long it took, in ms; those of the warm-up
+        come first. Time is theirs, as in the result: from the begin of the first that counts to the end of the last.
         """
-        began = time.monotonic()
         for number in itertools.count():
-            if number == self.warmup:
-                began = time.monotonic()
-            if number >= self.warmup and self._is_enough(number - self.warmup, time.monotonic() - began, totals):
-                return
+            counted = len(totals) - self.warmup
+            if counted >= 0:
+                seconds = began[-1] + totals[-1] / 1000 - began[self.warmup] if counted else 0.0
+                if self._is_enough(counted, seconds, totals):
+                    return
             yield number
 
     def end(self, totals: Sequence[float]) -> None:

@@ -28,24 +28,15 @@ def test_the_true_percentile_is_seldom_above_the_bound() -> None:
 
 
 def taken(stopping: Stopping, sample_ms: Callable[[int], float]) -> list[float]:
-    """The samples that it takes, on a clock that they alone move."""
+    """The samples that it takes, each of which begins where the one before it ended."""
+    began: list[float] = []
     totals: list[float] = []
-    for number in stopping.turns(totals):
+    for number in stopping.turns(began, totals):
+        began.append(began[-1] + totals[-1] / 1000 if began else 0.0)
         totals.append(sample_ms(number))
-        _Clock.now += totals[-1] / 1000
     return totals
 
 
-class _Clock:
-    now = 0.0
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeloc.benchmarks.scenarios.stopping.time.monotonic", lambda: _Clock.now)
-
-
-@pytest.mark.usefixtures("clock")
 def test_it_ends_when_the_percentile_is_known_and_not_before_the_least() -> None:
     asked = Scenario("single-stream", 100, 1.0, 10.0)
     stopping = Stopping(asked, None, 5)
@@ -55,21 +46,18 @@ def test_it_ends_when_the_percentile_is_known_and_not_before_the_least() -> None
     assert len(taken(stopping, lambda _: 20.0)) == 100 and stopping.stopped_by == "known"
 
 
-@pytest.mark.usefixtures("clock")
 def test_it_ends_by_time_where_samples_differ_too_much() -> None:
     stopping = Stopping(Scenario("single-stream", 10, 0.1, 3.0), None, 0)
     totals = taken(stopping, lambda number: 300.0 + number)
     assert stopping.stopped_by == "time" and 3.0 <= sum(totals) / 1000 < 3.5
 
 
-@pytest.mark.usefixtures("clock")
 def test_a_slow_model_still_gets_enough_samples_for_a_bound() -> None:
     stopping = Stopping(Scenario("single-stream", 200, 2.0, 10.0), None, 2, patience=LEAST_SAMPLES)
     assert len(taken(stopping, lambda _: 1000.0)) == 2 + LEAST_SAMPLES
     assert stopping.stopped_by == "time"
 
 
-@pytest.mark.usefixtures("clock")
 def test_a_count_is_exact() -> None:
     stopping = Stopping(Scenario("sustained", 7, 60.0, 60.0), 7, 3)
     assert len(taken(stopping, lambda _: 1.0)) == 10 and stopping.stopped_by == "count"
