@@ -21,6 +21,7 @@ from edgeloc.adaptation.features import (
     Seen,
     and_mirrored,
     choose_strength,
+    clips,
     fit_row,
     log_sum,
     look,
@@ -228,9 +229,8 @@ def _new_labels(labels: Sequence[str], contract: Contract, data: str) -> tuple[s
 
 def _pictures(samples: Sequence[Sample], labels: Sequence[str]) -> Iterator[Picture]:
     """Each photo, its mirror image, and generated scenes, which stand for everything else."""
-    for sample, label in zip(samples, labels, strict=True):
-        pixels, group = sample.load(), sample.group or sample.name
-        yield from and_mirrored(Picture(pixels, label, group, True, is_photo=True))
+    for sample, label, clip in zip(samples, labels, clips(samples, labels), strict=True):
+        yield from and_mirrored(Picture(sample.load(), label, clip, True, is_photo=True))
     yield from _scenes()
 
 

@@ -8,7 +8,7 @@ squares (kernel ridge regression; Hastie, Tibshirani, Friedman, The Elements of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeloc.adaptation.head import Head
+from edgeloc.data.sample import Sample
 from edgeloc.decode.numbers import Quantization, dequantized
 from edgeloc.engines import open_engine
 from edgeloc.localizer import Localizer
@@ -30,6 +31,7 @@ __all__ = [
     "Seen",
     "and_mirrored",
     "choose_strength",
+    "clips",
     "fit_row",
     "log_sum",
     "look",
@@ -152,11 +154,24 @@ def fit_row(features: Array, offset: Array, wanted: NDArray[np.bool_], strength:
     return features.T @ dual / features.shape[1], float(_CONSTANT**2 * dual.sum())
 
 
+def clips(samples: Sequence[Sample], kinds: Sequence[Hashable]) -> list[str]:
+    """What of the photos is held out together: a clip; of a kind that only one clip shows, each photo by itself."""
+    names = [sample.group or sample.name for sample in samples]
+    shown: dict[Hashable, set[str]] = {}
+    for kind, name in zip(kinds, names, strict=True):
+        shown.setdefault(kind, set()).add(name)
+    return [
+        name if len(shown[kind]) > 1 else sample.name for sample, kind, name in zip(samples, kinds, names, strict=True)
+    ]
+
+
 def out_of_fold(
     features: Array, offset: Array, wanted: NDArray[np.bool_], groups: Sequence[str], strength: float
 ) -> Array:
     """The logit (n,) of each image by a row that was fitted without the image's group."""
-    names = sorted(set(groups))
+    # Those that show it come first, so that no fold has all of them.
+    shows = {group for group, shown in zip(groups, wanted, strict=True) if shown}
+    names = sorted(set(groups), key=lambda name: (name not in shows, name))
     fold_of = {name: number % _FOLDS for number, name in enumerate(names)}
     folds = np.array([fold_of[group] for group in groups])
     logits = np.zeros(len(wanted))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeloc.adaptation.features import Picture, Seen, and_mirrored, choose_strength, fit_row, out_of_fold
+from edgeloc.adaptation.features import Picture, Seen, and_mirrored, choose_strength, clips, fit_row, out_of_fold
 from edgeloc.data import Sample
 from edgeloc.data.sample import cut_background
 from edgeloc.errors import DataError
@@ -58,12 +58,13 @@ class MovedRow:
 
 def presence_pictures(samples: Sequence[Sample]) -> Iterator[Picture]:
     """Each photo, what lies beside its object, and the mirror images of both."""
-    for number, sample in enumerate(samples):
-        pixels, group = sample.load(), sample.group or sample.name
-        yield from and_mirrored(Picture(pixels, None, group, bool(sample.objects), is_photo=True))
+    together = clips(samples, [bool(sample.objects) for sample in samples])
+    for number, (sample, clip) in enumerate(zip(samples, together, strict=True)):
+        pixels = sample.load()
+        yield from and_mirrored(Picture(pixels, None, clip, bool(sample.objects), is_photo=True))
         beside = cut_background(pixels, sample.objects, np.random.default_rng(number)) if sample.objects else None
         if beside is not None:
-            yield from and_mirrored(Picture(beside.pixels, None, group, False, is_photo=True))
+            yield from and_mirrored(Picture(beside.pixels, None, clip, False, is_photo=True))
 
 
 def move_presence(seen: Seen, cut: float) -> MovedRow:

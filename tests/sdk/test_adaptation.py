@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from edgeloc.model.file import read_model
 from edgeloc.model.flatbuffer import constant
 from edgeloc.model.inspection import inspect_model
 from edgeloc.models import SHIPPED_DETECTOR_INT8, SHIPPED_INT8
+from edgeloc.scenes import SceneGenerator
 
 pytest.importorskip("ai_edge_litert", reason="writing a model needs the object tree that ai-edge-litert brings")
 
@@ -102,6 +104,27 @@ def test_what_the_old_classes_lose_is_reported(tmp_path: Path, capsys: pytest.Ca
     assert main(["adapt", str(SHIPPED_INT8), "--data", str(tmp_path / "photos"), "--out", out, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["old_photos"] == 1 and shown["old_before"] is not None and shown["old_after"] is not None
+
+
+@pytest.mark.parametrize("clips", [("clip-3",), ("clip-0", "clip-5")])
+def test_the_clips_of_a_class_are_never_held_out_all_at_once(clips: tuple[str, ...], tmp_path: Path) -> None:
+    """Of ten clips; the others show what the localizer knows."""
+    draw(tmp_path / "photos", 8, 0)
+    rows = [{"file": f"{number:02d}.png", "cls": "Target", "box_xyxy": [50, 50, 150, 150]} for number in range(8)]
+    rows = [{**row, "clip": clips[number % len(clips)]} for number, row in enumerate(rows)]
+    labels = read_model(SHIPPED_INT8).labels
+    scenes = (scene for scene in map(SceneGenerator(77, (200, 200)).scene, itertools.count()) if scene.objects)
+    known = (scene for scene in scenes if scene.objects[0].label in labels)
+    others = [name for name in (f"clip-{number}" for number in range(10)) if name not in clips]
+    for number, (name, scene) in enumerate(zip(others * 3, known, strict=False)):
+        cv2.imwrite(str(tmp_path / "photos" / f"known-{number}.png"), scene.pixels)
+        box, label = scene.objects[0]
+        rows.append({"file": f"known-{number}.png", "cls": label, "box_xyxy": list(box), "clip": name})
+    (tmp_path / "photos" / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report = adapt(SHIPPED_INT8, tmp_path / "photos", tmp_path / "new.tflite")
+    assert report.learned[0].photos == 8 and report.learned[0].right >= 0.75
+    assert report.old_before is not None and report.old_after is not None
+    assert report.old_after >= report.old_before - 0.1 and report.taken <= 0.1
 
 
 @pytest.mark.parametrize(
