@@ -117,7 +117,8 @@ def correct_biases(
     for whose output tensor's name `keep` is true stays as it is, since it will not be quantized.
     Both networks run side by side, so that every layer is corrected behind those already corrected.
     """
-    model = unpack(flatbuffer)
+    # Layers may share weights: what a layer computed in float is asked of a copy that is never rounded.
+    model, unrounded = unpack(flatbuffer), unpack(flatbuffer)
     graph = model.subgraphs[0]
     computed = {int(index) for op in graph.operators for index in op.outputs} | {int(index) for index in graph.inputs}
     uses = Counter(index for op in graph.operators for index in set(map(int, op.inputs)))
@@ -126,8 +127,8 @@ def correct_biases(
     # For each computed tensor, by image: what the float network has there, and what the rounded one.
     wanted: dict[int, list[Array]] = {int(graph.inputs[0]): single}
     got: dict[int, list[Array]] = {int(graph.inputs[0]): single}
-    for operator in graph.operators:
-        original = Step(model, operator, computed)
+    for operator, in_float in zip(graph.operators, unrounded.subgraphs[0].operators, strict=True):
+        original = Step(unrounded, in_float, computed)
         rounded, bias = original, None
         if not keep(_name(graph, operator)) and _round_weights(model, operator):
             rounded, bias = Step(model, operator, computed), WEIGHTED[operator_name(model, operator)][1]

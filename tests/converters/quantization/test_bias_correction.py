@@ -131,6 +131,23 @@ def test_a_layer_that_stays_in_float_is_left_alone(flatbuffer: bytes, images: np
     assert not np.array_equal(layers(flatbuffer)[0][1], corrected[0][1])
 
 
+@pytest.mark.usefixtures("coarse")
+def test_each_use_of_a_shared_layer_is_corrected(images: np.ndarray, to_float: Callable[[Any], bytes]) -> None:
+    """As in a detector with one head over several levels."""
+    import keras
+
+    keras.utils.set_random_seed(4)
+    image, shared = keras.Input((32, 32, 3)), keras.layers.Conv2D(6, 3, name="shared")
+    levels = [keras.layers.Conv2D(8, 3, s, activation="relu6")(image) for s in (1, 2, 4)]
+    flatbuffer = to_float(keras.Model(image, {f"level{n}": shared(level) for n, level in enumerate(levels)}))
+    model = unpack(flatbuffer)
+    kernels = [int(op.inputs[1]) for op in model.subgraphs[0].operators]
+    assert len(set(kernels)) < len(kernels)
+    wanted, got = answers(flatbuffer, images), answers(correct_biases(flatbuffer, images), images)
+    for name, values in wanted.items():
+        assert np.abs(got[name].mean(axis=(0, 1, 2)) - values.mean(axis=(0, 1, 2))).max() < 1e-4, name
+
+
 def test_two_layers_that_share_their_bias_get_one_each(images: np.ndarray, to_float: Callable[[Any], bytes]) -> None:
     import keras
 
