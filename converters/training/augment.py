@@ -108,7 +108,9 @@ def paste(pixels: Pixels, found: LabelledBox, background: Pixels, rng: np.random
     height, width = pixels.shape[:2]
     box, label = found
     scale = min(width / box.width, height / box.height, float(np.exp(rng.uniform(*_PASTED_LOG_SCALE))))
-    left, top = rng.uniform(0, width - box.width * scale), rng.uniform(0, height - box.height * scale)
+    # Of an object as large as the picture, rounding may leave less than no room.
+    left = rng.uniform(0, max(0.0, width - box.width * scale))
+    top = rng.uniform(0, max(0.0, height - box.height * scale))
     matrix = np.array([[scale, 0, left - box.x1 * scale], [0, scale, top - box.y1 * scale], [0, 0, 1.0]])
     place = _transform(box, matrix)
     to_place = _to_pixel_centres(matrix)[:2]

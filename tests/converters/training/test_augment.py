@@ -209,3 +209,11 @@ def test_an_object_is_laid_onto_another_background_with_its_box(seed: int) -> No
     y, x = np.mgrid[:210, :150]
     far = (x < box.x1 - 30) | (x > box.x2 + 30) | (y < box.y1 - 30) | (y > box.y2 + 30)
     assert far.any() and np.all(pasted.pixels[far] == (90, 60, 30))
+
+
+def test_an_object_as_wide_as_the_picture_is_pasted() -> None:
+    """562 of 640 pixels is one of the widths whose scale to the whole width rounds up."""
+    pixels, rng = np.full((480, 640, 3), 200, np.uint8), np.random.default_rng(0)
+    for _ in range(20):
+        pasted = paste(pixels, one(Box(40, 100, 602, 300))[0], ground(640, 480), rng)
+        assert only(pasted).x1 >= -1e-6 and only(pasted).x2 <= 640 + 1e-6
