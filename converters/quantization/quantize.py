@@ -117,6 +117,7 @@ def float16_weights(flatbuffer: bytes) -> bytes:
     model = unpack(flatbuffer)
     graph = model.subgraphs[0]
     code = add_operator_code(model, _DEQUANTIZE)
+    most = float(np.finfo(np.float16).max)
     widened = []
     for index in range(len(graph.tensors)):
         # Asked by its type first: constants of kinds that cannot be read here stay as they are.
@@ -126,7 +127,8 @@ def float16_weights(flatbuffer: bytes) -> bytes:
         stored = copy.copy(graph.tensors[index])
         graph.tensors.append(stored)
         stored.name, stored.type = f"{tensor_name(stored)}/float16", _FLOAT16
-        set_constant(model, len(graph.tensors) - 1, values.astype(np.float16))
+        # As TensorFlow's own converter does it: what float16 cannot hold becomes the most that it can.
+        set_constant(model, len(graph.tensors) - 1, np.clip(values, -most, most).astype(np.float16))
         graph.tensors[index].buffer = 0
         operator = copy.copy(graph.operators[0])
         operator.opcodeIndex, operator.inputs, operator.outputs = code, [len(graph.tensors) - 1], [index]

@@ -14,7 +14,20 @@ from edgeloc.converters.quantization.quantize import float16_weights
 from edgeloc.converters.sources.tensorflow import KerasSource
 from edgeloc.engines import open_engine
 from edgeloc.model.contract import InputSpec
-from edgeloc.model.flatbuffer import pack, schema, unpack
+from edgeloc.model.flatbuffer import constant, operator_name, pack, schema, set_constant, unpack
+
+
+def test_a_constant_beyond_float16_becomes_its_largest(make_network: Callable[..., Any], tmp_path: Path) -> None:
+    make_network().save(tmp_path / "m.keras")
+    model = unpack(KerasSource(tmp_path / "m.keras").to_tflite(InputSpec("image", 32, 32)))
+    kernel = next(int(op.inputs[1]) for op in model.subgraphs[0].operators if operator_name(model, op) == "CONV_2D")
+    values = constant(model, kernel)
+    assert values is not None
+    values.flat[0] = -1e5
+    set_constant(model, kernel, values)
+    made = unpack(float16_weights(pack(model)))
+    stored = [constant(made, index) for index, one in enumerate(made.subgraphs[0].tensors) if b"float16" in one.name]
+    assert min(float(one.min()) for one in stored if one is not None) == -65504
 
 
 @pytest.mark.parametrize("kind", ["BOOL", "FLOAT64", "UINT32", "INT4"])
