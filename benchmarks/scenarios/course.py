@@ -158,9 +158,13 @@ def drift(began_s: Sequence[float], totals: Sequence[float]) -> Drift | None:
 
 
 def _slopes(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median slope a step between all pairs of at least four values, and its 95 % interval."""
+    """The median slope a step between all pairs of at least four values, and its 95 % interval.
+
+    Sen, Estimates of the regression coefficient based on Kendall's tau, 1968.
+    """
     n = len(values)
     slopes = sorted((values[j] - values[i]) / (j - i) for i in range(n) for j in range(i + 1, n))
     half = 1.96 * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
-    low, high = round((len(slopes) - half) / 2), round((len(slopes) + half) / 2)
-    return float(np.median(slopes)), slopes[max(0, low)], slopes[min(len(slopes) - 1, high)]
+    # The limits are the M1-th and the (M2 + 1)-th of the sorted slopes, counted from one: as many lie beyond each.
+    beyond = max(0, round((len(slopes) - half) / 2) - 1)
+    return float(np.median(slopes)), slopes[beyond], slopes[-1 - beyond]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from edgeloc.benchmarks.environment import OthersLoad, peak_memory
 from edgeloc.benchmarks.scenarios.course import Course, Drift, drift
@@ -44,6 +45,16 @@ def test_noise_alone_is_seldom_a_drift() -> None:
         spent = 5 * rng.lognormal(0, 0.2, 600)
         alarms += bool(Course(drift=drift(np.cumsum(spent) / 1000, spent.tolist())).findings())
     assert alarms == 0
+
+
+def test_faster_and_slower_are_measured_alike() -> None:
+    """The interval of a trend is the mirror image of that of the opposite trend."""
+    spent = 5 * np.random.default_rng(3).lognormal(0, 0.2, 200)
+    slower, faster = (drift(np.arange(200) * 0.1, one.tolist()) for one in (spent, 10 - spent))
+    assert slower is not None and faster is not None
+    low, high = (limit * slower.steady_ms for limit in slower.trend_ci95)
+    assert [limit * faster.steady_ms for limit in faster.trend_ci95] == pytest.approx([-high, -low], abs=1e-3)
+    assert low < slower.trend * slower.steady_ms < high
 
 
 def test_too_few_frames_have_no_windows() -> None:
