@@ -7,8 +7,10 @@ Its first line is a result with nothing measured yet, and each further one adds 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gzip
 import json
+import os
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -56,9 +58,14 @@ class Journal:
 
     def _append(self, file: BinaryIO, lists: Mapping[str, Sequence[Any]], facts: Mapping[str, Any]) -> None:
         added = {name: _rounded(items[self._written.get(name, 0) :]) for name, items in lists.items()}
+        line = self._line({"add": {name: items for name, items in added.items() if items}, "set": facts})
+        before = file.tell()
+        if file.write(line) < len(line):
+            # The disk was full in the middle of it; the next line must not follow half of one.
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         for name, items in added.items():
             self._written[name] = self._written.get(name, 0) + len(items)
-        file.write(self._line({"add": {name: items for name, items in added.items() if items}, "set": facts}))
         self._at = time.monotonic()
 
     def _begin(self, head: Any) -> BinaryIO:

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from edgeloc.benchmarks.journal import Journal, unpacked
+from edgeloc.benchmarks.journal import Journal, read_journal, unpacked
 from edgeloc.benchmarks.measurement import BenchOptions, Measurement
 from edgeloc.benchmarks.result import BenchResult, read_result, write_result
 from edgeloc.cli import main
@@ -163,6 +164,28 @@ def test_a_file_packed_to_fill_the_memory_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("edgeloc.benchmarks.journal._MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="holds more than"):
         unpacked(gzip.compress(b" " * 100_000))
+
+
+def test_a_disk_that_takes_half_a_line_leaves_none(
+    tmp_path: Path, bench_result: BenchResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeloc.errors import OutputError
+
+    out = tmp_path / "r.json"
+    journal = Journal(out)
+    journal.write(bench_result, {"latency.total": [1.0]}, {})
+    whole = out.read_bytes()
+    assert journal._file is not None
+    write = journal._file.write
+    with monkeypatch.context() as full:
+        full.setattr(journal, "_file", Mock(wraps=journal._file, write=lambda line: write(line[:20])))
+        with pytest.raises(OutputError, match="No space left"):
+            journal.write(bench_result, {"latency.total": [1.0, 2.0]}, {})
+    assert out.read_bytes() == whole
+    journal.write(bench_result, {"latency.total": [1.0, 2.0]}, {})
+    journal.close()
+    found = read_journal(out.read_text())
+    assert found is not None and found[1] == {"latency.total": [1.0, 2.0]}
 
 
 def test_a_full_disk_is_named(tmp_path: Path, bench_result: BenchResult) -> None:
