@@ -57,6 +57,7 @@ class UdpLink(Link):
         family, kind, protocol, _, address = socket.getaddrinfo(host, self._port, type=socket.SOCK_DGRAM)[0]
         self._socket = socket.socket(family, kind, protocol)
         self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         self._peer = address if self._host else None
         if not self._host:
             try:

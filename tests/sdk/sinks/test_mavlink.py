@@ -34,7 +34,7 @@ from edgeloc import (
 )
 from edgeloc.sinks import open_sink
 from edgeloc.sinks.mavlink import MavlinkSink
-from edgeloc.sinks.mavlink.links import SerialLink
+from edgeloc.sinks.mavlink.links import SerialLink, UdpLink
 from edgeloc.testing import FakeAutopilot, Sight, SinkSuite, example_frame
 
 pytest.importorskip("pymavlink", reason="pymavlink is not installed (extra mavlink)")
@@ -326,6 +326,17 @@ def takes(sink: Sink) -> bool:
     except OutputError:
         return False
     return True
+
+
+def test_every_ground_station_of_a_network_is_sent_to() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("", 0))
+        receiver.settimeout(10)
+        link = UdpLink("127.255.255.255", receiver.getsockname()[1])
+        link.open()
+        link.send(b"\xfd")
+        assert receiver.recv(100) == b"\xfd"
+        link.close()
 
 
 def test_a_serial_line_carries_both_ways_and_holds_nobody_when_it_is_full(tmp_path: Path) -> None:
