@@ -188,11 +188,11 @@ class _Loop:
                 with outlets:
                     try:
                         yield from self._each(camera, tally, outlets, asked)
-                        tally.end()
                     except KeyboardInterrupt:
                         if interrupt is None:
                             raise
                         self._ended_by = _by_signal(interrupt)
+                    tally.end()
             except EdgelocError as error:
                 if not tally.frames:
                     raise

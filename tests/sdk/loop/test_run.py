@@ -443,6 +443,21 @@ def test_a_signal_ends_the_wait_for_a_camera_that_sends_nothing() -> None:
     assert str(summary).startswith("0 results")
 
 
+def test_what_closing_takes_after_an_interrupt_is_not_a_part_of_the_run() -> None:
+    class Slow(Recorder):
+        def close(self) -> None:
+            time.sleep(1)
+
+    def localize(frame: Frame) -> Result:
+        if frame.sequence == 2:
+            raise KeyboardInterrupt
+        return Result()
+
+    summary = run(FakeCamera(3), localize, Slow())
+    assert (summary.frames, summary.ended_by) == (2, "interrupt")
+    assert summary.seconds < 1
+
+
 def test_an_interrupt_raised_inside_ends_the_run_too() -> None:
     def localize(frame: Frame) -> Result:
         raise KeyboardInterrupt
