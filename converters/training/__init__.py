@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeloc.errors import DataError, UsageError
 from edgeloc.findings import Finding, report
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainOptions", "Training", "keep_freed_memory", "train"]
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 EPOCHS, QAT_EPOCHS = {"localize": 40, "detect": 100}, 3
 PATIENCE = {"localize": 12, "detect": 30}
@@ -217,16 +218,20 @@ def _config(options: TrainOptions, task: str) -> TrainingConfig:
     from edgeloc.converters.training.fit import TrainingConfig
 
     return TrainingConfig(
-        epochs=options.epochs or (QAT_EPOCHS if options.qat else EPOCHS[task]),
+        epochs=_given(options.epochs, QAT_EPOCHS if options.qat else EPOCHS[task]),
         batch_size=options.batch_size,
-        learning_rate=options.learning_rate or (FINE_LEARNING_RATE if options.model else LEARNING_RATE),
-        box_loss=options.box_loss or BOX_LOSS[task],
-        patience=options.patience or PATIENCE[task],
+        learning_rate=_given(options.learning_rate, FINE_LEARNING_RATE if options.model else LEARNING_RATE),
+        box_loss=_given(options.box_loss, BOX_LOSS[task]),
+        patience=_given(options.patience, PATIENCE[task]),
         seed=options.seed,
         qat=options.qat,
         upright=options.upright,
         few_shot=options.few_shot,
     )
+
+
+def _given(value: T | None, default: T) -> T:
+    return default if value is None else value
 
 
 def _start(options: TrainOptions) -> tuple[str, Callable[[TrainingSamples], Start]]:
