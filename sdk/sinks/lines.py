@@ -9,6 +9,7 @@ import socket
 import sys
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from edgeloc._support.backend import Uri
@@ -16,7 +17,7 @@ from edgeloc.errors import EdgelocError, OutputError, UsageError
 from edgeloc.observation import Observation
 from edgeloc.sinks.base import Sink
 from edgeloc.sinks.record import as_line
-from edgeloc.types import Pixels
+from edgeloc.types import Frame, Pixels
 
 __all__ = ["StdoutSink", "TcpSink", "UdpSink", "has_hung_up"]
 
@@ -38,6 +39,9 @@ class StdoutSink(Sink):
     pictures = False
     _descriptor = -1
     _patience_ms: float | None = None
+    # What is left of a line of which a part is out, and the frame that it is of.
+    _rest: bytes = b""
+    _begun: Frame | None = None
 
     @property
     def name(self) -> str:
@@ -60,24 +64,42 @@ class StdoutSink(Sink):
         """Write one whole line; OutputError where nobody reads for a while, or the disk behind it is full."""
         if self.ended:
             return
+        if self._rest:
+            self._send()
+            if observation.frame is self._begun:  # offered again, since only a part was out
+                return
         line = as_line(observation)
+        self._begun, self._rest = observation.frame, line
+        try:
+            self._send()
+        except OutputError:
+            if self._rest == line:
+                self._rest = b""
+            raise
+
+    def _send(self) -> None:
+        """Write what is left of a line, in parts that a pipe with room takes without a wait."""
         ready = select.poll()
         ready.register(self._descriptor, select.POLLOUT)
-        if not ready.poll(self._patience_ms):
-            raise OutputError(f"sink -: nobody has read from the standard output for {SEND_S:g} s")
-        try:
-            while line:
-                line = line[os.write(self._descriptor, line) :]
-        except ConnectionError:
-            self.ended = True
-        except OSError as error:
-            raise OutputError(f"sink -: the standard output cannot be written to: {error.strerror}") from error
+        while self._rest:
+            if not ready.poll(self._patience_ms):
+                raise OutputError(f"sink -: nobody has read from the standard output for {SEND_S:g} s")
+            try:
+                self._rest = self._rest[os.write(self._descriptor, self._rest[: select.PIPE_BUF]) :]
+            except ConnectionError:
+                self.ended, self._rest = True, b""
+            except OSError as error:
+                raise OutputError(f"sink -: the standard output cannot be written to: {error.strerror}") from error
 
     def close(self) -> None:
-        """Leave the standard output to others."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        """Leave the standard output to others, behind a whole line where there is room for one."""
+        if self._descriptor < 0:
+            return
+        self._patience_ms = 0
+        with suppress(OutputError):
+            self._send()
+        os.close(self._descriptor)
+        self._descriptor, self._rest = -1, b""
 
 
 class _RemoteSink(Sink):

@@ -6,6 +6,8 @@ import io
 import json
 import os
 import re
+import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -20,9 +22,10 @@ import pytest
 import edgeloc
 from edgeloc.errors import OutputError, UsageError
 from edgeloc.models import SHIPPED_INT8
+from edgeloc.observation import Observation
 from edgeloc.sinks import Sink, open_sink
 from edgeloc.testing import SinkSuite, example_frame, example_observation
-from edgeloc.types import Box, Frame, Result
+from edgeloc.types import Box, Frame, Pixels, Result
 
 EDGELOC = [sys.executable, "-m", "edgeloc", "run", str(SHIPPED_INT8)]
 FILE = ["--camera", "synthetic://?size=64x48&live=0"]
@@ -35,8 +38,23 @@ def localizer(_: Frame) -> Result:
 
 def write(sink: Sink, *numbers: int, boxes: int = 1) -> None:
     for number in numbers:
-        found = [Box(1, 2, 3, 4)] * boxes
-        sink.write(example_observation(example_frame(number), *found), lambda: pytest.fail("drawn"))
+        sink.write(observed(number, boxes), not_drawn)
+
+
+def observed(number: int, boxes: int = 1) -> Observation:
+    return example_observation(example_frame(number), *[Box(1, 2, 3, 4)] * boxes)
+
+
+def not_drawn() -> Pixels:
+    pytest.fail("drawn")
+
+
+def taken(sink: Sink, observation: Observation) -> bool:
+    try:
+        sink.write(observation, not_drawn)
+    except OutputError:
+        return False
+    return True
 
 
 def numbers_in(data: bytes) -> list[int]:
@@ -90,6 +108,49 @@ def test_a_reader_that_stops_gets_whole_lines_when_it_goes_on(monkeypatch: pytes
     numbers = numbers_in(held + os.read(pipe, 1 << 20))
     os.close(pipe)
     assert numbers == [*range(len(numbers) - 1), 20_000]
+
+
+def test_a_line_longer_than_a_pipe_has_room_for_is_sent_on_and_not_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeloc.sinks.lines.SEND_S", 0.05)
+    sink, pipe = opened_on_a_pipe(live=True)
+    long = observed(7, boxes=2000)
+    with pytest.raises(OutputError, match="nobody has read"):
+        sink.write(long, not_drawn)
+    received, reading = bytearray(), threading.Event()
+
+    def read() -> None:
+        reading.set()
+        while data := os.read(pipe, 4096):
+            received.extend(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    reading.wait()
+    sink.write(long, not_drawn)
+    write(sink, 8)
+    sink.close()
+    reader.join()
+    os.close(pipe)
+    assert numbers_in(bytes(received)) == [7, 8]
+
+
+def test_a_disk_that_was_full_holds_whole_lines_once_there_is_room(tmp_path: Path) -> None:
+    """The largest size of a file stands for the full disk."""
+    sink, before = open_sink("-"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    with (tmp_path / "out.jsonl").open("w") as stdout, redirect_stdout(stdout):
+        sink.open(live=True)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        offered = next(one for one in map(observed, range(100)) if not taken(sink, one))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    sink.write(offered, not_drawn)
+    write(sink, 200)
+    sink.close()
+    numbers = numbers_in((tmp_path / "out.jsonl").read_bytes())
+    assert numbers == [*range(offered.frame.sequence + 1), 200]
 
 
 def test_the_frames_of_a_file_wait_for_a_slow_reader(monkeypatch: pytest.MonkeyPatch) -> None:
