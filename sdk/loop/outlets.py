@@ -114,6 +114,8 @@ class Outlets:
         """Go on without a sink that is lost; raise its failure where no other takes results."""
         error, outlet.failure = outlet.failure, None
         assert error is not None
+        if not isinstance(error, Exception):
+            raise error  # an exit, which is the program's and not the sink's
         if all(other.sink.auxiliary for other in self._opened if other.open):
             raise OutputError(outlet.reason) if _is_of_the_system(error) else error
         message = f"{outlet.reason}; it took {outlet.delivered} results, and the run goes on without it"
@@ -124,7 +126,7 @@ class Outlets:
         self._interrupt.closing_since = began_at = time.monotonic()
         for outlet in self._opened:
             outlet.end(began_at + DRAIN_S)
-        failures: list[Exception] = []
+        failures: list[BaseException] = []
         for outlet in self._opened:
             self._interrupt.at(f"closing {outlet.sink.name}")
             error = outlet.close(began_at + CLOSE_S)
@@ -149,7 +151,7 @@ class _Outlet:
         self.sink, self._faults, self._budget_ms = sink, faults, budget_ms
         self._state: SinkState = "open"
         self.delivered = self._skipped = self._stale = 0
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.reason = ""
         self._ages = Ages()
         self._began_at = time.monotonic()
@@ -273,7 +275,7 @@ class _Outlet:
                 self._miss(observation, drawn, error)
             else:
                 self._lose(error)
-        except Exception as error:
+        except BaseException as error:
             self._lose(error)
         else:
             self._count(observation)
@@ -305,7 +307,7 @@ class _Outlet:
                 self._pause_s = FIRST_PAUSE_S
             self._faults.notice(Finding("sink-down", "problem", f"{self.reason}; it will be offered results again"))
 
-    def _lose(self, error: Exception) -> None:
+    def _lose(self, error: BaseException) -> None:
         """Give the sink up."""
         self.reason, self._failed_s = _reason(self.sink, error), time.monotonic() - self._began_at
         with self._changed:
@@ -333,7 +335,7 @@ class _Outlet:
             self._drain_until = drain_until
             self._changed.notify()
 
-    def close(self, limit: float) -> Exception | None:
+    def close(self, limit: float) -> BaseException | None:
         """Close the sink, or wait until its thread has, no longer than `limit`; what went wrong."""
         if self._thread is None:
             if not self._closed:
@@ -346,7 +348,7 @@ class _Outlet:
                 return OutputError(self.reason)
         return self._unclosed or self._late()
 
-    def _late(self) -> Exception | None:
+    def _late(self) -> BaseException | None:
         """A failure that came after the last result was handed over."""
         error, self.failure = self.failure, None
         return None if error is None else OutputError(self.reason) if _is_of_the_system(error) else error
@@ -374,7 +376,7 @@ def _unclosed(sink: Sink, error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else OutputError(f"{sink.name} was not closed: {error!r}")
 
 
-def _reason(sink: Sink, error: Exception) -> str:
+def _reason(sink: Sink, error: BaseException) -> str:
     if isinstance(error, EdgelocError):
         return error.message or str(error)
     if isinstance(error, OSError):

@@ -443,6 +443,18 @@ def test_a_signal_ends_the_wait_for_a_camera_that_sends_nothing() -> None:
     assert str(summary).startswith("0 results")
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_a_callback_that_exits_ends_the_program(live: bool) -> None:
+    class Exits(Recorder):
+        def write(self, observation: Observation, drawn: Callable[[], Pixels]) -> None:
+            raise SystemExit("enough")
+
+    other, exits = Recorder(), Exits()
+    with pytest.raises(SystemExit, match="enough"):
+        run(FakeCamera(1000, live=live, period_s=0.01), lambda frame: Result(), exits, other)
+    assert exits.closed and other.closed
+
+
 def test_what_closing_takes_after_an_interrupt_is_not_a_part_of_the_run() -> None:
     class Slow(Recorder):
         def close(self) -> None:
