@@ -26,8 +26,7 @@ from edgeloc.benchmarks.latency import time_frame
 from edgeloc.benchmarks.measurement import Measurement
 from edgeloc.benchmarks.options import BenchOptions
 from edgeloc.benchmarks.result import LOCALIZE, BenchResult
-from edgeloc.benchmarks.sweeps.choice import Choice, SweepRow, choose, with_front
-from edgeloc.benchmarks.sweeps.plot import pareto_svg
+from edgeloc.benchmarks.sweeps.choice import Choice, SweepRow, choose, pareto_svg, with_front
 from edgeloc.engines import engine_class
 from edgeloc.errors import EdgelocError, EngineError, MissingExtra, ModelError, UsageError, first_line, mask_credentials
 from edgeloc.findings import Finding, report

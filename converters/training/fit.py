@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import itertools
 import logging
@@ -18,7 +17,7 @@ from typing import Any, Protocol
 
 import keras
 
-from edgeloc._support.files import atomic_path, require_writable
+from edgeloc._support.files import require_writable
 from edgeloc._support.interrupt import signals_wait
 from edgeloc.converters.batch_norm import REESTIMATION_BATCHES, reestimate_batch_norm
 from edgeloc.converters.sources.tensorflow import save_network
@@ -36,20 +35,19 @@ from edgeloc.converters.training.detectors.stages import RegionBatches, Trainabl
 from edgeloc.converters.training.fake_quantization import FakeQuantizedNetwork
 from edgeloc.converters.training.losses import TrainableLocalizer, parse_box_loss
 from edgeloc.converters.training.network import Start
+from edgeloc.converters.training.run_folder import Checkpoints, RunFolder, go_on_waiting
 from edgeloc.data import Sample
 from edgeloc.data.sample import fingerprint
-from edgeloc.errors import MissingExtra, ModelError, OutputError, UsageError
+from edgeloc.errors import ModelError, OutputError, UsageError
 from edgeloc.findings import Finding, report
 from edgeloc.model.contract import Contract, InputSpec, Thresholds
 
-__all__ = ["BatchNormUpdate", "RangeUpdate", "StatisticsUpdate", "TrainingConfig", "fit_network", "plot_curves"]
+__all__ = ["BatchNormUpdate", "RangeUpdate", "StatisticsUpdate", "TrainingConfig", "fit_network"]
 
 logger = logging.getLogger(__name__)
 
 # As many as the converter calibrates on.
 _IMAGES, _BATCH = 200, 16
-# Names the network that a run started from, so that it is only continued from the same.
-_ORIGIN = "origin.txt"
 # The first epoch warms up, in a short training the first tenth of it.
 _WARMUP_EPOCHS, _WARMUP_SHARE = 1.0, 0.1
 # The last epochs see images much as the runtime will.
@@ -163,12 +161,12 @@ def fit_network(
     Raises UsageError for a run of a fresh network that had come to its end, ModelError where the training diverges.
     """
     keras.utils.set_random_seed(config.seed)
-    folder = out.with_suffix(".training")
-    resumes = _can_resume(out, folder, start, config, resume)
+    folder = RunFolder(out, start, qat=config.qat)
+    resumes = resume and folder.can_resume()
     require_writable(out)
     _require_room(out, start.network)
     # Only now, when all that can be refused has been: an earlier run's epochs lie there.
-    findings = _prepare_folder(out, folder, start, config, resume=resume, resumes=resumes)
+    findings = folder.prepare(resume=resume, resumes=resumes)
     contract = start.contract
     by_label = slots_by_label([*training, *validation], contract.labels, contract.box.objects)
     batches, checks = _batches(training, validation, contract, config, by_label)
@@ -182,7 +180,7 @@ def fit_network(
         update.at_epoch(model.network)
         at_start[f"{model.monitor}_at_start"] = _measure(model, checks)[model.monitor]
     _fit(model, batches, checks, update, config, folder)
-    return _finish(out, model, checks, update, start, config, training) | at_start, tuple(findings)
+    return _finish(out, folder, model, checks, update, start, config, training) | at_start, tuple(findings)
 
 
 def _batches(
@@ -203,50 +201,12 @@ def _batches(
     return RegionBatches(batches, contract), RegionBatches(checks, contract)
 
 
-def _can_resume(out: Path, folder: Path, start: Start, config: TrainingConfig, resume: bool) -> bool:
-    """Whether an interrupted run lies there that is to be finished; UsageError where it cannot be."""
-    saved, origin = folder / "resume", folder / _ORIGIN
-    if not resume:
-        return False
-    if not start.digest and not saved.is_dir() and _rows(folder / "history.csv") and out.is_file():
-        message = f"{out}: its training ran to the end, there is nothing to resume"
-        raise UsageError(message, field="resume", hint="leave {resume} out")
-    same = origin.is_file() and origin.read_text() == _origin(start, config)
-    if saved.is_dir() and not same and not start.digest:
-        message = f"{out}: its interrupted run began with a trained network"
-        raise UsageError(message, field="resume", hint="name that MODEL.keras again with {resume}")
-    return saved.is_dir() and same
-
-
-def _prepare_folder(
-    out: Path, folder: Path, start: Start, config: TrainingConfig, *, resume: bool, resumes: bool
-) -> list[Finding]:
-    """Empty the run's folder unless the run `resumes`, and record its start there; a finding where it was to resume."""
-    findings = []
-    if not resumes:
-        message = ""
-        if resume and (folder / "resume").is_dir():
-            message = f"the interrupted run in {folder} had another start: a new one takes its place"
-        elif resume and not start.digest:
-            message = f"there is no interrupted run of {out}: a new one begins"
-        if message:
-            findings.append(Finding("training-restarts", "note", message))
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _ORIGIN).write_text(_origin(start, config))
-    return findings
-
-
 def _unquantized(network: Any) -> list[Finding]:
     """The layers that training with fake quantization leaves in float."""
     if not isinstance(network, FakeQuantizedNetwork) or not network.unquantized:
         return []
     message = f"left in float, since it is not known how int8 treats them: {', '.join(network.unquantized)}"
     return [Finding("layers-left-in-float", "warning", message)]
-
-
-def _origin(start: Start, config: TrainingConfig) -> str:
-    return f"{start.digest or 'fresh'} {'qat' if config.qat else 'float'}\n"
 
 
 def _model(start: Start, config: TrainingConfig, steps: int, by_label: bool) -> Any:
@@ -302,12 +262,13 @@ def _fit(
     checks: ValidationBatches | RegionBatches,
     update: StatisticsUpdate,
     config: TrainingConfig,
-    folder: Path,
+    folder: RunFolder,
 ) -> None:
     known = model.contract.box.objects > 1
-    history, monitor = folder / "history.csv", f"val_{model.monitor}"
-    best = max((float(row[monitor]) for row in _rows(history)), default=None)
-    waiting = ExitStack()
+    monitor = f"val_{model.monitor}"
+    begun, rows = folder.restore(model)
+    values = [float(row[monitor]) for row in rows]
+    stop, waiting = keras.callbacks.EarlyStopping(monitor, mode="max", patience=config.patience), ExitStack()
     optimizer, schedule = model.optimizer, _schedule(config, len(batches))
     callbacks = [
         # Not given to the optimizer, whose graph would compute the schedule once for each of the network's variables.
@@ -321,23 +282,25 @@ def _fit(
             on_epoch_begin=lambda epoch, logs: batches.start_epoch(epoch, _augmentation(epoch, config, known))
         ),
         keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: update.at_epoch(model.network)),
-        keras.callbacks.CSVLogger(history, append=True),
-        keras.callbacks.ModelCheckpoint(
-            folder / "best.weights.h5", monitor, mode="max", save_best_only=True, save_weights_only=True,
-            initial_value_threshold=best,
-        ),
-        keras.callbacks.BackupAndRestore(folder / "resume", delete_checkpoint=False),
+        keras.callbacks.CSVLogger(folder.history, append=True),
+        Checkpoints(folder, monitor, values),
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: waiting.close()),
-        keras.callbacks.EarlyStopping(monitor, mode="max", patience=config.patience),
-        keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs: plot_curves(history, ("loss", *model.figures), folder / "curves.png")
-        ),
-    ]  # fmt: skip
+        stop,
+        keras.callbacks.LambdaCallback(on_train_begin=lambda logs: go_on_waiting(stop, values)),
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: folder.plot_curves(("loss", *model.figures))),
+    ]
     verbose = 1 if sys.stdout.isatty() else 0
     if not verbose:
         callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=partial(_log_epoch, config.epochs, model.figures)))
     with waiting:
-        model.fit(batches, validation_data=checks, epochs=config.epochs, callbacks=callbacks, verbose=verbose)
+        model.fit(
+            batches,
+            validation_data=checks,
+            epochs=config.epochs,
+            initial_epoch=begun,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
 
 
 def _log_epoch(epochs: int, titles: dict[str, str], epoch: int, logs: dict[str, float]) -> None:
@@ -356,15 +319,9 @@ def _augmentation(epoch: int, config: TrainingConfig, known: bool) -> Augmentati
     return dataclasses.replace(how, turns=not config.upright, together=known, pasted=pasted)
 
 
-def _rows(history: Path) -> list[dict[str, str]]:
-    if not history.is_file():
-        return []
-    with history.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def _finish(
     out: Path,
+    folder: RunFolder,
     model: Any,
     checks: ValidationBatches | RegionBatches,
     update: StatisticsUpdate,
@@ -377,17 +334,16 @@ def _finish(
     ModelError where neither answers with numbers: the training has diverged.
     """
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    folder = out.with_suffix(".training")
     update(model.network)
     averaged, kept = _measure(model, checks), model.network.get_weights()
-    model.load_weights(folder / "best.weights.h5")
+    model.load_weights(folder.best)
     update(model.network)
     metrics = _measure(model, checks)
     if not metrics[model.monitor] > averaged[model.monitor] and math.isfinite(averaged["loss"]):
         model.network.set_weights(kept)
         metrics = averaged
     if not math.isfinite(metrics["loss"]):
-        shutil.rmtree(folder / "resume", ignore_errors=True)
+        folder.end()
         raise ModelError(
             f"the training diverged, its answers are no numbers, and {out} is not written",
             field="learning_rate",
@@ -403,33 +359,9 @@ def _finish(
         contract = dataclasses.replace(contract, thresholds=Thresholds(round(metrics["threshold"], 3)))
     save = save_network if contract.stages is None else save_stages
     save(out, start.network, contract)
-    shutil.rmtree(folder / "resume", ignore_errors=True)
+    folder.end()
     return metrics
 
 
 def _measure(model: Any, checks: ValidationBatches | RegionBatches) -> dict[str, float]:
     return {name: float(value) for name, value in model.evaluate(checks, verbose=0, return_dict=True).items()}
-
-
-def plot_curves(history: Path, names: Sequence[str], out: Path) -> None:
-    """Draw up to four figures by epoch, training and validation where they are known, into the PNG `out`."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra("matplotlib", "convert", "drawing training curves") from error
-
-    with history.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, name in zip(figure.subplots(2, 2).flat, names, strict=True):
-        epochs = [int(row["epoch"]) + 1 for row in rows]
-        for key, title in ((name, "training"), (f"val_{name}", "validation")):
-            if rows and key in rows[0]:
-                axes.plot(epochs, [float(row[key]) for row in rows], label=title)
-        axes.set(title=name.replace("_", " "), xlabel="epoch")
-        axes.grid(alpha=0.3)
-        axes.legend()
-    with atomic_path(out) as temporary:
-        figure.savefig(temporary, dpi=100)

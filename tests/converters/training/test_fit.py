@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 from typing import Any
 
 import cv2
@@ -22,6 +23,7 @@ from edgeloc.converters.training.fake_quantization import FakeQuantizedNetwork
 from edgeloc.converters.training.fit import TrainingConfig, fit_network
 from edgeloc.converters.training.losses import TrainableLocalizer
 from edgeloc.converters.training.network import Start, network_contract, trained_start
+from edgeloc.converters.training.run_folder import go_on_waiting
 from edgeloc.data import Sample
 from edgeloc.errors import ModelError, UsageError
 from edgeloc.model.file import read_keras_contract
@@ -94,7 +96,7 @@ def test_a_training_leaves_network_contract_history_and_curves(go: Callable[...,
     curves = cv2.imread(str(tmp_path / "m.training" / "curves.png"))
     assert curves is not None
     assert curves.std() > 0
-    assert not (tmp_path / "m.training" / "resume").exists()
+    assert list((tmp_path / "m.training").glob("epoch-*")) == []
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
@@ -164,6 +166,64 @@ def test_resuming_what_never_began_begins_it(go: Callable[..., Any], tmp_path: P
         go(resume=True)
     assert (tmp_path / "m.keras").read_bytes() == before
     assert epochs(tmp_path) == [0]
+
+
+def interrupted_after(go: Callable[..., Any], epochs: int, config: TrainingConfig) -> None:
+    """Train until so many epochs are over."""
+    original = fit.TrainingBatches.__getitem__
+
+    def interrupted(self: Any, index: int) -> Any:
+        if self.epoch == epochs and index == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit.TrainingBatches, "__getitem__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            go(config)
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file .*history.csv:ResourceWarning")
+def test_an_epoch_that_was_noted_and_not_saved_is_trained_again(go: Callable[..., Any], tmp_path: Path) -> None:
+    interrupted_after(go, 1, TWO_EPOCHS)
+    history, folder = tmp_path / "m.training" / "history.csv", tmp_path / "m.training"
+    first = history.read_text()
+    # As a kill leaves it: the second row stands, and the files that follow it are half written.
+    history.write_text(first + first.splitlines()[1].replace("0", "1", 1) + "\n")
+    (folder / "renewed.weights.h5").write_bytes(b"\x89HDF")
+    go(resume=True)
+    assert epochs(tmp_path) == [0, 1]
+    assert history.read_text().startswith(first)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file .*history.csv:ResourceWarning")
+def test_what_cannot_be_gone_on_from_is_one_sentence(go: Callable[..., Any], tmp_path: Path) -> None:
+    interrupted_after(go, 1, TWO_EPOCHS)
+    other = Start(
+        network := small_grid(2), tuple(network.output), network_contract(NetworkConfig(input_size=64), LABELS)
+    )
+    with pytest.raises(UsageError, match="trained a network of another kind or for other labels"):
+        go(start=other, resume=True)
+    (checkpoint,) = (tmp_path / "m.training").glob("epoch-*")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="is damaged .*leave resume out"):
+        go(resume=True)
+    assert epochs(tmp_path) == [0]
+
+
+def test_an_interruption_does_not_renew_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    stop = keras.callbacks.EarlyStopping("val_box_iou", mode="max", patience=3)
+    stop.set_model(Mock(stop_training=False))
+    monkeypatch.setattr(stop, "monitor_op", np.greater)
+    stop.on_train_begin()
+    go_on_waiting(stop, [0.5, 0.7, 0.6])
+    stop.on_epoch_end(3, {"val_box_iou": 0.6})
+    assert not stop.model.stop_training
+    stop.on_epoch_end(4, {"val_box_iou": 0.69})
+    assert stop.model.stop_training
 
 
 def test_training_stops_when_nothing_gets_better(
@@ -269,7 +329,7 @@ def test_a_training_that_diverges_writes_no_network(go: Callable[..., Any], tmp_
     with pytest.raises(ModelError, match="diverged.* smaller learning_rate"):
         go(dataclasses.replace(TWO_EPOCHS, learning_rate=1e30))
     assert not (tmp_path / "m.keras").exists()
-    assert not (tmp_path / "m.training" / "resume").exists()  # there is nothing to go on with
+    assert list((tmp_path / "m.training").glob("epoch-*")) == []  # there is nothing to go on with
 
 
 def test_a_run_that_cannot_be_continued_is_named(go: Callable[..., Any], tmp_path: Path) -> None:
