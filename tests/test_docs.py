@@ -13,6 +13,7 @@ import configparser
 import importlib.metadata
 import importlib.util
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -20,8 +21,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import edgeloc
 from edgeloc.cli import COMMAND_GROUP, main
 from edgeloc.models import SHIPPED_INT8, SHIPPED_KERAS
 
@@ -155,6 +158,16 @@ def test_an_example_runs(example: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, example], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_the_examples_own_localizer_finds_what_the_package_finds() -> None:
+    found = runpy.run_path(str(DOCS / "examples" / "own_localizer.py"))["find"]
+    observations = edgeloc.stream("synthetic://?seed=1&frames=30&live=0", edgeloc.Localizer(SHIPPED_INT8))
+    pairs = [(one.result.box, found(one.frame).box) for one in observations]
+    assert [ours is None for ours, _ in pairs] == [theirs is None for _, theirs in pairs]
+    shared = [ours.iou(theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
+    # It takes one cell's box, the package the mean over all cells.
+    assert len(shared) >= 10 and np.mean(shared) >= 0.8
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)

@@ -17,9 +17,10 @@ def find(frame):
     if score < 0.5:
         return edgeloc.Result()
     cell = int(real["weights"].argmax())
-    row, column = divmod(cell, 28)
+    rows, columns = real["weights"].shape[1:3]
+    row, column = divmod(cell, columns)
     left, top, right, bottom = np.log1p(np.exp(real["distances"].reshape(-1, 4)[cell]))
-    x, y = (column + 0.5) / 28, (row + 0.5) / 28
+    x, y = (column + 0.5) / columns, (row + 0.5) / rows
     height, width = frame.pixels.shape[:2]
     box = edgeloc.Box((x - left) * width, (y - top) * height, (x + right) * width, (y + bottom) * height)
     return edgeloc.Result((edgeloc.Detection(box, score),))

@@ -29,5 +29,5 @@ class CountSink(edgeloc.Sink):
 
 
 sink = CountSink("counts.csv")
-edgeloc.run("synthetic://?seed=3&frames=30&live=0", edgeloc.Localizer(SHIPPED_INT8), sink)
+edgeloc.run("synthetic://?seed=4&frames=30&live=0", edgeloc.Localizer(SHIPPED_INT8), sink)
 print(sink.counts.most_common(3))
