@@ -18,6 +18,7 @@ from edgeloc.model.arrangement import Asked
 from edgeloc.model.contract import Contract
 from edgeloc.model.families import contract_like
 from edgeloc.model.file import read_model
+from edgeloc.models import SHIPPED_INT8
 from edgeloc.types import Box, LabelledBox
 
 YOLOX, SSD = "yolox_nano_coco_416_raw.onnx", "ssd_mobilenet_v1_coco_quant.tflite"
@@ -114,6 +115,17 @@ def test_another_family_is_refused_and_the_right_one_named(family: str, detector
     labels = right(YOLOX, detectors).labels
     with pytest.raises(ContractError, match=f"is no {family}: .*these families fit its tensors: yolox"):
         contract_like(family, detectors / YOLOX, Asked(labels))
+
+
+def test_contracts_that_are_tried_are_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["contract", "check", str(SHIPPED_INT8), "--data", "synthetic?count=40"]) == 0
+    assert "input-range" not in {record.finding.code for record in caplog.records if hasattr(record, "finding")}
+
+
+def test_a_wrong_change_is_not_laid_on_the_family(detectors: Path) -> None:
+    asked = Asked(right(YOLOX, detectors).labels, changes={"input.color": "blue"})
+    with pytest.raises(ContractError, match=r"^(?!.*is no yolox).*color"):
+        contract_like("yolox", detectors / YOLOX, asked)
 
 
 @pytest.mark.parametrize("count", [79, 81])

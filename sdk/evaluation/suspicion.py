@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from edgeloc.data import Dataset, Sample
 from edgeloc.data.sample import drawn_order
-from edgeloc.engines import Engine, open_engine
+from edgeloc.engines import Engine, TensorInfo, open_engine
 from edgeloc.errors import ContractError, DataError, EngineError
 from edgeloc.evaluation.variants import Variant, variants_of
 from edgeloc.findings import Finding
 from edgeloc.localizer import Localizer
-from edgeloc.model.contract import Contract, Thresholds
+from edgeloc.model.contract import Contract, InputSpec, Thresholds
 from edgeloc.model.file import ModelFile
+from edgeloc.model.fit import check_input_range
 from edgeloc.types import Detection, LabelledBox, Pixels
 
 __all__ = ["ContractTrial", "try_contract"]
@@ -103,15 +104,22 @@ def try_contract(
     least = _LEAST_GAIN if contract.detector is None else _LEAST_GAIN_OF_DETECTORS
     best: tuple[float, Variant, _Score] | None = None
     for variant in variants_of(contract, pixels):
+        tensor = loaded.inputs.get(variant.contract.input.tensor)
+        if tensor is not None and _is_out_of_range(variant.contract.input, tensor):
+            continue  # the file itself shows that it is not this one
         try:
             score = _score(model, variant.contract, loaded, wanted, pixels)
         except ContractError:
-            continue  # the file itself shows that it is not this one
+            continue  # as above
         gain = _gain(score, given)
         if gain >= least and (best is None or gain > best[0]):
             best = gain, variant, score
     suspicion = None if best is None else _finding(given, best[2], best[1], len(given.iou))
     return ContractTrial(len(given.iou), float(given.iou.mean()), float(given.right.mean()), suspicion)
+
+
+def _is_out_of_range(spec: InputSpec, tensor: TensorInfo) -> bool:
+    return check_input_range(spec, tensor.dtype, tensor.scale, tensor.zero_point or 0) is not None
 
 
 def _largest(sample: Sample) -> tuple[LabelledBox, ...]:

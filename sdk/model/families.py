@@ -56,6 +56,8 @@ def contract_like(family: str, model: str | Path | Network, asked: Asked | None 
     try:
         return _built(family, network, asked)
     except ContractError as error:
+        if asked.changes and _fits(family, network, replace(asked, changes={})):
+            raise  # of what was to be changed, and not of the family
         others = ", ".join(name for name in families_that_fit(network, asked) if name != family)
         hint = f"these families fit its tensors: {others}" if others else ""
         raise ContractError(
@@ -66,12 +68,15 @@ def contract_like(family: str, model: str | Path | Network, asked: Asked | None 
 def families_that_fit(network: Network, asked: Asked) -> Iterator[str]:
     """The families whose outputs the network has; what its numbers mean, no shape shows."""
     asked = replace(asked, outputs={}, changes={})
-    for name in FAMILIES:
-        try:
-            _built(name, network, asked)
-        except ContractError:
-            continue
-        yield name
+    yield from (name for name in FAMILIES if _fits(name, network, asked))
+
+
+def _fits(name: str, network: Network, asked: Asked) -> bool:
+    try:
+        _built(name, network, asked)
+    except ContractError:
+        return False
+    return True
 
 
 def _built(name: str, network: Network, asked: Asked) -> Contract:
