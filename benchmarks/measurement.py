@@ -55,6 +55,7 @@ logger = logging.getLogger(__name__)
 
 # The meter needs no more inferences, and the comparison with the float model no more frames.
 _MOST_INFERENCES = _MOST_AGAINST = 200
+_NAMED = 3
 
 
 def bench(options: BenchOptions) -> BenchResult:
@@ -377,6 +378,10 @@ class Measurement:
         if self.float_model is not None and self.float_model.contract.labels != self.localizer.contract.labels:
             message = "the two models do not have the same labels: their classes cannot be compared"
             found.append(Finding("labels-differ", "warning", message))
+        known, shown = self.localizer.contract.labels, self.data.labels if self.data else ()
+        if known and shown and not set(known) & set(shown):
+            message = f"none of the data's labels ({_few(shown)}) is among the model's ({_few(known)})"
+            found.append(Finding("labels-differ", "warning", message, "give data of what the model knows"))
         return found
 
     def _data_info(self) -> DataInfo | None:
@@ -398,6 +403,10 @@ class Measurement:
             skipped_names=tuple(skipped),
             sha256=self.data_hash,
         )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _now() -> str:

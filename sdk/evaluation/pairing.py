@@ -200,7 +200,7 @@ def float_localizer(
 
     `engine`, `threads`: what the quantized model runs on; the float model runs there too where it can, else on the CPU.
 
-    Raises UsageError for another kind of file, ModelError when the file is bad, ContractError when
+    Raises UsageError for another kind of file or of network, ModelError when the file is bad, ContractError when
     the contract does not fit it, MissingExtra for `.keras` without TensorFlow.
     """
     path = Path(path)
@@ -210,6 +210,7 @@ def float_localizer(
             message = f"{path} is a two-stage detector, which runs as a .tflite"
             hint = "convert it with `--recipe float32` and compare with that"
             raise UsageError(message, field="against", value=str(path), hint=hint)
+        _require_same_kind(contract, own, path)
         model = ModelFile(path, b"", "keras", contract=own)
         return Localizer(model, KerasEngine.load(model, threads), contract=own)
     if path.suffix != ".tflite":
@@ -217,7 +218,17 @@ def float_localizer(
     model = read_model(path)
     if engine in ("tensorrt", "onnxruntime") or (engine.startswith("edgetpu") and not is_for_edge_tpu(model.payload)):
         engine = "auto"  # a float .tflite never runs there
-    return Localizer(model, engine, threads, own_contract(model) or contract)
+    own = own_contract(model) or contract
+    _require_same_kind(contract, own, path)
+    return Localizer(model, engine, threads, own)
+
+
+def _require_same_kind(contract: Contract, other: Contract, path: Path) -> None:
+    """UsageError where one model finds one object and the other several: what they differ by is no drop."""
+    if contract.finds_one != other.finds_one:
+        kind, its = ("one object", "several") if contract.finds_one else ("several objects", "one")
+        message = f"{path} answers with {its} and the model with {kind}: it is another network"
+        raise UsageError(message, field="against", value=str(path), hint="give the model's own float network")
 
 
 class Recorder(ABC, Generic[R]):

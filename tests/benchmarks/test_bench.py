@@ -23,6 +23,7 @@ from edgeloc.evaluation.figures import regression_figures
 from edgeloc.evaluation.pairing import RegressionRecorder
 from edgeloc.model.contract import Contract, InputSpec, OutputSpec
 from edgeloc.model.file import write_model
+from edgeloc.models import SHIPPED_DETECTOR_INT8, SHIPPED_DETECTOR_KERAS
 from edgeloc.scenes import SceneGenerator
 from edgeloc.testing import FakeCudaDriver, FakeTensorRt, fake_onnx
 
@@ -264,6 +265,26 @@ def test_models_with_other_labels_are_reported(models: Path, data: Path, tmp_pat
     against = ["--against", tmp_path / "float.tflite", "--validation", data, "--out", out]
     assert bench(models / "int8.tflite", *against) == 0
     assert any(finding.code == "labels-differ" for finding in read_result(out).findings)
+
+
+def test_data_of_other_labels_is_reported(models: Path, data: Path, tmp_path: Path, contract: Contract) -> None:
+    outputs = (OutputSpec("presence", "class"), contract.outputs[1])
+    other = dataclasses.replace(contract, outputs=outputs, labels=("platelet",))
+    write_model(tmp_path / "m.tflite", (models / "int8.tflite").read_bytes(), other)
+    assert bench(tmp_path / "m.tflite", "--validation", data, "--out", tmp_path / "r.json") == 0
+    (finding,) = (one for one in read_result(tmp_path / "r.json").findings if one.code == "labels-differ")
+    assert finding.message.startswith("none of the data's labels (")
+    assert finding.message.endswith("is among the model's (platelet)")
+
+
+def test_another_kind_of_network_is_not_compared_with(
+    models: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for against in (SHIPPED_DETECTOR_INT8, SHIPPED_DETECTOR_KERAS):
+        more = ["--against", against, "--validation", data, "--out", tmp_path / "r.json"]
+        assert bench(models / "int8.tflite", *more) == 2
+        assert "answers with several and the model with one object" in capsys.readouterr().err
+    assert not (tmp_path / "r.json").exists()
 
 
 def test_a_result_is_not_written_over_what_is_read(models: Path, data: Path, tmp_path: Path) -> None:
