@@ -12,9 +12,11 @@ import pytest
 
 from edgeloc.cli import main
 from edgeloc.converters import ConvertOptions, GateLimits, convert
+from edgeloc.converters.gate import GateReport
 from edgeloc.data import Dataset
 from edgeloc.errors import DataError, GateFailed, ModelError, UsageError
 from edgeloc.localizer import Localizer
+from edgeloc.model.contract import Thresholds
 from edgeloc.model.file import read_model
 from edgeloc.model.inspection import inspect_model
 from edgeloc.testing import build_fake_compiler
@@ -134,6 +136,25 @@ def test_the_gate_writes_its_figures_and_lets_pass(
     assert made.gate is not None and made.gate.passed
     assert [finding.code for finding in made.findings].count("data-several-objects") == 1
     assert made.to_dict()["gate"] == contract.measured["quantization"]
+
+
+def test_a_presence_that_is_stuck_is_found_where_the_gate_moves_the_threshold(
+    make_network: Network,
+    save_keras: Save,
+    dataset: Dataset,
+    others: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = make_network()
+    network.get_layer("presence").bias.assign([1.0])
+    options = ConvertOptions(limits=GateLimits(max_iou_drop=0.9, min_box_iou=0.0))
+    moved = Thresholds(presence=0.6)
+    monkeypatch.setattr(
+        GateReport, "written_into", lambda self, contract: dataclasses.replace(contract, thresholds=moved)
+    )
+    made = convert(save_keras(network), tmp_path / "m.tflite", options, calibration=dataset, validation=others)
+    assert "presence-saturated" in {finding.code for finding in made.findings}
 
 
 def test_validation_images_in_calibration_are_refused(
