@@ -47,7 +47,7 @@ _ORIGINS = {
     "float_model": "the float network that was quantized",
     "calibration": "the manifest of the calibration images",
     "uncompiled": "the network before the Edge TPU's compiler",
-    "adapted_from": "the file before a class was added on the device",
+    "adapted_from": "the file before it was adapted on the device",
     "payload": "this file's network",
 }
 

@@ -158,7 +158,12 @@ def limits_of(contract: Contract, measured: Measurement | None) -> Iterator[str]
         yield f"It was made for {contract.box.objects} objects a frame."
     if contract.labels:
         yield f"It knows {len(contract.labels)} labels: anything else that it finds gets one of them."
-    if contract.adapted_from is not None:
+    if contract.adapted_from is not None and contract.adapted_from.get("head") == "presence":
+        yield (
+            "Its presence head was fitted to one place on the device: the figures are of the file before, and objects "
+            "found and false alarms are others now."
+        )
+    elif contract.adapted_from is not None:
         yield "A class was added on the device: the figures are of the file before, and say nothing of that class."
     if measured is None:
         yield "Nothing was measured when it was converted: how accurate it is, is unknown."

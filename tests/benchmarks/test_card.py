@@ -27,11 +27,11 @@ PUBLISHED = DOCS / "reference" / "card.schema.json"
 def with_measured(tmp_path: Path) -> Any:
     """Writes the shipped localizer with other figures in its contract."""
 
-    def write(measured: dict[str, Any]) -> Path:
+    def write(measured: dict[str, Any], **changes: Any) -> Path:
         model = read_model(SHIPPED_INT8)
         assert isinstance(model.contract, Contract)
         path = tmp_path / "other.tflite"
-        write_model(path, model.payload, dataclasses.replace(model.contract, measured=measured))
+        write_model(path, model.payload, dataclasses.replace(model.contract, measured=measured, **changes))
         return path
 
     return write
@@ -79,6 +79,15 @@ def test_a_detectors_figures_are_of_its_own_kind() -> None:
     measured = contract.measured["quantization"]["by_class"]["Nut"]
     found = figures(make_card(SHIPPED_DETECTOR_INT8), "class")
     assert found["objects found", "Nut"].quantized == measured["recall_quantized"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("head", "said"), [("class", "say nothing of that class"), ("presence", "found and false alarms are others now")]
+)
+def test_what_was_adapted_is_said(head: str, said: str, with_measured: Any) -> None:
+    path = with_measured({}, adapted_from={"head": head, "sha256": "ab" * 32, "labels_added": []})
+    page = card_page(make_card(path))
+    assert said in page and "the file before it was adapted on the device" in page
 
 
 def test_what_nobody_said_or_recorded_is_not_made_up(with_measured: Any) -> None:
