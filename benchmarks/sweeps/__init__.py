@@ -156,8 +156,18 @@ def sweep(options: SweepOptions) -> Sweep:
     where none can be measured.
     """
     folder = Path(options.out)
+    absent = [str(model) for model in options.models if not Path(model).exists()]
+    if absent:
+        raise UsageError(f"{absent[0]}: no such file", hint="correct its name; nothing was measured")
+    made = not folder.exists()
     require_writable(folder / "sweep.json", *options.models, options.validation)
-    running = _Running(options)
+    try:
+        running = _Running(options)
+    except BaseException:
+        if made:
+            with suppress(OSError):  # it holds something
+                folder.rmdir()
+        raise
     try:
         running.measure()
     except BaseException:

@@ -158,3 +158,13 @@ def test_two_models_of_one_name_are_refused(
 def test_a_model_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["absent.tflite"], tmp_path) == 2
     assert "absent.tflite" in capsys.readouterr().err
+
+
+def test_one_wrong_name_of_several_stops_it_at_once_and_leaves_nothing(
+    models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([models[0], "absent.tflite"], tmp_path / "new") == 2
+    assert "absent.tflite: no such file" in capsys.readouterr().err
+    (tmp_path / "bad.tflite").write_bytes(b"no model")
+    assert run([str(tmp_path / "bad.tflite")], tmp_path / "new") == 2
+    assert not (tmp_path / "new").exists()
