@@ -31,7 +31,7 @@ from edgeloc.adaptation.head import Head
 from edgeloc.adaptation.presence import AdaptedPresence, MovedRow, move_presence, presence_pictures
 from edgeloc.data import Sample, open_dataset
 from edgeloc.data.sample import fingerprint
-from edgeloc.errors import DataError, ModelError
+from edgeloc.errors import DataError, ModelError, UsageError
 from edgeloc.localizer import Localizer
 from edgeloc.model.contract import Contract
 from edgeloc.model.file import ModelFile, contract_for, file_in_memory, read_model, write_model
@@ -112,13 +112,13 @@ def adapt(
 
     Raises ModelError for a model that cannot be adapted, DataError where the data teaches nothing new.
     """
-    require_writable(out, model)
+    _require_out(out, model)
     file = read_model(model)
     contract = contract_for(file)
     head = _head(file, contract, "class")
     dataset = open_dataset(data, split=split)
     samples, labels = _labelled(dataset.samples, label)
-    new = _new_labels(labels, contract, str(data))
+    new = _new_labels(labels, contract, str(data), label)
     seen = look(file, contract, head, _pictures(samples, labels))
     rows, biases, held_out = _fit(seen, new)
     weights = seen.by_branch(rows)
@@ -152,7 +152,7 @@ def adapt_presence(
     Raises ModelError for a model that cannot be adapted, DataError for too few labelled photos and where a head fitted
     on them would be no better on photos that were held out.
     """
-    require_writable(out, model)
+    _require_out(out, model)
     file = read_model(model)
     contract = contract_for(file)
     head = _head(file, contract, "presence")
@@ -179,7 +179,7 @@ def undo(model: str | Path, out: str | Path) -> str:
 
     Raises ModelError where `model` was not adapted, or what it carries is not the file before.
     """
-    require_writable(out, model)
+    _require_out(out, model)
     file = read_model(model)
     history = None if file.contract is None else file.contract.adapted_from
     if history is None or EARLIER not in file.members:
@@ -191,6 +191,14 @@ def undo(model: str | Path, out: str | Path) -> str:
     with atomic_path(out) as temporary:
         temporary.write_bytes(earlier)
     return digest
+
+
+def _require_out(out: str | Path, model: str | Path) -> None:
+    """UsageError where the name is none of a model of this kind, or where nothing can be written there."""
+    suffix = Path(model).suffix
+    if Path(out).suffix != suffix:
+        raise UsageError(field="out", value=str(out), allowed=f"a name that ends in {suffix}, as the model's")
+    require_writable(out, model)
 
 
 def _head(file: ModelFile, contract: Contract, role: Literal["class", "presence"]) -> Head:
@@ -213,10 +221,12 @@ def _labelled(samples: Sequence[Sample], label: str | None) -> tuple[list[Sample
     return [sample for sample, _ in known], [one for _, one in known]
 
 
-def _new_labels(labels: Sequence[str], contract: Contract, data: str) -> tuple[str, ...]:
+def _new_labels(labels: Sequence[str], contract: Contract, data: str, label: str | None) -> tuple[str, ...]:
     new = tuple(sorted(set(labels) - set(contract.labels)))
     if not new:
         known = ", ".join(contract.labels)
+        if label is not None and label in contract.labels:
+            raise DataError(f"the model knows {label} already ({known})", hint="name a new class with {label}")
         raise DataError(
             f"{data} shows no class that the model does not know ({known})",
             hint="label the photos, or name their class with {label}",

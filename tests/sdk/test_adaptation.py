@@ -131,7 +131,8 @@ def test_the_clips_of_a_class_are_never_held_out_all_at_once(clips: tuple[str, .
     ("more", "named"),
     [
         (["--data", "PHOTOS"], "shows no class"),
-        (["--data", "PHOTOS", "--label", "Bolt"], "does not know"),
+        (["--data", "PHOTOS", "--label", "Bolt"], "knows Bolt already"),
+        (["--data", "PHOTOS", "--label", "Disc", "--out", "new.txt"], "ends in .tflite"),
         ([], "--data"),
         (["--undo"], "was not adapted"),
         (["--undo", "--label", "x"], "--label"),
