@@ -287,7 +287,9 @@ def read_result(path: str | Path) -> BenchResult:
         head, lists = read_journal(text) or (parse_json(text), {})
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; give a result of `edgeloc bench`") from error
-    except (ValueError, LookupError, AttributeError) as error:
+    except LookupError as error:
+        raise DataError(f"{path} is no result of `edgeloc bench`: its lines are those of another file") from error
+    except (ValueError, AttributeError) as error:
         raise DataError(f"{path} is no result of `edgeloc bench`: it is not JSON ({error})") from error
     version = head.get("schema_version") if isinstance(head, dict) else None
     if version != SCHEMA_VERSION:

@@ -106,8 +106,8 @@ def _names(text: str | None) -> list[str]:
     if text is None:
         return []
     names = [name.strip() for name in text.split(",")]
-    if "" in names:
-        raise UsageError(field="classes", value=text, allowed="names with commas between, none of them empty")
+    if "" in names or len(set(names)) < len(names):
+        raise UsageError(field="classes", value=text, allowed="names with commas between, none empty and none twice")
     return names
 
 

@@ -9,8 +9,8 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import Mock
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np

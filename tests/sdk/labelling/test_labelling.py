@@ -104,6 +104,11 @@ def test_labels_elsewhere_find_their_images(folder: Path, tmp_path: Path) -> Non
     assert open_dataset(out)[0].load().shape == (60, 80, 3)
 
 
+def test_a_class_named_twice_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["label", str(folder), "--classes", "nut,bolt,nut"]) == 2
+    assert "none twice" in capsys.readouterr().err
+
+
 def test_classes_are_the_users_else_the_files_else_the_models(folder: Path) -> None:
     assert session(folder, classes=(), known=()).state()["classes"] == ("object",)
 
