@@ -218,21 +218,20 @@ class Tracker:
 class _Object:
     """One object that is followed: its filter, and what is known of it.
 
-    `began` and `seen` are the numbers of the frames that showed it first and last, `hits` is how many have shown it,
-    `noise` that of a box of its size.
+    `seen` is the number of the frame that showed it last, `hits` is how many have shown it, `noise` that of a box of
+    its size.
     """
 
     def __init__(self, box: Box, noise: float) -> None:
         self.filter, self.noise = _BoxFilter(box, noise), noise
         self.id: int | None = None
         self.label: str | None = None
-        self.began = self.seen = self.hits = 0
+        self.seen = self.hits = 0
         self.seen_at = self.score = 0.0
         self._votes: dict[str, float] = {}
 
     def note(self, found: Detection, frame: int, seconds: float) -> None:
         """A frame has shown it."""
-        self.began = self.began or frame
         self.seen, self.seen_at, self.score = frame, seconds, found.score
         self.hits += 1
         if found.label is not None:
