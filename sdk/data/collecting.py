@@ -82,6 +82,8 @@ class Collector:
             raise DataError(f"{where}: the image {path} does not exist")
         if name in self._names:
             raise DataError(f"{where}: the image {name} is listed twice")
+        if size is not None and min(size) < 1:
+            raise DataError(f"{where}: the image's size is {size[0]}x{size[1]}: each side must be at least 1")
         kept: tuple[LabelledBox, ...] = ()
         if objects:
             frame = size or image_size(path)

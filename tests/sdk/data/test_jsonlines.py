@@ -79,6 +79,7 @@ BAD = [
     (row(box_xyxy=[5, 6, float("nan"), 30]), "box_xyxy is nan, not a number"),
     (row(box_xyxy=[20, 6, 5, 30]), r"box_xyxy \(20, 6, 5, 30\) is empty or inverted"),
     (row(box_xyxy=[5, 6, 5, 30]), "empty or inverted"),
+    (row(w=-60, h=40), "the image's size is -60x40: each side must be at least 1"),
     (row(box_xyxy=[5, 6, 20, 300]), r"box_xyxy \(5, 6, 20, 300\) lies outside the image of 60x40"),
     (row(w="broad"), "w is 'broad', not a number"),
     (row(w=60.5), "w is 60.5, not a whole number"),
