@@ -36,7 +36,7 @@ class Augmentation:
     crop: tuple[float, float] = (0.45, 1.15)
     aspect: float = 0.25
     letterbox: float = 0.5
-    background: float = 0.12
+    background: float = 0.2
     color: float = 0.28
     turns: bool = True
     together: bool = False
