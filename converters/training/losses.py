@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -16,6 +17,7 @@ from edgeloc.model.contract import Contract
 
 __all__ = [
     "BOX_LOSSES",
+    "Trainable",
     "TrainableLocalizer",
     "assign_slots",
     "box_loss",
@@ -293,7 +295,35 @@ _WEIGHTS = {"box": 1.0, "cell": 0.25, "presence": 0.5, "class": 0.5}
 _LABEL_SMOOTHING = 0.1
 
 
-class TrainableLocalizer(keras.Model):  # type: ignore[misc]
+class Trainable(keras.Model):  # type: ignore[misc]
+    """A network under training. `compute_loss` puts what it finds on `_means`, which are reported beside the loss.
+
+    Parameters:
+        network: what is trained.
+        contract: how its outputs are read.
+        means: the names of the metrics.
+    """
+
+    def __init__(self, network: keras.Model, contract: Contract, means: Iterable[str]) -> None:
+        super().__init__(name="training")
+        self.network, self.contract = network, contract
+        self._means = {name: keras.metrics.Mean(name=name) for name in means}
+
+    def _named_outputs(self, image: Any, names: Sequence[str], training: bool | None) -> dict[str, Any]:
+        """The network's outputs by name; of one that gives a list `names` are theirs."""
+        outputs = self.network(image, training=training)
+        return outputs if isinstance(outputs, dict) else dict(zip(names, keras.tree.flatten(outputs), strict=True))
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        results: dict[str, Any] = self.get_metrics_result()
+        return results
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [self._loss_tracker, *self._means.values()]
+
+
+class TrainableLocalizer(Trainable):
     """A network with its losses: outputs are read by the roles of `contract`, targets are those of `ObjectSlots`.
 
     Of several objects each learns the target of its own slot where the network's slots go `by_label`; else each image's
@@ -315,24 +345,12 @@ class TrainableLocalizer(keras.Model):  # type: ignore[misc]
         *,
         by_label: bool = False,
     ) -> None:
-        super().__init__(name="training")
-        self.network = network
-        self._names, self.contract = names, contract
-        self._loss_parts = loss_parts
+        super().__init__(network, contract, ("box_loss", "presence_loss", "class_loss", *self.figures))
+        self._names, self._loss_parts = names, loss_parts
         self._assigned = contract.box.objects > 1 and not by_label
-        self._means = {
-            name: keras.metrics.Mean(name=name)
-            for name in (
-                "box_loss", "presence_loss", "class_loss",
-                "box_iou", "presence_accuracy", "label_accuracy",
-            )
-        }  # fmt: skip
 
     def call(self, image: Any, training: bool | None = None) -> dict[str, Any]:
-        outputs = self.network(image, training=training)
-        if not isinstance(outputs, dict):
-            outputs = dict(zip(self._names, keras.tree.flatten(outputs), strict=True))
-        return read_roles(outputs, self.contract)
+        return read_roles(self._named_outputs(image, self._names, training), self.contract)
 
     def compute_loss(
         self,
@@ -378,11 +396,3 @@ class TrainableLocalizer(keras.Model):  # type: ignore[misc]
         """The mean of `values` where `mask` is 1, also put on the metric `name`."""
         self._means[name].update_state(values, sample_weight=mask)
         return ops.sum(values * mask) / ops.maximum(ops.sum(mask), 1.0)
-
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        results: dict[str, Any] = self.get_metrics_result()
-        return results
-
-    @property
-    def metrics(self) -> list[Any]:
-        return [self._loss_tracker, *self._means.values()]

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import losses, ops
 
 from edgeloc.converters.training.detectors.matching import match_by_cost, match_by_overlap, match_by_shape
-from edgeloc.converters.training.losses import box_loss, iou
+from edgeloc.converters.training.losses import Trainable, box_loss, iou
 from edgeloc.decode import Decoder
 from edgeloc.decode.places import Places, locate
 from edgeloc.errors import ContractError
@@ -108,7 +108,7 @@ def quality_focal(quality: Any, logits: Any) -> Any:
     return off * losses.binary_crossentropy(quality[..., None], logits[..., None], from_logits=True)
 
 
-class TrainableDetector(keras.Model):  # type: ignore[misc]
+class TrainableDetector(Trainable):
     """A network with its losses: outputs are read by `contract`, targets are those of `EveryObject`.
 
     A head with classes alone learns their quality, the IoU of the location's box, and is matched by cost; one with
@@ -125,23 +125,19 @@ class TrainableDetector(keras.Model):  # type: ignore[misc]
     def __init__(
         self, network: keras.Model, names: tuple[str, ...], contract: Contract, loss_parts: tuple[str, ...]
     ) -> None:
-        super().__init__(name="training")
+        super().__init__(network, contract, ("box_loss", "class_loss"))
         check_detector(contract)
         assert contract.detector is not None
-        self.network = network
-        self._names, self.contract, self._spec, self._loss_parts = names, contract, contract.detector, loss_parts
+        self._names, self._spec, self._loss_parts = names, contract.detector, loss_parts
         self._side = contract.input.width, contract.input.height
         places = locate(self._spec.locations, *self._side)
         assert places is not None
         self._places = places
         self._decoder = Decoder(below_threshold(contract))
-        self._means = {name: keras.metrics.Mean(name=name) for name in ("box_loss", "class_loss")}
         self._validate = tf.function(self._answer)
 
     def call(self, image: Any, training: bool | None = None) -> dict[str, Any]:
-        outputs = self.network(image, training=training)
-        if not isinstance(outputs, dict):
-            outputs = dict(zip(self._names, keras.tree.flatten(outputs), strict=True))
+        outputs = self._named_outputs(image, self._names, training)
         return {output.tensor: outputs[output.tensor] for output in self.contract.outputs}
 
     def compute_loss(
@@ -190,14 +186,6 @@ class TrainableDetector(keras.Model):  # type: ignore[misc]
             crossed = losses.binary_crossentropy(own[..., None], logits[..., None], from_logits=True)
             return ops.sum(crossed, axis=-1) * positive + quality_focal(quality, raw["objectness"][..., 0])
         return ops.sum(quality_focal(own * quality[..., None], logits), axis=-1)
-
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        results: dict[str, Any] = self.get_metrics_result()
-        return results
-
-    @property
-    def metrics(self) -> list[Any]:
-        return [self._loss_tracker, *self._means.values()]
 
     def _answer(self, images: Any, targets: Any) -> Any:
         outputs = self(images, training=False)

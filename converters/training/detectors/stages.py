@@ -17,6 +17,7 @@ from edgeloc.converters.training.backbones import NetworkConfig, build_backbone,
 from edgeloc.converters.training.batches import TrainingBatches, ValidationBatches
 from edgeloc.converters.training.detectors.heads import Anchors
 from edgeloc.converters.training.detectors.losses import TrainableDetector, evaluate_objects
+from edgeloc.converters.training.losses import Trainable
 from edgeloc.decode import Decoder
 from edgeloc.decode.numbers import REAL, Array
 from edgeloc.decode.regions import FEATURES, SAMPLES, RegionStages, encode_boxes, proposal_contract
@@ -240,7 +241,7 @@ def _draw(
     return regions, np.where(found, labels[best] + 1, 0).astype(np.int32), encode_boxes(boxes[best], regions, variances)
 
 
-class TrainableStages(keras.Model):  # type: ignore[misc]
+class TrainableStages(Trainable):
     """The networks of `build_stages` with their losses: the head's on the regions of the batch, and the proposals'.
 
     The head learns a softmax over the classes and the background, and the box of regions that hold an object by a Huber
@@ -251,12 +252,10 @@ class TrainableStages(keras.Model):  # type: ignore[misc]
     figures: ClassVar[dict[str, str]] = TrainableDetector.figures
 
     def __init__(self, network: keras.Model, contract: Contract, loss_parts: tuple[str, ...]) -> None:
-        super().__init__(name="training")
-        self.network, self.contract = network, contract
+        super().__init__(network, contract, ("box_loss", "class_loss"))
         self._side = contract.input.width, contract.input.height
         self._steps = RegionStages(contract, REAL, {})
         self._decoder = Decoder(dataclasses.replace(contract, thresholds=Thresholds(_LEAST_SCORE)))
-        self._means = {name: keras.metrics.Mean(name=name) for name in ("box_loss", "class_loss")}
         self._proposing = None
         if contract.stages is not None and contract.stages.proposals is not None:
             proposing = proposal_contract(contract)
@@ -287,14 +286,6 @@ class TrainableStages(keras.Model):  # type: ignore[misc]
             outputs = {output.tensor: y_pred[output.tensor] for output in self._proposing.contract.outputs}
             total = total + self._proposing.compute_loss(y=objects, y_pred=outputs, training=training)
         return total
-
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
-        results: dict[str, Any] = self.get_metrics_result()
-        return results
-
-    @property
-    def metrics(self) -> list[Any]:
-        return [self._loss_tracker, *self._means.values()]
 
     def _answer(self, inputs: Any, targets: Any) -> Any:
         outputs = self(inputs, training=False)
