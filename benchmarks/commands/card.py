@@ -67,7 +67,7 @@ def card_page(card: Card) -> str:
     """The card as Markdown.
 
     The front matter follows https://huggingface.co/docs/hub/model-cards: license, tags, pipeline_tag, and the figures
-    of the quantized model as `model-index`. Its values are JSON, which YAML includes.
+    of the quantized model as `model-index`, but of an adapted one. Its values are JSON, which YAML includes.
     """
     parts = [_front_matter(card), _title(card), _use(card), _data(card), _lineage(card), _training(card)]
     return "\n".join("\n".join(part) + "\n" for part in [*parts, _figures(card), _limits(card), _end(card)])
@@ -80,7 +80,9 @@ def _front_matter(card: Card) -> Iterator[str]:
         "pipeline_tag": "object-detection",
         "tags": ["edgeloc", "object-localization", *([card.network.recipe] if card.network.recipe else [])],
     }
-    if card.measurement is not None and (metrics := list(_metrics(card.measurement.figures))):
+    # The figures that an adapted file carries are those of the file before.
+    own = not any(origin.name == "adapted_from" for origin in card.lineage)
+    if own and card.measurement is not None and (metrics := list(_metrics(card.measurement.figures))):
         measured = card.measurement
         data = {"name": measured.data or _UNKNOWN, "type": measured.data or _UNKNOWN, "split": measured.split}
         dataset = {name: value for name, value in data.items() if value is not None}

@@ -85,8 +85,11 @@ def test_a_detectors_figures_are_of_its_own_kind() -> None:
     ("head", "said"), [("class", "say nothing of that class"), ("presence", "found and false alarms are others now")]
 )
 def test_what_was_adapted_is_said(head: str, said: str, with_measured: Any) -> None:
-    path = with_measured({}, adapted_from={"head": head, "sha256": "ab" * 32, "labels_added": []})
+    shipped = read_model(SHIPPED_INT8).contract
+    assert shipped is not None
+    path = with_measured(shipped.measured, adapted_from={"head": head, "sha256": "ab" * 32, "labels_added": []})
     page = card_page(make_card(path))
+    assert "model-index" not in page
     assert said in page and "the file before it was adapted on the device" in page
 
 
