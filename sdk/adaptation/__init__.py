@@ -194,10 +194,9 @@ def undo(model: str | Path, out: str | Path) -> str:
 
 
 def _require_out(out: str | Path, model: str | Path) -> None:
-    """UsageError where the name is none of a model of this kind, or where nothing can be written there."""
-    suffix = Path(model).suffix
-    if Path(out).suffix != suffix:
-        raise UsageError(field="out", value=str(out), allowed=f"a name that ends in {suffix}, as the model's")
+    """UsageError where the name is not that of a `.tflite`, OutputError where nothing can be written there."""
+    if Path(out).suffix != ".tflite":
+        raise UsageError(field="out", value=str(out), allowed="a name that ends in .tflite")
     require_writable(out, model)
 
 
