@@ -105,6 +105,7 @@ def test_labels_elsewhere_find_their_images(folder: Path, tmp_path: Path) -> Non
 
 
 def test_a_class_named_twice_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tornado", reason="tornado is not installed (extra web)")
     assert main(["label", str(folder), "--classes", "nut,bolt,nut"]) == 2
     assert "none twice" in capsys.readouterr().err
 
