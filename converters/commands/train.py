@@ -153,7 +153,7 @@ def _log_what_is_kept(out: Path, same_command: bool) -> None:
     import logging
 
     logger = logging.getLogger(__name__)
-    if (out.with_suffix(".training") / "resume").is_dir():
+    if any(out.with_suffix(".training").glob("epoch-*.weights.h5")):
         again = "the same command again" if same_command else "again with --resume"
         logger.info("stopped; what was learned is kept: run %s to finish %s", again, out)
     else:

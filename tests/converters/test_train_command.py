@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -89,15 +90,14 @@ def test_ctrl_c_shows_how_to_continue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*given: object) -> None:
-        folder = given[-1]
-        assert isinstance(folder, Path)
-        if (tmp_path / "m.training" / "once").exists():
-            (folder / "resume").mkdir()
+        folder = tmp_path / "m.training"
+        if (folder / "once").exists():
+            (folder / "epoch-00001.weights.h5").touch()
         (folder / "once").touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fit, "_fit", interrupted)
-    monkeypatch.setattr(fit.shutil, "rmtree", lambda folder, **_: None)
+    monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: None)
     line = ["train", *DATA, *SMALL, "--head", "vector", "--out", str(tmp_path / "m.keras")]
     assert main(line) == 130
     assert "nothing was learned yet" in capsys.readouterr().err
