@@ -42,7 +42,7 @@ from edgeloc.engines import FASTEST
 from edgeloc.errors import DataError, mask_credentials
 from edgeloc.evaluation.accuracy import Accuracy, AccuracyRecorder, accuracy_figures
 from edgeloc.evaluation.detection import DetectionRecorder, DetectionRegression, below_threshold, detection_figures
-from edgeloc.evaluation.figures import Regression, regression_figures
+from edgeloc.evaluation.figures import Regression, format_names, regression_figures
 from edgeloc.evaluation.pairing import Recorder, RegressionRecorder, Side, float_localizer
 from edgeloc.findings import Finding, report
 from edgeloc.localizer import Localizer
@@ -55,7 +55,6 @@ logger = logging.getLogger(__name__)
 
 # The meter needs no more inferences, and the comparison with the float model no more frames.
 _MOST_INFERENCES = _MOST_AGAINST = 200
-_NAMED = 3
 
 
 def bench(options: BenchOptions) -> BenchResult:
@@ -380,7 +379,7 @@ class Measurement:
             found.append(Finding("labels-differ", "warning", message))
         known, shown = self.localizer.contract.labels, self.data.labels if self.data else ()
         if known and shown and not set(known) & set(shown):
-            message = f"none of the data's labels ({_few(shown)}) is among the model's ({_few(known)})"
+            message = f"none of the data's labels ({format_names(shown)}) is among the model's ({format_names(known)})"
             found.append(Finding("labels-differ", "warning", message, "give data of what the model knows"))
         return found
 
@@ -403,10 +402,6 @@ class Measurement:
             skipped_names=tuple(skipped),
             sha256=self.data_hash,
         )
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _now() -> str:

@@ -152,8 +152,10 @@ def _input_size(text: str) -> int | tuple[int, int]:
 def _log_what_is_kept(out: Path, same_command: bool) -> None:
     import logging
 
+    from edgeloc.converters.training.run_folder import checkpoint_of
+
     logger = logging.getLogger(__name__)
-    if any(out.with_suffix(".training").glob("epoch-*.weights.h5")):
+    if checkpoint_of(out) is not None:
         again = "the same command again" if same_command else "again with --resume"
         logger.info("stopped; what was learned is kept: run %s to finish %s", again, out)
     else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgeloc.errors import DataError, UsageError
+from edgeloc.evaluation.figures import format_names
 from edgeloc.findings import Finding, report
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ BOX_LOSS = {"localize": "huber+giou", "detect": "giou"}
 LEARNING_RATE, FINE_LEARNING_RATE = 2e-3, 2e-4
 _TASKS = ("localize", "detect")
 _NETWORK = ("task", "backbone", "alpha", "backbone_weights", "input_size", "head", "objects")
-_NAMED = 3
 # Of malloc.h, with their values; mallopt takes an int.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 _MOST = 2**31 - 1
@@ -273,8 +273,7 @@ def _unknown_labels(start: Start, labels: tuple[str, ...]) -> list[Finding]:
     unknown = [label for label in labels if label not in known]
     if not known or not unknown:
         return []
-    more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
     detects = start.contract.detector is not None
     taught = "to a detector they are background" if detects else "their images teach presence and box only"
-    message = f"the network has no class {', '.join(unknown[:_NAMED])}{more}: {taught}"
+    message = f"the network has no class {format_names(unknown)}: {taught}"
     return [Finding("labels-unknown", "warning", message)]

@@ -35,7 +35,7 @@ from edgeloc.converters.training.detectors.stages import RegionBatches, Trainabl
 from edgeloc.converters.training.fake_quantization import FakeQuantizedNetwork
 from edgeloc.converters.training.losses import TrainableLocalizer, parse_box_loss
 from edgeloc.converters.training.network import Start
-from edgeloc.converters.training.run_folder import Checkpoints, RunFolder, go_on_waiting
+from edgeloc.converters.training.run_folder import RunFolder, go_on_waiting
 from edgeloc.data import Sample
 from edgeloc.data.sample import fingerprint
 from edgeloc.errors import ModelError, OutputError, UsageError
@@ -131,6 +131,27 @@ class RangeUpdate:
 
     def at_epoch(self, network: Any) -> None:
         self(network)
+
+
+class _Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
+    """Renews, after each epoch, the best weights and what a stopped run goes on from.
+
+    Parameters:
+        folder: where they lie.
+        monitor: the figure that is best when it is highest.
+        values: its values in the epochs before.
+    """
+
+    def __init__(self, folder: RunFolder, monitor: str, values: Sequence[float]) -> None:
+        super().__init__()
+        self._folder, self._monitor, self._best = folder, monitor, max(values, default=math.nan)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Both files, the best weights only where they are."""
+        if math.isnan(self._best) or logs[self._monitor] > self._best:
+            self._best = logs[self._monitor]
+            self._folder.save(self.model, self._folder.best)
+        self._folder.renew(self.model, epoch + 1)
 
 
 def fit_network(
@@ -283,7 +304,7 @@ def _fit(
         ),
         keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: update.at_epoch(model.network)),
         keras.callbacks.CSVLogger(folder.history, append=True),
-        Checkpoints(folder, monitor, values),
+        _Checkpoints(folder, monitor, values),
         keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: waiting.close()),
         stop,
         keras.callbacks.LambdaCallback(on_train_begin=lambda logs: go_on_waiting(stop, values)),

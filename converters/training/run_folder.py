@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import math
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-
-import keras
+from typing import TYPE_CHECKING
 
 from edgeloc._support.files import atomic_path
-from edgeloc.converters.training.network import Start
 from edgeloc.errors import MissingExtra, ModelError, UsageError
 from edgeloc.findings import Finding
 
-__all__ = ["Checkpoints", "RunFolder", "go_on_waiting"]
+if TYPE_CHECKING:
+    import keras
+
+    from edgeloc.converters.training.network import Start
+
+__all__ = ["RunFolder", "checkpoint_of", "go_on_waiting"]
 
 # Names the network that a run started from, so that it is only continued from the same.
 _ORIGIN, _FRESH = "origin.txt", "fresh"
@@ -39,11 +41,6 @@ class RunFolder:
         self.history, self.best = self._path / "history.csv", self._path / "best.weights.h5"
 
     @property
-    def _checkpoint(self) -> Path | None:
-        """What a stopped run goes on from; None where there is nothing."""
-        return max(self._path.glob("epoch-*.weights.h5"), default=None)
-
-    @property
     def _origin(self) -> str:
         shapes = [tuple(variable.shape) for variable in self._start.network.variables]
         kind = hashlib.sha256(f"{shapes} {self._start.contract.to_json()}".encode()).hexdigest()
@@ -51,12 +48,13 @@ class RunFolder:
 
     def can_resume(self) -> bool:
         """Whether an interrupted run lies there that can be finished; UsageError where there is none to finish."""
-        out, fresh, saved, origin = self._out, not self._start.digest, self._checkpoint, self._path / _ORIGIN
+        out, fresh, saved, origin = self._out, not self._start.digest, checkpoint_of(self._out), self._path / _ORIGIN
         if fresh and saved is None and self._rows() and out.is_file():
             message = f"{out}: its training ran to the end, there is nothing to resume"
             raise UsageError(message, field="resume", hint="leave {resume} out")
         began = origin.read_text() if origin.is_file() else ""
-        if saved is not None and began != self._origin and fresh:
+        same = began == self._origin
+        if saved is not None and not same and fresh:
             if began.startswith(f"{_FRESH} "):
                 message = f"{out}: its interrupted run trained a network of another kind or for other labels"
                 raise UsageError(
@@ -64,14 +62,14 @@ class RunFolder:
                 )
             message = f"{out}: its interrupted run began with a trained network"
             raise UsageError(message, field="resume", hint="name that MODEL.keras again with {resume}")
-        return saved is not None and began == self._origin
+        return saved is not None and same
 
     def prepare(self, *, resume: bool, resumes: bool) -> list[Finding]:
         """Empty the folder unless the run `resumes`, and record its start there; a finding where it was to `resume`."""
         findings = []
         if not resumes:
             message = ""
-            if resume and self._checkpoint is not None:
+            if resume and checkpoint_of(self._out) is not None:
                 message = f"the interrupted run in {self._path} had another start: a new one takes its place"
             elif resume and not self._start.digest:
                 message = f"there is no interrupted run of {self._out}: a new one begins"
@@ -88,7 +86,7 @@ class RunFolder:
         A run that was killed may have noted an epoch that it did not save: that one's row is removed. ModelError where
         the file is damaged.
         """
-        saved = self._checkpoint
+        saved = checkpoint_of(self._out)
         if saved is None:
             return 0, []
         try:
@@ -106,7 +104,7 @@ class RunFolder:
 
     def renew(self, model: keras.Model, epochs: int) -> None:
         """Save what a stopped run goes on from after so many epochs."""
-        before = self._checkpoint
+        before = checkpoint_of(self._out)
         self.save(model, self._path / _LATEST.format(epochs))
         if before is not None:
             before.unlink()
@@ -121,8 +119,9 @@ class RunFolder:
 
     def end(self) -> None:
         """The run is over: nothing goes on from it."""
-        if self._checkpoint is not None:
-            self._checkpoint.unlink()
+        saved = checkpoint_of(self._out)
+        if saved is not None:
+            saved.unlink()
 
     def _rows(self) -> list[dict[str, str]]:
         if not self.history.is_file():
@@ -153,25 +152,9 @@ class RunFolder:
             figure.savefig(temporary, dpi=100)
 
 
-class Checkpoints(keras.callbacks.Callback):  # type: ignore[misc]
-    """Renews, after each epoch, the best weights and what a stopped run goes on from.
-
-    Parameters:
-        folder: where they lie.
-        monitor: the figure that is best when it is highest.
-        values: its values in the epochs before.
-    """
-
-    def __init__(self, folder: RunFolder, monitor: str, values: Sequence[float]) -> None:
-        super().__init__()
-        self._folder, self._monitor, self._best = folder, monitor, max(values, default=math.nan)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """Both files, the best weights only where they are."""
-        if math.isnan(self._best) or logs[self._monitor] > self._best:
-            self._best = logs[self._monitor]
-            self._folder.save(self.model, self._folder.best)
-        self._folder.renew(self.model, epoch + 1)
+def checkpoint_of(out: Path) -> Path | None:
+    """What a stopped training of `out` goes on from, `epoch-N.weights.h5` in its folder; None where nothing is."""
+    return max(out.with_suffix(".training").glob("epoch-*.weights.h5"), default=None)
 
 
 def go_on_waiting(stop: keras.callbacks.EarlyStopping, values: Sequence[float]) -> None:
