@@ -65,7 +65,7 @@ class ConvertOptions:
         target: tflite, edgetpu or tensorrt.
         calibration_images: how many images to calibrate on.
         seed: which of them are drawn.
-        keep_float: regular expressions of operators that stay in float.
+        keep_float: regular expressions of operators that stay in float, or two with `->` between them; see `quantize`.
         fix_head: split outputs and drop final activations that lose to int8.
         repair_batch_norm: re-estimate the batch-norm statistics of a Keras network where they lag.
         weights: the file of a PyTorch factory's weights.

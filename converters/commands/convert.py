@@ -77,7 +77,7 @@ def _configure_quantization(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         help="operators that stay in float: a regular expression for their output's name, or an operator such as "
-        "SOFTMAX; repeat for more",
+        "SOFTMAX; 'FIRST->LAST' for all from the one to the other; repeat for more",
     )
     add("--fix-head", action="store_true", help="split outputs and drop final activations that lose to int8")
     add(

@@ -184,7 +184,8 @@ def quantize(
         spec: the contract's input.
         images: normalized as `spec` says, float32 (n, height, width, channels); they calibrate a recipe that wants it.
         keep_float: regular expressions; operators whose output tensor's name, or whose own name (such as SOFTMAX), one
-            of them matches compute in float.
+            of them matches compute in float. Two with `->` between them mean all operators from the first that the
+            one matches to the last that the other matches, in the order of execution.
 
     Raises UsageError for a pattern that matches nothing, ModelError with the quantizer's reason.
     """
@@ -207,29 +208,34 @@ def quantize(
 
 def _matched(graph: Graph, patterns: Sequence[str]) -> set[str]:
     """Names of the output tensors of all operators that a pattern matches."""
-    kept: set[str] = set()
+    kept: list[int] = []
     for pattern in patterns:
-        try:
-            found = re.compile(pattern)
-        except re.error as error:
-            message = f"{pattern!r} is no regular expression: {error}"
-            raise UsageError(message, field="keep_float", value=pattern) from error
-        matched = {
-            graph.tensors[index].name
-            for op in graph.operators
-            for index in op.outputs
-            if found.search(graph.tensors[index].name) or found.fullmatch(op.name)
-        }
-        if not matched:
-            some = ", ".join(sorted({op.name for op in graph.operators}))
-            raise UsageError(
-                f"the pattern {pattern!r} matches no operator",
-                field="keep_float",
-                value=pattern,
-                hint=f"match its output tensor's name, or one of {some}",
-            )
-        kept |= matched
-    return kept
+        ends = [_positions(graph, end, pattern) for end in pattern.split("->")]
+        first, last = min(ends[0]), max(ends[-1])
+        if last < first:
+            message = f"what {pattern!r} ends with runs before what it begins with"
+            raise UsageError(message, field="keep_float", value=pattern, hint="turn it round")
+        kept += ends[0] if len(ends) == 1 else range(first, last + 1)
+    return {graph.tensors[index].name for position in kept for index in graph.operators[position].outputs}
+
+
+def _positions(graph: Graph, expression: str, pattern: str) -> list[int]:
+    """Which operators a regular expression of a pattern matches, in the order of execution."""
+    try:
+        found = re.compile(expression)
+    except re.error as error:
+        message = f"{expression!r} is no regular expression: {error}"
+        raise UsageError(message, field="keep_float", value=pattern) from error
+    matched = [
+        position
+        for position, op in enumerate(graph.operators)
+        if found.fullmatch(op.name) or any(found.search(graph.tensors[index].name) for index in op.outputs)
+    ]
+    if not matched:
+        some = ", ".join(sorted({op.name for op in graph.operators}))
+        message, hint = f"the pattern {expression!r} matches no operator", f"match its output's name, or one of {some}"
+        raise UsageError(message, field="keep_float", value=pattern, hint=hint)
+    return matched
 
 
 def _head(graph: Graph) -> set[str]:

@@ -73,9 +73,23 @@ def test_an_operator_stays_in_float_by_its_name(
     assert [reason.split()[0] for reason in inspect_model(path).reasons] == ["DEPTHWISE_CONV_2D"]
 
 
+def test_operators_stay_in_float_from_one_to_another(
+    make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
+) -> None:
+    options = ConvertOptions(keep_float=("CONV_2D->MEAN",))
+    path = convert(save_keras(make_network()), tmp_path / "m.tflite", options, calibration=dataset).path
+    kept = {reason.split()[0] for reason in inspect_model(path).reasons}
+    assert kept == {"CONV_2D", "DEPTHWISE_CONV_2D", "MEAN"}
+
+
 @pytest.mark.parametrize(
     ("pattern", "sentence"),
-    [("SOFTMAX", "matches no operator: .* one of .*DEPTHWISE_CONV_2D"), ("(", "is no regular expression")],
+    [
+        ("SOFTMAX", "matches no operator: .* one of .*DEPTHWISE_CONV_2D"),
+        ("CONV_2D->SOFTMAX", "'SOFTMAX' matches no operator"),
+        ("FULLY_CONNECTED->CONV_2D", "runs before what it begins with"),
+        ("(", "is no regular expression"),
+    ],
 )
 def test_patterns_that_cannot_be_meant(
     pattern: str, sentence: str, make_network: Network, save_keras: Save, dataset: Dataset, tmp_path: Path
