@@ -165,8 +165,9 @@ def _quiet() -> Iterator[None]:
 
 
 # Under these keys a training script most often keeps the weights beside its optimizer's state.
-_NESTED = ("state_dict", "model_state_dict")
-_PARALLEL_PREFIX = "module."
+_NESTED = ("state_dict", "model_state_dict", "model")
+# What torch.compile and DataParallel put before every name.
+_WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
 
 
 class PytorchSource(Source):
@@ -225,12 +226,13 @@ def _build(name: str) -> Any:
 
 
 def _load(network: Any, name: str, weights: str) -> None:
-    # DataParallel puts a prefix before every name.
-    state = {key.removeprefix(_PARALLEL_PREFIX): value for key, value in _state(Path(weights)).items()}
+    state, own = _state(Path(weights)), network.state_dict()
+    for prefix in _WRAPPERS:
+        if state.keys() != own.keys():
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        own = network.state_dict()
         lacking, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         odd = [f"{word} {keys[0]}" for word, keys in (("lacks", lacking), ("has in addition", foreign)) if keys]
         reason = f"it {' and '.join(odd)}" if odd else " ".join(str(error).split())
@@ -287,9 +289,13 @@ class ExportSource(Source):
         self.tools = torch_tools()
         try:
             program = torch.export.load(str(path))
+            trains = any(_trains(node) for node in program.graph.nodes)
             self._network: Any = program.module()
         except Exception as error:  # torch raises errors of many kinds for a damaged file
             raise ModelError(f"{path} is no torch.export file that can be read: {first_line(error)}") from error
+        if trains:
+            message = f"{path} was exported in training mode, where batch norm takes its statistics from each image"
+            raise ModelError(message, hint="call network.eval() before torch.export.export")
         self._shape = _shape(self.name, program)
 
     @classmethod
@@ -309,6 +315,14 @@ class ExportSource(Source):
     def answer(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         first = self.takes_channels_first((1, *images.shape[1:]))
         return torch_answer(self._network, images, self.name, first=first, kept=self.kept)
+
+
+def _trains(node: Any) -> bool:
+    """Whether an exported operator does what it does in training alone."""
+    operator = str(node.target)
+    if operator.startswith("aten.batch_norm"):
+        return node.args[5] is True
+    return operator.startswith("aten.dropout") and node.args[2] is True
 
 
 def _shape(name: str, program: Any) -> tuple[int | None, ...]:

@@ -65,7 +65,8 @@ def image_size(path: Path) -> tuple[int, int]:
     except OSError as error:
         raise DataError(f"{path}: cannot read the image: {error.strerror or error}") from error
     size = _header_size(head)
-    if size is None or not all(size):
+    # A PNG may be turned too, which is rare: it is read.
+    if size is None or not all(size) or (head.startswith(_PNG) and b"eXIf" in head):
         height, width = read_image(path).shape[:2]
         size = (width, height)
     return size

@@ -44,7 +44,7 @@ def read(manifest: Path, *, split: str | None = None, skip_bad: bool = False) ->
         if split is None or str(row.get("split")) == split:
             with collector.row():
                 _add(collector, row, where)
-    return collector.dataset(manifest.parent.name, labels, splits=splits, split=split)
+    return collector.dataset(manifest.resolve().parent.name, labels, splits=splits, split=split)
 
 
 def _labels(row: dict[str, Any]) -> Iterator[str]:

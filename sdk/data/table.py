@@ -61,15 +61,16 @@ def read(file: Path, *, split: str | None = None, skip_bad: bool = False) -> Dat
 
 def _header(file: Path) -> list[str]:
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        return [name.strip() for name in next(csv.reader(stream), [])]
+        return [name.strip() for name in next(csv.reader(stream, skipinitialspace=True), [])]
 
 
 def _rows(file: Path) -> list[Row]:
     text = file.read_text(encoding="utf-8-sig", errors="replace")
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = [name.strip() for name in next(reader)]
+    # Strictly: a quote that is never closed would take in all rows behind it.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     rows = []
     try:
+        header = [name.strip() for name in next(reader)]
         for fields in reader:
             if any(field.strip() for field in fields):
                 values = [field.strip() for field in fields] + [""] * (len(header) - len(fields))

@@ -3,8 +3,9 @@
     images/val/1.jpg  labels/val/1.txt      or  val/images/1.jpg  val/labels/1.txt
     images/1.jpg      labels/1.txt          or  1.jpg             1.txt
 
-The classes' names are in `classes.txt`, one a line, or in `data.yaml` under `names`. x and y are
-the box's centre. A line of a class and three or more points (a segment) gives the box around it.
+The folder of a part, such as `val`, may hold others. The classes' names are in `classes.txt`, one a line, or in
+`data.yaml` under `names`. x and y are the box's centre. A line of a class and three or more points (a segment) gives
+the box around it; where `data.yaml` has a `kpt_shape`, what follows the box is the object's keypoints and is left out.
 An image without a text file, or with an empty one, holds no object.
 """
 
@@ -38,7 +39,7 @@ def find(root: Path) -> list[Path]:
 def read(source: Path, *, split: str | None = None, skip_bad: bool = False) -> Dataset:
     """Read a folder by the file of its classes' names; DataError names the file, line and field of a bad row."""
     root = source.parent.parent if source.parent.name == "labels" else source.parent
-    names = _names(source)
+    names, has_keypoints = _described(source)
     pairs = _folders(root)
     splits = sorted({part for part, _, _ in pairs if part})
     split = choose_split(root, splits, split)
@@ -47,16 +48,16 @@ def read(source: Path, *, split: str | None = None, skip_bad: bool = False) -> D
         if split is None or part == split:
             if not labels.is_dir():
                 raise DataError(f"{labels} does not exist: the images in {images} have no labels")
-            for path in sorted(images.iterdir()):
+            for path in sorted(images.rglob("*") if part else images.iterdir()):
                 if path.suffix.lower() in IMAGE_SUFFIXES:
                     with collector.row():
-                        text = labels / f"{path.stem}.txt"
-                        collector.add(path, _objects(text, path, names), where=str(text))
+                        text = (labels / path.relative_to(images)).with_suffix(".txt")
+                        collector.add(path, _objects(text, path, names, has_keypoints), where=str(text))
     return collector.dataset(root.resolve().name, names, splits=splits, split=split)
 
 
 def _folders(root: Path) -> list[tuple[str | None, Path, Path]]:
-    """Split, images and labels of each part."""
+    """Split, images and labels of each part; no split for images beside the parts' folders."""
     parts: list[tuple[str | None, Path, Path]] = [
         (split_word(folder.name) or folder.name, folder, root / "labels" / folder.name)
         for folder in sorted(root.glob("images/*"))
@@ -67,26 +68,30 @@ def _folders(root: Path) -> list[tuple[str | None, Path, Path]]:
         for folder in sorted(root.glob("*/images"))
         if folder.is_dir()
     ]
-    flat = [(None, root / "images", root / "labels")] if (root / "images").is_dir() else [(None, root, root)]
-    return parts or list(flat)
+    if not (root / "images").is_dir():
+        return parts or [(None, root, root)]
+    beside = any(path.suffix.lower() in IMAGE_SUFFIXES for path in (root / "images").iterdir())
+    return [*parts, (None, root / "images", root / "labels")] if beside or not parts else parts
 
 
-def _names(source: Path) -> list[str]:
+def _described(source: Path) -> tuple[list[str], bool]:
+    """The classes' names, and whether lines have keypoints behind the box."""
+    has_keypoints = False
     if source.suffix == ".txt":
-        text = source.read_text(encoding="utf-8", errors="replace")
+        text = source.read_text(encoding="utf-8-sig", errors="replace")
         names = [line.strip() for line in text.splitlines()]
         while names and not names[-1]:
             names.pop()
     elif source.suffix == ".yaml":
-        names = _yaml_names(source)
+        names, has_keypoints = _from_yaml(source)
     else:
         raise DataError(f"{source}: the classes have no names: put a file classes.txt beside it, one name a line")
     if not names or not all(names):
         raise DataError(f"{source}: the list of the classes' names is empty or has an empty name")
-    return names
+    return names, has_keypoints
 
 
-def _yaml_names(source: Path) -> list[str]:
+def _from_yaml(source: Path) -> tuple[list[str], bool]:
     try:
         yaml = import_module("yaml")
     except ImportError:
@@ -95,27 +100,29 @@ def _yaml_names(source: Path) -> list[str]:
         content = yaml.safe_load(source.read_bytes())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DataError(f"{source}: the file is not YAML: {' '.join(str(error).split())}") from None
-    names = content.get("names") if isinstance(content, dict) else None
+    table = content if isinstance(content, dict) else {}
+    names = table.get("names")
     if isinstance(names, dict) and sorted(names) == list(range(len(names))):
         names = [names[number] for number in range(len(names))]
     # Lists in lists by references, a few bytes each, are endless as text.
     if not isinstance(names, list) or any(isinstance(name, (list, dict)) for name in names):
         raise DataError(f"{source}: names must be a list of the classes' names, or a table of them by 0, 1, 2 ...")
-    return [str(name) for name in names]
+    return [str(name) for name in names], table.get("kpt_shape") is not None
 
 
-def _objects(text: Path, image: Path, names: list[str]) -> list[LabelledBox]:
+def _objects(text: Path, image: Path, names: list[str], has_keypoints: bool) -> list[LabelledBox]:
     return [
         LabelledBox(_in_pixels(values, image), _label(fields[0], names, where))
-        for where, fields, values in _lines(text)
+        for where, fields, values in _lines(text, 5 if has_keypoints else None)
     ]
 
 
-def _lines(text: Path) -> Iterator[tuple[str, list[str], list[float]]]:
+def _lines(text: Path, most: int | None) -> Iterator[tuple[str, list[str], list[float]]]:
+    """Where each line stands, its first `most` fields, and the numbers among them."""
     if not text.is_file():
         return
-    for count, line in enumerate(text.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        fields = line.split()
+    for count, line in enumerate(text.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+        fields = line.split()[:most]
         if fields:
             where = f"{text}:{count}"
             if len(fields) != 5 and (len(fields) < 7 or len(fields) % 2 == 0):

@@ -223,14 +223,23 @@ class TcpSink(_RemoteSink):
 
 
 def has_hung_up(connection: socket.socket) -> bool:
-    """Whether the other side is gone, which sending would only show one line later; what it sends is dropped."""
-    ready = select.poll()
+    """Whether the other side is gone, which sending would only show one line later; what it sends is dropped.
+
+    Of a Unix socket the system knows whether the other side still reads. Over TCP its end may be that of either.
+    """
+    ready, knows = select.poll(), connection.family == socket.AF_UNIX
     ready.register(connection, select.POLLIN)
     try:
         # Its end is behind what it sent; one that never stops is left to itself.
-        return any(ready.poll(0) and not connection.recv(65_536) for _ in range(_MOST_READS))
+        for _ in range(_MOST_READS):
+            events = ready.poll(0)
+            if not events or events[0][1] & (select.POLLHUP | select.POLLERR):
+                return bool(events)
+            if not connection.recv(65_536):
+                return not knows
     except OSError:
         return True
+    return False
 
 
 def _reason(error: Exception) -> str:

@@ -23,6 +23,7 @@ pytest.importorskip("litert_torch", reason="litert-torch is not installed: pip i
 pytestmark = pytest.mark.slow
 
 NAMES = ("box", "vector")
+SIDE = 32
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,6 +99,23 @@ def test_weights_change_the_digest_and_may_be_safetensors(beside: dict[str, Any]
     kinds = (str(book.weights), str(tmp_path / "box.safetensors"), str(tmp_path / "c.pth"))
     assert len({open_source(book.factory, weights=file).digest for file in kinds}) == 1
     assert open_source(book.factory).digest != open_source(book.factory, weights=kinds[0]).digest
+
+
+def test_a_prefix_that_is_the_networks_own_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    (tmp_path / "wrapped_net.py").write_text(
+        "from torch import nn\n\n\nclass Wrapped(nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.module = nn.Conv2d(3, 4, 1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    state = torch.nn.ModuleDict({"module": torch.nn.Conv2d(3, 4, 1)}).state_dict()
+    torch.save(state, tmp_path / "own.pt")
+    torch.save({"model": {f"_orig_mod.module.{key}": value for key, value in state.items()}}, tmp_path / "wrapped.pt")
+    digests = [
+        open_source("wrapped_net:Wrapped", weights=str(tmp_path / name)).digest for name in ("own.pt", "wrapped.pt")
+    ]
+    assert digests[0] == digests[1]
 
 
 def test_weights_of_another_network_are_refused(beside: dict[str, Any]) -> None:
@@ -181,6 +199,19 @@ def test_a_network_that_takes_another_image_is_told(beside: dict[str, Any]) -> N
 def test_an_export_of_another_size_is_refused(exported: dict[str, Path]) -> None:
     with pytest.raises(ModelError, match=r"takes \(1, 3, 96, 96\), the contract's image is \(1, 64, 80, 3\)"):
         open_source(str(exported["box"])).to_tflite(InputSpec("image", 80, 64))
+
+
+@pytest.mark.parametrize(("layer", "value"), [("BatchNorm2d", 3), ("Dropout", 0.5)])
+def test_an_export_in_training_mode_is_refused(tmp_path: Path, layer: str, value: float) -> None:
+    import torch
+
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), getattr(torch.nn, layer)(value))
+    image = torch.zeros(1, 3, SIDE, SIDE)
+    torch.export.save(torch.export.export(network.train(), (image,)), tmp_path / "train.pt2")
+    with pytest.raises(ModelError, match=r"train\.pt2 was exported in training mode.*network\.eval\(\)"):
+        open_source(str(tmp_path / "train.pt2"))
+    torch.export.save(torch.export.export(network.eval(), (image,)), tmp_path / "eval.pt2")
+    open_source(str(tmp_path / "eval.pt2"))
 
 
 def test_a_damaged_export_is_refused(tmp_path: Path) -> None:

@@ -46,6 +46,18 @@ def test_a_photo_taken_upright_has_the_size_it_is_shown_in(tmp_path: Path, image
     assert read_image(path).shape == (60, 40, 3)
 
 
+def test_a_png_that_is_turned_has_the_size_it_is_shown_in(tmp_path: Path, image: Write) -> None:
+    path = image(tmp_path / "a.png", (60, 40))
+    tiff = struct.pack("<2sHI", b"II", 42, 8) + struct.pack("<HHHIHHI", 1, 0x112, 3, 1, 6, 0, 0)
+    chunk = b"eXIf" + tiff
+    data = path.read_bytes()
+    behind = len(b"\x89PNG\r\n\x1a\n") + 4 + 4 + 13 + 4  # the first chunk, IHDR
+    framed = struct.pack(">I", len(tiff)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(data[:behind] + framed + data[behind:])
+    height, width = read_image(path).shape[:2]
+    assert image_size(path) == (width, height)
+
+
 def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

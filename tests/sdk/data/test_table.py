@@ -50,6 +50,17 @@ def test_columns_may_come_in_any_order_and_after_a_byte_order_mark(root: Path) -
     assert open_dataset(root)[0].box == (1, 2, 11, 12)
 
 
+def test_a_quote_may_stand_behind_a_space(root: Path) -> None:
+    write(root, '1.png, 1, 2, 11, 12, "a, b"')
+    assert open_dataset(root)[0].label == "a, b"
+
+
+def test_a_quote_that_is_never_closed_takes_in_no_rows(root: Path) -> None:
+    write(root, '1.png,1,2,11,12,"bolt', "2.png,1,2,11,12,nut")
+    with pytest.raises(DataError, match=r"boxes\.csv:3: the line is not CSV: unexpected end of data"):
+        open_dataset(root)
+
+
 def test_a_header_that_lacks_columns_is_refused(root: Path) -> None:
     write(root, "1.png,1,2,3", header="file,x1,y1,x2")
     with pytest.raises(DataError, match=r"boxes\.csv:1: the header lacks y2, label; it must be file,x1"):

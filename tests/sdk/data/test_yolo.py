@@ -53,6 +53,32 @@ def test_a_flat_folder_is_read(tmp_path: Path, image: Write) -> None:
     assert len(open_dataset(tmp_path / "classes.txt")) == 1
 
 
+def test_folders_in_a_part_and_images_beside_the_parts_are_read(root: Path, image: Write) -> None:
+    image(root / "images/val/clip/1.png")
+    (root / "labels/val/clip").mkdir()
+    (root / "labels/val/clip/1.txt").write_text("1 0.5 0.5 1 1")
+    image(root / "images/9.png")
+    (root / "labels/9.txt").write_text("1 0.5 0.5 1 1")
+    val = open_dataset(root, split="val")
+    assert {sample.name: sample.label for sample in val}["images/val/clip/1.png"] == "nut"
+    assert len(val) == 3 and len(open_dataset(root)) == 6
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(root: Path) -> None:
+    (root / "classes.txt").write_text("bolt\r\nnut\r\n", encoding="utf-8-sig")
+    (root / "labels/val/1.txt").write_text("0 0.5 0.5 1 1", encoding="utf-8-sig")
+    data = open_dataset(root, split="val")
+    assert (data.labels, data[0].label) == (("bolt", "nut"), "bolt")
+
+
+def test_keypoints_are_left_out(root: Path) -> None:
+    pytest.importorskip("yaml")
+    (root / "classes.txt").unlink()
+    (root / "data.yaml").write_text("names: [bolt, nut]\nkpt_shape: [2, 3]\n")
+    (root / "labels/val/1.txt").write_text("1 0.5 0.5 0.5 0.25 0.1 0.9 2 0.9 0.1 1")
+    assert open_dataset(root, split="val")[0].box == pytest.approx((15, 15, 45, 25))
+
+
 def test_a_segment_gives_the_box_around_it(root: Path) -> None:
     (root / "labels/val/1.txt").write_text("0 0.1 0.1 0.9 0.2 0.5 0.75")
     assert open_dataset(root, split="val")[0].box == pytest.approx((6, 4, 54, 30))

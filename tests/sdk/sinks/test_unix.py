@@ -129,6 +129,17 @@ def test_clients_that_hang_up_are_forgotten_and_make_room(sink: Sink, path: Path
         assert json.loads(lines.readline())["sequence"] == 39
 
 
+def test_a_client_that_only_ends_what_it_sends_goes_on_reading(sink: Sink, path: Path) -> None:
+    write(sink, 0)
+    with connect(path) as client, client.makefile("rb") as lines:
+        client.shutdown(socket.SHUT_WR)
+        assert json.loads(lines.readline())["sequence"] == 0
+        with connect(path) as other, other.makefile("rb") as beside:
+            assert beside.readline()
+            write(sink, 1)
+            assert json.loads(lines.readline())["sequence"] == 1
+
+
 def test_more_than_it_takes_are_turned_away(sink: Sink, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgeloc.sinks.unix.MOST_CLIENTS", 2)
     write(sink, 0)
