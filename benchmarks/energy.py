@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from edgeloc.device.power import EnergyEstimate, PowerMeter, PowerSampler, PowerTrace, net_energy, open_meter
 from edgeloc.errors import DataError, DeviceError
 
-__all__ = ["IDLE_S", "MIN_READINGS", "SETTLE_S", "Energy", "EnergyRecorder", "format_energy", "format_uncertain"]
+__all__ = [
+    "IDLE_S",
+    "MIN_READINGS",
+    "SETTLE_S",
+    "Energy",
+    "EnergyRecorder",
+    "format_digits",
+    "format_energy",
+    "format_uncertain",
+]
 
 T = TypeVar("T")
 
@@ -297,6 +306,11 @@ def format_energy(energy: Energy) -> str:
         f"{frame} mJ per frame, {inference} mJ per inference beyond idle, {energy.power_w:.3g} W  "
         f"({energy.status}: {energy.source})"
     )
+
+
+def format_digits(value: float, digits: int) -> str:
+    """A figure above 0 in so many digits, or in all before the point: never as a power of ten."""
+    return f"{value:.{digits}g}" if value < 10**digits - 0.5 else f"{value:.0f}"
 
 
 def format_uncertain(value: float | None, spread: float | None) -> str:

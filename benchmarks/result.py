@@ -37,6 +37,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "STAGES",
     "START_STAGES",
+    "SWEEP_FILE",
     "UNKNOWN_PRECISION",
     "BenchResult",
     "DataInfo",
@@ -57,6 +58,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
+# The table of a sweep, beside the results that it is of.
+SWEEP_FILE = "sweep.json"
 SCHEMA_VERSION = 3
 UNKNOWN_PRECISION = "unknown"
 STAGES = ("capture", "preprocess", "invoke", "decode", "draw", "total")
@@ -287,11 +290,13 @@ def read_result(path: str | Path) -> BenchResult:
         head, lists = read_journal(text) or (parse_json(text), {})
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; give a result of `edgeloc bench`") from error
-    except LookupError as error:
+    except (LookupError, TypeError) as error:
         raise DataError(f"{path} is no result of `edgeloc bench`: its lines are those of another file") from error
     except (ValueError, AttributeError) as error:
         raise DataError(f"{path} is no result of `edgeloc bench`: it is not JSON ({error})") from error
-    version = head.get("schema_version") if isinstance(head, dict) else None
+    if not isinstance(head, dict) or "schema_version" not in head:
+        raise DataError(f"{path} is no result of `edgeloc bench`: it has no schema_version")
+    version = head["schema_version"]
     if version != SCHEMA_VERSION:
         raise DataError(
             f"{path} is no result that this release reads: schema_version is {version!r}, it must be {SCHEMA_VERSION}; "

@@ -236,7 +236,7 @@ def _read_calibration(path: Path) -> dict[str, Any]:
 
 
 def _storage(path: Path) -> cv2.FileStorage:
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     if path.suffix in (".yaml", ".yml") and not text.startswith("%YAML"):
         # OpenCV 4 wants the head that ROS leaves out.
         return cv2.FileStorage(f"%YAML:1.0\n---\n{text}", cv2.FILE_STORAGE_READ | cv2.FILE_STORAGE_MEMORY)

@@ -131,6 +131,10 @@ class Detection(_Deferring):
     label: str | None = None
     class_scores: NDArray[np.float32] = field(default_factory=lambda: _NO_CLASSES, compare=False)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """For another process, with the class scores computed."""
+        return Detection, (self.box, self.score, self.label, self.class_scores)
+
     @classmethod
     def deferred(
         cls, box: Box | None, score: float, label: str | None, class_scores: Callable[[], NDArray[np.float32]]

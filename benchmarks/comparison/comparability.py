@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeloc.benchmarks.comparison.cost import scenario_of
 from edgeloc.benchmarks.comparison.quality import answers_of, same_images
-from edgeloc.benchmarks.result import BenchResult, machine, obstacles, read_result
+from edgeloc.benchmarks.result import SWEEP_FILE, BenchResult, machine, obstacles, read_result
 from edgeloc.errors import DataError
 from edgeloc.findings import Finding
 
@@ -24,6 +24,7 @@ _TESTED: dict[str, Callable[[BenchResult], object]] = {
     "Python": lambda result: result.environment.python,
     "NumPy": lambda result: result.environment.numpy,
     "OpenCV": lambda result: result.environment.opencv,
+    "power meter": lambda result: result.energy.source,
     "system": lambda result: result.environment.os,
 }
 # What must be the same for times and energies to mean the same.
@@ -36,6 +37,7 @@ _MACHINE: dict[str, Callable[[BenchResult], object]] = {
 }
 _FRAMES: dict[str, Callable[[BenchResult], object]] = {
     "source of frames": lambda result: result.latency_run and result.latency_run.capture,
+    "rate of frames": lambda result: result.scenario and result.scenario.fps,
     "size of frames": lambda result: result.latency_run and result.latency_run.frame_sizes,
 }
 
@@ -45,7 +47,7 @@ def read_side(path: str | Path) -> tuple[BenchResult, ...]:
     path = Path(path)
     if not path.is_dir():
         return (read_result(path),)
-    files = sorted((*path.glob("*.json"), *path.glob("*.json.gz")))
+    files = sorted(file for file in (*path.glob("*.json"), *path.glob("*.json.gz")) if file.name != SWEEP_FILE)
     if not files:
         raise DataError(f"{path} holds no result: give a .json of `edgeloc bench`, or a folder of them")
     return tuple(map(read_result, files))

@@ -127,21 +127,30 @@ def _energy_changes(
     before: Sequence[BenchResult], after: Sequence[BenchResult], limits: CompareLimits
 ) -> Iterator[Change]:
     """Energy beyond idle, where all results have it of one kind of meter."""
-    every = [result.energy for result in (*before, *after)]
-    if len({(energy.status, energy.source) for energy in every}) > 1:
+    meters = {(result.energy.status, result.energy.source) for result in (*before, *after)}
+    if len(meters) > 1:
         return
+    limit, basis = limits.max_energy_increase, f"{len(before)} and {len(after)} runs, {before[0].energy.source}"
     for name in ("frame", "inference"):
-        sides = [_energy_of(side, f"per_{name}") for side in (before, after)]
-        if sides[0] is not None and sides[1] is not None:
-            basis = f"{len(before)} and {len(after)} runs, {every[0].source}"
-            limit = limits.max_energy_increase
-            yield _relative(f"energy of {name}", "mJ", sides[0], sides[1], basis, "max_energy_increase", limit)
+        sides = [_energies(side, f"per_{name}") for side in (before, after)]
+        if not all(sides):
+            continue
+        name, option = f"energy of {name}", "max_energy_increase"
+        first, second = (of_values(*zip(*side, strict=True)) for side in sides)
+        if first is not None and second is not None:
+            yield _relative(name, "mJ", first, second, basis, option, limit)
+            continue
+        old, new = (float(np.mean([value for value, _ in side])) for side in sides)
+        change = new / old - 1 if old > 0 else 0.0
+        yield Change(name, "mJ", old, new, change, None, True, True, "not above its uncertainty", option, limit)
 
 
-def _energy_of(results: Sequence[BenchResult], name: str) -> Estimate | None:
-    values = [getattr(result.energy, f"{name}_mj") for result in results]
-    spreads = [getattr(result.energy, f"{name}_uncertainty_mj") for result in results]
-    return None if None in values or None in spreads else of_values(values, spreads)
+def _energies(results: Sequence[BenchResult], name: str) -> list[tuple[float, float]]:
+    """The energy of each result and its uncertainty; empty where one has none."""
+    found = [
+        (getattr(result.energy, f"{name}_mj"), getattr(result.energy, f"{name}_uncertainty_mj")) for result in results
+    ]
+    return [] if any(None in pair for pair in found) else found
 
 
 def _memory_changes(before: Sequence[BenchResult], after: Sequence[BenchResult]) -> Iterator[Change]:

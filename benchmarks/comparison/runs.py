@@ -20,6 +20,8 @@ Caches, the layout of memory and clocks stay as they are for a whole run, so tha
 FEWEST_SAMPLES = 20
 _PARTS = 10
 _START_PARTS = 5
+# From so many times itself on an uncertainty leaves nothing of a figure.
+_LOST = 100
 _FEWEST_STARTS = 3
 # Student's t, two-sided 95 %, by degrees of freedom from 1 on.
 _T95 = (
@@ -95,9 +97,10 @@ def of_starts(runs: Sequence[Sequence[float]]) -> Estimate | None:
 def of_values(values: Sequence[float], uncertainties: Sequence[float]) -> Estimate | None:
     """A figure with its uncertainty from each run: the truth is within that of it, 19 times of 20.
 
-    None where a figure is not above 0. Of several runs the variance is that between them, where it is larger.
+    None where a figure is not above 0, or nothing beside its uncertainty. Of several runs the variance is that between
+    them, where it is larger.
     """
-    if not values or min(values) <= 0:
+    if any(value <= max(0.0, spread / _LOST) for value, spread in zip(values, uncertainties, strict=True)):
         return None
     inner = max((spread / 2 / value) ** 2 for value, spread in zip(values, uncertainties, strict=True))
     if len(values) == 1:

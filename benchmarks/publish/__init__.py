@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from edgeloc._support.files import atomic_path, require_writable
+from edgeloc.benchmarks.energy import format_digits
 from edgeloc.benchmarks.report.cost import format_ms
 from edgeloc.benchmarks.report.document import Cell, Table, figure, format_time, render, value_at
 from edgeloc.benchmarks.report.facts import condition_rows, model_name
 from edgeloc.benchmarks.report.page import answer_ms, notes
-from edgeloc.benchmarks.result import LOCALIZE, BenchResult, machine, obstacles, read_result
+from edgeloc.benchmarks.result import LOCALIZE, SWEEP_FILE, BenchResult, machine, obstacles, read_result
 from edgeloc.errors import DataError, UsageError
 from edgeloc.evaluation.figures import format_share
 
@@ -90,6 +91,7 @@ def _files(sources: Sequence[str | Path], out: Path) -> Iterator[Path]:
         found = [source]
         if source.is_dir():
             found = sorted(path for path in source.rglob("*") if path.name.endswith(_SUFFIXES) and path.is_file())
+            found = [path for path in found if path.name != SWEEP_FILE]
             if not found:
                 raise UsageError(f"{source} holds no result", hint="give a folder with files of `edgeloc bench`")
         for path in found:
@@ -213,4 +215,4 @@ def _status(result: BenchResult) -> str:
 
 
 def _three_digits(value: float) -> str:
-    return f"{value:.3g}"
+    return format_digits(value, 3)

@@ -12,7 +12,7 @@ from edgeloc.benchmarks.report import plots
 from edgeloc.benchmarks.report.cost import format_ms
 from edgeloc.benchmarks.report.document import Cell, Page, Plot, Row, Section, Table, figure, value_at
 from edgeloc.benchmarks.report.facts import condition_rows, model_name
-from edgeloc.benchmarks.report.page import answer_ms, notes, speed_words
+from edgeloc.benchmarks.report.page import answer_ms, notes, short_ms, speed_words
 from edgeloc.benchmarks.result import LOCALIZE, BenchResult, machine, obstacles
 from edgeloc.evaluation.figures import SIZES, format_interval, format_share, format_size, format_threads
 
@@ -70,7 +70,7 @@ def _headline(named: Mapping[str, BenchResult]) -> str:
     if len(times) < 2:
         return " and ".join(named)
     (best, fastest), (worst, slowest) = times[0], times[-1]
-    return f"From {best:.3g} ms a frame on {fastest} to {worst:.3g} ms on {slowest}"
+    return f"From {short_ms(best)} a frame on {fastest} to {short_ms(worst)} on {slowest}"
 
 
 def _sections(named: Mapping[str, BenchResult]) -> Iterator[Section]:

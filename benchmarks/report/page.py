@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgeloc.benchmarks.energy import format_digits
 from edgeloc.benchmarks.report.cost import cost_sections, speed_up
 from edgeloc.benchmarks.report.document import Cell, Page, Tile, figure, format_time, value_at
 from edgeloc.benchmarks.report.facts import fact_sections, model_name
@@ -12,7 +13,7 @@ from edgeloc.benchmarks.result import LOCALIZE, BenchResult, machine, obstacles
 from edgeloc.evaluation.accuracy import format_mean_interval
 from edgeloc.evaluation.figures import format_drop, format_interval, format_share, format_size
 
-__all__ = ["answer_ms", "headline", "notes", "page_of", "speed_words"]
+__all__ = ["answer_ms", "headline", "notes", "page_of", "short_ms", "speed_words"]
 
 
 def page_of(result: BenchResult) -> Page:
@@ -44,9 +45,9 @@ def answer_ms(result: BenchResult) -> float | None:
 def _time_words(result: BenchResult) -> str:
     spent = answer_ms(result)
     if spent is not None:
-        return f"{_short_ms(spent)} a frame on {machine(result)}"
+        return f"{short_ms(spent)} a frame on {machine(result)}"
     total: float | None = value_at(result, "latency", "total", "p50_ms")
-    return f"First result after {_short_ms(total)} on {machine(result)}" if total else ""
+    return f"First result after {short_ms(total)} on {machine(result)}" if total else ""
 
 
 def speed_words(result: BenchResult) -> str:
@@ -59,7 +60,8 @@ def speed_words(result: BenchResult) -> str:
     return f"{ratio:.1f} times as fast as float" if ratio > 1 else f"{1 / ratio:.1f} times as slow as float"
 
 
-def _short_ms(value: float) -> str:
+def short_ms(value: float) -> str:
+    """Milliseconds in three digits or more."""
     return f"{value:.2f} ms" if value < 10 else f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
 
 
@@ -98,7 +100,7 @@ def _tiles(result: BenchResult) -> Iterator[Tile]:
         yield Tile("mean IoU", figure(result, format_share, "accuracy", "mean_iou"), note)
     energy = result.energy
     if energy.per_frame_mj is not None:
-        spread = f"± {energy.per_frame_uncertainty_mj:.2g}, {energy.status}, beyond idle"
+        spread = f"± {format_digits(energy.per_frame_uncertainty_mj or 0.0, 2)}, {energy.status}, beyond idle"
         yield Tile("energy per frame", figure(result, _millijoules, "energy", "per_frame_mj"), spread)
     note = result.size_comparison or result.model.precision
     yield Tile("model file", figure(result, format_size, "model", "bytes"), note)
@@ -110,13 +112,13 @@ def _speed_tiles(result: BenchResult) -> Iterator[Tile]:
     spent = answer_ms(result)
     if spent:
         p90 = value_at(result, "latency", LOCALIZE, "p90_ms")
-        note = f"median of preprocess, invoke and decode: {1000 / spent:.0f} a second; p90 {_short_ms(p90)}"
-        yield Tile("frame", figure(result, _short_ms, "latency", LOCALIZE, "p50_ms"), note)
+        note = f"median of preprocess, invoke and decode: {1000 / spent:.0f} a second; p90 {short_ms(p90)}"
+        yield Tile("frame", figure(result, short_ms, "latency", LOCALIZE, "p50_ms"), note)
     elif result.latency:
         p90 = value_at(result, "latency", "total", "p90_ms")
-        yield Tile("first result", figure(result, _short_ms, "latency", "total", "p50_ms"), f"p90 {_short_ms(p90)}")
+        yield Tile("first result", figure(result, short_ms, "latency", "total", "p50_ms"), f"p90 {short_ms(p90)}")
     if speed_up(result):
-        value = figure(result, _short_ms, "latency_against", LOCALIZE, "p50_ms")
+        value = figure(result, short_ms, "latency_against", LOCALIZE, "p50_ms")
         yield Tile("float model's frame", value, f"the quantized one is {speed_words(result)}")
 
 
@@ -148,7 +150,7 @@ def _drop(value: float) -> str:
 
 
 def _millijoules(value: float) -> str:
-    return f"{value:.3g} mJ"
+    return f"{format_digits(value, 3)} mJ"
 
 
 def _mebibytes(value: float) -> str:

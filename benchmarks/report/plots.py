@@ -302,7 +302,8 @@ def _svg(name: str, draw: Callable[..., None], *, height: float, panels: int = 1
 def _style(name: str) -> dict[str, Any]:
     """Settings of matplotlib: ink for text and lines, text as text, and ids that depend on `name` alone."""
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    plain = {"axes.spines.top": False, "axes.spines.right": False, "font.size": _TEXT}
+    # A file's name may have what TeX reads as mathematics.
+    plain = {"axes.spines.top": False, "axes.spines.right": False, "font.size": _TEXT, "text.parse_math": False}
     same = {"xtick.labelsize": _TEXT, "ytick.labelsize": _TEXT, "legend.fontsize": _TEXT, "legend.handlelength": 1.2}
     return {**dict.fromkeys(inked, _INK), **plain, **same, "svg.fonttype": "none", "svg.hashsalt": name}
 

@@ -25,7 +25,7 @@ from edgeloc.benchmarks.environment import OthersLoad
 from edgeloc.benchmarks.latency import time_frame
 from edgeloc.benchmarks.measurement import Measurement
 from edgeloc.benchmarks.options import BenchOptions
-from edgeloc.benchmarks.result import LOCALIZE, BenchResult
+from edgeloc.benchmarks.result import LOCALIZE, SWEEP_FILE, BenchResult
 from edgeloc.benchmarks.sweeps.choice import Choice, SweepRow, choose, pareto_svg, with_front
 from edgeloc.engines import engine_class
 from edgeloc.errors import EdgelocError, EngineError, MissingExtra, ModelError, UsageError, first_line, mask_credentials
@@ -160,7 +160,7 @@ def sweep(options: SweepOptions) -> Sweep:
     if absent:
         raise UsageError(f"{absent[0]}: no such file", hint="correct its name; nothing was measured")
     made = not folder.exists()
-    require_writable(folder / "sweep.json", *options.models, options.validation)
+    require_writable(folder / SWEEP_FILE, *options.models, options.validation)
     try:
         running = _Running(options)
     except BaseException:
@@ -275,7 +275,7 @@ class _Running:
             chosen=choice.row.result if choice.row else None,
         )
         made = dataclasses.replace(made, plot=self._plot(made, choice))
-        with atomic_path(Path(self._options.out) / "sweep.json") as temporary:
+        with atomic_path(Path(self._options.out) / SWEEP_FILE) as temporary:
             temporary.write_text(to_json(made), encoding="utf-8")
         for finding in {finding.code: finding for result in results for finding in result.findings}.values():
             report(logger, finding)

@@ -155,7 +155,8 @@ def pareto_svg(rows: Sequence[SweepRow], quality: str, chosen: SweepRow | None) 
     ]
     if metered:
         panels.append((metered, "energy of a frame beyond idle, mJ", lambda row: row.energy_mj))
-    with rc_context({"svg.hashsalt": "pareto", "axes.spines.top": False, "axes.spines.right": False}):
+    plain = {"axes.spines.top": False, "axes.spines.right": False, "text.parse_math": False}
+    with rc_context({"svg.hashsalt": "pareto", **plain}):
         figure = Figure(figsize=(_WIDTH * len(panels), _HEIGHT), layout="constrained")
         for axes, (shown, name, cost) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _draw(axes, [(cost(row) or 0.0, row) for row in shown], chosen)

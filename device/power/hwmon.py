@@ -85,7 +85,10 @@ class HwmonMeter(PowerMeter):
         self._rails = ina3221_rails(folder) if driver == "ina3221" else (_ina2xx_rail(folder, driver),)
         self.rails = self.total = tuple(rail.name for rail in self._rails)
         self.resolution_w = 0.0
-        self.source = f"{driver.upper()} through the kernel's hwmon driver, {folder.name}"
+        device = folder / "device"
+        # The number of a hwmon changes from boot to boot, the address on the bus does not.
+        where = device.resolve().name if device.exists() else folder.name
+        self.source = f"{driver.upper()} through the kernel's hwmon driver, {where}"
         self._read()
 
     def _folder(self) -> Path:
@@ -128,7 +131,9 @@ def ina3221_rails(folder: Path, prefix: str = "") -> tuple[SysfsRail, ...]:
     """The connected rails of one INA3221, without the sum that the driver adds (in7)."""
     rails = []
     for channel in (1, 2, 3):
-        if not (folder / f"curr{channel}_input").exists():
+        # Of a channel that the device tree disables only the label is missing, and readings fail.
+        enabled = folder / f"in{channel}_enable"
+        if not (folder / f"curr{channel}_input").exists() or (enabled.exists() and require_text(enabled) == "0"):
             continue
         label = folder / f"in{channel}_label"
         name = require_text(label) if label.exists() else f"channel {channel}"

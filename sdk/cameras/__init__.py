@@ -65,6 +65,8 @@ def open_camera(uri: str | os.PathLike[str], *, size: tuple[int, int] | None = N
     Raises UsageError for an unknown scheme, an unknown option or a path that is not there,
     DataError for a file that cannot be read, CameraError for a device that fails.
     """
+    if not isinstance(uri, (str, os.PathLike)):
+        raise UsageError(field="uri", value=uri, allowed="a path or a URI, such as v4l2:///dev/video0")
     parts = parse_uri(os.fspath(uri))
     scheme = _scheme(parts)
     kind = CAMERAS.find(scheme, parts.text, _EXAMPLES)

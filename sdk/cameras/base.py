@@ -12,7 +12,7 @@ from typing import Literal
 
 from edgeloc._support.backend import Openable, Uri, split_uri
 from edgeloc._support.numbers import number, whole
-from edgeloc.errors import CameraError, UsageError
+from edgeloc.errors import CameraError, CameraTimeout, UsageError
 from edgeloc.findings import Finding, Reporting
 from edgeloc.types import Frame
 
@@ -166,7 +166,15 @@ class Camera(Reporting, Openable):
         return frame
 
     def __iter__(self) -> Iterator[Frame]:
-        while (frame := self.read()) is not None:
+        while True:
+            try:
+                frame = self.read()
+            except CameraTimeout:
+                if not self.reconnecting:
+                    raise
+                continue
+            if frame is None:
+                return
             yield frame
 
 

@@ -136,7 +136,8 @@ class ImageCamera(PathCamera):
 
 def images_in(folder: Path) -> list[Path]:
     """The images directly in `folder`, by name."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    found = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return sorted(path for path in found if not path.name.startswith("."))  # such as macOS puts beside each
 
 
 class DatasetCamera(Camera):

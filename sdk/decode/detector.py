@@ -27,6 +27,10 @@ _SLACK = 0.01
 _SURE = 1.02
 
 
+# Pixels; two such boxes have an area that OpenCV does not take for none.
+_LEAST_SIDE = 1e-6
+
+
 class DetectorReader:
     """Reads the objects of one frame: those whose score reaches the threshold, reduced by non-maximum suppression.
 
@@ -117,12 +121,13 @@ def _reading(found: _Candidates, labels: int) -> Reading:
 
 def _suppressed(found: _Candidates, iou: float, by_class: bool) -> Any:
     """Which boxes stay, best first; boxes of other classes are no rivals where `by_class`."""
-    sized = found.corners.astype(np.float64)
-    sized[:, 2:] -= sized[:, :2]
-    boxes: Any = sized  # OpenCV's stubs know lists alone
-    scores = found.scores.tolist()
-    if by_class and len(set(found.numbers.tolist())) > 1:
-        kept = cv2.dnn.NMSBoxesBatched(boxes, scores, found.numbers.tolist(), 0.0, iou)
+    edges = found.corners.astype(np.float64)
+    low, high = np.minimum(edges[:, :2], edges[:, 2:]), np.maximum(edges[:, :2], edges[:, 2:])
+    # OpenCV takes two boxes without an area for the same, wherever they are, and by class it wants none below 0.
+    boxes: Any = np.hstack([low - low.min(), np.maximum(high - low, _LEAST_SIDE)])  # its stubs know lists alone
+    scores, classes = found.scores.tolist(), np.unique(found.numbers, return_inverse=True)[1].ravel().tolist()
+    if by_class and max(classes) > 0:
+        kept = cv2.dnn.NMSBoxesBatched(boxes, scores, classes, 0.0, iou)
         return np.sort(np.asarray(kept, np.int64).reshape(-1))  # they come class by class
     return np.asarray(cv2.dnn.NMSBoxes(boxes, scores, 0.0, iou), np.int64).reshape(-1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeloc.benchmarks import energy as module
-from edgeloc.benchmarks.energy import Energy, EnergyRecorder
+from edgeloc.benchmarks.energy import Energy, EnergyRecorder, format_digits
 from edgeloc.benchmarks.result import BenchResult, read_result
 from edgeloc.cli import main
 from edgeloc.device.power import PowerMeter, PowerSample
@@ -291,3 +291,7 @@ def test_every_scenario_has_its_energy_beside_its_course(
     # On the course's clock the first frame that counts began at 0, and the last ended within the span.
     assert begin + course.energy_from_s == pytest.approx(0, abs=0.3)
     assert course.began_s[-1] <= end + course.energy_from_s
+
+
+def test_figures_are_never_powers_of_ten() -> None:
+    assert [format_digits(value, 3) for value in (0.01234, 4.567, 999.7, 3210.4)] == ["0.0123", "4.57", "1000", "3210"]

@@ -93,7 +93,9 @@ def test_a_field_of_a_later_release_is_ignored(written: Path, bench_result: Benc
     assert read_result(written) == bench_result
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "{}", '{"sequence": 0}\n{"sequence": 1}\n'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '"x"', "{}", '{"sequence": 0}\n{"sequence": 1}\n', '{"schema_version": 3}\n[1]\n\n']
+)
 def test_what_is_no_result(tmp_path: Path, text: str) -> None:
     path = tmp_path / "result.json"
     path.write_text(text)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 
 import numpy as np
 
-from edgeloc import Box, Detection, Frame, Observation, Result
+from edgeloc import Box, Detection, Frame, Localizer, Observation, Result
+from edgeloc.models import SHIPPED_INT8
 
 SCORES = np.array([0.25, 0.75], np.float32)
 
@@ -26,6 +28,15 @@ def test_a_frame_with_nothing_in_it_still_has_the_presence_of_its_best_candidate
     empty = Result()
     assert (empty.present, empty.presence, empty.box, empty.objects) == (False, 0.0, None, ())
     assert empty.class_scores.shape == (0,)
+
+
+def test_a_result_goes_to_another_process_with_its_scores() -> None:
+    """A model's class scores are computed when they are asked for."""
+    localizer = Localizer(SHIPPED_INT8)
+    for result in (localizer(np.zeros((48, 64, 3), np.uint8)), Result((Detection(Box(1, 2, 3, 4), 0.9),))):
+        there = pickle.loads(pickle.dumps(result))
+        assert there == result
+        assert there.class_scores.tolist() == result.class_scores.tolist()
 
 
 def test_results_compare() -> None:

@@ -119,7 +119,14 @@ def test_energy_counts_where_both_have_it_of_one_meter(timed: Timed) -> None:
     assert compare(base, timed(1, energy=energy(24, 15, spread=0.4))).regressions == ()
     other = compare(base, timed(1, energy=energy(24, 15, source="csv")))
     assert not any("energy" in change.name for change in other.changes)
+    assert "power meter" in other.differences
     assert compare(base, timed(1)).only_in == {"energy": "base"}
+
+
+@pytest.mark.parametrize("net", [energy(-0.3, -0.2), energy(0.001, 0.001, spread=2000.0)])
+def test_an_energy_that_its_uncertainty_hides_is_undecided(timed: Timed, net: Any) -> None:
+    found = figure(compare(timed(0, energy=net), timed(1, energy=energy(24, 15))), "energy of frame")
+    assert (found.verdict, found.ci95) == ("undecided", None)
 
 
 def test_repeats_of_a_side_show_how_much_runs_differ(timed: Timed) -> None:

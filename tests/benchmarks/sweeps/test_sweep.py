@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from edgeloc.benchmarks import SweepOptions, energy, sweep
+from edgeloc.benchmarks.comparison.comparability import read_side
 from edgeloc.benchmarks.measurement import Measurement
 from edgeloc.benchmarks.result import read_result
 from edgeloc.cli import main
@@ -43,6 +44,7 @@ def test_every_configuration_is_measured_and_one_recommended(
 ) -> None:
     assert run(models, tmp_path, "--validation", DATA, "--power", "none") == 0
     printed = capsys.readouterr().out
+    assert len(read_side(tmp_path)) == 4
     found: dict[str, Any] = json.loads((tmp_path / "sweep.json").read_text())
     assert found["complete"] and found["quality"] == "mean IoU" and len(found["rows"]) == 4
     assert found["recommendation"] in printed and found["recommendation"].startswith("Take ")

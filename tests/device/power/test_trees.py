@@ -96,6 +96,17 @@ def test_agx_orin_is_the_sum_of_its_connected_rails(tree: Tree) -> None:
         assert "more than this sum" in meter.blind_to
 
 
+def test_channels_that_the_device_tree_disables_are_left_out(tree: Tree) -> None:
+    """They keep their files, lose their label and cannot be read."""
+    files = agx_orin_files()
+    second = "sys/bus/i2c/devices/1-0041/hwmon/hwmon4"
+    for channel in (1, 3):
+        del files[f"{second}/in{channel}_label"]
+        files[f"{second}/in{channel}_enable"] = 0
+    with open_meter("jetson://", root=tree(files)) as meter:
+        assert meter.rails == ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO")
+
+
 def test_a_loose_ina3221_is_no_jetsons(tree: Tree) -> None:
     rails = [("camera", 5000, 300), ("motor", 12000, 900)]
     files = ina3221_files("sys/bus/i2c/devices/1-0040/hwmon/hwmon0", rails)

@@ -43,6 +43,12 @@ def test_a_disconnection_is_a_gap_and_the_numbers_go_on() -> None:
     assert "away once, 0." in str(camera.findings[0])
 
 
+def test_a_loop_goes_on_where_a_camera_is_away_for_longer_than_a_read_waits(impatient: None) -> None:
+    with open_camera(f"{FAST}&disconnect=20:0.3&frames=120") as camera:
+        numbers = [frame.sequence for frame in camera]
+    assert len(numbers) > 20 and numbers == sorted(set(numbers))
+
+
 def test_two_disconnections_are_two_gaps() -> None:
     with open_camera(f"{FAST}&disconnect=20:0.1,70:0.1&frames=120") as camera:
         assert list(camera)

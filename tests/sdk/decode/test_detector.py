@@ -236,6 +236,28 @@ def test_boxes_that_overlap_are_reduced_to_the_best() -> None:
     assert overlapping("none", candidates=2) == [("a", 0.9), ("b", 0.7)]
 
 
+def corners_kept(nms: Any, *rows: tuple[float, ...]) -> list[tuple[str | None, float]]:
+    """Labels and scores of what is left of such rows: x1, y1, x2, y2 in pixels, score and class."""
+    what = contract(
+        detections("box", "score", "class-number"), box=DetectorBox("xyxy", "pixels"),
+        selection=Selection(nms, 0.5), threshold=0.3,
+    )  # fmt: skip
+    result = decode(what, {"out": np.array([rows], np.float32)})
+    return [(one.label, round(one.score, 3)) for one in result.objects]
+
+
+def test_boxes_without_an_area_or_the_wrong_way_round_suppress_nothing_elsewhere() -> None:
+    thin = [(5, 5, 5, 9, 0.9, 0), (40, 20, 40, 24, 0.8, 0), (5, 5, 5, 9, 0.7, 0)]
+    assert corners_kept("over-all", *thin) == [("a", 0.9), ("a", 0.8)]
+    turned = [(20, 20, 10, 10, 0.9, 0), (40, 20, 50, 30, 0.8, 0), (20, 20, 10, 10, 0.7, 0)]
+    assert corners_kept("over-all", *turned) == [("a", 0.9), ("a", 0.8)]
+
+
+def test_boxes_beyond_the_edges_suppress_none_of_another_class() -> None:
+    rows = [(20, 22, 63, 63, 0.9, 0), (-43, -41, 8, 12, 0.8, 1)]
+    assert corners_kept("by-class", *rows) == [("a", 0.9), ("b", 0.8)]
+
+
 def test_cells_that_touch_are_one_object() -> None:
     what = contract(
         detections("class"), labels=("a", "b"), locations=Locations((8,)), box=DetectorBox("cell"),
