@@ -76,7 +76,7 @@ def quantize_bundle(
         chosen: the recipe.
         contract: theirs.
         images: normalized calibration images, for a recipe that wants them.
-        keep_float: as in `quantize`, for each of the networks that a pattern matches an operator of.
+        keep_float: as in `quantize`; each pattern is for both networks.
 
     Raises what `quantize` raises, and ModelError where a network is not what the recipe is for.
     """

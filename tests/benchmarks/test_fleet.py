@@ -183,8 +183,9 @@ def test_the_dead_the_frozen_and_the_unknown_are_named(
     status = fleet_bench(
         cluster, tmp_path, "--boards", "orin,pi4,pi5,nano", "--json", frames=20_000, deadline_s=SHORT_S
     )
-    assert status == 3
-    boards = json.loads(capsys.readouterr().out)["boards"]
+    printed = capsys.readouterr()
+    assert status == 3 and printed.out, printed.err
+    boards = json.loads(printed.out)["boards"]
     assert "not connected" in boards["nano"]["error"]
     assert "died" in boards["orin"]["error"]
     assert "frozen" in boards["pi4"]["error"]
