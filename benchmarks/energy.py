@@ -308,7 +308,7 @@ def format_energy(energy: Energy) -> str:
     )
 
 
-def format_digits(value: float, digits: int) -> str:
+def format_digits(value: float, digits: int = 3) -> str:
     """A figure above 0 in so many digits, or in all before the point: never as a power of ten."""
     return f"{value:.{digits}g}" if value < 10**digits - 0.5 else f"{value:.0f}"
 

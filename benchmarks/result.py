@@ -283,6 +283,11 @@ def write_result(path: str | Path, result: BenchResult) -> None:
         temporary.write_bytes(data)
 
 
+def is_result_name(name: str) -> bool:
+    """Whether a file of this name is looked for in a folder of results."""
+    return name.endswith((".json", ".json.gz")) and name != SWEEP_FILE
+
+
 def read_result(path: str | Path) -> BenchResult:
     """Read a result, whole or as a killed process left it; DataError names the file and the field that is wrong."""
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeloc.benchmarks.comparison.cost import scenario_of
 from edgeloc.benchmarks.comparison.quality import answers_of, same_images
-from edgeloc.benchmarks.result import SWEEP_FILE, BenchResult, machine, obstacles, read_result
+from edgeloc.benchmarks.result import BenchResult, is_result_name, machine, obstacles, read_result
 from edgeloc.errors import DataError
 from edgeloc.findings import Finding
 
@@ -47,7 +47,7 @@ def read_side(path: str | Path) -> tuple[BenchResult, ...]:
     path = Path(path)
     if not path.is_dir():
         return (read_result(path),)
-    files = sorted(file for file in (*path.glob("*.json"), *path.glob("*.json.gz")) if file.name != SWEEP_FILE)
+    files = sorted(file for file in path.iterdir() if is_result_name(file.name))
     if not files:
         raise DataError(f"{path} holds no result: give a .json of `edgeloc bench`, or a folder of them")
     return tuple(map(read_result, files))

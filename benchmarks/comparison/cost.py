@@ -83,15 +83,17 @@ def _slower(
     sides = of_samples(before, percent), of_samples(after, percent)
     if sides[0] is None or sides[1] is None:
         first, second = (float(np.mean([np.percentile(run, percent) for run in side])) for side in (before, after))
-        return _unknown(name, first, second, limit)
+        return _unknown(name, "ms", first, second, "too few samples", "max_latency_increase", limit)
     return _relative(name, "ms", sides[0], sides[1], _basis(before, after, "frames"), "max_latency_increase", limit)
 
 
-def _unknown(name: str, before: float, after: float, limit: float | None) -> Change:
-    """A figure of too few samples for an interval."""
+def _unknown(
+    name: str, unit: str, before: float, after: float, reason: str, option: str, limit: float | None
+) -> Change:
+    """A figure that has no interval, and why."""
     change = after / before - 1 if before > 0 else 0.0
-    option = None if limit is None else "max_latency_increase"
-    return Change(name, "ms", before, after, change, None, True, True, "too few samples", option, limit)
+    named = None if limit is None else option
+    return Change(name, unit, before, after, change, None, True, True, reason, named, limit)
 
 
 def _relative(
@@ -117,7 +119,8 @@ def _start_changes(
         limit, name = (limits.max_latency_increase, "cold start") if stage == "total" else (None, stage)
         sides = of_starts(first), of_starts(second)
         if sides[0] is None or sides[1] is None:
-            yield _unknown(name, float(np.mean(np.concatenate(first))), float(np.mean(np.concatenate(second))), limit)
+            old, new = (float(np.mean(np.concatenate(side))) for side in (first, second))
+            yield _unknown(name, "ms", old, new, "too few samples", "max_latency_increase", limit)
         else:
             basis = _basis(first, second, "processes")
             yield _relative(name, "ms", sides[0], sides[1], basis, "max_latency_increase", limit)
@@ -139,10 +142,9 @@ def _energy_changes(
         first, second = (of_values(*zip(*side, strict=True)) for side in sides)
         if first is not None and second is not None:
             yield _relative(name, "mJ", first, second, basis, option, limit)
-            continue
-        old, new = (float(np.mean([value for value, _ in side])) for side in sides)
-        change = new / old - 1 if old > 0 else 0.0
-        yield Change(name, "mJ", old, new, change, None, True, True, "not above its uncertainty", option, limit)
+        else:
+            old, new = (float(np.mean([value for value, _ in side])) for side in sides)
+            yield _unknown(name, "mJ", old, new, "not above its uncertainty", option, limit)
 
 
 def _energies(results: Sequence[BenchResult], name: str) -> list[tuple[float, float]]:

@@ -15,14 +15,13 @@ from edgeloc.benchmarks.report.cost import format_ms
 from edgeloc.benchmarks.report.document import Cell, Table, figure, format_time, render, value_at
 from edgeloc.benchmarks.report.facts import condition_rows, model_name
 from edgeloc.benchmarks.report.page import answer_ms, notes
-from edgeloc.benchmarks.result import LOCALIZE, SWEEP_FILE, BenchResult, machine, obstacles, read_result
+from edgeloc.benchmarks.result import LOCALIZE, BenchResult, is_result_name, machine, obstacles, read_result
 from edgeloc.errors import DataError, UsageError
 from edgeloc.evaluation.figures import format_share
 
 __all__ = ["Entry", "Site", "publish"]
 
 _FILES = "results"
-_SUFFIXES = (".json", ".json.gz")
 # What a published file is called: its own name, and the beginning of its SHA-256.
 _PUBLISHED = re.compile(r"-[0-9a-f]{12}(\.json(?:\.gz)?)$")
 _COLUMNS = (
@@ -90,8 +89,7 @@ def _files(sources: Sequence[str | Path], out: Path) -> Iterator[Path]:
     for source in map(Path, sources):
         found = [source]
         if source.is_dir():
-            found = sorted(path for path in source.rglob("*") if path.name.endswith(_SUFFIXES) and path.is_file())
-            found = [path for path in found if path.name != SWEEP_FILE]
+            found = sorted(path for path in source.rglob("*") if is_result_name(path.name) and path.is_file())
             if not found:
                 raise UsageError(f"{source} holds no result", hint="give a folder with files of `edgeloc bench`")
         for path in found:
@@ -179,7 +177,7 @@ def _cells(result: BenchResult) -> Iterator[tuple[Cell, Any]]:
         path = (part, LOCALIZE, name)
         yield figure(result, format_ms, *path), value_at(result, *path)
     yield from _quality_cells(result)
-    yield figure(result, _three_digits, "energy", "per_frame_mj"), value_at(result, "energy", "per_frame_mj")
+    yield figure(result, format_digits, "energy", "per_frame_mj"), value_at(result, "energy", "per_frame_mj")
     status = _status(result)
     yield Cell(status), status
 
@@ -212,7 +210,3 @@ def _status(result: BenchResult) -> str:
         return "partial"
     against = obstacles(result)
     return ", ".join(finding.code.replace("-", " ") for finding in against) if against else "comparable"
-
-
-def _three_digits(value: float) -> str:
-    return format_digits(value, 3)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import compress
 from typing import Any
 
-from edgeloc.benchmarks.energy import format_uncertain
+from edgeloc.benchmarks.energy import format_digits, format_uncertain
 from edgeloc.benchmarks.report import plots
 from edgeloc.benchmarks.report.cost import format_ms
 from edgeloc.benchmarks.report.document import Cell, Page, Plot, Row, Section, Table, figure, value_at
@@ -112,7 +112,7 @@ def _main_rows(named: Mapping[str, BenchResult]) -> list[Row]:
         *_quality_rows(named),
         ["energy per frame, mJ", *(_energy(result, "frame") for result in results)],
         ["energy per inference, mJ", *(_energy(result, "inference") for result in results)],
-        _row(named, "power, W", _watts, "energy", "power_w"),
+        _row(named, "power, W", format_digits, "energy", "power_w"),
         _row(named, "model file", format_size, "model", "bytes"),
         _row(named, "memory", _mebibytes, "memory", "peak_mib"),
         ["hottest", *(_hottest(result) for result in results)],
@@ -204,10 +204,6 @@ def _hottest(result: BenchResult) -> str:
 
 def _thousandths(value: float) -> str:
     return f"{round(value, 4) + 0.0:.4f}"
-
-
-def _watts(value: float) -> str:
-    return f"{value:.3g}"
 
 
 def _mebibytes(value: float) -> str:

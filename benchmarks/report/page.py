@@ -150,7 +150,7 @@ def _drop(value: float) -> str:
 
 
 def _millijoules(value: float) -> str:
-    return f"{format_digits(value, 3)} mJ"
+    return f"{format_digits(value)} mJ"
 
 
 def _mebibytes(value: float) -> str:

@@ -166,7 +166,7 @@ def _quiet() -> Iterator[None]:
 
 # Under these keys a training script most often keeps the weights beside its optimizer's state.
 _NESTED = ("state_dict", "model_state_dict", "model")
-# What torch.compile and DataParallel put before every name.
+# What torch.compile and DataParallel put before every name, the one within the other either way.
 _WRAPPERS = ("_orig_mod.", "module.", "_orig_mod.")
 
 

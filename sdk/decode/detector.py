@@ -125,8 +125,9 @@ def _suppressed(found: _Candidates, iou: float, by_class: bool) -> Any:
     low, high = np.minimum(edges[:, :2], edges[:, 2:]), np.maximum(edges[:, :2], edges[:, 2:])
     # OpenCV takes two boxes without an area for the same, wherever they are, and by class it wants none below 0.
     boxes: Any = np.hstack([low - low.min(), np.maximum(high - low, _LEAST_SIDE)])  # its stubs know lists alone
-    scores, classes = found.scores.tolist(), np.unique(found.numbers, return_inverse=True)[1].ravel().tolist()
-    if by_class and max(classes) > 0:
+    scores = found.scores.tolist()
+    if by_class and len(set(found.numbers.tolist())) > 1:
+        classes = np.unique(found.numbers, return_inverse=True)[1].ravel().tolist()
         kept = cv2.dnn.NMSBoxesBatched(boxes, scores, classes, 0.0, iou)
         return np.sort(np.asarray(kept, np.int64).reshape(-1))  # they come class by class
     return np.asarray(cv2.dnn.NMSBoxes(boxes, scores, 0.0, iou), np.int64).reshape(-1)
