@@ -21,6 +21,8 @@ __all__ = ["Answers", "Lost", "answers_of", "lost_most", "quality_changes", "sam
 Key = tuple[str, str]
 _LOST = 3
 _RESAMPLES = 1000
+# Of fewer images a percentile interval is too narrow to judge by: of three, one in eight misses a change of nothing.
+_LEAST_IMAGES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +147,11 @@ def _localizer_change(figure: _Figure, before: Answers, after: Answers, limits: 
     if common:
         pairs = [first[key] for key in common], [second[key] for key in common]
         drop = bootstrap_drop(*pairs, [groups[key] for key in common])
-        change, low, high = _mean(pairs[1]) - _mean(pairs[0]), -drop.high, -drop.low
+        change, ends = _mean(pairs[1]) - _mean(pairs[0]), (-drop.high, -drop.low)
         values, basis = pairs, f"{len(common)} images, paired, by {drop.by}"
     else:
         values = list(first.values()), list(second.values())
-        change, low, high = _unpaired(values, (list(groups.values()), list(others.values())))
+        change, ends = _unpaired(values, (list(groups.values()), list(others.values())))
         basis = f"{len(first)} and {len(second)} other images"
     return Change(
         name=figure.name,
@@ -157,7 +159,7 @@ def _localizer_change(figure: _Figure, before: Answers, after: Answers, limits: 
         before=_mean(values[0]),
         after=_mean(values[1]),
         change=change,
-        ci95=(low, high),
+        ci95=_judged(ends, min(map(len, values))),
         relative=False,
         higher_is_worse=figure.higher_is_worse,
         basis=basis,
@@ -179,7 +181,7 @@ def _mean(values: Sequence[float]) -> float:
 
 def _unpaired(
     values: tuple[list[float], list[float]], groups: tuple[list[str | None], list[str | None]]
-) -> tuple[float, float, float]:
+) -> tuple[float, tuple[float, float]]:
     """The difference of two means over other images, and its interval.
 
     It is made of the two means' own bootstrap intervals as in Zou & Donner, Construction of confidence limits about
@@ -190,7 +192,12 @@ def _unpaired(
     change = means[1] - means[0]
     low = change - math.hypot(means[1] - ends[1].low, ends[0].high - means[0])
     high = change + math.hypot(ends[1].high - means[1], means[0] - ends[0].low)
-    return change, low, high
+    return change, (low, high)
+
+
+def _judged(ends: tuple[float, float], images: int) -> tuple[float, float] | None:
+    """The interval, or None where it is made of too few images to judge by."""
+    return ends if images >= _LEAST_IMAGES else None
 
 
 def _detector_changes(before: Answers, after: Answers, limits: CompareLimits) -> Iterator[Change]:
@@ -205,7 +212,7 @@ def _detector_changes(before: Answers, after: Answers, limits: CompareLimits) ->
         second = detection_figures(after.detections, after.threshold, after.threshold).precision_quantized
         drop, basis = None, f"{len(before.detections)} and {len(after.detections)} other images"
     if first.ap is not None and second.ap is not None:
-        ends = None if drop is None else (-drop[1], -drop[0])
+        ends = None if drop is None else _judged((-drop[1], -drop[0]), len(rows))
         yield _precision("average precision", first.ap, second.ap, ends, basis, limits)
     yield from _counted(rows, before, after, limits)
 
@@ -264,10 +271,10 @@ def _ratio_change(
     total = table.sum(axis=0)
     if not (total[1] and total[3] and len(sums)):
         return
-    low, high = np.percentile(sums[:, 2] / sums[:, 3] - sums[:, 0] / sums[:, 1], (2.5, 97.5))
+    low, high = map(float, np.percentile(sums[:, 2] / sums[:, 3] - sums[:, 0] / sums[:, 1], (2.5, 97.5)))
     first, second = float(total[0] / total[1]), float(total[2] / total[3])
     basis = f"{len(counts)} images, paired, by {by}"
     yield Change(
-        name, "", first, second, second - first, (float(low), float(high)), False, higher_is_worse, basis, option,
-        limits.of(option),
+        name, "", first, second, second - first, _judged((low, high), len(counts)), False, higher_is_worse, basis,
+        option, limits.of(option),
     )  # fmt: skip

@@ -38,19 +38,44 @@ class Columns:
         if doubled or not ("watts" in self.names or {"volts", "amps"} <= set(self.names)):
             raise ValueError("watts, or volts and amps, each once")
 
-    def power(self, cells: Sequence[str]) -> tuple[float, float]:
-        """(watts, the step of the last printed digit in W) of a row; ValueError where it does not fit."""
+    def of_power(self, cells: Sequence[str]) -> dict[str, str]:
+        """A row's watts, or its volts and amps, by name; ValueError where it does not fit."""
         if len(cells) != len(self.names):
             raise ValueError(f"{len(cells)} cells instead of {len(self.names)} ({', '.join(self.names)})")
         row = dict(zip(self.names, cells, strict=True))
-        if "watts" in row:
-            return number(row["watts"]), _last_digit(row["watts"])
-        volts, amps = number(row["volts"]), number(row["amps"])
-        return volts * amps, abs(amps) * _last_digit(row["volts"]) + abs(volts) * _last_digit(row["amps"])
+        return {name: row[name] for name in (("watts",) if "watts" in row else ("volts", "amps"))}
 
     def time(self, cells: Sequence[str]) -> float:
         """The row's time_s; ValueError where it is no number."""
         return number(cells[self.names.index("time_s")])
+
+
+class _Rows:
+    """The power of rows of cells, and the step in which it was printed.
+
+    Many programs leave out zeros at the end, so that a column's step is the finest that one of its rows shows.
+    """
+
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+        self._steps: dict[str, float] = {}
+        self._largest: dict[str, float] = {}
+
+    def watts(self, cells: Sequence[str]) -> float:
+        """The power of the next row, W; ValueError where it does not fit."""
+        row = self._columns.of_power(cells)
+        values = {name: number(text) for name, text in row.items()}
+        for name, text in row.items():
+            self._steps[name] = min(self._steps.get(name, math.inf), _last_digit(text))
+            self._largest[name] = max(self._largest.get(name, 0.0), abs(values[name]))
+        return math.prod(values.values())
+
+    @property
+    def resolution_w(self) -> float:
+        """The step of the last printed digit, W: of volts and amps where both are largest."""
+        if "watts" in self._steps:
+            return self._steps["watts"]
+        return self._largest["amps"] * self._steps["volts"] + self._largest["volts"] * self._steps["amps"]
 
 
 def column_names(text: str) -> tuple[str, ...]:
@@ -99,22 +124,21 @@ def read_recording(path: str | Path, gain_error: float | None = None) -> PowerTr
     head = columns(rows[0] if rows else [], f"recorded power {path}")
     if "time_s" not in head.names:
         raise UsageError(f"recorded power {path} has no column time_s", hint="add one, with times in seconds")
-    t, watts, steps = [], [], []
+    readings = _Rows(head)
+    t, watts = [], []
     for line, cells in enumerate(rows[1:], start=2):
         if not cells:
             continue
         try:
-            power, step = head.power(cells)
+            watts.append(readings.watts(cells))
             t.append(head.time(cells))
         except ValueError as error:
             raise DataError(f"recorded power {path}, line {line}: {error}") from None
         if len(t) > 1 and t[-1] <= t[-2]:
             raise DataError(f"recorded power {path}, line {line}: its time is not after the line before")
-        watts.append(power)
-        steps.append(step)
     if len(t) < 2:
         raise DataError(f"recorded power {path} holds {len(t)} readings: it needs at least two")
-    return PowerTrace(np.array(t), watts=np.array(watts), resolution_w=max(steps), gain_error=gain_error)
+    return PowerTrace(np.array(t), watts=np.array(watts), resolution_w=readings.resolution_w, gain_error=gain_error)
 
 
 class RecordedMeter(PowerMeter):
@@ -210,6 +234,7 @@ class SerialMeter(PowerMeter):
         port: SerialPort | None = None,
     ) -> None:
         self._device, self._columns, self._baud = device, Columns(columns), baud
+        self._rows = _Rows(self._columns)
         self._given, self._port = port, port
         self._last_t = 0.0
         self.gain_error = tolerance
@@ -229,7 +254,7 @@ class SerialMeter(PowerMeter):
         return f"serial://{self._device}"
 
     def _open(self) -> None:
-        self.resolution_w = self._last_t = 0.0
+        self._rows, self._last_t = _Rows(self._columns), 0.0
         self._port = self._given or self._serial()
         times = [self._read().t for _ in range(3)]
         self.rate_hz = min(1000.0, 2 / max(times[-1] - times[0], 1e-9))
@@ -250,10 +275,10 @@ class SerialMeter(PowerMeter):
         for _ in range(_BAD_LINES):
             line, t = self._line(), time.monotonic()
             try:
-                watts, step = self._columns.power(line.replace(",", " ").replace(";", " ").split())
+                watts = self._rows.watts(line.replace(",", " ").replace(";", " ").split())
             except ValueError:
                 continue
-            self.resolution_w = max(self.resolution_w, step)
+            self.resolution_w = self._rows.resolution_w
             self._last_t = max(t, self._last_t + 1e-6)  # lines that waited in a buffer come at once
             return PowerSample(self._last_t, {"supply": watts})
         expected = ", ".join(self._columns.names)

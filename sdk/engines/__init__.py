@@ -88,7 +88,7 @@ def open_engine(
     installed or it fails, ModelError when the model is damaged.
     """
     if threads not in (None, "auto") and not (isinstance(threads, int) and 1 <= threads <= _MOST_THREADS):
-        raise UsageError(field="threads", value=threads, allowed=f"1 to {_MOST_THREADS}, or auto")
+        raise UsageError(field="threads", value=threads, allowed=f"a whole number, 1 to {_MOST_THREADS}, or auto")
     if deadline_ms is not None and not 0 < deadline_ms < math.inf:
         raise UsageError(field="deadline_ms", value=deadline_ms, allowed="above 0")
     file = _as_file(model)

@@ -90,7 +90,15 @@ class OnnxRuntimeEngine(Engine):
 
 
 def _info(port: Any) -> TensorInfo:
-    """An input or output of the model; a size that is open is a name for ONNX Runtime, and -1 here."""
+    """An input or output of the model; a size that is open is a name for ONNX Runtime, and -1 here.
+
+    Raises ModelError for what NumPy has no type for, such as strings.
+    """
     shape = tuple(size if isinstance(size, int) else -1 for size in port.shape)
     kind = port.type.removeprefix("tensor(").removesuffix(")")
-    return TensorInfo(port.name, shape, np.dtype(_DTYPES.get(kind, kind)))
+    try:
+        dtype = np.dtype(_DTYPES.get(kind, kind))
+    except TypeError as error:
+        hint = "export it with float32, uint8 or int8 there"
+        raise ModelError(f"its {port.name!r} is {port.type}, which NumPy has no type for", hint=hint) from error
+    return TensorInfo(port.name, shape, dtype)

@@ -266,6 +266,31 @@ def test_a_few_frames_decide_nothing(timed: Timed, make_stage: Stage) -> None:
     assert comparison.verdict == "undecided" and figure(comparison, "localize p50").ci95 is None
 
 
+def test_a_few_images_decide_nothing(timed: Timed) -> None:
+    def of(images: int, result: BenchResult) -> BenchResult:
+        assert result.regression is not None
+        rows = [row for row in result.regression.rows if row.kind == "object"][:images]
+        return dataclasses.replace(
+            result, regression=regression_figures(rows, threshold_float=0.5, threshold_quantized=0.5)
+        )
+
+    few = figure(compare(of(9, timed(0)), of(9, timed(1, shift=6))), "mean IoU")
+    assert (few.verdict, few.ci95) == ("undecided", None) and few.change < -0.05
+    assert figure(compare(of(10, timed(0)), of(10, timed(1, shift=6))), "mean IoU").verdict == "regression"
+
+
+def test_a_few_images_of_a_detector_decide_nothing(timed: Timed) -> None:
+    pytest.importorskip("pycocotools")
+
+    def few(result: BenchResult) -> BenchResult:
+        assert result.detection is not None
+        return dataclasses.replace(result, detection=detection_figures(result.detection.rows[:9], 0.5, 0.5))
+
+    comparison = compare(few(detector(timed(0), 1.0)), few(detector(timed(1), 2.5, score=0.4)))
+    found = {name: figure(comparison, name).verdict for name in ("average precision", "objects found")}
+    assert found == {"average precision": "undecided", "objects found": "undecided"}
+
+
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_a_limit_that_is_none(value: float) -> None:
     with pytest.raises(UsageError, match="max_iou_drop is .*: it must be at least 0"):

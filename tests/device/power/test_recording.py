@@ -41,6 +41,13 @@ def test_a_recording_of_watts(tmp_path: Path) -> None:
     assert trace.resolution_w == pytest.approx(0.01)
 
 
+def test_zeros_left_out_at_the_end_do_not_make_a_recording_coarser(tmp_path: Path) -> None:
+    trace = read_recording(written(tmp_path, "time_s,watts\n0,2\n1,2.25\n2,2.5\n"))
+    assert trace.resolution_w == pytest.approx(0.01)
+    trace = read_recording(written(tmp_path, "time_s,volts,amps\n0,5,0.5\n1,5.1,0.45\n"))
+    assert trace.resolution_w == pytest.approx(0.5 * 0.1 + 5.1 * 0.01)
+
+
 def test_a_recording_of_volts_and_amps_among_other_columns(tmp_path: Path) -> None:
     path = written(tmp_path, "Time_s, Volts ,Amps,note\n0,5.0,0.50,a\n2,5.0,0.50,b\n")
     trace = read_recording(path)

@@ -123,6 +123,17 @@ def onnx_model(grid_model: Path) -> ModelFile:
     return ModelFile(Path("robot.onnx"), payload, "onnx", trusted=True)
 
 
+def test_numbers_that_numpy_lacks_are_named() -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, types = onnx.helper, onnx.TensorProto
+    ports = [helper.make_tensor_value_info(name, of, [1]) for name, of in (("x", types.FLOAT), ("y", types.STRING))]
+    graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=types.STRING)], "g", ports[:1], ports[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+    with pytest.raises(ModelError, match=r"its 'y' is tensor\(string\), which NumPy has no type for"):
+        open_engine("onnxruntime", ModelFile(Path("brain.onnx"), model, "onnx", trusted=True))
+
+
 def test_auto_runs_onnx_in_onnx_runtime_where_tensorrt_is_missing(
     onnx_model: ModelFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
