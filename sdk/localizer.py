@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeloc.decode import Decoder
-from edgeloc.decode.numbers import Quantization
 from edgeloc.engines import FASTEST, Engine, Threads, open_engine
-from edgeloc.engines.base import TensorInfo
+from edgeloc.engines.base import TensorInfo, quantizations
 from edgeloc.errors import ContractError, EngineError, ModelError, UsageError
 from edgeloc.model.contract import Contract
 from edgeloc.model.file import ModelFile, contract_for, read_model
@@ -81,7 +80,10 @@ class Localizer:
         with _naming(self.model.path):
             check_contract(self.contract, engine.inputs, engine.outputs)
             lowered = _lowered(self.contract, candidates_from)
-            self._decoder, self._has_candidates = Decoder(lowered, _quantizations(engine)), lowered is not self.contract
+            self._decoder, self._has_candidates = (
+                Decoder(lowered, quantizations(engine.outputs)),
+                lowered is not self.contract,
+            )
         tensor = engine.inputs[self.contract.input.tensor]
         _report_input_range(self.contract, tensor)
         self.preprocessor = Preprocessor(self.contract.input, tensor.dtype, tensor.scale, tensor.zero_point)
@@ -163,10 +165,6 @@ def _report_input_range(contract: Contract, tensor: TensorInfo) -> None:
         from edgeloc.findings import report
 
         report(logging.getLogger(__name__), finding)
-
-
-def _quantizations(engine: Engine) -> dict[str, Quantization]:
-    return {name: Quantization(info.scale, info.zero_point or 0) for name, info in engine.outputs.items()}
 
 
 def _lowered(contract: Contract, presence: float | None) -> Contract:

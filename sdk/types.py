@@ -59,6 +59,10 @@ class Box(NamedTuple):
         """Area in square pixels."""
         return self.width * self.height
 
+    def scaled(self, factor: float) -> Box:
+        """The same box in the image resized by this factor."""
+        return Box(*(edge * factor for edge in self))
+
     def iou(self, other: Box) -> float:
         """Intersection over union with another box of the same image, 0 to 1 (0 if both are empty)."""
         width = min(self.x2, other.x2) - max(self.x1, other.x1)

@@ -68,8 +68,8 @@ def side_by_side(
     pictures = []
     for found, color in ((before, drawing.FLOAT_COLOR), (after, drawing.QUANTIZED_COLOR)):
         # No titles: their plates would cover a small object, and the page names them.
-        boxes = [(_scaled(box, scale), "", drawing.TRUTH_COLOR) for box in truth]
-        boxes += [(_scaled(box, scale), "", color) for box in found]
+        boxes = [(box.scaled(scale), "", drawing.TRUTH_COLOR) for box in truth]
+        boxes += [(box.scaled(scale), "", color) for box in found]
         pictures.append(jpeg_uri(drawing.draw_boxes(large, boxes), 85))
     return pictures[0], pictures[1]
 
@@ -83,7 +83,3 @@ def _decode(uri: str, name: str) -> Pixels:
     if pixels is None:
         raise DataError(f"the result's preview of {name} is no JPEG")
     return cast(Pixels, pixels)
-
-
-def _scaled(box: Box, scale: float) -> Box:
-    return Box(*(edge * scale for edge in box))

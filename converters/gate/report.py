@@ -265,11 +265,7 @@ def _boxes(image: Worst) -> list[tuple[Box | None, str, Color]]:
 def _drawn(boxes: Sequence[tuple[Box | None, str, Color]], pixels: Pixels) -> Pixels:
     scale = _SIDE / max(pixels.shape[:2])
     large = cast(Pixels, cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR))
-    return draw_boxes(large, [(_scaled(box, scale), title, color) for box, title, color in boxes if box is not None])
-
-
-def _scaled(box: Box, scale: float) -> Box:
-    return Box(*(edge * scale for edge in box))
+    return draw_boxes(large, [(box.scaled(scale), title, color) for box, title, color in boxes if box is not None])
 
 
 def _plain(name: str) -> str:

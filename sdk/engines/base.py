@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from edgeloc.decode.numbers import Quantization
 from edgeloc.errors import UsageError
 from edgeloc.findings import Reporting
 from edgeloc.model.file import ModelFile
@@ -17,7 +18,7 @@ from edgeloc.preprocess import InputMemory
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Engine", "TensorInfo", "blank_input", "noise_input"]
+__all__ = ["Engine", "TensorInfo", "blank_input", "noise_input", "quantizations"]
 
 
 class TensorInfo(NamedTuple):
@@ -36,6 +37,11 @@ class TensorInfo(NamedTuple):
     dtype: np.dtype[Any]
     scale: float | None = None
     zero_point: int | None = None
+
+
+def quantizations(tensors: Mapping[str, TensorInfo]) -> dict[str, Quantization]:
+    """How the numbers of each tensor stand for real ones, by name."""
+    return {name: Quantization(info.scale, info.zero_point or 0) for name, info in tensors.items()}
 
 
 _USUAL_SIDE = 224

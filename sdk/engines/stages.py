@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgeloc.decode.numbers import Quantization, dequantized
 from edgeloc.decode.regions import FEATURES, RegionStages
-from edgeloc.engines.base import Engine, TensorInfo
+from edgeloc.engines.base import Engine, TensorInfo, quantizations
 from edgeloc.errors import ModelError, UsageError
 from edgeloc.findings import Finding
 from edgeloc.model.containers import CONTAINERS
@@ -74,9 +74,9 @@ class StagedEngine(Engine):
             "class": TensorInfo("class", (1, stages.regions, len(contract.labels) + 1), real),
             "box": TensorInfo("box", (1, stages.regions, 4), real),
         }
-        first = {} if self._first is None else _quantizations(self._first)
+        first = {} if self._first is None else quantizations(self._first.outputs)
         self._steps = RegionStages(contract, Quantization(image.scale, image.zero_point or 0), first)
-        self._region, self._answers = region, _quantizations(self._head)
+        self._region, self._answers = region, quantizations(self._head.outputs)
 
     @classmethod
     def load(cls, model: ModelFile, threads: int | None) -> StagedEngine:
@@ -118,10 +118,6 @@ class StagedEngine(Engine):
 
 def _only_input(engine: Engine) -> TensorInfo:
     return next(iter(engine.inputs.values()))
-
-
-def _quantizations(engine: Engine) -> dict[str, Quantization]:
-    return {name: Quantization(info.scale, info.zero_point or 0) for name, info in engine.outputs.items()}
 
 
 def _require(engine: Engine, wanted: dict[str, int]) -> None:
