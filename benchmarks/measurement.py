@@ -65,9 +65,7 @@ def bench(options: BenchOptions) -> BenchResult:
     Ctrl-C, a damaged image, a lost camera or any other error, the figures until then are written so too, and the error
     is raised.
     """
-    recording = options.power.partition("://")[2].partition("?")[0] or None
-    inputs = (options.model, options.against, options.validation, options.camera, options.contract, recording)
-    require_writable(options.out, *inputs)
+    require_writable(options.out, *options.inputs)
     measurement = Measurement(options)
     try:
         measurement.run()

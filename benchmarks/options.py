@@ -10,6 +10,7 @@ from pathlib import Path
 from edgeloc.benchmarks.scenarios.stopping import LEAST_SAMPLES, SCENARIOS, Scenario, ScenarioName
 from edgeloc.engines import Threads
 from edgeloc.errors import UsageError, mask_credentials
+from edgeloc.model.file import contract_beside
 
 __all__ = ["BenchOptions"]
 
@@ -108,6 +109,10 @@ class BenchOptions:
                     f"the scenario {self.scenario} has no {name.replace('_', ' ')}, only {' and '.join(scenarios)}"
                 )
                 raise UsageError(message, hint=f"leave {{{name}}} out, or give another {{scenario}}")
+        bounds = [name for name in ("min_frames", "min_seconds", "max_seconds") if getattr(self, name) is not None]
+        if self.frames is not None and bounds:
+            message = f"{self.frames} frames are timed, however long they take"
+            raise UsageError(message, hint=f"leave {{frames}} or {{{bounds[0]}}} out")
         if self.max_seconds is not None and self.min_seconds is not None and self.max_seconds < self.min_seconds:
             raise UsageError(field="max_seconds", value=self.max_seconds, allowed=f"at least {self.min_seconds:g}")
 
@@ -122,6 +127,13 @@ class BenchOptions:
         if self.max_images is not None:
             message = "there are no labelled images to measure accuracy on"
             raise UsageError(message, hint="give {validation}, or leave {max_images} out")
+
+    @property
+    def inputs(self) -> tuple[str | Path | None, ...]:
+        """What is read, and so is not to be written: a contract beside a model, too."""
+        models = [path for path in (self.model, self.against) if path is not None]
+        recording = self.power.partition("://")[2].partition("?")[0] or None
+        return *models, *map(contract_beside, models), self.validation, self.camera, self.contract, recording
 
     @property
     def asked(self) -> Scenario:

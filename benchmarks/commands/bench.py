@@ -119,11 +119,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, save and print; 0 when done, 3 where a board of a fleet gave no result."""
     from edgeloc.benchmarks.measurement import bench
 
-    if arguments.fleet and not arguments.spread:
-        parser = argparse.ArgumentParser()
-        configure(parser)
-        return fleet.run(arguments, parser)
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    fleet.require_fleet(arguments, parser)
     wanted = options(arguments)
+    if arguments.fleet and not arguments.spread:
+        return fleet.run(arguments, wanted, parser)
     result = fleet.spread(arguments, wanted) if arguments.spread else bench(wanted)
     if arguments.json:
         print_json(summary(result, arguments.out))

@@ -18,6 +18,7 @@ from edgeloc._support.numbers import at_least_one
 from edgeloc._support.terminal import write_line
 from edgeloc.data.opening import is_synthetic
 from edgeloc.errors import DataError, UsageError, printable
+from edgeloc.model.file import contract_beside
 
 if TYPE_CHECKING:
     from edgeloc.benchmarks.fleet.bench import Outcome
@@ -31,6 +32,21 @@ __all__ = ["configure", "job_of", "run", "spread"]
 _FOLDER = "results"
 # What the flags name is read here and sent along.
 _FILES = ("model", "against", "contract")
+# What only frames that are timed have.
+_OF_LATENCY = (
+    "camera",
+    "scenario",
+    "frames",
+    "warmup",
+    "min_frames",
+    "min_seconds",
+    "max_seconds",
+    "minutes",
+    "fps",
+    "loadgen",
+    "power",
+)
+_UNMEASURED = {"power": "none"}
 _OWN = ("fleet", "boards", "deadline", "spread", "out", "json", "verbose", "help")
 
 
@@ -53,10 +69,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def run(arguments: argparse.Namespace, options: BenchOptions, parser: argparse.ArgumentParser) -> int:
     """Measure on every board; 0 when all gave their results, 3 where one did not.
 
-    `parser`: knows which arguments are not as they would be without flags.
+    `options`: what the arguments ask for.
+    `parser`: knows which of them are not as they would be without flags.
     """
     from edgeloc.benchmarks.fleet.bench import bench_boards
 
@@ -64,7 +81,7 @@ def run(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     _require_absolute(arguments)
     with _connected(arguments) as fleet, _Bars() as bars:
         fleet.on_progress = bars.move
-        job = job_of(fleet.run, arguments, parser)
+        job = job_of(fleet.run, arguments, options, parser)
         outcomes = bench_boards(fleet, _boards(fleet, arguments.boards), job, folder, bars.end)
     if arguments.json:
         print_json({"boards": {one.board: _figures(one) for one in outcomes}})
@@ -82,9 +99,14 @@ def spread(arguments: argparse.Namespace, options: BenchOptions) -> BenchResult:
         raise UsageError("images are shared between the boards of a fleet", hint="give {fleet}, or leave {spread} out")
     if options.validation is None:
         raise UsageError("there are no labelled images to share between boards", hint="give {validation}")
+    usual = {entry.name: entry.default for entry in dataclasses.fields(options)}
+    timed = [name for name in _OF_LATENCY if getattr(options, name) not in (usual[name], _UNMEASURED.get(name))]
+    if timed:
+        message = f"boards that share images time no frames, so that {timed[0].replace('_', ' ')} means nothing"
+        raise UsageError(message, hint=f"leave {{{timed[0]}}} or {{spread}} out")
     _require_absolute(arguments)
-    options = dataclasses.replace(options, camera=None, power="none")
-    files = {role: _content(getattr(options, role)) for role in _FILES if getattr(options, role) is not None}
+    options = dataclasses.replace(options, power="none")
+    files = {place: _content(path) for place, path in _sent(options).items()}
     with _connected(arguments) as fleet, _Bars() as bars:
         job = SpreadJob(fleet.run, options, files)
         return bench_spread(fleet, _boards(fleet, arguments.boards), job, arguments.deadline, bars.count)
@@ -101,7 +123,10 @@ def _connected(arguments: argparse.Namespace) -> Iterator[Fleet]:
 def _boards(fleet: Fleet, names: str) -> list[str]:
     from edgeloc.errors import DeviceError
 
-    wanted = fleet.names if names == "all" else list(dict.fromkeys(name.strip() for name in names.split(",")))
+    given = dict.fromkeys(name.strip() for name in names.split(","))
+    wanted = fleet.names if names == "all" else [name for name in given if name]
+    if not wanted and names != "all":
+        raise UsageError(field="boards", value=names, allowed="names of boards, as pi5,orin, or all")
     if not wanted:
         raise DeviceError("no board is connected to the scheduler", hint="start `dask worker` on each")
     return wanted
@@ -113,22 +138,41 @@ def _folder(out: str, default: str) -> Path:
     return Path(_FOLDER if out == default else out)
 
 
-def job_of(run: str, arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> BenchJob:
-    """The benchmark that each board runs: these very flags, with the files where the board has them."""
-    from edgeloc.benchmarks.fleet.onboard import RESULT, BenchJob
+def require_fleet(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """UsageError for a flag of a fleet that is given without one."""
+    for name in ("boards", "deadline"):
+        if not arguments.fleet and getattr(arguments, name) != parser.get_default(name):
+            hint = f"give {{fleet}}, or leave {{{name}}} out"
+            raise UsageError(f"there is no fleet for --{name} to mean something", hint=hint)
 
-    places = {role: f"{role}/{Path(getattr(arguments, role)).name}" for role in _FILES if getattr(arguments, role)}
+
+def job_of(run: str, arguments: argparse.Namespace, options: BenchOptions, parser: argparse.ArgumentParser) -> BenchJob:
+    """The benchmark that each board runs: these very flags, with the files where the board has them."""
+    from edgeloc.benchmarks.fleet.onboard import RESULT, BenchJob, place_of
+
+    sent = _sent(options)
+    places = {role: place_of(role, getattr(options, role)) for role in _FILES if getattr(options, role)}
     words = [
         word for action in parser._actions for word in _words(action, getattr(arguments, action.dest, None), places)
     ]
     return BenchJob(
         run=run,
         words=(*words, "--out", RESULT),
-        files={place: _content(getattr(arguments, role)) for role, place in places.items()},
-        sources={place: str(getattr(arguments, role)) for role, place in places.items()},
+        command=options.command,
+        files={place: _content(path) for place, path in sent.items()},
+        sources={place: str(path) for place, path in sent.items()},
         validation=arguments.validation,
         deadline_s=arguments.deadline,
     )
+
+
+def _sent(options: BenchOptions) -> dict[str, str | Path]:
+    """The files that go along, by the places that they have on a board; a contract that lies beside a model, too."""
+    from edgeloc.benchmarks.fleet.onboard import place_of
+
+    given = [(role, getattr(options, role)) for role in _FILES if getattr(options, role)]
+    beside = [(role, contract_beside(path)) for role, path in given if role != "contract"]
+    return {place_of(role, path): path for role, path in [*given, *((r, path) for r, path in beside if path.is_file())]}
 
 
 def _words(action: argparse.Action, value: Any, places: Mapping[str, str]) -> list[str]:

@@ -127,7 +127,7 @@ def _received(text: str, job: BenchJob, path: Path) -> BenchResult:
         file.write_text(text, encoding="utf-8")
         result = read_result(file)
     model, against = _named(result.model, job), result.against and _named(result.against, job)
-    result = dataclasses.replace(result, model=model, against=against)
+    result = dataclasses.replace(result, model=model, against=against, command=job.command)
     write_result(path, result)
     return result
 

@@ -66,6 +66,7 @@ class _Task:
     deadline_s: float
     due: float
     grace_s: float
+    begun: bool = False
     stopped: bool = False
     late: bool = False
 
@@ -129,15 +130,18 @@ class Fleet:
             board: its name.
             function: what the board runs; a function of a module that is installed there.
             arguments: its arguments.
-            deadline_s: the time from now in which it must answer.
+            deadline_s: the time in which it must answer, from when the board begins: until then it may do another's.
             grace_s: how much longer one may take that was asked to stop at its deadline (see `stop`); 0: is not asked.
         """
-        address = self._address_of(board)
+        from edgeloc.benchmarks.fleet.onboard import begin
+
+        address, key = self._address_of(board), f"edgeloc-{uuid.uuid4().hex}"
         future = self._client.submit(
-            function, *arguments, workers=[address], allow_other_workers=False, resources={RESOURCE: 1}, pure=False
-        )
+            begin, self.run, key, function, *arguments,
+            key=key, workers=[address], allow_other_workers=False, resources={RESOURCE: 1}, pure=False,
+        )  # fmt: skip
         due = time.monotonic() + deadline_s
-        self._tasks[future.key] = _Task(board, address, future, deadline_s, due, grace_s)
+        self._tasks[key] = _Task(board, address, future, deadline_s, due, grace_s)
         future.add_done_callback(self._done)
 
     def answers(self) -> Iterator[Answer]:
@@ -148,12 +152,20 @@ class Fleet:
             except queue.Empty:
                 yield from self._lost()
                 continue
-            if topic == "progress":
+            if topic == "progress" and "begun" in value:
+                self._begun(value["begun"])
+            elif topic == "progress":
                 self.on_progress(key, value)
             elif key in self._tasks:
                 task = self._tasks.pop(key)
                 yield Answer(task.board, value, error, late=task.deadline_s if task.late else None)
             yield from self._lost()
+
+    def _begun(self, key: str) -> None:
+        task = self._tasks.get(key)
+        if task is not None and not task.begun:
+            task.begun = True
+            task.due = time.monotonic() + (0 if task.stopped else task.deadline_s)
 
     def stop(self, boards: Sequence[str] | None = None) -> None:
         """Ask the benchmarks on these boards (None: on all that have one) to save what they have; does not wait."""
@@ -215,7 +227,11 @@ class Fleet:
             return f"the scheduler at {self._address} does not answer any more"
         if silent_s > _SILENCE_S or (now > task.due and silent_s > min(_PULSE_S, task.deadline_s / 2)):
             return f"no sign of life for {silent_s:.0f} s: it is frozen, or its network is gone"
+        if not task.begun:
+            return "it had not begun: another benchmark is running there" if task.stopped else None
         if now > task.due + task.grace_s:
+            if task.stopped and not task.late:
+                return f"it was asked to stop, and did not within {task.grace_s:g} s"
             return f"it is alive, but was not done within {task.deadline_s:g} s"
         if now > task.due and not task.stopped:
             task.late = True

@@ -8,7 +8,8 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +30,12 @@ __all__ = [
     "Images",
     "Rows",
     "SpreadJob",
+    "begin",
     "close_images",
     "compose",
     "measure",
     "open_images",
+    "place_of",
     "rows",
     "stop",
 ]
@@ -58,6 +61,7 @@ class BenchJob:
     Parameters:
         run: its own name, which is also the topic of its progress.
         words: the command line behind `edgeloc bench`; the files in it are relative paths.
+        command: the command line that measures the same where the files came from.
         files: their contents, by these paths.
         sources: what the files are called where they came from, by these paths.
         validation: the labelled images, which the board must have.
@@ -66,6 +70,7 @@ class BenchJob:
 
     run: str
     words: tuple[str, ...]
+    command: str
     files: Mapping[str, bytes] = field(repr=False)
     sources: Mapping[str, str]
     validation: str | None
@@ -82,6 +87,14 @@ class BenchReply:
 
 
 _running: dict[str, subprocess.Popen[bytes]] = {}
+# Benchmarks that were asked to stop, of which one may begin just then.
+_stopped: set[str] = set()
+
+
+def begin(topic: str, key: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Say under the topic that the task of that key begins, and run it."""
+    _tell(topic, {"begun": key})
+    return function(*arguments)
 
 
 def measure(job: BenchJob) -> BenchReply:
@@ -101,9 +114,15 @@ def measure(job: BenchJob) -> BenchReply:
 
 def stop(run: str) -> None:
     """Ask the benchmark of that name, where it runs here, to save what it has and end."""
+    _stopped.add(run)
     process = _running.get(run)
     if process is not None:
         process.terminate()
+
+
+def place_of(role: str, path: str | Path) -> str:
+    """Where a file lies in a benchmark's folder on a board, by what it is to the benchmark."""
+    return f"{role}/{Path(path).name}"
 
 
 def _require_data(validation: str | Path | None) -> None:
@@ -133,6 +152,8 @@ def _run(job: BenchJob, folder: Path) -> tuple[int, str]:
         finally:
             os.close(writer)
         _running[job.run] = process
+        if job.run in _stopped:
+            process.terminate()
         try:
             with _ended_after(process, job.deadline_s):
                 for count in counts:
@@ -199,7 +220,7 @@ class SpreadJob:
     Parameters:
         run: its own name.
         options: what to measure on them.
-        files: the content of each of its files, by the name of the option.
+        files: the content of each of its files, by the place of `place_of`.
     """
 
     run: str
@@ -230,32 +251,40 @@ class Rows:
     skipped: tuple[str, ...]
 
 
+@dataclass(slots=True)
 class _Open:
-    """The one spread measurement that this worker has open."""
+    """A spread measurement that this worker has open, its files, and when it was last used."""
 
-    lock = threading.Lock()
-    run = ""
-    folder: tempfile.TemporaryDirectory[str] | None = None
-    measurement: Measurement | None = None
+    measurement: Measurement
+    folder: tempfile.TemporaryDirectory[str]
+    used: float
+
+
+# Those of several clients, by their runs; each task of one runs while no other does.
+_open: dict[str, _Open] = {}
+_lock = threading.Lock()
+# After which time without a task its client is taken for dead.
+_FORGET_S = 3600.0
 
 
 def open_images(job: SpreadJob) -> Images:
     """Open the models and the data, and keep them open until `close_images`."""
-    with _Open.lock:
-        _close()
+    with _lock:
+        for run in [run for run, other in _open.items() if time.monotonic() - other.used > _FORGET_S]:
+            _close(run)
         try:
             _require_data(job.options.validation)
         except DataError as error:
             raise DeviceError(str(error)) from error  # this board's own, where others may have the data
-        _Open.folder = tempfile.TemporaryDirectory(prefix="edgeloc-fleet-")
-        _Open.measurement = opened = _measurement(job, Path(_Open.folder.name))
-        _Open.run = job.run
+        folder = tempfile.TemporaryDirectory(prefix="edgeloc-fleet-")
+        opened = _measurement(job, Path(folder.name))
+        _open[job.run] = _Open(opened, folder, time.monotonic())
         return Images(len(opened.samples), _kind(opened), _untimed(opened.head()))
 
 
 def rows(run: str, start: int, end: int) -> Rows:
     """The rows of the images from `start` to before `end`."""
-    with _Open.lock:
+    with _lock:
         images = _opened(run).images
         assert images is not None
         images.rows, images.skipped = [], []
@@ -265,7 +294,7 @@ def rows(run: str, start: int, end: int) -> Rows:
 
 def compose(run: str, found: Rows, complete: bool) -> BenchResult:
     """The result of all rows, as one process on this board would have written it."""
-    with _Open.lock:
+    with _lock:
         measurement = _opened(run)
         assert measurement.images is not None
         measurement.images.rows, measurement.images.skipped = list(found.rows), list(found.skipped)
@@ -279,31 +308,30 @@ def _untimed(result: BenchResult) -> BenchResult:
 
 def close_images(run: str) -> None:
     """Let go of what `open_images` opened."""
-    with _Open.lock:
-        if _Open.run == run:
-            _close()
+    with _lock:
+        if run in _open:
+            _close(run)
 
 
-def _close() -> None:
-    if _Open.measurement is not None:
-        _Open.measurement.close()
-    if _Open.folder is not None:
-        _Open.folder.cleanup()
-    _Open.run, _Open.folder, _Open.measurement = "", None, None
+def _close(run: str) -> None:
+    one = _open.pop(run)
+    one.measurement.close()
+    one.folder.cleanup()
 
 
 def _opened(run: str) -> Measurement:
-    if _Open.measurement is None or _Open.run != run:
+    if run not in _open:
         raise DeviceError("its worker was started again meanwhile")
-    return _Open.measurement
+    _open[run].used = time.monotonic()
+    return _open[run].measurement
 
 
 def _measurement(job: SpreadJob, folder: Path) -> Measurement:
     """The measurement with the files in `folder`, called by the names that they have where they came from."""
     given = job.options
-    places = {role: f"{role}/{Path(getattr(given, role)).name}" for role in job.files}
-    _write({places[role]: content for role, content in job.files.items()}, folder)
-    placed: dict[str, Any] = {role: folder / place for role, place in places.items()}
+    _write(job.files, folder)
+    roles = [role for role in ("model", "against", "contract") if getattr(given, role) is not None]
+    placed: dict[str, Any] = {role: folder / place_of(role, getattr(given, role)) for role in roles}
     opened = Measurement(dataclasses.replace(given, **placed, out=folder / RESULT))
     opened.model = dataclasses.replace(opened.model, path=str(given.model))
     if opened.against is not None:

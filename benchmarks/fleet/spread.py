@@ -48,7 +48,7 @@ def bench_spread(
     Raises DataError where two boards do not have the same images or are not of one kind, or where an image is damaged;
     DeviceError where no board is left.
     """
-    require_writable(job.options.out)
+    require_writable(job.options.out, *job.options.inputs)
     spread = _Spread(fleet, boards, job, deadline_s)
     try:
         spread.open()
@@ -137,7 +137,7 @@ class _Spread:
             self._start(self.boards[0], compose, self.job.run, every, complete, deadline_s=deadline_s)
             for _, value in self._values():
                 if isinstance(value, BenchResult):
-                    return value
+                    return dataclasses.replace(value, command=self.job.options.command)
         raise DeviceError("no board is left to compute the figures")
 
     def raw(self) -> BenchResult:
@@ -145,7 +145,7 @@ class _Spread:
         assert self._head is not None
         name = next(name for name in ("regression", "accuracy", "detection") if getattr(self._head, name) is not None)
         part = dataclasses.replace(getattr(self._head, name), rows=self._every().rows)
-        return dataclasses.replace(self._head, **{name: part})
+        return dataclasses.replace(self._head, command=self.job.options.command, **{name: part})
 
     def _every(self) -> Rows:
         parts = [self.found[number] for number in sorted(self.found)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["LiteRtEngine", "TensorFlowEngine", "TfliteEngine", "TfliteRuntimeEngine"]
 
 _MAIN_SIGNATURE = "serving_default"
+# The interpreter does not run while somebody holds a view of its memory. A sampling profiler, which every Dask worker
+# has, keeps the frame of the function that wrote the input, and its view with it, for a moment longer.
+_IN_USE, _TRIES = "reference to internal data", 100
 
 
 class _Answers(Mapping[str, "NDArray[Any]"]):
@@ -118,10 +122,14 @@ class TfliteEngine(Engine):
 
     def run(self) -> Mapping[str, NDArray[Any]]:
         """Run the model on what lies in its input's memory; each output is copied when it is first asked for."""
-        try:
-            self._interpreter.invoke()
-        except (ValueError, RuntimeError) as error:
-            raise self._failed(error) from error
+        for left in reversed(range(_TRIES)):
+            try:
+                self._interpreter.invoke()
+                break
+            except (ValueError, RuntimeError) as error:
+                if _IN_USE not in str(error) or not left:
+                    raise self._failed(error) from error
+            time.sleep(0.001)
         return _Answers(self)
 
     def _failed(self, error: Exception) -> EngineError:

@@ -148,9 +148,14 @@ def file_in_memory(name: str | Path, data: bytes, contract: Contract | None = No
     return ModelFile(Path(name), payload, format, members, contract, trusted=True)
 
 
+def contract_beside(model: str | Path) -> Path:
+    """Where the contract of a model lies that carries none: a JSON file beside it with the same name (`model.json`)."""
+    return Path(model).with_suffix(".json")
+
+
 def own_contract(model: ModelFile) -> Contract | None:
-    """The contract inside the file, else that of a JSON file beside it with the same name (`model.json`), else None."""
-    beside = model.path.with_suffix(".json")
+    """The contract inside the file, else that of `contract_beside`, else None."""
+    beside = contract_beside(model.path)
     if model.contract is not None or not beside.is_file():
         return model.contract
     return read_contract(beside)
@@ -164,7 +169,7 @@ def contract_for(model: ModelFile, given: Contract | str | Path | None = None) -
     if contract is None:
         raise ContractError(
             f"{model.path} has no contract, so the meaning of its numbers is unknown",
-            hint=f"write one as {model.path.with_suffix('.json').name} beside it, give {{contract}}, or convert the "
+            hint=f"write one as {contract_beside(model.path).name} beside it, give {{contract}}, or convert the "
             "model with `edgeloc convert`",
         )
     return contract

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import operator
 import os
 import shlex
 import shutil
@@ -24,6 +25,7 @@ from edgeloc.benchmarks.commands.fleet import job_of
 from edgeloc.benchmarks.measurement import BenchOptions, bench
 from edgeloc.benchmarks.result import read_result
 from edgeloc.cli import main
+from edgeloc.model.file import read_model
 from edgeloc.models import SHIPPED_INT8
 from edgeloc.scenes import SceneGenerator
 
@@ -133,8 +135,19 @@ def cluster(running: Cluster) -> Iterator[Cluster]:
         yield running
 
 
+def bare(folder: Path) -> tuple[Path, Path]:
+    """The network of the shipped model, and its contract beside it."""
+    file = read_model(SHIPPED_INT8)
+    assert file.contract is not None
+    network, contract = folder / "net.tflite", folder / "net.json"
+    network.write_bytes(file.payload)
+    contract.write_text(file.contract.to_json())
+    return network, contract
+
+
 def fleet_bench(cluster: Cluster, out: Path, *words: object, frames: int = 5, deadline_s: int = DEADLINE_S) -> int:
-    line = ["bench", SHIPPED_INT8, "--out", out, "--frames", frames, "--warmup", 2, "--power", "none"]
+    timed = [] if "--spread" in words else ["--frames", frames, "--warmup", 2, "--power", "none"]
+    line = ["bench", SHIPPED_INT8, "--out", out, *timed]
     return main([*map(str, line), "--fleet", cluster.address, "--deadline", str(deadline_s), *map(str, words)])
 
 
@@ -163,6 +176,7 @@ def test_every_board_measures_the_same_and_has_a_file(cluster: Cluster, tmp_path
     for result in results.values():
         assert result.complete and result.latency["invoke"].count == 5
         assert result.model.path == str(SHIPPED_INT8)
+        assert result.command.startswith(f"edgeloc bench {SHIPPED_INT8} --against {SHIPPED_INT8} --validation")
         assert result.against is not None and result.against.path == str(SHIPPED_INT8)
     assert len({result.regression and result.regression.rows for result in results.values()}) == 1
 
@@ -195,6 +209,47 @@ def test_the_dead_the_frozen_and_the_unknown_are_named(
     assert not kept.complete and kept.latency["total"].count > 0
     # A dead worker leaves no benchmark behind that would disturb the next.
     assert measuring and not any(process.is_running() for process in measuring)
+
+
+def answer(fleet: Any, *task: Any, deadline_s: float = DEADLINE_S) -> Any:
+    """What becomes of one task on the board pi5."""
+    fleet.start("pi5", *task, deadline_s=deadline_s)
+    (found,) = fleet.answers()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_who_waits_for_another_has_its_whole_time_and_can_leave(cluster: Cluster) -> None:
+    from edgeloc.benchmarks.fleet.boards import Fleet
+
+    with Fleet(cluster.address) as first, Fleet(cluster.address) as second:
+        first.start("pi5", time.sleep, 8.0, deadline_s=DEADLINE_S)
+        found = answer(second, operator.add, 20, 22, deadline_s=6.0)
+        assert (found.value, found.lost) == (42, None)
+        first.start("pi5", time.sleep, 3.0, deadline_s=DEADLINE_S)
+        second.start("pi5", operator.add, 20, 22, deadline_s=DEADLINE_S)
+        second.stop()
+        (left,) = second.answers()
+        assert left.value is None and left.lost == "it had not begun: another benchmark is running there"
+
+
+@pytest.mark.slow
+def test_two_spread_benchmarks_share_a_board(cluster: Cluster, tmp_path: Path) -> None:
+    from edgeloc.benchmarks.fleet.boards import Fleet
+    from edgeloc.benchmarks.fleet.onboard import SpreadJob, close_images, open_images, place_of, rows
+    from edgeloc.benchmarks.options import BenchOptions
+
+    options = BenchOptions(SHIPPED_INT8, tmp_path / "r.json", validation="synthetic?count=4&size=64x64", power="none")
+    files = {place_of("model", SHIPPED_INT8): SHIPPED_INT8.read_bytes()}
+    with Fleet(cluster.address) as first, Fleet(cluster.address) as second:
+        for fleet in (first, second):
+            assert answer(fleet, open_images, SpreadJob(fleet.run, options, files)).error is None
+        found = [answer(fleet, rows, fleet.run, 0, 4) for fleet in (first, second)]
+        assert found[0].error is None and found[0].value == found[1].value
+        answer(second, close_images, second.run)
+        assert "started again" in str(answer(second, rows, second.run, 0, 4).error)
+        assert answer(first, rows, first.run, 0, 1).error is None
 
 
 @pytest.mark.slow
@@ -239,6 +294,7 @@ def test_images_spread_over_boards_give_the_figures_of_one_process(
         BenchOptions(SHIPPED_INT8, tmp_path / "alone.json", SHIPPED_INT8, data, frames=1, warmup=0, power="none")
     )
     assert spread.complete and spread.latency == {}
+    assert f" {SHIPPED_INT8} " in spread.command and "/tmp" not in spread.command
     assert spread.data == alone.data
     assert spread.regression is not None and alone.regression is not None
     names = [(row.name, row.kind) for row in spread.regression.rows]
@@ -333,6 +389,14 @@ def test_who_has_no_certificate_of_the_ca_is_refused(
         (("--fleet", "tls://127.0.0.1:8786", "--out", "a.json"), "--out is 'a.json': it must be a folder"),
         (("--fleet", "tls://127.0.0.1:8786", "--spread"), "no labelled images to share between boards: give --valid"),
         (("--spread",), "shared between the boards of a fleet: give --fleet"),
+        (("--boards", "pi5"), "there is no fleet for --boards to mean something: give --fleet, or leave --boards out"),
+        (("--deadline", "5"), "there is no fleet for --deadline to mean something"),
+        (
+            ("--fleet", "tls://h:1", "--spread", "--validation", "synthetic", "--frames", "5"),
+            "boards that share images time no frames, so that frames means nothing: leave --frames or --spread out",
+        ),
+        (("--fleet", "tls://h:1", "--minutes", "3"), "the scenario single-stream has no minutes"),
+        (("--frames", "5", "--max-seconds", "1"), "5 frames are timed, however long they take: leave --frames or"),
     ],
 )
 def test_what_a_fleet_cannot_do_is_refused_first(
@@ -347,11 +411,32 @@ def test_a_board_runs_the_same_flags() -> None:
     command.configure(parser)
     line = [str(SHIPPED_INT8), "--frames", "7", "--skip-bad", "--validation", "synthetic", "--threads", "2"]
     ours = ["--fleet", "tls://here:8786", "--boards", "pi5", "--out", "somewhere", "--json"]
-    job = job_of("run", parser.parse_args([*line, *ours]), parser)
+    arguments = parser.parse_args([*line, *ours])
+    job = job_of("run", arguments, command.options(arguments), parser)
     again = parser.parse_args(job.words)
     assert (again.frames, again.skip_bad, again.threads, again.validation) == (7, True, 2, "synthetic")
     assert again.fleet is None and not again.json
     assert job.files == {again.model: SHIPPED_INT8.read_bytes()}
+
+
+def test_a_contract_beside_the_model_goes_along(tmp_path: Path) -> None:
+    network, contract = bare(tmp_path)
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    arguments = parser.parse_args([str(network), "--fleet", "tls://here:8786"])
+    job = job_of("run", arguments, command.options(arguments), parser)
+    assert job.files == {"model/net.tflite": network.read_bytes(), "model/net.json": contract.read_bytes()}
+
+
+@pytest.mark.parametrize("words", [("card",), ("bench", "--frames", "3")])
+def test_the_contract_beside_a_model_is_not_written_over(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network, contract = bare(tmp_path)
+    before = contract.read_bytes()
+    assert main([words[0], str(network), *words[1:], "--out", str(contract)]) == 2
+    assert "it is one of the files that are read" in capsys.readouterr().err
+    assert contract.read_bytes() == before
 
 
 def test_nothing_of_dask_is_imported_without_a_fleet(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +122,18 @@ def test_auto_takes_the_first_that_is_installed(grid_model: Path) -> None:
 def onnx_model(grid_model: Path) -> ModelFile:
     payload = like_in_onnx(open_installed("litert", grid_model))
     return ModelFile(Path("robot.onnx"), payload, "onnx", trusted=True)
+
+
+def test_a_view_that_a_profiler_keeps_for_a_moment_does_not_end_a_run(grid_model: Path) -> None:
+    engine = open_installed("litert", grid_model)
+    assert engine.memory is not None
+    held = [engine.memory.array()]
+    threading.Timer(0.02, held.clear).start()
+    assert set(engine.run()) == set(engine.outputs)
+    kept = engine.memory.array()
+    with pytest.raises(EngineError, match="reference to internal data"):
+        engine.run()
+    assert kept.size
 
 
 def test_numbers_that_numpy_lacks_are_named() -> None:
