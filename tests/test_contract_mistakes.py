@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from edgeloc.cli import main
@@ -185,6 +187,50 @@ def test_a_normalization_that_leaves_half_of_the_input_unused_is_named_on_loadin
     Localizer(detectors / SSD, contract=right(SSD, detectors, {"input.mean": [0], "input.std": [255]}))
     assert [record.finding.code for record in caplog.records] == ["input-range"]
     assert "pixels become 0 to 1, and the input 'normalized_input_image_tensor' was quantized for -1 to" in caplog.text
+
+
+def test_what_check_does_not_take_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--output", "q=box"], ["--set", "input.color=bgr"], ["--try", "photo.jpg"]):
+        assert main(["contract", "check", str(SHIPPED_INT8), *words]) == 2
+        assert f"{words[0]} goes with writing a contract" in capsys.readouterr().err
+
+
+def test_check_without_a_contract_names_the_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "net.tflite").write_bytes(read_model(SHIPPED_INT8).payload)
+    assert main(["contract", "check", str(tmp_path / "net.tflite")]) == 2
+    said = capsys.readouterr().err
+    assert "has no contract" in said and said.endswith("`edgeloc contract MODEL --like FAMILY` writes one\n")
+    assert "give contract" not in said
+
+
+@pytest.mark.parametrize("field", ["input.width.x", "input.color.x"])
+def test_a_change_below_a_single_value_is_refused(field: str, detectors: Path) -> None:
+    with pytest.raises(ContractError, match="at 'x' there is a single value"):
+        right(YOLOX, detectors, {field: 3})
+
+
+def localizer_line(folder: Path) -> list[str]:
+    """The words that write the contract of the shipped localizer's network."""
+    (folder / "net.tflite").write_bytes(read_model(SHIPPED_INT8).payload)
+    contract = read_model(SHIPPED_INT8).contract
+    assert contract is not None
+    (folder / "labels.txt").write_text("\n".join(contract.labels))
+    return ["contract", str(folder / "net.tflite"), "--like", "localizer", "--labels", str(folder / "labels.txt")]
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = localizer_line(tmp_path)
+    photo = tmp_path / "net.jpg"
+    cv2.imwrite(str(photo), np.zeros((60, 80, 3), np.uint8))
+    before = photo.read_bytes()
+    assert main([*line, "--try", str(photo), "--out", str(tmp_path / "net.json")]) == 2
+    assert f"cannot write {photo}: it is one of the files that are read" in capsys.readouterr().err
+    (tmp_path / "anchors.json").write_text("[]")
+    table = str(tmp_path / "anchors.json")
+    assert main([*line, "--anchors", table, "--out", table]) == 2
+    assert f"cannot write {table}" in capsys.readouterr().err
+    assert photo.read_bytes() == before and (tmp_path / "anchors.json").read_text() == "[]"
+    assert not (tmp_path / "net.json").exists()
 
 
 def test_the_command_names_it_and_exits_with_1(

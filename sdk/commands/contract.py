@@ -93,10 +93,14 @@ def run(args: argparse.Namespace) -> int:
     return _write(args)
 
 
+# Where a flag is not its field.
+_FLAGS = {"photo": "try", "changes": "set"}
+
+
 def _refuse(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
     for name in names:
-        if getattr(args, name) is not None:
-            raise UsageError(f"--{name} {why}")
+        if getattr(args, name) not in (None, []):
+            raise UsageError(f"--{_FLAGS.get(name, name)} {why}")
 
 
 def _write(args: argparse.Namespace) -> int:
@@ -108,7 +112,10 @@ def _write(args: argparse.Namespace) -> int:
         if value is None:
             raise UsageError(f"a contract needs {flag}: `edgeloc contract --help` shows what there is")
     _refuse(args, ("contract", "data", "split"), "goes with `edgeloc contract check`")
-    require_writable(args.out, model, args.labels)
+    read = [model, args.labels, args.anchors, args.photo]
+    require_writable(args.out, *read)
+    if args.photo is not None:
+        require_writable(_drawing(args), *read, args.out)
     contract = contract_like(args.like, model, _asked(args))
     for line in contract_lines(contract):
         print(printable(line))
@@ -270,20 +277,28 @@ def _try(args: argparse.Namespace, contract: Contract) -> None:
         print(printable(f"found     {found.label or 'object'} {found.score:.2f}: {box}"))
     if not result.objects:
         print(f"found     nothing; the best candidate has {result.presence:.2f}")
-    drawing = Path(args.out).with_suffix(".jpg")
-    with atomic_path(drawing) as temporary:
+    with atomic_path(_drawing(args)) as temporary:
         temporary.write_bytes(as_jpeg(draw(pixels, result), 90))
-    print(printable(f"wrote {drawing}"))
+    print(printable(f"wrote {_drawing(args)}"))
+
+
+def _drawing(args: argparse.Namespace) -> Path:
+    return Path(args.out).with_suffix(".jpg")
 
 
 def _check(args: argparse.Namespace) -> int:
     from edgeloc.localizer import Localizer
 
-    _refuse(args, ("like", "labels", "anchors", "threshold", "out"), "goes with writing a contract")
+    _refuse(
+        args,
+        ("like", "labels", "anchors", "threshold", "out", "output", "changes", "photo"),
+        "goes with writing a contract",
+    )
     try:
         localizer = Localizer(args.model[1], engine=args.engine, contract=args.contract)
     except ContractError as error:
-        raise ContractError(str(error), hint="`edgeloc contract MODEL --like FAMILY` writes one") from error
+        message, hint = error.message or str(error), "`edgeloc contract MODEL --like FAMILY` writes one"
+        raise ContractError(message, hint=hint) from error
     for line in contract_lines(localizer.contract):
         print(printable(line))
     print("it fits the file's tensors")

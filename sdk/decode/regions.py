@@ -77,11 +77,16 @@ def propose_by_contrast(image: Pixels, most: int) -> Array:
     corners = corners[fits]
     corners = corners[:: max(1, len(corners) // _MOST_FOUND)]
     if not len(corners):
-        return np.array([[0, 0, width, height]], np.float32)
+        return _whole(width, height)
     votes: Any = _votes(corners).tolist()
     sized: Any = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).astype(np.float64)
     kept = np.asarray(cv2.dnn.NMSBoxes(sized, votes, 0.0, _SAME), np.int64).reshape(-1)
     return corners[kept[:most]]
+
+
+def _whole(width: int, height: int) -> Array:
+    """The one region where nothing is proposed: the whole picture."""
+    return np.array([[0, 0, width, height]], np.float32)
 
 
 def _channels(image: NDArray[Any]) -> list[NDArray[np.uint8]]:
@@ -209,6 +214,8 @@ class RegionStages:
             found: Any = propose_by_contrast(pixels, self.stages.regions)
         else:
             found = self._reader(outputs).corners
+            if found is None:
+                found = _whole(self._spec.width, self._spec.height)
         if not np.isfinite(found).all():
             raise EngineError(
                 "a proposed region is not a finite number: the file is damaged, or this engine cannot run it"

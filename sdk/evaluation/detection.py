@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -199,7 +200,8 @@ def match(boxes: Sequence[Box], others: Sequence[Box], least: float = MATCH_IOU)
     pairs: list[tuple[int, float] | None] = []
     for box in boxes:
         free = [(box.iou(other), number) for number, other in enumerate(others) if number not in taken]
-        iou, number = max(free, default=(0.0, -1))
+        # Of boxes that overlap it alike the first: one box may be of two classes, the better score before the other.
+        iou, number = max(free, key=itemgetter(0), default=(0.0, -1))
         if iou < least:
             pairs.append(None)
             continue

@@ -13,7 +13,7 @@ import numpy as np
 from edgeloc._support.files import utf8_path, write_durably
 from edgeloc.cameras.files import VideoCamera, images_in
 from edgeloc.data.images import IMAGE_SUFFIXES, read_image
-from edgeloc.errors import DataError, UsageError
+from edgeloc.errors import DataError, OutputError, UsageError
 from edgeloc.loop.draw import as_jpeg
 from edgeloc.types import Pixels
 
@@ -48,9 +48,17 @@ class Image:
         return np.asarray(cv2.imdecode(np.frombuffer(self.jpeg, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
     def keep(self) -> None:
-        """Write a video's frame to its file, where it is in none yet; OutputError where that cannot be."""
-        if self.jpeg is not None and not self.path.exists():
+        """Write a video's frame to its file, where it is in none yet; OutputError where that cannot be.
+
+        OutputError, too, where another picture lies there: labels of that one must not get this one's boxes.
+        """
+        if self.jpeg is None:
+            return
+        if not self.path.exists():
             write_durably(self.path, self.jpeg)
+        elif self.path.read_bytes() != self.jpeg:
+            hint = "give another folder with {out}, or move that file away"
+            raise OutputError(f"{self.path} is another picture than the video's frame {self.sequence}", hint=hint)
 
 
 def labels_beside(source: Path) -> Path:
@@ -96,7 +104,7 @@ def _of_video(source: Path, labels: Path, most: int) -> list[Image]:
         for frame in video:
             if frame.sequence % step:
                 continue
-            name = f"frame-{frame.sequence:06}.jpg"
+            name = utf8_path(f"{source.stem}-{frame.sequence:06}.jpg")
             jpeg = as_jpeg(frame.pixels, _FRAME_QUALITY)
             kept.append(Image(name, labels.parent / name, frame.sequence, jpeg))
             if len(kept) > most:

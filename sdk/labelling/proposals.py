@@ -11,7 +11,7 @@ from edgeloc.data.collecting import number
 from edgeloc.errors import DataError
 from edgeloc.labelling.images import Image
 from edgeloc.localizer import Localizer
-from edgeloc.types import Box, LabelledBox
+from edgeloc.types import Box, LabelledBox, Pixels
 
 __all__ = ["ModelProposals", "Proposal", "RunProposals"]
 
@@ -32,7 +32,7 @@ class Proposal(NamedTuple):
 
 
 class ModelProposals:
-    """What a model finds, when it is asked; errors are those of `Localizer`.
+    """What a model finds in an image's pixels, when it is asked; errors are those of `Localizer`.
 
     Attributes:
         classes: the names of the classes that it knows.
@@ -42,9 +42,9 @@ class ModelProposals:
         self._localizer = Localizer(model)
         self.classes = self._localizer.contract.labels
 
-    def __call__(self, image: Image) -> Proposal:
-        """Run the model; DataError for a damaged image."""
-        result = self._localizer(image.pixels())
+    def __call__(self, image: Image, pixels: Pixels) -> Proposal:
+        """Run the model."""
+        result = self._localizer(pixels)
         scores = [result.presence, *(found.score for found in result.objects)]
         objects = tuple(LabelledBox(found.box, found.label) for found in result.objects if found.box is not None)
         return Proposal(objects, _margin(scores, self._localizer.contract.thresholds.presence))
@@ -67,7 +67,7 @@ class RunProposals:
         self.classes = tuple(sorted({label for line in lines for _, label in line.objects if label is not None}))
         self._threshold = _threshold(lines)
 
-    def __call__(self, image: Image) -> Proposal:
+    def __call__(self, image: Image, pixels: Pixels) -> Proposal:
         """Look it up."""
         line = self._lines.get(image.path.name) or self._lines.get(image.sequence)
         if line is None:

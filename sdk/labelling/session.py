@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -48,7 +48,7 @@ class LabelSession:
         self,
         labels: LabelFile,
         images: list[Image],
-        propose: Callable[[Image], Proposal],
+        propose: Callable[[Image, Pixels], Proposal],
         known: tuple[str, ...],
     ) -> None:
         self.labels = labels
@@ -133,17 +133,19 @@ class LabelSession:
             raise UsageError("an object is no box of four numbers with a label") from None
         if label not in self.labels.classes:
             raise UsageError(f"{label!r} is none of the classes: {', '.join(self.labels.classes)}")
-        box = Box(max(x1, 0.0), max(y1, 0.0), min(x2, float(size[0])), min(y2, float(size[1])))
+        box = _within(Box(x1, y1, x2, y2), size)
         if min(box.width, box.height) < _LEAST_SIDE:
             raise UsageError("a box has less than a pixel within the image")
         return LabelledBox(box, label)
 
 
-def _propose(images: list[Image], propose: Callable[[Image], Proposal]) -> dict[Image, Proposal]:
+def _propose(images: list[Image], propose: Callable[[Image, Pixels], Proposal]) -> dict[Image, Proposal]:
     proposals, bad = {}, list[str]()
     for count, image in enumerate(images, 1):
         try:
-            proposals[image] = propose(image)
+            pixels = image.pixels()
+            found = propose(image, pixels)
+            proposals[image] = found._replace(objects=_savable(found.objects, _size(pixels)))
         except DataError:
             bad.append(image.name)
         if count % _REPORT_EVERY == 0 and count < len(images):
@@ -152,6 +154,16 @@ def _propose(images: list[Image], propose: Callable[[Image], Proposal]) -> dict[
         message = f"{len(bad)} of the images cannot be read and were left out, the first: {bad[0]}"
         report(logger, Finding("images-skipped", "warning", message, "replace or remove them"))
     return proposals
+
+
+def _savable(objects: Sequence[LabelledBox], size: tuple[int, int]) -> tuple[LabelledBox, ...]:
+    """The boxes of a proposal that can be accepted as they are: what is proposed and not seen could not be removed."""
+    within = [found._replace(box=_within(found.box, size)) for found in objects]
+    return tuple(one for one in within if min(one.box.width, one.box.height) >= _LEAST_SIDE)[:_MOST_OBJECTS]
+
+
+def _within(box: Box, size: tuple[int, int]) -> Box:
+    return Box(max(box.x1, 0.0), max(box.y1, 0.0), min(box.x2, float(size[0])), min(box.y2, float(size[1])))
 
 
 def _size(pixels: Pixels) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from edgeloc.cameras.base import Camera
@@ -223,8 +224,12 @@ def _require_numbers(result: Result) -> None:
     """EngineError for an answer that cannot be drawn or flown by; a localizer of one's own may give any."""
     if not isinstance(result, Result):
         raise UsageError(f"the localizer gave {type(result).__name__}", hint="return an edgeloc.Result")
-    for found in (*result.objects, *result.candidates):
+    answers: tuple[Any, ...] = (*result.objects, *result.candidates)
+    for found in answers:
         label_score = found.label_score
+        if not isinstance(found.box, (Box, NoneType)) or not isinstance(found.label, (str, NoneType)):
+            answer = f"box {found.box!r}, label {found.label!r}"
+            raise UsageError(f"the localizer gave {answer}", hint="give an edgeloc.Box or None, and a text or None")
         if not math.isfinite(found.score + (label_score or 0.0) + (0.0 if found.box is None else sum(found.box))):
             scores = f"score {found.score}, label score {label_score}"
             raise EngineError(f"the localizer's answer is no number: box {found.box}, {scores}")

@@ -198,7 +198,9 @@ def test_what_was_labelled_in_the_page_is_trained_on(
         pixels[20:50, 10:40] = 220 if name != "f" else 90
         cv2.imwrite(str(photos / f"{name}.png"), pixels)
     labels = labels_beside(photos)
-    page = LabelSession(LabelFile(labels, ("nut",)), images_of(photos, labels), lambda image: Proposal((), 0.5), ())
+    page = LabelSession(
+        LabelFile(labels, ("nut",)), images_of(photos, labels), lambda image, pixels: Proposal((), 0.5), ()
+    )
     for name in "abcdef":
         page.save(f"{name}.png", [{"box": [10, 20, 40, 50], "label": "nut"}] if name != "f" else [])
     assert main(["train", "--training", str(labels), *SMALL, "--head", "vector", "--out", str(out), "--json"]) == 0

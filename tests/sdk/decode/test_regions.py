@@ -118,6 +118,8 @@ def test_a_network_proposes_regions_within_the_input() -> None:
     outputs = {"proposal_class": logits, "proposal_box": boxes}
     regions = steps.propose(np.zeros((1, 24, 40, 3), np.float32), outputs)
     assert sorted(regions.tolist()) == [[0, 0, 9, 9], [31, 15, 40, 24]]
+    nothing = {"proposal_class": np.full_like(logits, [9, -9]), "proposal_box": boxes}
+    assert steps.propose(np.zeros((1, 24, 40, 3), np.float32), nothing).tolist() == [[0, 0, 40, 24]]
     boxes[0, 0, 0] = np.nan
     with pytest.raises(EngineError, match="not a finite number"):
         steps.propose(np.zeros((1, 24, 40, 3), np.float32), outputs)

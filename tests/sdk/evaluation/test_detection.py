@@ -144,6 +144,7 @@ def test_nobody_is_matched_twice() -> None:
     box, near, far = Box(0, 0, 10, 10), Box(0, 0, 10, 9), Box(50, 50, 60, 60)
     assert match([box, near], [near, far]) == [(0, pytest.approx(0.9)), None]
     assert match([box, near], [near, box]) == [(1, 1.0), (0, 1.0)]
+    assert match([box], [box, box]) == [(0, 1.0)]
     assert match([], [box]) == [] and match([box], []) == [None]
 
 

@@ -203,6 +203,50 @@ def test_fifty_photos_through_three_kills(chromium: Any, hand: Hand, served: Ser
     assert served.process.returncode == 0
 
 
+def test_a_photo_that_is_gone_is_passed_over(chromium: Any, hand: Hand, served: Server, folder: Path) -> None:
+    chromium.get(served.url)
+    wait_for(lambda: "0 of 50" in hand.text("count"))
+    names = chromium.execute_script("return images.map(one => one.name)")
+    for name in names[1:3]:
+        (folder / name).unlink()
+    hand.key("ArrowRight")
+    wait_for(lambda: hand.name == names[3])
+    hand.key("ArrowLeft")
+    wait_for(lambda: hand.name == names[0])
+    hand.key("0")
+    wait_for(lambda: hand.name == names[3])
+    assert set(on_disk(folder)) == {names[0]}
+
+
+def test_a_button_waits_for_the_finger_that_draws(chromium: Any, hand: Hand, served: Server, folder: Path) -> None:
+    chromium.get(served.url)
+    wait_for(lambda: "0 of 50" in hand.text("count"))
+    hand.clear()
+    name = hand.name
+    scale, left, top = chromium.execute_script(WHERE)
+
+    def mouse(kind: str, x: float, y: float) -> None:
+        event = {
+            "type": kind,
+            "button": "left",
+            "buttons": 1,
+            "clickCount": 1,
+            "x": left + x * scale,
+            "y": top + y * scale,
+        }
+        chromium.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+
+    mouse("mousePressed", 20, 20)
+    mouse("mouseMoved", 60, 60)
+    for id_ in ("next", "delete", "none", "accept"):
+        chromium.execute_script(f"document.getElementById('{id_}').click()")
+    mouse("mouseMoved", 80, 70)
+    mouse("mouseReleased", 80, 70)
+    assert hand.name == name and on_disk(folder) == {}
+    (drawn,) = hand.objects
+    assert max(abs(a - b) for a, b in zip(drawn["box"], (20, 20, 80, 70), strict=True)) < 1.5
+
+
 def test_boxes_are_drawn_moved_resized_and_deleted(chromium: Any, hand: Hand, served: Server, folder: Path) -> None:
     chromium.get(served.url)
     wait_for(lambda: "0 of 50" in hand.text("count"))

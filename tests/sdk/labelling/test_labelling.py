@@ -24,7 +24,7 @@ from edgeloc.labelling.proposals import ModelProposals, Proposal, RunProposals
 from edgeloc.labelling.session import LabelSession
 from edgeloc.models import SHIPPED_INT8
 from edgeloc.sinks.jsonl import JsonLinesSink
-from edgeloc.types import Box, Detection, Frame, LabelledBox, Result
+from edgeloc.types import Box, Detection, Frame, LabelledBox, Pixels, Result
 
 TOKEN = "a-token-of-more-than-sixteen"
 BOX = {"box": [10, 20, 40, 50], "label": "nut"}
@@ -40,13 +40,13 @@ def folder(tmp_path: Path) -> Path:
     return photos
 
 
-def nothing(image: Image) -> Proposal:
+def nothing(image: Image, pixels: Pixels) -> Proposal:
     return Proposal((), 0.5)
 
 
 def session(
     source: Path,
-    propose: Callable[[Image], Proposal] = nothing,
+    propose: Callable[[Image, Pixels], Proposal] = nothing,
     classes: tuple[str, ...] = ("nut", "bolt"),
     known: tuple[str, ...] = (),
     out: Path | None = None,
@@ -63,7 +63,7 @@ def test_the_least_certain_come_first_and_what_is_labelled_before_them(folder: P
     margins = {"a.png": 0.4, "b.png": 0.1, "c.png": 0.3, "d.png": 0.2}
     asked = []
 
-    def propose(image: Image) -> Proposal:
+    def propose(image: Image, pixels: Pixels) -> Proposal:
         asked.append(image.name)
         return Proposal((), margins[image.name])
 
@@ -113,7 +113,7 @@ def test_a_class_named_twice_is_refused(folder: Path, capsys: pytest.CaptureFixt
 def test_classes_are_the_users_else_the_files_else_the_models(folder: Path) -> None:
     assert session(folder, classes=(), known=()).state()["classes"] == ("object",)
 
-    def propose(image: Image) -> Proposal:
+    def propose(image: Image, pixels: Pixels) -> Proposal:
         return Proposal((LabelledBox(Box(1, 2, 3, 4), "Washer"),), 0.1)
 
     given = session(folder, propose, classes=(), known=("rock", "washer"))
@@ -212,7 +212,7 @@ def test_the_shipped_model_proposes(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / f"{number}.png"), SceneGenerator(2, (200, 150)).scene(number).pixels)
     propose = ModelProposals(SHIPPED_INT8)
     given = session(tmp_path, propose, classes=(), known=propose.classes)
-    proposals = [propose(image) for image in images_of(tmp_path, tmp_path / "labels.json")]
+    proposals = [propose(image, image.pixels()) for image in images_of(tmp_path, tmp_path / "labels.json")]
     assert all(0 <= one.margin <= 0.5 for one in proposals)
     assert given.state()["classes"] == propose.classes
 
@@ -264,16 +264,48 @@ def test_frames_of_a_video_become_images_when_they_are_labelled(video: Path, tmp
     write_run(video, run_file, {number: {20: 0.55, 21: 0.62}.get(number, 0.9) for number in range(40)})
     propose = RunProposals(run_file)
     given = LabelSession(LabelFile(out), images, propose, propose.classes)
-    assert names(given)[0] == "frame-000020.jpg"
-    given.save("frame-000020.jpg", [{"box": [1, 2, 30, 40], "label": "pin"}])
-    assert sorted(path.name for path in out.parent.iterdir()) == ["frame-000020.jpg", "labels.json"]
+    assert names(given)[0] == "way-000020.jpg"
+    given.save("way-000020.jpg", [{"box": [1, 2, 30, 40], "label": "pin"}])
+    assert sorted(path.name for path in out.parent.iterdir()) == ["labels.json", "way-000020.jpg"]
     sample = open_dataset(out)[0]
     assert sample.objects == (LabelledBox(Box(1, 2, 30, 40), "pin"),)
     assert abs(int(sample.load().mean()) - 120) < 4
     # Again, with other frames: what was labelled stays.
     again = LabelSession(LabelFile(out), images_of(video, out, 5), propose, propose.classes)
-    assert names(again)[0] == "frame-000020.jpg" and again.counts == (1, 6)
-    assert again.picture("frame-000020.jpg") is not None
+    assert names(again)[0] == "way-000020.jpg" and again.counts == (1, 6)
+    assert again.picture("way-000020.jpg") is not None
+
+
+def test_a_picture_of_another_video_is_not_taken_for_the_frame(video: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels.json"
+    given = session(video, classes=("pin",), out=out)
+    assert given.save("way-000000.jpg", []) == (1, 40)
+    other = tmp_path / "other"
+    other.mkdir()
+    writer = cv2.VideoWriter(str(other / "way.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 30, (80, 60))
+    writer.write(np.full((60, 80, 3), 255, np.uint8))
+    writer.release()
+    second = session(other / "way.avi", classes=("pin",), out=tmp_path / "val.json")
+    with pytest.raises(OutputError, match=r"way-000000.jpg is another picture .* give another folder with out"):
+        second.save("way-000000.jpg", [])
+    assert not (tmp_path / "val.json").exists()
+
+
+def test_what_a_run_proposes_can_be_accepted_as_it_is(folder: Path) -> None:
+    boxes = [Box(-5, 10, 20, 30), Box(0, 0, 0, 10), Box(70, 50, 90, 50.5), *[Box(1, 1, 9, 9)] * 400]
+    given = session(folder, lambda image, pixels: Proposal(tuple(LabelledBox(box, "nut") for box in boxes), 0.5))
+    shown = given.image("a.png")
+    assert shown is not None and shown["objects"][0]["box"] == [0, 10, 20, 30] and len(shown["objects"]) == 300
+    assert given.save("a.png", shown["objects"]) == (1, 4)
+
+
+def test_a_damaged_photo_is_left_out_where_a_run_proposes(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_run(folder, tmp_path / "run.jsonl", {0: 0.9})
+    (folder / "b.png").write_bytes(b"")
+    assert sorted(names(session(folder, RunProposals(tmp_path / "run.jsonl")))) == ["a.png", "c.png", "d.png"]
+    assert "cannot be read and were left out, the first: b.png" in caplog.text
 
 
 def line(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -85,6 +85,18 @@ def test_a_function_of_a_file_localizes(code: str, tmp_path: Path) -> None:
     assert {(answer["label"], answer["engine"]) for answer in answers} == {("nut", "")}
 
 
+@pytest.mark.parametrize(("box", "label"), [("(1, 2, 3, 4)", "'nut'"), ("None", "3")])
+def test_an_answer_of_other_types_is_named(
+    box: str, label: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.py").write_text(
+        f"import edgeloc\n\ndef find(frame):\n    return edgeloc.Result((edgeloc.Detection({box}, 0.75, {label}),))\n"
+    )
+    assert run(f"{tmp_path}/own.py:find", tmp_path / "out.jsonl", "--track") == 2
+    said = capsys.readouterr().err
+    assert f"the localizer gave box {box}, label {label}: give an edgeloc.Box or None, and a text or None" in said
+
+
 def test_a_function_without_a_contract_cannot_follow(
     code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
