@@ -301,6 +301,8 @@ def read_result(path: str | Path) -> BenchResult:
         raise DataError(f"{path} is no result of `edgeloc bench`: it is not JSON ({error})") from error
     if not isinstance(head, dict) or "schema_version" not in head:
         raise DataError(f"{path} is no result of `edgeloc bench`: it has no schema_version")
+    if "environment" not in head:
+        raise DataError(f"{path} is no result of `edgeloc bench`: it says nothing of a machine")
     version = head["schema_version"]
     if version != SCHEMA_VERSION:
         raise DataError(

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from edgeloc import GateFailed, UsageError, open_engine
+from edgeloc._support.numbers import at_least_one
 from edgeloc.engines.base import Engine, noise_input
 from edgeloc.engines.choice import thread_counts, usable_cores
 from edgeloc.engines.race import race
@@ -142,11 +143,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("model", nargs="?", default=str(SHIPPED_INT8), help="default: the shipped model")
     parser.add_argument("--engine", default="auto", help="inference engine (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="choices on this machine (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=300, help="rounds of the sweep (default: %(default)s)")
-    parser.add_argument("--simulations", type=int, default=200, help="choices on each board (default: %(default)s)")
+    parser.add_argument(
+        "--repeats", type=at_least_one, default=5, help="choices on this machine (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=at_least_one, default=300, help="rounds of the sweep (default: %(default)s)")
+    parser.add_argument(
+        "--simulations", type=at_least_one, default=200, help="choices on each board (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     try:
+        open_engine(args.engine, args.model)  # before minutes of simulations
         print(HEAD)
         choices = [simulate(times_ms, args.simulations, name=name) for name, times_ms in BOARDS.items()]
         print("\n".join(map(str, choices)), flush=True)

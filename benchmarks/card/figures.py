@@ -131,7 +131,8 @@ def _figures(found: dict[str, Any]) -> Iterator[Figure]:
             continue
         count = _negatives(found) if name == "false alarms" else whole(_at(found, over))
         first = name in ("mean IoU", "average precision (0.5 to 0.95)")
-        yield Figure(name, "all", "", count, *pair, _drop(*pair), _interval(found) if first else None)
+        drop = _drop(*pair, _number(_at(found, "map_drop" if detector else "mean_iou_drop")) if first else None)
+        yield Figure(name, "all", "", count, *pair, drop, _interval(found) if first else None)
     for name, path in (_SINGLE_DETECTOR if detector else _SINGLE).items():
         value = _number(_at(found, path))
         if value is not None:
@@ -147,7 +148,8 @@ def _by(found: dict[str, Any], of: Literal["size", "class"], detector: bool) -> 
             ("objects found", "recall_{}", "objects") if detector else ("mean IoU", "mean_iou_{}", "images")
         )
         pair = _number(_at(values, path.format("float"))), _number(_at(values, path.format("quantized")))
-        yield Figure(name, of, which, whole(_at(values, over)), *pair, _drop(*pair))
+        drop = _drop(*pair, _number(_at(values, "mean_iou_drop")))
+        yield Figure(name, of, which, whole(_at(values, over)), *pair, drop)
 
 
 def limits_of(contract: Contract, measured: Measurement | None) -> Iterator[str]:
@@ -183,7 +185,8 @@ def _weakest(measured: Measurement, of: str) -> Iterator[str]:
     known = [figure for figure in measured.figures if figure.of == of and figure.quantized is not None]
     if len(known) > 1:
         worst = min(known, key=lambda figure: figure.quantized or 0.0)
-        yield f"Weakest {of}: {worst.which}, {worst.name} {worst.quantized:.3f} over {worst.count} of them."
+        over = "" if worst.count is None else f" over {worst.count} of them"
+        yield f"Weakest {of}: {worst.which}, {worst.name} {worst.quantized:.3f}{over}."
 
 
 def _negatives(found: dict[str, Any]) -> int | None:
@@ -211,8 +214,11 @@ def _number(value: object) -> float | None:
     return float(value) if is_number and math.isfinite(value) else None  # type: ignore[arg-type]
 
 
-def _drop(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None else round(before - after, 5)
+def _drop(before: float | None, after: float | None, recorded: float | None = None) -> float | None:
+    """The drop as it was recorded, else of the means, which are rounded."""
+    if recorded is not None or before is None or after is None:
+        return recorded
+    return round(before - after, 5)
 
 
 def _text(value: object) -> str | None:

@@ -20,6 +20,7 @@ NEEDS: tuple[str, ...] = ()
 
 _UNKNOWN = "unknown"
 # What the Hub has as `license`: one word in small letters; others go by `license_name`.
+_CODE = re.compile(r"`[0-9a-f]+`")
 _ONE_WORD = re.compile(r"[\w.+-]+")
 
 
@@ -89,7 +90,7 @@ def _front_matter(card: Card) -> Iterator[str]:
         dataset = {name: value for name, value in data.items() if value is not None}
         result = {"task": {"type": "object-detection"}, "dataset": dataset, "metrics": metrics}
         values["model-index"] = [{"name": card.name, "results": [result]}]
-    return iter(["---", *(f"{name}: {json.dumps(value)}" for name, value in values.items()), "---"])
+    return iter(["---", *(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()), "---"])
 
 
 def _license(stated: str) -> dict[str, str]:
@@ -106,7 +107,9 @@ def _metrics(figures: Iterable[Figure]) -> Iterator[dict[str, Any]]:
     for figure in figures:
         if figure.of == "all" and figure.quantized is not None:
             kind = re.sub(r"\W+", "_", figure.name.lower()).strip("_")
-            yield {"type": kind, "name": figure.name, "value": figure.quantized}
+            # YAML takes an exponent without a point, as in 5e-05, for a text.
+            value = figure.quantized if figure.quantized >= 1e-4 else round(figure.quantized, 4)
+            yield {"type": kind, "name": figure.name, "value": value}
 
 
 def _title(card: Card) -> Iterator[str]:
@@ -213,7 +216,7 @@ def _row(figure: Figure) -> tuple[object, ...]:
         figure.count,
         format_share(figure.float_model),
         format_share(figure.quantized),
-        format_drop(figure.float_model, figure.quantized),
+        "-" if figure.drop is None else format_drop(figure.drop, 0.0),
         format_interval(figure.drop_ci95),
     )
 
@@ -245,7 +248,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[st
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_text(cell) for cell in cells) + " |"
+    return "| " + " | ".join(cell if _CODE.fullmatch(cell) else _text(cell) for cell in cells) + " |"
 
 
 def _digest(sha256: str | None) -> str | None:
@@ -261,5 +264,6 @@ def _short(value: object) -> str:
 
 
 def _text(text: str) -> str:
-    """Text as Markdown shows it: no cell ends in it, no HTML begins in it, and it stays on its line."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+    from edgeloc.benchmarks.report.document import escaped
+
+    return escaped(text)

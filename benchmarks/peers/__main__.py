@@ -30,7 +30,7 @@ from edgeloc._support.terminal import quiet_stderr
 from edgeloc.benchmarks import decoding
 from edgeloc.benchmarks.peers import PEERS, networks
 from edgeloc.benchmarks.peers.base import Case, CaseName, Edgeloc, Found, Peer, Timed
-from edgeloc.errors import EdgelocError, GateFailed, first_line
+from edgeloc.errors import EdgelocError, GateFailed, UsageError, first_line
 from edgeloc.localizer import Localizer
 from edgeloc.model.arrangement import Asked
 from edgeloc.model.families import contract_like
@@ -225,8 +225,15 @@ def cases(onnx: str | None, ssd: str | None, threads: int, engine: str = "litert
     network = ModelFile(Path("yolo"), yolo, "tflite", contract=decoding.contract(), trusted=True)
     title = "a YOLOv8 of 80 classes, int8 .tflite that answers at once: its invoke means nothing"
     made["yolo"] = Case(title, Localizer(network, engine, threads), prepared=True)
-    made["ssd"] = _ssd(engine, threads) if ssd is None else Case(f"{ssd}, SSD", Localizer(ssd, engine, threads))
+    made["ssd"] = _ssd(engine, threads) if ssd is None else Case(f"{ssd}, SSD", _detector(ssd, engine, threads))
     return made
+
+
+def _detector(path: str, engine: str, threads: int) -> Localizer:
+    found = Localizer(path, engine, threads)
+    if found.contract.detector is None:
+        raise UsageError(field="ssd", value=path, allowed="a detector: this one finds a known number of objects")
+    return found
 
 
 def _ssd(engine: str, threads: int) -> Case:

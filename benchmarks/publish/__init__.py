@@ -22,6 +22,8 @@ from edgeloc.evaluation.figures import format_share
 __all__ = ["Entry", "Site", "publish"]
 
 _FILES = "results"
+# A name has at most 255 bytes on most file systems.
+_LONGEST_STEM = 200
 # What a published file is called: its own name, and the beginning of its SHA-256.
 _PUBLISHED = re.compile(r"-[0-9a-f]{12}(\.json(?:\.gz)?)$")
 _COLUMNS = (
@@ -89,13 +91,19 @@ def _files(sources: Sequence[str | Path], out: Path) -> Iterator[Path]:
     for source in map(Path, sources):
         found = [source]
         if source.is_dir():
-            found = sorted(path for path in source.rglob("*") if is_result_name(path.name) and path.is_file())
+            every = (path for path in source.rglob("*") if is_result_name(path.name) and path.is_file())
+            # A page that was published within the folder is not a source of the next.
+            found = sorted(path for path in every if not (_within(out, source) and _within(path, out)))
             if not found:
                 raise UsageError(f"{source} holds no result", hint="give a folder with files of `edgeloc bench`")
         for path in found:
-            if out.resolve() in path.resolve().parents:
+            if _within(path, out):
                 raise UsageError(f"{path} lies in {out}, which is written", hint="give {out} a folder of its own")
             yield path
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return folder.resolve() in path.resolve().parents
 
 
 def _read(paths: Sequence[Path], skip_bad: bool) -> Site:
@@ -111,8 +119,8 @@ def _read(paths: Sequence[Path], skip_bad: bool) -> Site:
             left_out.append((path, str(error)))
             continue
         data = path.read_bytes()
-        name = _published_name(path, data)
-        entries.setdefault(name, Entry(result, path, name, data))
+        digest = hashlib.sha256(data).hexdigest()
+        entries.setdefault(digest, Entry(result, path, _published_name(path, digest), data))
     if not entries:
         raise UsageError("there is no result to publish", hint="give files of `edgeloc bench`")
     return Site(tuple(sorted(entries.values(), key=_order)), tuple(left_out))
@@ -123,10 +131,12 @@ def _order(entry: Entry) -> tuple[Any, ...]:
     return machine(result), model_name(result), result.model.recipe, answer_ms(result) or 0.0, entry.name
 
 
-def _published_name(path: Path, data: bytes) -> str:
+def _published_name(path: Path, digest: str) -> str:
     suffix = ".json.gz" if path.name.endswith(".gz") else ".json"
     stem = re.sub(r"[^\w.-]+", "-", path.name.removesuffix(suffix), flags=re.ASCII).strip(".-") or "result"
-    return f"{_FILES}/{stem}-{hashlib.sha256(data).hexdigest()[:12]}{suffix}"
+    # A copy of what was published before keeps its name.
+    stem = stem.removesuffix(f"-{digest[:12]}")[:_LONGEST_STEM]
+    return f"{_FILES}/{stem}-{digest[:12]}{suffix}"
 
 
 def _remove_stale(folder: Path, wanted: set[str]) -> None:

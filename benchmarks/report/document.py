@@ -22,6 +22,7 @@ __all__ = [
     "Side",
     "Table",
     "Tile",
+    "escaped",
     "figure",
     "format_time",
     "render",
@@ -167,15 +168,15 @@ def to_markdown(page: Page) -> str:
 
 
 def _lines(page: Page) -> Iterator[str]:
-    yield from (f"# {_escape(page.headline)}", "", _escape(f"{page.over}. {page.subtitle}"), "")
-    yield from (f"> **Note:** {_escape(warning)}\n" for warning in page.warnings)
+    yield from (f"# {escaped(page.headline)}", "", escaped(f"{page.over}. {page.subtitle}"), "")
+    yield from (f"> **Note:** {escaped(warning)}\n" for warning in page.warnings)
     if page.tiles:
         rows = [[tile.name, tile.value.text, tile.note] for tile in page.tiles]
         yield from _table_lines(Table(["", "", ""], rows))
     for section in page.sections:
-        yield from (f"## {_escape(section.title)}", "")
+        yield from (f"## {escaped(section.title)}", "")
         if section.words:
-            yield from (_escape(section.words), "")
+            yield from (escaped(section.words), "")
         for table in section.tables:
             yield from _table_lines(table)
         if section.pairs:
@@ -195,13 +196,13 @@ def _table_lines(table: Table) -> Iterator[str]:
 
 
 def _row_line(cells: Sequence[str], *, escape: bool = True) -> str:
-    return "| " + " | ".join(_escape(cell) if escape else cell for cell in cells) + " |"
+    return "| " + " | ".join(escaped(cell) if escape else cell for cell in cells) + " |"
 
 
 def _pair_line(pair: Pair) -> str:
-    return f"- {_escape(f'{pair.caption} ({pair.left.title}, {pair.right.title})')}"
+    return f"- {escaped(f'{pair.caption} ({pair.left.title}, {pair.right.title})')}"
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
     """Text as Markdown shows it, on one line."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))

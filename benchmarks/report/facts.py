@@ -28,7 +28,7 @@ def model_name(result: BenchResult) -> str:
 def _model_words(result: BenchResult) -> str:
     peak = result.memory
     return (
-        f"The process that measured held {peak.peak_mib:.0f} MiB at most, with Python and its libraries."
+        f"The process that measured held {peak.peak_mib:.0f} MiB at its peak, with Python and its libraries."
         if peak
         else ""
     )

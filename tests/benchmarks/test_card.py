@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,32 @@ def test_the_front_matter_is_yaml_as_the_hub_reads_it() -> None:
     assert {metric["type"]: metric["value"] for metric in result["metrics"]}["mean_iou"] == pytest.approx(0.82003)
 
 
+def test_drops_are_the_contracts_and_the_page_shows_them() -> None:
+    contract = read_model(SHIPPED_INT8).contract
+    assert contract is not None
+    found = contract.measured["quantization"]
+    card = make_card(SHIPPED_INT8)
+    assert card.measurement is not None
+    drops = {(one.name, one.which): one.drop for one in card.measurement.figures}
+    assert drops["mean IoU", ""] == found["mean_iou_drop"]
+    for name, of in (*found["by_size"].items(), *found["by_class"].items()):
+        assert drops["mean IoU", name] == of["mean_iou_drop"]
+    page = card_page(card)
+    assert re.search(rf"mean IoU, medium .* {found['by_size']['medium']['mean_iou_drop']:.4f} ", page)
+
+
+def test_names_draw_nothing_and_yaml_reads_them(with_measured: Any) -> None:
+    yaml = pytest.importorskip("yaml")
+    figures = {"mean_iou_float": 5e-05, "mean_iou_quantized": 5e-05}
+    path = with_measured({"quantization": {"data": "x *y* ![p](http://e/t.png)", **figures}})
+    path = path.rename(path.with_name("\U0001f681.tflite"))
+    page = card_page(make_card(path))
+    assert r"x \*y\* !\[p\](http" in page
+    front = yaml.safe_load(page.split("---\n")[1])
+    (entry,) = front["model-index"]
+    assert entry["name"] == path.stem and isinstance(entry["results"][0]["metrics"][0]["value"], float)
+
+
 def test_a_licence_in_words_is_no_identifier() -> None:
     page = card_page(make_card(SHIPPED_INT8, About(license="ours, ask first")))
     assert 'license: "other"\nlicense_name: "ours, ask first"' in page
@@ -151,7 +178,7 @@ def test_text_stays_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     (tmp_path / "about.json").write_text(json.dumps(about))
     assert main(["card", str(SHIPPED_INT8), "--about", str(tmp_path / "about.json")]) == 0
     shown = capsys.readouterr().out
-    assert "- a \\| b # Title" in shown
+    assert "- a \\| b \\# Title" in shown
     assert "<script>" not in shown
     assert "- never at night" in shown
 

@@ -109,6 +109,24 @@ def test_one_result_given_twice_is_one_row(results: Path, tmp_path: Path) -> Non
     assert len(publish([results, results / "orin" / "result.json"], tmp_path / "site").entries) == 3
 
 
+def test_a_page_within_the_folder_of_the_results_can_be_made_again(results: Path) -> None:
+    site = results / "site"
+    assert len(publish([results], site).entries) == 3
+    before = sorted(path.name for path in (site / "results").iterdir())
+    assert len(publish([results], site).entries) == 3
+    assert sorted(path.name for path in (site / "results").iterdir()) == before
+    # A copy is no second result, whatever it is called, and what was published keeps its name.
+    (results / "pi-5" / "backup.json").write_bytes((results / "pi-5" / "result.json").read_bytes())
+    assert len(publish([results], results.parent / "other").entries) == 3
+    assert sorted(path.name for path in (results.parent / "other/results").iterdir()) != []
+
+
+def test_a_long_name_is_cut(results: Path, tmp_path: Path) -> None:
+    path = tmp_path / f"{'a' * 245}.json"
+    path.write_bytes((results / "pi-5" / "result.json").read_bytes())
+    assert len(publish([path], tmp_path / "site").entries) == 1
+
+
 @pytest.mark.parametrize("name", ["empty", "site/results", "nowhere.json"])
 def test_sources_that_cannot_be(results: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()

@@ -110,6 +110,12 @@ def test_an_earlier_schema_is_refused_with_the_fix(written: Path) -> None:
         read_result(written)
 
 
+def test_a_sweeps_table_is_not_taken_for_an_earlier_result(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text('{"schema_version": 1, "rows": []}')
+    with pytest.raises(DataError, match=r"sweep.json is no result of `edgeloc bench`: it says nothing of a machine$"):
+        read_result(tmp_path / "sweep.json")
+
+
 def test_a_result_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_result(tmp_path / "none.json")

@@ -51,4 +51,8 @@ def test_a_benchmark_reports_the_number_of_threads_that_was_chosen(
 def test_bad_input_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["absent.tflite"], [str(SHIPPED_INT8), "--engine", "edge"]):
         assert threads.main([*arguments, "--simulations", "1"]) == 2
-        assert capsys.readouterr().err.count("\n") == 1
+        printed = capsys.readouterr()
+        assert printed.err.count("\n") == 1 and printed.out == ""
+    for flag in ("--repeats", "--rounds", "--simulations"):
+        with pytest.raises(SystemExit, match="2"):
+            threads.main([flag, "0"])
