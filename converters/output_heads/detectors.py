@@ -209,7 +209,10 @@ def _undecoded(
     if raw is None:
         return part
     places, scales = graph.trail(raw.places)
-    return dataclasses.replace(part, moves=(), places=places, scales=scales, raw=raw)
+    part = dataclasses.replace(part, moves=(), places=places, scales=scales, raw=raw)
+    described = dataclasses.replace(contract.detector, locations=raw.locations, box=raw.box)
+    # The distances may be exponentials, whose range is that of the location where nothing is that is farthest off.
+    return _before_moves(graph, part, tuple(_moves(graph, described, "box", places, False)))
 
 
 def _raw_boxes(flatbuffer: bytes, contract: Contract, places: Places, images: NDArray[np.float32]) -> _RawBoxes | None:

@@ -77,6 +77,24 @@ def yolov8(image: Any, side: int) -> Any:
     return layers.Permute((2, 1))(joined([in_pixels(distances, side), activated(scores, "sigmoid")], 2))
 
 
+def yolov8_exp(image: Any, side: int) -> Any:
+    """The same with distances that are exponentials, level by level."""
+    from keras import layers
+
+    distances = joined([rows_of(activated(random_conv(4, x), "exponential"), 4) for x in features(image)], 1)
+    scores = joined([rows_of(random_conv(len(LABELS), x), len(LABELS)) for x in features(image)], 1)
+    return layers.Permute((2, 1))(joined([in_pixels(distances, side), activated(scores, "sigmoid")], 2))
+
+
+def yolov8_exp_of_all(image: Any, side: int) -> Any:
+    """The same with the exponential of all levels at once."""
+    from keras import layers
+
+    distances = activated(joined([rows_of(random_conv(4, x), 4) for x in features(image)], 1), "exponential")
+    scores = joined([rows_of(random_conv(len(LABELS), x), len(LABELS)) for x in features(image)], 1)
+    return layers.Permute((2, 1))(joined([in_pixels(distances, side), activated(scores, "sigmoid")], 2))
+
+
 def yolov8_bins(image: Any, side: int) -> Any:
     """The same with each distance as the expectation over 8 bins."""
     from keras import initializers, layers
@@ -140,6 +158,16 @@ NETWORKS: dict[str, tuple[Callable[[Any, int], Any], OutputSpec, DetectorSpec]] 
         OutputSpec("out", "detections", parts=("box", "class"), layout="channels-first"),
         DetectorSpec(box=DetectorBox("cxcywh", "pixels"), selection=BY_CLASS),
     ),
+    "yolov8_exp": (
+        yolov8_exp,
+        OutputSpec("out", "detections", parts=("box", "class"), layout="channels-first"),
+        DetectorSpec(box=DetectorBox("cxcywh", "pixels"), selection=BY_CLASS),
+    ),
+    "yolov8_exp_of_all": (
+        yolov8_exp_of_all,
+        OutputSpec("out", "detections", parts=("box", "class"), layout="channels-first"),
+        DetectorSpec(box=DetectorBox("cxcywh", "pixels"), selection=BY_CLASS),
+    ),
     "yolox": (
         yolox,
         OutputSpec("out", "detections", parts=("box", "objectness", "class")),
@@ -163,6 +191,8 @@ NETWORKS: dict[str, tuple[Callable[[Any, int], Any], OutputSpec, DetectorSpec]] 
 MOVED = {
     "yolov8": {"box": "none none", "class": "sigmoid none"},
     "yolov8_bins": {"box": "none none", "class": "sigmoid none"},
+    "yolov8_exp": {"box": "none exp", "class": "sigmoid none"},
+    "yolov8_exp_of_all": {"box": "none exp", "class": "sigmoid none"},
     "yolox": {"box": "none exp", "class": "sigmoid sigmoid"},
     "fastestdet": {"box": "tanh sigmoid", "class": "softmax sigmoid"},
     "anchors_first": {"box": "sigmoid sigmoid", "class": "sigmoid sigmoid"},
