@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeloc.benchmarks.scenarios.stopping import LEAST_SAMPLES, SCENARIOS, Scenario, ScenarioName
 from edgeloc.engines import Threads
 from edgeloc.errors import UsageError, mask_credentials
-from edgeloc.model.file import contract_beside
+from edgeloc.model.file import contract_file
 
 __all__ = ["BenchOptions"]
 
@@ -133,7 +133,7 @@ class BenchOptions:
         """What is read, and so is not to be written: a contract beside a model, too."""
         models = [path for path in (self.model, self.against) if path is not None]
         recording = self.power.partition("://")[2].partition("?")[0] or None
-        return *models, *map(contract_beside, models), self.validation, self.camera, self.contract, recording
+        return *models, *map(contract_file, models), self.validation, self.camera, self.contract, recording
 
     @property
     def asked(self) -> Scenario:

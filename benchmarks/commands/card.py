@@ -47,10 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
     from edgeloc._support.json import print_json, to_json
     from edgeloc.benchmarks.card import make_card, read_about
     from edgeloc.errors import printable
-    from edgeloc.model.file import contract_beside
+    from edgeloc.model.file import contract_file
 
     if arguments.out is not None:
-        require_writable(arguments.out, arguments.model, contract_beside(arguments.model), arguments.about)
+        require_writable(arguments.out, arguments.model, contract_file(arguments.model), arguments.about)
     card = make_card(arguments.model, None if arguments.about is None else read_about(arguments.about))
     if arguments.out is not None:
         text = to_json(card) if Path(arguments.out).suffix == ".json" else card_page(card)

@@ -18,7 +18,7 @@ from edgeloc._support.numbers import at_least_one
 from edgeloc._support.terminal import write_line
 from edgeloc.data.opening import is_synthetic
 from edgeloc.errors import DataError, UsageError, printable
-from edgeloc.model.file import contract_beside
+from edgeloc.model.file import contract_file
 
 if TYPE_CHECKING:
     from edgeloc.benchmarks.fleet.bench import Outcome
@@ -171,8 +171,8 @@ def _sent(options: BenchOptions) -> dict[str, str | Path]:
     from edgeloc.benchmarks.fleet.onboard import place_of
 
     given = [(role, getattr(options, role)) for role in _FILES if getattr(options, role)]
-    beside = [(role, contract_beside(path)) for role, path in given if role != "contract"]
-    return {place_of(role, path): path for role, path in [*given, *((r, path) for r, path in beside if path.is_file())]}
+    beside = [(role, contract_file(path)) for role, path in given if role != "contract"]
+    return {place_of(role, path): path for role, path in [*given, *((role, path) for role, path in beside if path)]}
 
 
 def _words(action: argparse.Action, value: Any, places: Mapping[str, str]) -> list[str]:

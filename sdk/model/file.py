@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeloc._support.json import parse_json
-from edgeloc.errors import ContractError, ModelError
+from edgeloc.errors import ContractError, EdgelocError, ModelError
 from edgeloc.model.containers import CONTAINERS, Format, format_of
 from edgeloc.model.contract import Contract, read_contract
 
@@ -151,6 +151,17 @@ def file_in_memory(name: str | Path, data: bytes, contract: Contract | None = No
 def contract_beside(model: str | Path) -> Path:
     """Where the contract of a model lies that carries none: a JSON file beside it with the same name (`model.json`)."""
     return Path(model).with_suffix(".json")
+
+
+def contract_file(model: str | Path) -> Path | None:
+    """The JSON file that holds the contract of a model that carries none; None for any other model, or without one."""
+    beside = contract_beside(model)
+    if Path(model).suffix == ".keras" or not beside.is_file():
+        return None
+    try:
+        return beside if read_model(model).contract is None else None
+    except EdgelocError:
+        return None  # what is wrong with the model says who reads it
 
 
 def own_contract(model: ModelFile) -> Contract | None:

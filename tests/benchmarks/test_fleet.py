@@ -437,6 +437,11 @@ def test_the_contract_beside_a_model_is_not_written_over(
     assert main([words[0], str(network), *words[1:], "--out", str(contract)]) == 2
     assert "it is one of the files that are read" in capsys.readouterr().err
     assert contract.read_bytes() == before
+    # Beside a model that carries its contract, such a name is free.
+    whole = tmp_path / "whole.tflite"
+    whole.write_bytes(SHIPPED_INT8.read_bytes())
+    for _ in range(2):
+        assert main([words[0], str(whole), *words[1:], "--out", str(whole.with_suffix(".json"))]) == 0
 
 
 def test_nothing_of_dask_is_imported_without_a_fleet(tmp_path: Path) -> None:
