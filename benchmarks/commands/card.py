@@ -19,8 +19,8 @@ EXTRA: str | None = None
 NEEDS: tuple[str, ...] = ()
 
 _UNKNOWN = "unknown"
-# What the Hub has as `license`: one word in small letters; others go by `license_name`.
 _CODE = re.compile(r"`[0-9a-f]+`")
+# What the Hub has as `license`: one word in small letters; others go by `license_name`.
 _ONE_WORD = re.compile(r"[\w.+-]+")
 
 

@@ -211,7 +211,7 @@ def _undecoded(
     places, scales = graph.trail(raw.places)
     part = dataclasses.replace(part, moves=(), places=places, scales=scales, raw=raw)
     described = dataclasses.replace(contract.detector, locations=raw.locations, box=raw.box)
-    # The distances may be exponentials, whose range is that of the location where nothing is that is farthest off.
+    # Of distances that are exponentials, the largest would set the scale: that of some location that holds nothing.
     return _before_moves(graph, part, tuple(_moves(graph, described, "box", places, False)))
 
 
