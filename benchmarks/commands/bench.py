@@ -209,7 +209,7 @@ def _latency_rows(result: BenchResult) -> Iterator[tuple[str, str]]:
     total, parts = latency["total"], {name: spent.p50_ms for name, spent in latency.items() if name != "total"}
     if scenario is not None and scenario.name == "cold-start":
         each = ", ".join(f"{name} {spent:.0f}" for name, spent in parts.items())
-        memory = f", {result.memory.peak_mib:.0f} MiB at most" if result.memory else ""
+        memory = f", {result.memory.peak_mib:.0f} MiB at its peak" if result.memory else ""
         yield "start", f"p50 {total.p50_ms:.0f} ms to the first result  ({each}){memory}, {total.count} processes"
         return
     each = "".join(f", {name} {parts[name]:.1f}" for name in NETWORK_STAGES if name in parts)
