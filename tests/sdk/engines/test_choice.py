@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,22 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(choice, "usable_cores", lambda: (0, 1, 2, 3))
     return tmp_path / "cache" / "edgeloc" / "engines"
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that only the fake engine's delays move: what else the machine does changes no choice."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    def read() -> float:
+        now[0] += 1e-6
+        return now[0]
+
+    monkeypatch.setattr("edgeloc.testing.engines.time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(choice, "time", SimpleNamespace(monotonic=read, perf_counter=read))
 
 
 @pytest.fixture
@@ -155,6 +172,7 @@ def test_numbers_of_threads_up_to_eight_are_all_tried() -> None:
 
 def test_with_a_deadline_each_way_runs_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "usable_cores", lambda: (0, 1))
+    monkeypatch.setattr(choice, "time", time)  # those processes wait by a real clock
     localizer = Localizer(SHIPPED_INT8, "fake://?delay_ms=40,5", "auto", deadline_ms=2000)
     assert localizer.engine.threads == 2
     localizer.engine.close()  # type: ignore[attr-defined]

@@ -266,7 +266,15 @@ def test_restarts_leave_nothing_behind(faults: list[Finding]) -> None:
 def children() -> list[int]:
     """This process's own."""
     listed = Path(f"/proc/self/task/{threading.main_thread().native_id}/children").read_text().split()
-    return [int(one) for one in listed if "edgeloc.engines.worker" in Path(f"/proc/{one}/cmdline").read_text()]
+    return [int(one) for one in listed if "edgeloc.engines.worker" in command_of(one)]
+
+
+def command_of(process: str) -> str:
+    """Its command line; "" of one that has ended meanwhile."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def test_the_process_ends_with_the_engine() -> None:
