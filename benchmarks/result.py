@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ __all__ = [
     "machine",
     "model_info",
     "obstacles",
+    "older_results",
     "read_result",
     "stages_in",
     "with_obstacles",
@@ -286,6 +287,16 @@ def write_result(path: str | Path, result: BenchResult) -> None:
 def is_result_name(name: str) -> bool:
     """Whether a file of this name is looked for in a folder of results."""
     return name.endswith((".json", ".json.gz")) and name != SWEEP_FILE
+
+
+def older_results(folder: Path, written: Collection[str]) -> Finding | None:
+    """The finding of a folder that holds other results than the ones just written, by their names."""
+    others = sorted(file.name for file in folder.iterdir() if is_result_name(file.name) and file.name not in written)
+    if not others:
+        return None
+    which = f"{len(others)}, as {others[0]}"
+    message = f"{folder} holds other results, too ({which}): who reads the folder takes all for one"
+    return Finding("older-results", "warning", message, "move them away, or write into another folder")
 
 
 def read_result(path: str | Path) -> BenchResult:

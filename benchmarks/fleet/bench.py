@@ -14,7 +14,7 @@ from edgeloc._support.files import require_writable
 from edgeloc._support.interrupt import signals_wait
 from edgeloc.benchmarks.fleet.boards import Answer, Fleet
 from edgeloc.benchmarks.fleet.onboard import GRACE_S, BenchJob, BenchReply, measure
-from edgeloc.benchmarks.result import BenchResult, ModelInfo, read_result, write_result
+from edgeloc.benchmarks.result import BenchResult, ModelInfo, older_results, read_result, write_result
 from edgeloc.errors import DataError, EdgelocError, OutputError, UsageError, first_line
 from edgeloc.findings import Finding, report
 
@@ -92,6 +92,9 @@ def bench_boards(
         for answer in fleet.answers():
             take(answer)
         raise
+    older = older_results(folder, [one.path.name for one in outcomes if one.path is not None])
+    if older is not None:
+        report(logger, older)
     return outcomes
 
 

@@ -25,7 +25,7 @@ from edgeloc.benchmarks.environment import OthersLoad
 from edgeloc.benchmarks.latency import time_frame
 from edgeloc.benchmarks.measurement import Measurement
 from edgeloc.benchmarks.options import BenchOptions
-from edgeloc.benchmarks.result import LOCALIZE, SWEEP_FILE, BenchResult
+from edgeloc.benchmarks.result import LOCALIZE, SWEEP_FILE, BenchResult, older_results
 from edgeloc.benchmarks.sweeps.choice import Choice, SweepRow, choose, pareto_svg, with_front
 from edgeloc.engines import engine_class
 from edgeloc.errors import EdgelocError, EngineError, MissingExtra, ModelError, UsageError, first_line, mask_credentials
@@ -277,7 +277,9 @@ class _Running:
         made = dataclasses.replace(made, plot=self._plot(made, choice))
         with atomic_path(Path(self._options.out) / SWEEP_FILE) as temporary:
             temporary.write_text(to_json(made), encoding="utf-8")
-        for finding in {finding.code: finding for result in results for finding in result.findings}.values():
+        findings = {finding.code: finding for result in results for finding in result.findings}.values()
+        older = older_results(Path(self._options.out), [row.result for row in rows])
+        for finding in (*findings, *filter(None, [older])):
             report(logger, finding)
         return made
 

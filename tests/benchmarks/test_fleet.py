@@ -194,6 +194,7 @@ def test_the_dead_the_frozen_and_the_unknown_are_named(
         cluster.freeze("pi4")
 
     when_all_measure(cluster, monkeypatch, harm)
+    (tmp_path / "orin.json").write_text("{}")  # of another day
     status = fleet_bench(
         cluster, tmp_path, "--boards", "orin,pi4,pi5,nano", "--json", frames=20_000, deadline_s=SHORT_S
     )
@@ -205,6 +206,7 @@ def test_the_dead_the_frozen_and_the_unknown_are_named(
     assert "frozen" in boards["pi4"]["error"]
     # The one that is alive and too slow says what it measured in its time.
     assert boards["pi5"]["error"] == f"it was not done within {SHORT_S} s"
+    assert "holds other results, too (1, as orin.json)" in printed.err
     kept = read_result(tmp_path / "pi5.json")
     assert not kept.complete and kept.latency["total"].count > 0
     # A dead worker leaves no benchmark behind that would disturb the next.

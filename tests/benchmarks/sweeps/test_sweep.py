@@ -67,6 +67,15 @@ def test_the_plot_names_each_configuration(models: list[str], tmp_path: Path) ->
     assert "recommended" in drawing and "median latency" in drawing
 
 
+def test_results_of_before_in_the_folder_are_named(
+    models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "before.json").write_text("{}")
+    assert run(models[:1], tmp_path, "--power", "none") == 0
+    said = capsys.readouterr().err
+    assert "holds other results, too (1, as before.json)" in said and "[older-results]" in said
+
+
 def test_an_engine_that_does_not_run_a_model_is_named(
     models: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
