@@ -80,10 +80,8 @@ class Localizer:
         with _naming(self.model.path):
             check_contract(self.contract, engine.inputs, engine.outputs)
             lowered = _lowered(self.contract, candidates_from)
-            self._decoder, self._has_candidates = (
-                Decoder(lowered, quantizations(engine.outputs)),
-                lowered is not self.contract,
-            )
+            self._decoder = Decoder(lowered, quantizations(engine.outputs))
+            self._has_candidates = lowered is not self.contract
         tensor = engine.inputs[self.contract.input.tensor]
         _report_input_range(self.contract, tensor)
         self.preprocessor = Preprocessor(self.contract.input, tensor.dtype, tensor.scale, tensor.zero_point)

@@ -119,11 +119,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, save and print; 0 when done, 3 where a board of a fleet gave no result."""
     from edgeloc.benchmarks.measurement import bench
 
-    parser = argparse.ArgumentParser()
-    configure(parser)
-    fleet.require_fleet(arguments, parser)
+    fleet.require_fleet(arguments)
     wanted = options(arguments)
     if arguments.fleet and not arguments.spread:
+        parser = argparse.ArgumentParser()
+        configure(parser)
         return fleet.run(arguments, wanted, parser)
     result = fleet.spread(arguments, wanted) if arguments.spread else bench(wanted)
     if arguments.json:

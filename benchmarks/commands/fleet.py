@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["configure", "job_of", "run", "spread"]
 
 _FOLDER = "results"
+_ALL_BOARDS, _DEADLINE_S = "all", 900
 # What the flags name is read here and sent along.
 _FILES = ("model", "against", "contract")
 # What only frames that are timed have.
@@ -54,12 +55,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a fleet."""
     add = parser.add_argument
     add("--fleet", metavar="tls://HOST:PORT", help="measure on the boards of this Dask scheduler; --out is a folder")
-    add("--boards", metavar="NAMES", default="all", help="which of them, as pi5,orin (default: %(default)s)")
+    add("--boards", metavar="NAMES", default=_ALL_BOARDS, help="which of them, as pi5,orin (default: %(default)s)")
     add(
         "--deadline",
         metavar="SECONDS",
         type=at_least_one,
-        default=900,
+        default=_DEADLINE_S,
         help="how long a board may take: for its benchmark, with --spread for a part of it (default: %(default)s)",
     )
     add(
@@ -123,12 +124,13 @@ def _connected(arguments: argparse.Namespace) -> Iterator[Fleet]:
 def _boards(fleet: Fleet, names: str) -> list[str]:
     from edgeloc.errors import DeviceError
 
-    given = dict.fromkeys(name.strip() for name in names.split(","))
-    wanted = fleet.names if names == "all" else [name for name in given if name]
-    if not wanted and names != "all":
-        raise UsageError(field="boards", value=names, allowed="names of boards, as pi5,orin, or all")
+    if names == _ALL_BOARDS:
+        if not fleet.names:
+            raise DeviceError("no board is connected to the scheduler", hint="start `dask worker` on each")
+        return fleet.names
+    wanted = [name for name in dict.fromkeys(name.strip() for name in names.split(",")) if name]
     if not wanted:
-        raise DeviceError("no board is connected to the scheduler", hint="start `dask worker` on each")
+        raise UsageError(field="boards", value=names, allowed="names of boards, as pi5,orin, or all")
     return wanted
 
 
@@ -138,10 +140,10 @@ def _folder(out: str, default: str) -> Path:
     return Path(_FOLDER if out == default else out)
 
 
-def require_fleet(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def require_fleet(arguments: argparse.Namespace) -> None:
     """UsageError for a flag of a fleet that is given without one."""
-    for name in ("boards", "deadline"):
-        if not arguments.fleet and getattr(arguments, name) != parser.get_default(name):
+    for name, usual in (("boards", _ALL_BOARDS), ("deadline", _DEADLINE_S)):
+        if not arguments.fleet and getattr(arguments, name) != usual:
             hint = f"give {{fleet}}, or leave {{{name}}} out"
             raise UsageError(f"there is no fleet for --{name} to mean something", hint=hint)
 

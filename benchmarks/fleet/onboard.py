@@ -330,7 +330,7 @@ def _measurement(job: SpreadJob, folder: Path) -> Measurement:
     """The measurement with the files in `folder`, called by the names that they have where they came from."""
     given = job.options
     _write(job.files, folder)
-    roles = [role for role in ("model", "against", "contract") if getattr(given, role) is not None]
+    roles = {place.partition("/")[0] for place in job.files}
     placed: dict[str, Any] = {role: folder / place_of(role, getattr(given, role)) for role in roles}
     opened = Measurement(dataclasses.replace(given, **placed, out=folder / RESULT))
     opened.model = dataclasses.replace(opened.model, path=str(given.model))

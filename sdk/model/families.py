@@ -133,9 +133,12 @@ def _step(place: Any, key: str, path: str) -> Any:
         return place[int(key)]
     if isinstance(place, dict) and key in place:
         return place[key]
-    known = ", ".join(place) if isinstance(place, dict) else "a single value"
-    if isinstance(place, list):
+    if isinstance(place, dict):
+        known = ", ".join(place)
+    elif isinstance(place, list):
         known = f"0 to {len(place) - 1}" if place else "nothing"
+    else:
+        known = "a single value"
     raise ContractError(f"{path} is no field of the contract: at {key!r} there is {known}")
 
 

@@ -70,29 +70,20 @@ def features(image: Any) -> list[Any]:
 
 def yolov8(image: Any, side: int) -> Any:
     """Boxes in pixels and sigmoid scores, [1, 4 + K, N], by way of two points."""
-    from keras import layers
-
     distances = joined([rows_of(random_conv(4, x), 4) for x in features(image)], 1)
-    scores = joined([rows_of(random_conv(len(LABELS), x), len(LABELS)) for x in features(image)], 1)
-    return layers.Permute((2, 1))(joined([in_pixels(distances, side), activated(scores, "sigmoid")], 2))
+    return beside_scores(distances, image, side)
 
 
 def yolov8_exp(image: Any, side: int) -> Any:
     """The same with distances that are exponentials, level by level."""
-    from keras import layers
-
     distances = joined([rows_of(activated(random_conv(4, x), "exponential"), 4) for x in features(image)], 1)
-    scores = joined([rows_of(random_conv(len(LABELS), x), len(LABELS)) for x in features(image)], 1)
-    return layers.Permute((2, 1))(joined([in_pixels(distances, side), activated(scores, "sigmoid")], 2))
+    return beside_scores(distances, image, side)
 
 
 def yolov8_exp_of_all(image: Any, side: int) -> Any:
     """The same with the exponential of all levels at once."""
-    from keras import layers
-
     distances = activated(joined([rows_of(random_conv(4, x), 4) for x in features(image)], 1), "exponential")
-    scores = joined([rows_of(random_conv(len(LABELS), x), len(LABELS)) for x in features(image)], 1)
-    return layers.Permute((2, 1))(joined([in_pixels(distances, side), activated(scores, "sigmoid")], 2))
+    return beside_scores(distances, image, side)
 
 
 def yolov8_bins(image: Any, side: int) -> Any:
@@ -102,6 +93,13 @@ def yolov8_bins(image: Any, side: int) -> Any:
     bins = layers.Reshape((-1, 4, 8))(joined([rows_of(random_conv(32, x), 32) for x in features(image)], 1))
     weights = initializers.Constant(np.arange(8, dtype=np.float32)[:, np.newaxis])
     distances = rows_of(layers.Dense(1, use_bias=False, kernel_initializer=weights)(layers.Softmax()(bins)), 4)
+    return beside_scores(distances, image, side)
+
+
+def beside_scores(distances: Any, image: Any, side: int) -> Any:
+    """The boxes of these distances, in pixels, in one tensor with sigmoid scores of a layer of their own."""
+    from keras import layers
+
     scores = joined([rows_of(random_conv(len(LABELS), x), len(LABELS)) for x in features(image)], 1)
     return layers.Permute((2, 1))(joined([in_pixels(distances, side), activated(scores, "sigmoid")], 2))
 
@@ -147,27 +145,15 @@ def anchors_first(image: Any, side: int) -> Any:
 
 ANCHORS = (((10.0, 14.0), (20.0, 12.0)), ((40.0, 30.0), (30.0, 50.0)))
 BY_CLASS = Selection("by-class", 0.5)
+OF_YOLOV8 = (
+    OutputSpec("out", "detections", parts=("box", "class"), layout="channels-first"),
+    DetectorSpec(box=DetectorBox("cxcywh", "pixels"), selection=BY_CLASS),
+)
 NETWORKS: dict[str, tuple[Callable[[Any, int], Any], OutputSpec, DetectorSpec]] = {
-    "yolov8": (
-        yolov8,
-        OutputSpec("out", "detections", parts=("box", "class"), layout="channels-first"),
-        DetectorSpec(box=DetectorBox("cxcywh", "pixels"), selection=BY_CLASS),
-    ),
-    "yolov8_bins": (
-        yolov8_bins,
-        OutputSpec("out", "detections", parts=("box", "class"), layout="channels-first"),
-        DetectorSpec(box=DetectorBox("cxcywh", "pixels"), selection=BY_CLASS),
-    ),
-    "yolov8_exp": (
-        yolov8_exp,
-        OutputSpec("out", "detections", parts=("box", "class"), layout="channels-first"),
-        DetectorSpec(box=DetectorBox("cxcywh", "pixels"), selection=BY_CLASS),
-    ),
-    "yolov8_exp_of_all": (
-        yolov8_exp_of_all,
-        OutputSpec("out", "detections", parts=("box", "class"), layout="channels-first"),
-        DetectorSpec(box=DetectorBox("cxcywh", "pixels"), selection=BY_CLASS),
-    ),
+    "yolov8": (yolov8, *OF_YOLOV8),
+    "yolov8_bins": (yolov8_bins, *OF_YOLOV8),
+    "yolov8_exp": (yolov8_exp, *OF_YOLOV8),
+    "yolov8_exp_of_all": (yolov8_exp_of_all, *OF_YOLOV8),
     "yolox": (
         yolox,
         OutputSpec("out", "detections", parts=("box", "objectness", "class")),
